@@ -1,0 +1,15 @@
+//! The messages that ursula persists and sends, generated from `proto/`.
+//!
+//! Every one of them carries a version; [`version`] holds the one check.
+
+pub mod version;
+
+/// What is proposed to a group.
+pub mod command {
+    include!(concat!(env!("OUT_DIR"), "/ursula.command.v1.rs"));
+}
+
+/// What a group's checkpoint is made of.
+pub mod checkpoint {
+    include!(concat!(env!("OUT_DIR"), "/ursula.checkpoint.v1.rs"));
+}

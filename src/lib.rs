@@ -1,0 +1,7 @@
+//! `ursula`: durable, replayable event streams over plain HTTP.
+//!
+//! The modules in the order of a request: [`core`] accepts it, [`http`] parses it into the words of
+//! [`protocol`], [`core`] routes it to the executor that owns its [`group`], which decides and answers.
+
+pub mod protocol;
+ 

@@ -1,0 +1,26 @@
+//! The protocol's words as types: requests, outcomes, offsets, refusals. Pure: no I/O, no clock.
+//!
+//! A [`Request`] goes to the own core, another core or another node unchanged and is answered with an
+//! [`Outcome`]; there is no second message type and no second path.
+
+mod content_type;
+mod expiry;
+mod key;
+mod offset;
+mod outcome;
+mod refusal;
+mod request;
+
+pub use content_type::ContentType;
+pub use expiry::{Expiry, TtlSeconds, parse_rfc3339_ms, rfc3339_from_ms};
+pub use key::{BucketName, KeyError, SLOT_COUNT, Slot, StreamKey};
+pub use offset::{Offset, OffsetError, ReadFrom};
+pub use outcome::{
+    BucketInfo, ChunkRef, Created, Held, Listed, Meta, Outcome, Piece, ProducerAck, ReadPlan,
+    Watched,
+};
+pub use refusal::Refusal;
+pub use request::{
+    Append, Create, ForkOrigin, ForkRequest, GroupTarget, Hold, Incarnation, Op, Producer, Read,
+    Request, SEQ_MAX,
+};

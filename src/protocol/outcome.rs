@@ -1,0 +1,186 @@
+//! What a group answers.
+
+use bytes::Bytes;
+
+use super::{BucketName, ContentType, Expiry, Incarnation, Offset, Refusal, StreamKey};
+
+/// The answer to a [`super::Request`].
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// To `Create`.
+    Created(Created),
+    /// To `Append`.
+    Appended {
+        /// The tail after the append; for a duplicate, the tail now.
+        tail: Offset,
+        /// The stream is closed.
+        closed: bool,
+        /// Was applied earlier already (section 5.2.1), or closed an already closed stream.
+        duplicate: bool,
+        /// For a producer's append.
+        producer: Option<ProducerAck>,
+    },
+    /// To `Delete`, `ConfirmHold`, `ReleaseHold`, `Settle`, `Unwatch`, `FinishDeleteBucket`.
+    Done,
+    /// To `Head`.
+    Head(Meta),
+    /// To `Read` and `ReadInherited`.
+    Read(ReadPlan),
+    /// To `Watch`.
+    Watched(Watched),
+    /// To `Hold`.
+    Held(Held),
+    /// To `AbandonFork`: whether the fork stands.
+    Abandoned {
+        /// A fork with this hold exists.
+        exists: bool,
+    },
+    /// To `FenceBucket`: streams of the bucket in this group.
+    Fenced {
+        /// How many.
+        streams: u64,
+    },
+    /// To `List`.
+    Listed(Listed),
+    /// To `CreateBucket`, `GetBucket`, `BeginDeleteBucket`.
+    Bucket(BucketInfo),
+    /// Not done; nothing changed.
+    Refused(Refusal),
+}
+
+/// A stream stands as asked.
+#[derive(Debug, Clone)]
+pub struct Created {
+    /// False: it stood already and matches.
+    pub fresh: bool,
+    /// The stream.
+    pub meta: Meta,
+}
+
+/// What `HEAD` shows.
+#[derive(Debug, Clone)]
+pub struct Meta {
+    /// Which stream at this key.
+    pub incarnation: Incarnation,
+    /// Its type.
+    pub content_type: ContentType,
+    /// One past its last byte.
+    pub tail: Offset,
+    /// No more appends.
+    pub closed: bool,
+    /// How long it lives.
+    pub expiry: Expiry,
+}
+
+/// What a producer is told on success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProducerAck {
+    /// The epoch.
+    pub epoch: u64,
+    /// The highest accepted sequence.
+    pub seq: u64,
+}
+
+/// Which bytes answer a read; to be materialized outside of the group.
+#[derive(Debug, Clone)]
+pub struct ReadPlan {
+    /// The stream.
+    pub meta: Meta,
+    /// First byte that was asked for.
+    pub start: Offset,
+    /// One past the last planned byte.
+    pub end: Offset,
+    /// Lead bytes before `start` in the pieces (0 or 1): for JSON, the byte that must be a message's end.
+    pub lead: u8,
+    /// The bytes from `start - lead` to `end`, in order.
+    pub pieces: Vec<Piece>,
+}
+
+impl ReadPlan {
+    /// The plan reaches the tail.
+    pub fn is_up_to_date(&self) -> bool {
+        self.end == self.meta.tail
+    }
+}
+
+/// A contiguous range of a plan.
+#[derive(Debug, Clone)]
+pub enum Piece {
+    /// In memory.
+    Hot(Bytes),
+    /// A part of a chunk in a local pack.
+    Cold {
+        /// The whole chunk, which the checksum is of.
+        chunk: ChunkRef,
+        /// The group whose packs hold it.
+        group: u32,
+        /// First byte inside the chunk.
+        from: u32,
+        /// One past the last byte inside the chunk.
+        to: u32,
+    },
+    /// Bytes of a fork's source; to be asked of the source's group with `ReadInherited`.
+    Inherited {
+        /// The source.
+        source: StreamKey,
+        /// Which stream at that key.
+        incarnation: Incarnation,
+        /// First byte.
+        from: Offset,
+        /// One past the last byte.
+        to: Offset,
+    },
+}
+
+/// Where a contiguous byte range of one stream lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkRef {
+    /// Number of the pack within its group.
+    pub pack: u32,
+    /// Byte position in the pack.
+    pub position: u64,
+    /// First stream byte.
+    pub start: u64,
+    /// Bytes.
+    pub length: u32,
+    /// CRC32C of the chunk.
+    pub crc32c: u32,
+}
+
+/// State of a stream at the moment it was first watched.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// The stream.
+    pub meta: Meta,
+}
+
+/// A hold was granted.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The source.
+    pub source: Meta,
+    /// One past the last inherited byte.
+    pub offset: Offset,
+}
+
+/// Keys of one group in order.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Stream keys with their state.
+    pub streams: Vec<(StreamKey, Meta)>,
+}
+
+/// A bucket as the meta group knows it.
+#[derive(Debug, Clone)]
+pub struct BucketInfo {
+    /// The name.
+    pub name: BucketName,
+    /// Which bucket of that name.
+    pub generation: u64,
+    /// When it was created, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// A deletion is under way.
+    pub deleting: bool,
+    /// Created by this request.
+    pub fresh: bool,
+}
