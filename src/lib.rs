@@ -3,5 +3,6 @@
 //! The modules in the order of a request: [`core`] accepts it, [`http`] parses it into the words of
 //! [`protocol`], [`core`] routes it to the executor that owns its [`group`], which decides and answers.
 
+pub mod group;
+pub mod meta;
 pub mod protocol;
- 

@@ -8,7 +8,9 @@ pub const CHECKPOINT: u32 = 1;
 
 /// A message was written by a newer ursula than this one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} has version {found}, this ursula reads up to {known}: start a newer ursula on this data")]
+#[error(
+    "{what} has version {found}, this ursula reads up to {known}: start a newer ursula on this data"
+)]
 pub struct UnknownVersion {
     /// Which message.
     pub what: &'static str,

@@ -130,8 +130,8 @@ pub struct BucketName(Arc<str>);
 
 /// First path segments that the server answers itself, now or in a later version.
 const RESERVED: [&str; 16] = [
-    "healthz", "readyz", "startupz", "livez", "metrics", "admin", "cluster", "console", "debug", "static",
-    "streams", "status", "version", "favicon", "robots", "__ds",
+    "healthz", "readyz", "startupz", "livez", "metrics", "admin", "cluster", "console", "debug",
+    "static", "streams", "status", "version", "favicon", "robots", "__ds",
 ];
 
 impl BucketName {
@@ -177,7 +177,10 @@ mod tests {
     /// Published vectors: they must never change, since placement is on disk.
     #[test]
     fn slots_are_those_of_the_published_vectors() {
-        let vectors = [("/a", xxh3_64(b"/a") % 16_384), ("demo/x", xxh3_64(b"demo/x") % 16_384)];
+        let vectors = [
+            ("/a", xxh3_64(b"/a") % 16_384),
+            ("demo/x", xxh3_64(b"demo/x") % 16_384),
+        ];
         for (key, slot) in vectors {
             assert_eq!(u64::from(StreamKey::from_stored(key).slot().0), slot);
         }
@@ -209,7 +212,10 @@ mod tests {
             assert_eq!(StreamKey::root(path).unwrap_err(), error, "{path:?}");
         }
         assert!(StreamKey::root("__dsx").is_ok());
-        assert_eq!(StreamKey::root(&"a".repeat(1025)).unwrap_err(), KeyError::TooLong);
+        assert_eq!(
+            StreamKey::root(&"a".repeat(1025)).unwrap_err(),
+            KeyError::TooLong
+        );
     }
 
     #[test]
@@ -218,8 +224,15 @@ mod tests {
             assert!(BucketName::parse(good).is_ok(), "{good}");
         }
         for bad in ["abc", "Demo", "de.mo", "dem/o", &"x".repeat(65), ""] {
-            assert_eq!(BucketName::parse(bad).unwrap_err(), KeyError::BucketName, "{bad}");
+            assert_eq!(
+                BucketName::parse(bad).unwrap_err(),
+                KeyError::BucketName,
+                "{bad}"
+            );
         }
-        assert_eq!(BucketName::parse("healthz").unwrap_err(), KeyError::BucketReserved);
+        assert_eq!(
+            BucketName::parse("healthz").unwrap_err(),
+            KeyError::BucketReserved
+        );
     }
 }

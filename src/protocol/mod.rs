@@ -10,6 +10,7 @@ mod offset;
 mod outcome;
 mod refusal;
 mod request;
+mod tail;
 
 pub use content_type::ContentType;
 pub use expiry::{Expiry, TtlSeconds, parse_rfc3339_ms, rfc3339_from_ms};
@@ -24,3 +25,4 @@ pub use request::{
     Append, Create, ForkOrigin, ForkRequest, GroupTarget, Hold, Incarnation, Op, Producer, Read,
     Request, SEQ_MAX,
 };
+pub use tail::TailNews;

@@ -106,6 +106,16 @@ pub enum Op {
         /// The generation that ends.
         generation: u64,
     },
+    /// Whether the fork that a PUT asks for stands already. Answered like `Create`, or
+    /// [`super::Refusal::NotFound`] if the key is free.
+    MatchFork {
+        /// What the client gave.
+        create: Create,
+        /// The content type counts.
+        has_content_type: bool,
+        /// The expiry counts.
+        has_expiry: bool,
+    },
     /// Keys of one group in order.
     List {
         /// The bucket.
@@ -116,6 +126,11 @@ pub enum Op {
         after: Option<String>,
         /// At most so many.
         limit: u32,
+    },
+    /// Fills an empty slot table, at the meta group.
+    AssignSlots {
+        /// Groups that get slots: 1 to this one.
+        group_count: u32,
     },
     /// PUT of a bucket, at the meta group.
     CreateBucket(BucketName),

@@ -1,0 +1,238 @@
+//! Commands become entries: what arrived since the last turn goes into one entry.
+//! Owns the commands that wait for the next proposal and the proposals that wait for their commit.
+//! Invariants: `Proposed` stand in log order; each reply is answered once.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use raftproto::command::{self, Command, CommandBatch, command::Kind};
+
+use super::ReplyTo;
+use super::log::LogPosition;
+use crate::protocol::{Append, Create, Expiry, GroupTarget, Hold, Op, Request, StreamKey};
+
+/// Commands that the next entry will carry.
+#[derive(Default)]
+pub(super) struct Pending {
+    commands: Vec<Command>,
+    replies: Vec<Option<ReplyTo>>,
+    bytes: u64,
+}
+
+/// An entry that was proposed and not yet applied.
+pub(super) struct Proposed {
+    pub(super) position: LogPosition,
+    pub(super) replies: Vec<Option<ReplyTo>>,
+}
+
+/// Largest entry, but for a single command that is larger; keeps a turn's work bounded.
+const ENTRY_BYTES_MAX: u64 = 1 << 20;
+
+impl Pending {
+    /// Adds a command; `None` where nobody waits for its outcome.
+    pub(super) fn push(&mut self, kind: Kind, reply_to: Option<ReplyTo>) {
+        self.bytes += body_len(&kind);
+        self.commands.push(Command { kind: Some(kind) });
+        self.replies.push(reply_to);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    /// Takes the first entry's worth of commands, encoded, with those who wait for them.
+    pub(super) fn take_entry(&mut self, stamp_ms: u64) -> (Bytes, Vec<Option<ReplyTo>>) {
+        let mut count = self.commands.len();
+        if self.bytes > ENTRY_BYTES_MAX {
+            let mut sum = 0;
+            let fits = self.commands.iter().take_while(|c| {
+                sum += c.kind.as_ref().map_or(0, body_len);
+                sum <= ENTRY_BYTES_MAX
+            });
+            count = fits.count().max(1);
+        }
+        let rest = self.commands.split_off(count);
+        let rest_replies = self.replies.split_off(count);
+        let commands = std::mem::replace(&mut self.commands, rest);
+        let replies = std::mem::replace(&mut self.replies, rest_replies);
+        let remaining = self.commands.iter().filter_map(|c| c.kind.as_ref());
+        self.bytes = remaining.map(body_len).sum();
+        let batch = CommandBatch {
+            version: raftproto::version::COMMANDS,
+            stamp_ms,
+            commands,
+        };
+        let mut payload = BytesMut::with_capacity(batch.encoded_len());
+        batch.encode(&mut payload).expect("the buffer grows");
+        (payload.freeze(), replies)
+    }
+
+    /// Gives up all that waits.
+    pub(super) fn take_replies(&mut self) -> Vec<Option<ReplyTo>> {
+        self.commands.clear();
+        self.bytes = 0;
+        std::mem::take(&mut self.replies)
+    }
+}
+
+impl Proposed {
+    /// The replies of the entry that was applied at `position`; answers those of entries that another leader
+    /// replaced as lost.
+    pub(super) fn take(
+        proposed: &mut VecDeque<Proposed>,
+        position: LogPosition,
+        lost: &mut Vec<ReplyTo>,
+    ) -> Vec<Option<ReplyTo>> {
+        while let Some(first) = proposed.front() {
+            if first.position.index > position.index {
+                break;
+            }
+            let Some(first) = proposed.pop_front() else {
+                break;
+            };
+            if first.position == position {
+                return first.replies;
+            }
+            lost.extend(first.replies.into_iter().flatten());
+        }
+        Vec::new()
+    }
+}
+
+fn body_len(kind: &Kind) -> u64 {
+    let body = match kind {
+        Kind::Append(append) => append.body.len(),
+        Kind::Create(create) => create.body.len(),
+        _ => 0,
+    };
+    body as u64 + 64
+}
+
+/// A request as the command that is proposed for it; `None` for what changes nothing.
+pub(super) fn command_of(request: Request) -> Result<Kind, Op> {
+    let key = match request.target {
+        GroupTarget::Key(key) => key.as_str().to_owned(),
+        GroupTarget::Meta | GroupTarget::Group(_) => String::new(),
+    };
+    Ok(match request.op {
+        Op::Create(create) => Kind::Create(create_command(key, create)),
+        Op::Append(append) => Kind::Append(append_command(key, append)),
+        Op::Delete => Kind::Delete(command::Delete { key }),
+        Op::Hold(hold) => Kind::Hold(hold_command(key, &hold)),
+        Op::ConfirmHold {
+            incarnation,
+            hold_id,
+        } => Kind::ConfirmHold(command::ConfirmHold {
+            key,
+            incarnation: incarnation.0,
+            hold_id,
+        }),
+        Op::ReleaseHold {
+            incarnation,
+            hold_id,
+        } => Kind::ReleaseHold(command::ReleaseHold {
+            key,
+            incarnation: incarnation.0,
+            hold_id,
+        }),
+        Op::AbandonFork { hold_id } => Kind::AbandonFork(command::AbandonFork {
+            fork_key: key,
+            hold_id,
+        }),
+        Op::Settle { outbox_id } => Kind::Settle(command::Settle { outbox_id }),
+        Op::FenceBucket { bucket, generation } => Kind::FenceBucket(command::FenceBucket {
+            bucket: bucket.as_str().to_owned(),
+            generation,
+        }),
+        Op::AssignSlots { group_count } => Kind::AssignSlots(command::AssignSlots { group_count }),
+        Op::CreateBucket(bucket) => Kind::CreateBucket(command::CreateBucket {
+            bucket: bucket.as_str().to_owned(),
+        }),
+        Op::BeginDeleteBucket(bucket) => Kind::BeginDeleteBucket(command::BeginDeleteBucket {
+            bucket: bucket.as_str().to_owned(),
+        }),
+        Op::FinishDeleteBucket {
+            bucket,
+            generation,
+            empty,
+        } => Kind::FinishDeleteBucket(command::FinishDeleteBucket {
+            bucket: bucket.as_str().to_owned(),
+            generation,
+            empty,
+        }),
+        op @ (Op::Head
+        | Op::Read(_)
+        | Op::Watch { .. }
+        | Op::Unwatch { .. }
+        | Op::ReadInherited { .. }
+        | Op::MatchFork { .. }
+        | Op::List { .. }
+        | Op::GetBucket(_)) => return Err(op),
+    })
+}
+
+fn create_command(key: String, create: Create) -> command::Create {
+    let (ttl_seconds, at_ms) = match create.expiry {
+        Expiry::Never => (None, None),
+        Expiry::Ttl(seconds) => (Some(seconds), None),
+        Expiry::At(at_ms) => (None, Some(at_ms)),
+    };
+    command::Create {
+        key,
+        content_type: create.content_type.as_str().to_owned(),
+        expiry: (create.expiry != Expiry::Never).then_some(command::Expiry { ttl_seconds, at_ms }),
+        closed: create.closed,
+        body: create.body,
+        bucket_generation: create.bucket_generation,
+        fork: create.fork.map(|f| command::ForkOrigin {
+            source_key: f.source.as_str().to_owned(),
+            source_incarnation: f.incarnation.0,
+            offset: f.offset.0,
+            hold_id: f.hold_id,
+            requested_offset: f.requested_offset.map(|o| o.0),
+            requested_sub_offset: f.requested_sub_offset,
+        }),
+    }
+}
+
+fn append_command(key: String, append: Append) -> command::Append {
+    command::Append {
+        key,
+        content_type: append
+            .content_type
+            .map(|t| t.as_str().to_owned())
+            .unwrap_or_default(),
+        body: append.body,
+        close: append.close,
+        stream_seq: append.stream_seq,
+        producer: append.producer.map(|p| command::Producer {
+            id: p.id,
+            epoch: p.epoch,
+            seq: p.seq,
+        }),
+    }
+}
+
+fn hold_command(key: String, hold: &Hold) -> command::Hold {
+    command::Hold {
+        key,
+        fork_key: hold.fork_key.as_str().to_owned(),
+        hold_id: hold.hold_id,
+        offset: hold.offset.map(|o| o.0),
+    }
+}
+
+/// The request that delivers an outbox command to another group.
+pub fn request_of(command: &Command) -> Option<Request> {
+    match command.kind.as_ref()? {
+        Kind::ReleaseHold(release) => Some(Request::on_key(
+            StreamKey::from_stored(&release.key),
+            Op::ReleaseHold {
+                incarnation: crate::protocol::Incarnation(release.incarnation),
+                hold_id: release.hold_id,
+            },
+        )),
+        _ => None,
+    }
+}

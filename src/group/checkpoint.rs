@@ -1,0 +1,188 @@
+//! State out and in: what a checkpoint writes, and what a start reads.
+//!
+//! A checkpoint is incremental. Bytes that no pack has go into a new pack, then the state of each changed
+//! stream goes into a delta table; what was written before is never written again.
+
+use prost::Message;
+use raftproto::checkpoint::{AbandonedFork, BucketFence, GroupState, OutboxMessage};
+use raftproto::command::Command;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::log::LogPosition;
+use super::machine::Machine;
+use super::stream;
+use super::{Group, SavedHardState};
+use crate::meta::Meta;
+use crate::protocol::{ChunkRef, Incarnation, StreamKey};
+
+/// Largest chunk; a read of any byte of it reads all, since the checksum is of the whole.
+const CHUNK_BYTES_MAX: u64 = 256 << 10;
+
+/// What one checkpoint writes.
+#[derive(Debug)]
+pub struct CheckpointPlan {
+    /// The state holds everything up to here.
+    pub position: LogPosition,
+    /// The newest configuration's voters.
+    pub voters: Vec<u64>,
+    /// The hard state now.
+    pub hard_state: SavedHardState,
+    /// Changed streams in key order; `None`: gone.
+    pub delta: Vec<(StreamKey, Option<Vec<u8>>)>,
+    /// Encoded `GroupState`.
+    pub group_state: Vec<u8>,
+    /// Packs that the state refers to, the new one included if it has chunks.
+    pub packs: Vec<u32>,
+}
+
+/// Lays out the bytes of a new pack: asked once for each chunk, in order, before anything is written.
+pub trait PlaceChunk {
+    /// Where this chunk will lie.
+    fn place(
+        &mut self,
+        key: &StreamKey,
+        incarnation: Incarnation,
+        start: u64,
+        pieces: Vec<bytes::Bytes>,
+    ) -> ChunkRef;
+}
+
+impl Group {
+    /// Plans a checkpoint of the applied state. Its pack's number must be above all before.
+    pub fn checkpoint(&mut self, pack: &mut dyn PlaceChunk) -> CheckpointPlan {
+        let machine = &mut self.machine;
+        let mut delta = Vec::with_capacity(machine.dirty.len());
+        for key in std::mem::take(&mut machine.dirty) {
+            let Some(stream) = machine.streams.get_mut(&key) else {
+                delta.push((key, None));
+                continue;
+            };
+            let incarnation = stream.incarnation;
+            let packs = &mut machine.packs;
+            stream.bytes.pack(CHUNK_BYTES_MAX, &mut |start, pieces| {
+                let chunk = pack.place(&key, incarnation, start, pieces);
+                *packs.entry(chunk.pack).or_default() += u64::from(chunk.length);
+                chunk
+            });
+            stream.is_dirty = false;
+            let value = stream::encode(stream);
+            delta.push((key, Some(value)));
+        }
+        machine.packs.retain(|_, live| *live > 0);
+        CheckpointPlan {
+            position: self.applied,
+            voters: self.raft.voters(),
+            hard_state: self.raft.hard_state(),
+            delta,
+            group_state: machine.group_state().encode_to_vec(),
+            packs: machine.packs.keys().copied().collect(),
+        }
+    }
+
+    /// The checkpoint with this pack is durable: hot bytes above `hot_bytes_target` may leave memory.
+    pub fn checkpointed(&mut self, pack: u32, hot_bytes_target: u64) {
+        self.durable_pack = self.durable_pack.max(pack);
+        self.shed_hot_bytes(hot_bytes_target);
+    }
+
+    /// Drops hot bytes that durable packs have, until `target` is met or nothing more can go.
+    pub fn shed_hot_bytes(&mut self, target: u64) {
+        self.machine.drop_packed(self.durable_pack, target);
+    }
+
+    /// Streams that changed since the last checkpoint.
+    pub fn dirty_count(&self) -> usize {
+        self.machine.dirty.len()
+    }
+}
+
+impl Machine {
+    fn group_state(&self) -> GroupState {
+        GroupState {
+            last_stamp_ms: self.last_stamp_ms,
+            next_incarnation: self.next_incarnation,
+            next_outbox: self.next_outbox,
+            outbox: self
+                .outbox
+                .iter()
+                .map(|(id, command)| OutboxMessage {
+                    id: *id,
+                    command: command.encode_to_vec().into(),
+                })
+                .collect(),
+            abandoned: self
+                .abandoned
+                .iter()
+                .map(|(hold_id, at_ms)| AbandonedFork {
+                    hold_id: *hold_id,
+                    at_ms: *at_ms,
+                })
+                .collect(),
+            fences: self
+                .fences
+                .iter()
+                .map(|(bucket, generation)| BucketFence {
+                    bucket: bucket.to_string(),
+                    generation: *generation,
+                })
+                .collect(),
+            meta: self.meta.as_ref().map(Meta::encode),
+        }
+    }
+
+    /// A group as its checkpoint has it. `streams` are the entries of the state tables, joined.
+    ///
+    /// # Errors
+    /// If a value does not decode; the tables' checksums make that a defect of the writer.
+    pub fn load(
+        group: u32,
+        group_state: &[u8],
+        streams: impl Iterator<Item = (StreamKey, Vec<u8>)>,
+    ) -> Result<Machine, prost::DecodeError> {
+        let state = GroupState::decode(group_state)?;
+        let mut machine = Machine::new(group);
+        machine.last_stamp_ms = state.last_stamp_ms;
+        machine.next_incarnation = state.next_incarnation.max(1);
+        machine.next_outbox = state.next_outbox.max(1);
+        for message in &state.outbox {
+            machine
+                .outbox
+                .insert(message.id, Command::decode(message.command.clone())?);
+        }
+        machine.abandoned = state
+            .abandoned
+            .iter()
+            .map(|a| (a.hold_id, a.at_ms))
+            .collect();
+        machine.fences = state
+            .fences
+            .into_iter()
+            .map(|f| (f.bucket.into(), f.generation))
+            .collect();
+        if group == 0 {
+            machine.meta = Some(state.meta.as_ref().map(Meta::decode).unwrap_or_default());
+        }
+        for (key, value) in streams {
+            let mut stream = stream::decode(&value)?;
+            stream.content_type = machine.content_type(stream.content_type.as_str());
+            machine.insert(key, stream);
+        }
+        Ok(machine)
+    }
+
+    /// Hash of all that replicas agree on (I5).
+    pub fn state_hash(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        hash.update(&self.group_state().encode_to_vec());
+        for (key, stream) in &self.streams {
+            hash.update(key.as_str().as_bytes());
+            hash.update(&stream::encode_replicated(stream));
+        }
+        hash.digest()
+    }
+}
+
+/// Joins a stream's value in an older state table with that in a newer one.
+pub fn combine_stream_states(older: Option<&[u8]>, newer: &[u8]) -> Vec<u8> {
+    stream::combine(older, newer)
+}

@@ -1,0 +1,242 @@
+//! The group's Raft log in memory: what raft-rs reads, and the payloads beside it.
+//! Owns the entries from `first` to the last; everything before is in a checkpoint or applied for good.
+//!
+//! A payload lives once: raft-rs holds a descriptor of eight bytes as the entry's data, the payload stays a
+//! `Bytes` here, in the WAL's buffer and in hot memory.
+//! Invariants: `payloads[i]` belongs to `entries[i]`; indexes are contiguous.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use raft::prelude::{ConfState, Entry, EntryType, HardState, Snapshot};
+use raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
+
+/// Length and checksum of a payload, as raft-rs carries it.
+pub(super) fn descriptor(payload: &Bytes) -> Vec<u8> {
+    let mut data = Vec::with_capacity(8);
+    data.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    data.extend_from_slice(&crc32c::crc32c(payload).to_le_bytes());
+    data
+}
+
+/// The log's position: an index and the term of the entry there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogPosition {
+    /// Log index.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+}
+
+/// See the module's head.
+pub(super) struct GroupLog {
+    before: LogPosition,
+    entries: VecDeque<Entry>,
+    payloads: VecDeque<Bytes>,
+    /// Payloads of proposals that raft-rs has numbered but not yet handed over as ready.
+    proposed: VecDeque<(u64, Bytes)>,
+    hard_state: HardState,
+    conf_state: ConfState,
+}
+
+impl GroupLog {
+    /// A log whose entries up to `before` are gone.
+    pub(super) fn new(
+        before: LogPosition,
+        hard_state: HardState,
+        conf_state: ConfState,
+    ) -> GroupLog {
+        GroupLog {
+            before,
+            entries: VecDeque::new(),
+            payloads: VecDeque::new(),
+            proposed: VecDeque::new(),
+            hard_state,
+            conf_state,
+        }
+    }
+
+    /// Remembers the payload of the proposal that raft-rs numbered `index`.
+    pub(super) fn propose(&mut self, index: u64, payload: Bytes) {
+        self.proposed.push_back((index, payload));
+    }
+
+    /// Takes entries of a ready; a later entry at a lower index replaces all from there on.
+    pub(super) fn append(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            let payload = self.take_proposed(&entry);
+            self.put(entry, payload);
+        }
+    }
+
+    /// Takes an entry with its payload, as recovered or received.
+    pub(super) fn put(&mut self, entry: Entry, payload: Bytes) {
+        assert!(
+            entry.index > self.before.index,
+            "an entry below the checkpoint"
+        );
+        let keep = (entry.index - self.before.index - 1) as usize;
+        assert!(keep <= self.entries.len(), "a gap in the log");
+        self.entries.truncate(keep);
+        self.payloads.truncate(keep);
+        self.entries.push_back(entry);
+        self.payloads.push_back(payload);
+    }
+
+    fn take_proposed(&mut self, entry: &Entry) -> Bytes {
+        while let Some((index, payload)) = self.proposed.pop_front() {
+            if index == entry.index && descriptor(&payload) == entry.data {
+                return payload;
+            }
+            if index > entry.index {
+                self.proposed.push_front((index, payload));
+                break;
+            }
+        }
+        assert!(
+            entry.data.is_empty() || entry.entry_type() != EntryType::EntryNormal,
+            "entry {} of term {} has no payload",
+            entry.index,
+            entry.term
+        );
+        Bytes::new()
+    }
+
+    /// The payload of the entry at `index`.
+    pub(super) fn payload(&self, index: u64) -> Option<&Bytes> {
+        let position = index.checked_sub(self.before.index + 1)?;
+        self.payloads.get(position as usize)
+    }
+
+    /// Forgets the entries up to `index`, which must be applied.
+    pub(super) fn compact(&mut self, index: u64) {
+        while self.before.index < index {
+            let Some(entry) = self.entries.pop_front() else {
+                break;
+            };
+            self.payloads.pop_front();
+            self.before = LogPosition {
+                index: entry.index,
+                term: entry.term,
+            };
+        }
+    }
+
+    pub(super) fn set_hard_state(&mut self, hard_state: HardState) {
+        self.hard_state = hard_state;
+    }
+
+    pub(super) fn hard_state(&self) -> &HardState {
+        &self.hard_state
+    }
+
+    pub(super) fn conf_state(&self) -> &ConfState {
+        &self.conf_state
+    }
+
+    fn last(&self) -> u64 {
+        self.before.index + self.entries.len() as u64
+    }
+}
+
+impl Storage for GroupLog {
+    fn initial_state(&self) -> Result<RaftState> {
+        Ok(RaftState::new(
+            self.hard_state.clone(),
+            self.conf_state.clone(),
+        ))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> Result<Vec<Entry>> {
+        if low <= self.before.index {
+            return Err(StorageError::Compacted.into());
+        }
+        if high > self.last() + 1 {
+            return Err(StorageError::Unavailable.into());
+        }
+        let max = max_size.into().unwrap_or(u64::MAX);
+        let from = (low - self.before.index - 1) as usize;
+        let count = (high - low) as usize;
+        let mut size = 0u64;
+        let mut found = Vec::with_capacity(count.min(1024));
+        for (entry, payload) in self
+            .entries
+            .iter()
+            .zip(&self.payloads)
+            .skip(from)
+            .take(count)
+        {
+            size += payload.len() as u64 + 64;
+            if !found.is_empty() && size > max {
+                break;
+            }
+            found.push(entry.clone());
+        }
+        Ok(found)
+    }
+
+    fn term(&self, index: u64) -> Result<u64> {
+        if index == self.before.index {
+            return Ok(self.before.term);
+        }
+        if index < self.before.index {
+            return Err(StorageError::Compacted.into());
+        }
+        let position = (index - self.before.index - 1) as usize;
+        match self.entries.get(position) {
+            Some(entry) => Ok(entry.term),
+            None => Err(StorageError::Unavailable.into()),
+        }
+    }
+
+    fn first_index(&self) -> Result<u64> {
+        Ok(self.before.index + 1)
+    }
+
+    fn last_index(&self) -> Result<u64> {
+        Ok(self.last())
+    }
+
+    fn snapshot(&self, _request_index: u64, _to: u64) -> Result<Snapshot> {
+        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64, term: u64) -> Entry {
+        Entry {
+            index,
+            term,
+            ..Entry::default()
+        }
+    }
+
+    #[test]
+    fn a_later_entry_at_a_lower_index_replaces_the_rest() {
+        let mut log = GroupLog::new(
+            LogPosition::default(),
+            HardState::default(),
+            ConfState::default(),
+        );
+        for index in 1..=5 {
+            log.put(entry(index, 1), Bytes::from(vec![index as u8]));
+        }
+        log.put(entry(3, 2), Bytes::from_static(b"new"));
+        assert_eq!(log.last_index(), Ok(3));
+        assert_eq!(log.term(3), Ok(2));
+        assert_eq!(log.payload(3), Some(&Bytes::from_static(b"new")));
+        assert_eq!(log.payload(4), None);
+        log.compact(2);
+        assert_eq!((log.first_index(), log.term(2)), (Ok(3), Ok(1)));
+        assert!(log.term(1).is_err());
+    }
+}

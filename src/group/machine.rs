@@ -1,0 +1,484 @@
+//! The group's replicated state: its streams, what it owes to other groups, and for group 0 the cluster's
+//! tables. `apply` is deterministic: the same entries give the same state on every replica (I5).
+//! Owns the streams of one group. Assumes that `apply` is called in log order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use bytes::Bytes;
+use raftproto::command::{self, command::Kind};
+
+use super::Effect;
+use super::stream::Stream;
+use super::tails::Tails;
+use crate::meta::Meta;
+use crate::protocol::{
+    ContentType, Create, Created, Expiry, ForkOrigin, Incarnation, Offset, Outcome, Refusal,
+    StreamKey, TailNews,
+};
+
+/// How long a given-up fork is remembered, so that a create that comes late is refused.
+const ABANDONED_KEPT_MS: u64 = 24 * 3600 * 1000;
+
+/// See the module's head.
+pub struct Machine {
+    pub(super) group: u32,
+    pub(super) streams: BTreeMap<StreamKey, Stream>,
+    /// When streams may end, by what the log knows; the leader looks closer before it proposes.
+    pub(super) deadlines: BTreeSet<(u64, StreamKey)>,
+    pub(super) last_stamp_ms: u64,
+    pub(super) next_incarnation: u64,
+    /// Commands for other groups that are not known to be delivered.
+    pub(super) outbox: BTreeMap<u64, command::Command>,
+    pub(super) next_outbox: u64,
+    /// Holds whose fork must not be created any more, and since when.
+    pub(super) abandoned: BTreeMap<u64, u64>,
+    /// The newest generation of each bucket that takes no more creates.
+    pub(super) fences: BTreeMap<Box<str>, u64>,
+    /// Only in group 0.
+    pub(super) meta: Option<Meta>,
+    /// Content types in use, so that streams share one text.
+    content_types: BTreeMap<Box<str>, ContentType>,
+    /// Unconfirmed holds of this group's streams, by id.
+    pub(super) unconfirmed: BTreeMap<u64, StreamKey>,
+    /// Keys that changed since the last checkpoint.
+    pub(super) dirty: BTreeSet<StreamKey>,
+    /// Bytes in memory, of all streams.
+    pub(super) hot_bytes: u64,
+    /// Bytes that live streams have in each pack.
+    pub(super) packs: BTreeMap<u32, u64>,
+    pub(super) tails: Tails,
+}
+
+impl Machine {
+    /// An empty group. Group 0 keeps the cluster's tables.
+    pub fn new(group: u32) -> Machine {
+        Machine {
+            group,
+            streams: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            last_stamp_ms: 0,
+            next_incarnation: 1,
+            outbox: BTreeMap::new(),
+            next_outbox: 1,
+            abandoned: BTreeMap::new(),
+            fences: BTreeMap::new(),
+            meta: (group == 0).then(Meta::default),
+            content_types: BTreeMap::new(),
+            unconfirmed: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            hot_bytes: 0,
+            packs: BTreeMap::new(),
+            tails: Tails::default(),
+        }
+    }
+
+    /// Applies one command of an entry stamped `stamp_ms`.
+    pub(super) fn apply(
+        &mut self,
+        stamp_ms: u64,
+        command: command::Command,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        debug_assert!(stamp_ms >= self.last_stamp_ms);
+        self.last_stamp_ms = stamp_ms;
+        let Some(kind) = command.kind else {
+            return Outcome::Refused(Refusal::Unavailable);
+        };
+        match kind {
+            Kind::Create(create) => self.create(create, stamp_ms, effects),
+            Kind::Append(append) => self.append(append, stamp_ms, effects),
+            Kind::Delete(delete) => self.delete(&delete.key, effects),
+            Kind::Touch(touch) => self.touch(&touch),
+            Kind::Expire(expire) => self.expire(&expire, effects),
+            Kind::Hold(hold) => self.hold(&hold, stamp_ms),
+            Kind::ConfirmHold(c) => self.confirm_hold(&c.key, c.incarnation, c.hold_id),
+            Kind::ReleaseHold(r) => self.release_hold(&r.key, r.incarnation, r.hold_id, effects),
+            Kind::AbandonFork(a) => self.abandon_fork(&a, stamp_ms),
+            Kind::Settle(settle) => {
+                self.outbox.remove(&settle.outbox_id);
+                Outcome::Done
+            }
+            Kind::FenceBucket(fence) => self.fence_bucket(fence),
+            Kind::CreateBucket(_)
+            | Kind::BeginDeleteBucket(_)
+            | Kind::FinishDeleteBucket(_)
+            | Kind::AssignSlots(_) => match &mut self.meta {
+                Some(meta) => {
+                    let outcome = meta.apply(kind, stamp_ms);
+                    effects.push(Effect::TablesChanged);
+                    outcome
+                }
+                None => Outcome::Refused(Refusal::Unavailable),
+            },
+        }
+    }
+
+    fn create(
+        &mut self,
+        create: command::Create,
+        stamp_ms: u64,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        let key = StreamKey::from_stored(&create.key);
+        let bucket_generation = create.bucket_generation;
+        let create = self.create_from(create);
+        if let Some(stream) = self.streams.get(&key) {
+            if let Err(refusal) = stream.matches(&create, true, true) {
+                return Outcome::Refused(refusal);
+            }
+            let hold_id = |fork: Option<&ForkOrigin>| fork.map(|f| f.hold_id);
+            // The same create, sent again after its answer was lost.
+            let is_retry = create.fork.is_some()
+                && hold_id(stream.fork.as_deref()) == hold_id(create.fork.as_ref());
+            let meta = stream.meta();
+            return Outcome::Created(Created {
+                fresh: is_retry,
+                meta,
+            });
+        }
+        if self
+            .fences
+            .get(key.bucket())
+            .is_some_and(|fenced| *fenced >= bucket_generation)
+        {
+            return Outcome::Refused(Refusal::BucketStale);
+        }
+        if create
+            .fork
+            .as_ref()
+            .is_some_and(|f| self.abandoned.contains_key(&f.hold_id))
+        {
+            return Outcome::Refused(Refusal::HoldExpired);
+        }
+        let incarnation = Incarnation(self.next_incarnation);
+        self.next_incarnation += 1;
+        let stream = Stream::create(create, incarnation, stamp_ms);
+        self.hot_bytes += stream.bytes.hot_len();
+        let meta = stream.meta();
+        self.insert(key.clone(), stream);
+        self.mark_dirty(&key);
+        // Readers that followed the stream which stood here before hear that it ended.
+        self.tails.replaced(&key, incarnation, effects);
+        Outcome::Created(Created { fresh: true, meta })
+    }
+
+    fn create_from(&mut self, create: command::Create) -> Create {
+        Create {
+            content_type: self.content_type(&create.content_type),
+            expiry: expiry_from(create.expiry),
+            closed: create.closed,
+            body: create.body,
+            bucket_generation: create.bucket_generation,
+            fork: create.fork.map(|f| ForkOrigin {
+                source: StreamKey::from_stored(&f.source_key),
+                incarnation: Incarnation(f.source_incarnation),
+                offset: Offset(f.offset),
+                hold_id: f.hold_id,
+                requested_offset: f.requested_offset.map(Offset),
+                requested_sub_offset: f.requested_sub_offset,
+            }),
+        }
+    }
+
+    /// The group's one copy of a content type.
+    pub(super) fn content_type(&mut self, text: &str) -> ContentType {
+        if let Some(known) = self.content_types.get(text) {
+            return known.clone();
+        }
+        let fresh = ContentType::from_stored(text);
+        if self.content_types.len() < 256 {
+            self.content_types.insert(text.into(), fresh.clone());
+        }
+        fresh
+    }
+
+    /// Puts a stream at a free key, with all that is derived from it.
+    pub(super) fn insert(&mut self, key: StreamKey, stream: Stream) {
+        if let Some(deadline) = stream.deadline_ms(0) {
+            self.deadlines.insert((deadline, key.clone()));
+        }
+        for hold in stream.holds.iter().filter(|h| !h.confirmed) {
+            self.unconfirmed.insert(hold.hold_id, key.clone());
+        }
+        for chunk in stream.bytes.chunks() {
+            *self.packs.entry(chunk.pack).or_default() += u64::from(chunk.length);
+        }
+        self.streams.insert(key, stream);
+    }
+
+    pub(super) fn mark_dirty(&mut self, key: &StreamKey) {
+        match self.streams.get_mut(key) {
+            Some(stream) if stream.is_dirty => {}
+            Some(stream) => {
+                stream.is_dirty = true;
+                self.dirty.insert(key.clone());
+            }
+            None => {
+                self.dirty.insert(key.clone());
+            }
+        }
+    }
+
+    fn append(
+        &mut self,
+        append: command::Append,
+        stamp_ms: u64,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        let Some((key, stream)) = find(&mut self.streams, &append.key) else {
+            return Outcome::Refused(Refusal::NotFound);
+        };
+        if stream.soft_deleted {
+            return Outcome::Refused(Refusal::Gone);
+        }
+        let start = stream.tail;
+        let was_closed = stream.closed;
+        let (outcome, added) = stream.append(append, stamp_ms);
+        let Some(added) = added else {
+            return outcome;
+        };
+        self.hot_bytes += added.len() as u64;
+        if !stream.is_dirty {
+            stream.is_dirty = true;
+            self.dirty.insert(key.clone());
+        }
+        if self.tails.is_watched(key) && (!added.is_empty() || stream.closed != was_closed) {
+            let news = TailNews {
+                key: key.clone(),
+                incarnation: stream.incarnation,
+                start: Offset(start),
+                end: Offset(stream.tail),
+                pieces: if added.is_empty() {
+                    Vec::new()
+                } else {
+                    vec![added]
+                },
+                closed: stream.closed,
+                ended: false,
+            };
+            self.tails.tell(news, effects);
+        }
+        outcome
+    }
+
+    fn delete(&mut self, key: &str, effects: &mut Vec<Effect>) -> Outcome {
+        let Some((key, stream)) = find(&mut self.streams, key) else {
+            return Outcome::Refused(Refusal::NotFound);
+        };
+        if stream.soft_deleted {
+            return Outcome::Refused(Refusal::Gone);
+        }
+        let key = key.clone();
+        self.end(&key, effects);
+        Outcome::Done
+    }
+
+    /// Ends a stream: for good, or softly while forks hold its bytes.
+    fn end(&mut self, key: &StreamKey, effects: &mut Vec<Effect>) {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return;
+        };
+        self.tails.tell(
+            TailNews {
+                key: key.clone(),
+                incarnation: stream.incarnation,
+                start: Offset(stream.tail),
+                end: Offset(stream.tail),
+                pieces: Vec::new(),
+                closed: stream.closed,
+                ended: true,
+            },
+            effects,
+        );
+        if stream.holds.is_empty() {
+            self.remove(key, effects);
+        } else {
+            stream.soft_deleted = true;
+            stream.expiry = Expiry::Never;
+            self.mark_dirty(key);
+        }
+    }
+
+    /// Removes a stream that nothing holds; a fork then owes its source the release of its hold.
+    fn remove(&mut self, key: &StreamKey, effects: &mut Vec<Effect>) {
+        let Some(stream) = self.streams.remove(key) else {
+            return;
+        };
+        self.hot_bytes -= stream.bytes.hot_len();
+        for chunk in stream.bytes.chunks() {
+            if let Some(live) = self.packs.get_mut(&chunk.pack) {
+                *live -= u64::from(chunk.length);
+            }
+        }
+        self.dirty.insert(key.clone());
+        if let Some(fork) = stream.fork {
+            let release = command::ReleaseHold {
+                key: fork.source.as_str().to_owned(),
+                incarnation: fork.incarnation.0,
+                hold_id: fork.hold_id,
+            };
+            let command = command::Command {
+                kind: Some(Kind::ReleaseHold(release)),
+            };
+            let id = self.next_outbox;
+            self.next_outbox += 1;
+            self.outbox.insert(id, command.clone());
+            effects.push(Effect::Deliver {
+                outbox_id: id,
+                command,
+            });
+        }
+    }
+
+    fn touch(&mut self, touch: &command::Touch) -> Outcome {
+        if let Some((key, stream)) = find(&mut self.streams, &touch.key)
+            && stream.incarnation.0 == touch.incarnation
+        {
+            stream.touched_ms = stream.touched_ms.max(touch.at_ms);
+            let key = key.clone();
+            self.mark_dirty(&key);
+        }
+        Outcome::Done
+    }
+
+    fn expire(&mut self, expire: &command::Expire, effects: &mut Vec<Effect>) -> Outcome {
+        if let Some((key, stream)) = find(&mut self.streams, &expire.key)
+            && stream.incarnation.0 == expire.incarnation
+            && !stream.soft_deleted
+        {
+            let key = key.clone();
+            self.end(&key, effects);
+        }
+        Outcome::Done
+    }
+
+    fn hold(&mut self, hold: &command::Hold, stamp_ms: u64) -> Outcome {
+        let Some((key, stream)) = find(&mut self.streams, &hold.key) else {
+            return Outcome::Refused(Refusal::SourceNotFound);
+        };
+        let key = key.clone();
+        let fork_key = StreamKey::from_stored(&hold.fork_key);
+        match stream.hold(fork_key, hold.hold_id, hold.offset, stamp_ms) {
+            Ok(held) => {
+                self.unconfirmed.insert(hold.hold_id, key.clone());
+                self.mark_dirty(&key);
+                Outcome::Held(held)
+            }
+            Err(refusal) => Outcome::Refused(refusal),
+        }
+    }
+
+    fn confirm_hold(&mut self, key: &str, incarnation: u64, hold_id: u64) -> Outcome {
+        self.unconfirmed.remove(&hold_id);
+        if let Some((key, stream)) = find(&mut self.streams, key)
+            && stream.incarnation.0 == incarnation
+            && stream.confirm_hold(hold_id)
+        {
+            let key = key.clone();
+            self.mark_dirty(&key);
+        }
+        Outcome::Done
+    }
+
+    fn release_hold(
+        &mut self,
+        key: &str,
+        incarnation: u64,
+        hold_id: u64,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        self.unconfirmed.remove(&hold_id);
+        if let Some((key, stream)) = find(&mut self.streams, key)
+            && stream.incarnation.0 == incarnation
+        {
+            let key = key.clone();
+            if stream.release_hold(hold_id) {
+                self.remove(&key, effects);
+            } else {
+                self.mark_dirty(&key);
+            }
+        }
+        Outcome::Done
+    }
+
+    fn abandon_fork(&mut self, abandon: &command::AbandonFork, stamp_ms: u64) -> Outcome {
+        let stands = self
+            .streams
+            .get(abandon.fork_key.as_str())
+            .and_then(|s| s.fork.as_deref())
+            .is_some_and(|f| f.hold_id == abandon.hold_id);
+        if !stands {
+            self.abandoned
+                .retain(|_, at_ms| stamp_ms < at_ms.saturating_add(ABANDONED_KEPT_MS));
+            self.abandoned.insert(abandon.hold_id, stamp_ms);
+        }
+        Outcome::Abandoned { exists: stands }
+    }
+
+    fn fence_bucket(&mut self, fence: command::FenceBucket) -> Outcome {
+        let prefix = format!("{}/", fence.bucket);
+        let streams = self
+            .streams
+            .range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded))
+            .take_while(|(key, _)| key.as_str().starts_with(&prefix))
+            .count() as u64;
+        let fenced = self.fences.entry(fence.bucket.into()).or_default();
+        *fenced = (*fenced).max(fence.generation);
+        Outcome::Fenced { streams }
+    }
+
+    /// Bytes in memory after durable packs up to `durable_pack` were dropped from it.
+    pub(super) fn drop_packed(&mut self, durable_pack: u32, target: u64) {
+        for stream in self.streams.values_mut() {
+            if self.hot_bytes <= target {
+                break;
+            }
+            if stream.bytes.hot_len() > 0 {
+                self.hot_bytes -= stream.bytes.drop_packed(durable_pack);
+            }
+        }
+    }
+}
+
+fn find<'a>(
+    streams: &'a mut BTreeMap<StreamKey, Stream>,
+    key: &str,
+) -> Option<(&'a StreamKey, &'a mut Stream)> {
+    // A range of one key hands out the stored key too, which saves making another.
+    streams
+        .range_mut::<str, _>((Bound::Included(key), Bound::Included(key)))
+        .next()
+}
+
+fn expiry_from(expiry: Option<command::Expiry>) -> Expiry {
+    match expiry {
+        Some(command::Expiry {
+            ttl_seconds: Some(seconds),
+            ..
+        }) => Expiry::Ttl(seconds),
+        Some(command::Expiry {
+            at_ms: Some(at_ms), ..
+        }) => Expiry::At(at_ms),
+        _ => Expiry::Never,
+    }
+}
+
+/// An entry's payload as commands and their stamp.
+pub(super) fn decode_batch(payload: &Bytes) -> Result<command::CommandBatch, BatchError> {
+    use prost::Message;
+    let batch = command::CommandBatch::decode(payload.clone())?;
+    raftproto::version::check("a log entry", batch.version, raftproto::version::COMMANDS)?;
+    Ok(batch)
+}
+
+/// An entry that this binary cannot apply.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// Not a batch at all.
+    #[error("a log entry does not decode: {0}")]
+    Decode(#[from] prost::DecodeError),
+    /// Written by a newer binary.
+    #[error(transparent)]
+    Version(#[from] raftproto::version::UnknownVersion),
+}

@@ -1,0 +1,180 @@
+//! A stream's state as the value of a state table. In a delta, the chunks are those added since the table
+//! before; [`combine`] joins an older value with a newer one.
+
+use prost::Message;
+use raftproto::checkpoint::{self, StreamState};
+
+use super::producer::ProducerPosition;
+use super::{HeldFor, Stream, StreamBytes};
+use crate::protocol::{
+    ChunkRef, ContentType, Expiry, ForkOrigin, Incarnation, Offset, Producer, StreamKey,
+};
+
+/// Writes a stream with the chunks that no table has yet.
+pub(crate) fn encode(stream: &mut Stream) -> Vec<u8> {
+    let chunks = stream
+        .bytes
+        .take_unsaved_chunks()
+        .iter()
+        .map(chunk_to)
+        .collect();
+    state(stream, chunks).encode_to_vec()
+}
+
+/// Writes what all replicas agree on: everything but where the bytes are. For the state hash (I5).
+pub(crate) fn encode_replicated(stream: &Stream) -> Vec<u8> {
+    state(stream, Vec::new()).encode_to_vec()
+}
+
+fn state(stream: &Stream, chunks: Vec<checkpoint::Chunk>) -> StreamState {
+    let (ttl_seconds, expires_at_ms) = match stream.expiry {
+        Expiry::Never => (None, None),
+        Expiry::Ttl(seconds) => (Some(seconds), None),
+        Expiry::At(at_ms) => (None, Some(at_ms)),
+    };
+    let producers = stream.producers.iter().flat_map(|p| p.iter());
+    StreamState {
+        incarnation: stream.incarnation.0,
+        content_type: stream.content_type.as_str().to_owned(),
+        tail: stream.tail,
+        closed: stream.closed,
+        soft_deleted: stream.soft_deleted,
+        ttl_seconds,
+        expires_at_ms,
+        touched_ms: stream.touched_ms,
+        created_ms: stream.created_ms,
+        stream_seq: stream.stream_seq.as_deref().map(str::to_owned),
+        producers: producers
+            .map(|(id, position)| checkpoint::ProducerState {
+                id: id.to_owned(),
+                epoch: position.epoch,
+                last_seq: position.last_seq,
+                tail: position.tail,
+            })
+            .collect(),
+        fork: stream.fork.as_ref().map(|f| checkpoint::ForkState {
+            source_key: f.source.as_str().to_owned(),
+            source_incarnation: f.incarnation.0,
+            offset: f.offset.0,
+            hold_id: f.hold_id,
+            requested_offset: f.requested_offset.map(|o| o.0),
+            requested_sub_offset: f.requested_sub_offset,
+        }),
+        holds: stream
+            .holds
+            .iter()
+            .map(|h| checkpoint::HoldState {
+                fork_key: h.fork_key.as_str().to_owned(),
+                hold_id: h.hold_id,
+                offset: h.offset,
+                since_ms: h.since_ms,
+                confirmed: h.confirmed,
+            })
+            .collect(),
+        start: stream.own_start(),
+        closed_by: stream.closed_by.as_ref().map(|p| checkpoint::ClosedBy {
+            id: p.id.clone(),
+            epoch: p.epoch,
+            seq: p.seq,
+        }),
+        chunks,
+    }
+}
+
+/// Reads a stream back; its bytes must all be in chunks.
+pub(crate) fn decode(value: &[u8]) -> Result<Stream, prost::DecodeError> {
+    let state = StreamState::decode(value)?;
+    let mut producers = super::Producers::default();
+    for p in &state.producers {
+        let position = ProducerPosition {
+            epoch: p.epoch,
+            last_seq: p.last_seq,
+            tail: p.tail,
+        };
+        producers.restore(&p.id, position);
+    }
+    let expiry = match (state.ttl_seconds, state.expires_at_ms) {
+        (Some(seconds), _) => Expiry::Ttl(seconds),
+        (None, Some(at_ms)) => Expiry::At(at_ms),
+        (None, None) => Expiry::Never,
+    };
+    let chunks = state.chunks.iter().map(chunk_from).collect();
+    Ok(Stream {
+        incarnation: Incarnation(state.incarnation),
+        content_type: ContentType::from_stored(&state.content_type),
+        tail: state.tail,
+        closed: state.closed,
+        soft_deleted: state.soft_deleted,
+        expiry,
+        touched_ms: state.touched_ms,
+        created_ms: state.created_ms,
+        read_ms: 0,
+        stream_seq: state.stream_seq.map(Into::into),
+        producers: (!state.producers.is_empty()).then(|| Box::new(producers)),
+        closed_by: state.closed_by.map(|p| {
+            Box::new(Producer {
+                id: p.id,
+                epoch: p.epoch,
+                seq: p.seq,
+            })
+        }),
+        fork: state.fork.map(|f| {
+            Box::new(ForkOrigin {
+                source: StreamKey::from_stored(&f.source_key),
+                incarnation: Incarnation(f.source_incarnation),
+                offset: Offset(f.offset),
+                hold_id: f.hold_id,
+                requested_offset: f.requested_offset.map(Offset),
+                requested_sub_offset: f.requested_sub_offset,
+            })
+        }),
+        holds: state
+            .holds
+            .into_iter()
+            .map(|h| HeldFor {
+                fork_key: StreamKey::from_stored(&h.fork_key),
+                hold_id: h.hold_id,
+                offset: h.offset,
+                since_ms: h.since_ms,
+                confirmed: h.confirmed,
+            })
+            .collect(),
+        bytes: StreamBytes::loaded(state.start, chunks),
+        is_dirty: false,
+    })
+}
+
+/// Joins the value of an older table with that of a newer one: the newer state, with the chunks of both.
+/// A value that does not decode is passed on as it is; [`decode`] reports it at the start.
+pub(crate) fn combine(older: Option<&[u8]>, newer: &[u8]) -> Vec<u8> {
+    let joined = older.and_then(|older| {
+        let older = StreamState::decode(older).ok()?;
+        let mut newer = StreamState::decode(newer).ok()?;
+        if older.incarnation == newer.incarnation {
+            let added = std::mem::replace(&mut newer.chunks, older.chunks);
+            newer.chunks.extend(added);
+        }
+        Some(newer.encode_to_vec())
+    });
+    joined.unwrap_or_else(|| newer.to_vec())
+}
+
+fn chunk_to(chunk: &ChunkRef) -> checkpoint::Chunk {
+    checkpoint::Chunk {
+        pack: chunk.pack,
+        position: chunk.position,
+        start: chunk.start,
+        length: chunk.length,
+        crc32c: chunk.crc32c,
+    }
+}
+
+fn chunk_from(chunk: &checkpoint::Chunk) -> ChunkRef {
+    ChunkRef {
+        pack: chunk.pack,
+        position: chunk.position,
+        start: chunk.start,
+        length: chunk.length,
+        crc32c: chunk.crc32c,
+    }
+}

@@ -1,0 +1,42 @@
+//! When a stream ends: sliding windows and absolute instants (protocol, section 5.1).
+//!
+//! Expiry is a command in the log. The leader decides when to propose it, from the logged touches and from
+//! the reads that it served itself; what it served is logged coarsely, so that reads do not write.
+
+use super::Stream;
+use crate::protocol::Expiry;
+
+/// How far a read may slide the window without being logged: an eighth of it, at most a minute.
+pub(crate) fn coarse_ms(ttl_seconds: u64) -> u64 {
+    (ttl_seconds.saturating_mul(1000) / 8).min(60_000)
+}
+
+impl Stream {
+    /// When the stream ends if nobody touches it any more, by the leader's knowledge. A leader that took
+    /// over at `leader_since_ms` allows for reads which the one before had not logged yet.
+    pub fn deadline_ms(&self, leader_since_ms: u64) -> Option<u64> {
+        match self.expiry {
+            Expiry::Never => None,
+            Expiry::At(at_ms) => Some(at_ms),
+            Expiry::Ttl(seconds) => {
+                let window = seconds.saturating_mul(1000);
+                let touched = self.touched_ms.max(self.read_ms);
+                let unlogged = if touched < leader_since_ms {
+                    coarse_ms(seconds)
+                } else {
+                    0
+                };
+                Some(touched.saturating_add(window).saturating_add(unlogged))
+            }
+        }
+    }
+
+    /// The leader served a read. Answers whether the touch has to be logged now.
+    pub fn read_at(&mut self, now_ms: u64) -> bool {
+        let Expiry::Ttl(seconds) = self.expiry else {
+            return false;
+        };
+        self.read_ms = self.read_ms.max(now_ms);
+        self.read_ms > self.touched_ms.saturating_add(coarse_ms(seconds))
+    }
+}

@@ -1,0 +1,87 @@
+//! One stream's state, and what each command does to it.
+
+mod append;
+mod bytes;
+mod codec;
+mod create;
+mod fork;
+mod lifetime;
+mod producer;
+
+pub use self::bytes::StreamBytes;
+pub(super) use self::codec::{combine, decode, encode, encode_replicated};
+pub use self::producer::{Producers, Verdict};
+
+use crate::protocol::{
+    ContentType, Expiry, ForkOrigin, Incarnation, Meta, Offset, Producer, StreamKey,
+};
+
+/// The replicated state of one stream, and where its bytes are on this replica.
+#[derive(Debug)]
+pub struct Stream {
+    /// Which stream at its key.
+    pub incarnation: Incarnation,
+    /// Its type; shared by the group's streams of the same type.
+    pub content_type: ContentType,
+    /// One past its last byte.
+    pub tail: u64,
+    /// No more appends.
+    pub closed: bool,
+    /// Deleted, but held by forks.
+    pub soft_deleted: bool,
+    /// How long it lives.
+    pub expiry: Expiry,
+    /// Last write or logged read, by the group's clock.
+    pub touched_ms: u64,
+    /// When it was created, by the group's clock.
+    pub created_ms: u64,
+    /// Last read that this leader served; not replicated, logged coarsely as a touch.
+    pub read_ms: u64,
+    /// Last `Stream-Seq`.
+    pub stream_seq: Option<Box<str>>,
+    /// Idempotent producers, if there are any.
+    pub producers: Option<Box<Producers>>,
+    /// The producer's position that closed it.
+    pub closed_by: Option<Box<Producer>>,
+    /// Where its inherited bytes come from.
+    pub fork: Option<Box<ForkOrigin>>,
+    /// Forks that keep its bytes.
+    pub holds: Vec<HeldFor>,
+    /// Where its own bytes are.
+    pub bytes: StreamBytes,
+    /// Changed since the last checkpoint.
+    pub is_dirty: bool,
+}
+
+/// A fork that keeps this stream's bytes up to `offset`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldFor {
+    /// The fork.
+    pub fork_key: StreamKey,
+    /// Names the hold.
+    pub hold_id: u64,
+    /// One past the last inherited byte.
+    pub offset: u64,
+    /// When it was granted, by the group's clock.
+    pub since_ms: u64,
+    /// The fork stands.
+    pub confirmed: bool,
+}
+
+impl Stream {
+    /// What `HEAD` shows.
+    pub fn meta(&self) -> Meta {
+        Meta {
+            incarnation: self.incarnation,
+            content_type: self.content_type.clone(),
+            tail: Offset(self.tail),
+            closed: self.closed,
+            expiry: self.expiry,
+        }
+    }
+
+    /// First byte that the stream stores itself; what is before lies in the fork's source.
+    pub fn own_start(&self) -> u64 {
+        self.fork.as_ref().map_or(0, |f| f.offset.0)
+    }
+}
