@@ -4,5 +4,6 @@
 //! [`protocol`], [`core`] routes it to the executor that owns its [`group`], which decides and answers.
 
 pub mod group;
+pub mod http;
 pub mod meta;
 pub mod protocol;

@@ -4,7 +4,9 @@
 //! [`Outcome`]; there is no second message type and no second path.
 
 mod content_type;
+pub mod cursor;
 mod expiry;
+pub mod json;
 mod key;
 mod offset;
 mod outcome;

@@ -1,0 +1,19 @@
+//! Bytes of HTTP to the words of the protocol and back. Knows nothing of groups, Raft or disks.
+
+pub mod backend;
+mod body;
+mod body_out;
+mod buckets;
+mod header;
+mod live;
+pub mod parse;
+pub mod path;
+mod read;
+mod respond;
+mod service;
+mod sse;
+pub mod sse_text;
+mod status;
+
+pub use body_out::ResponseBody;
+pub use service::{serve, stored};

@@ -1,0 +1,322 @@
+//! Headers and query parameters become the words of the protocol, or a refusal that says what is wrong.
+
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+
+use super::header;
+use super::path::stream_path;
+use crate::protocol::{
+    ContentType, Expiry, ForkRequest, Offset, Producer, ReadFrom, Refusal, SEQ_MAX, StreamKey,
+    parse_rfc3339_ms,
+};
+
+fn bad(text: impl Into<String>) -> Refusal {
+    Refusal::Bad(text.into())
+}
+
+/// A header's text; refused if it is given twice or is not visible ASCII.
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Refusal> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(bad(format!("{name} is given more than once")));
+    }
+    let value = value
+        .to_str()
+        .map_err(|_| bad(format!("{name} must be visible ASCII")))?;
+    Ok(Some(value.trim()))
+}
+
+/// `Content-Type`.
+pub fn content_type(headers: &HeaderMap) -> Result<Option<ContentType>, Refusal> {
+    match text(headers, &CONTENT_TYPE)? {
+        None | Some("") => Ok(None),
+        Some(value) => match ContentType::parse(value) {
+            Some(parsed) => Ok(Some(parsed)),
+            None => Err(bad(
+                "Content-Type must be of the form type/subtype, at most 256 bytes",
+            )),
+        },
+    }
+}
+
+/// `Stream-Closed`: counts only when it is `true` in any case (section 4.1).
+pub fn closed(headers: &HeaderMap) -> bool {
+    let value = headers
+        .get(header::STREAM_CLOSED)
+        .and_then(|v| v.to_str().ok());
+    value.is_some_and(|v| v.trim().eq_ignore_ascii_case("true"))
+}
+
+/// `Stream-TTL` and `Stream-Expires-At`.
+pub fn expiry(headers: &HeaderMap) -> Result<Option<Expiry>, Refusal> {
+    let ttl = text(headers, &header::STREAM_TTL)?;
+    let at = text(headers, &header::STREAM_EXPIRES_AT)?;
+    match (ttl, at) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => Err(bad("give Stream-TTL or Stream-Expires-At, not both")),
+        (Some(ttl), None) => match Expiry::parse_ttl(ttl) {
+            Some(expiry) => Ok(Some(expiry)),
+            None => Err(bad(
+                "Stream-TTL must be whole seconds, digits only, without leading zeros",
+            )),
+        },
+        (None, Some(at)) => match parse_rfc3339_ms(at) {
+            Some(at_ms) => Ok(Some(Expiry::At(at_ms))),
+            None => Err(bad(
+                "Stream-Expires-At must be an RFC 3339 time such as 2030-01-01T00:00:00Z",
+            )),
+        },
+    }
+}
+
+/// `Stream-Seq`.
+pub fn stream_seq(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    match text(headers, &header::STREAM_SEQ)? {
+        Some("") => Err(bad("Stream-Seq must not be empty")),
+        Some(seq) if seq.len() > 1024 => Err(bad("Stream-Seq may have 1024 bytes")),
+        other => Ok(other.map(str::to_owned)),
+    }
+}
+
+/// The producer headers: all three or none (section 5.2.1).
+pub fn producer(headers: &HeaderMap) -> Result<Option<Producer>, Refusal> {
+    let id = text(headers, &header::PRODUCER_ID)?;
+    let epoch = text(headers, &header::PRODUCER_EPOCH)?;
+    let seq = text(headers, &header::PRODUCER_SEQ)?;
+    let (id, epoch, seq) = match (id, epoch, seq) {
+        (None, None, None) => return Ok(None),
+        (Some(id), Some(epoch), Some(seq)) => (id, epoch, seq),
+        _ => {
+            return Err(bad(
+                "give Producer-Id, Producer-Epoch and Producer-Seq together, or none of them",
+            ));
+        }
+    };
+    if id.is_empty() || id.len() > 1024 {
+        return Err(bad("Producer-Id must have 1 to 1024 bytes"));
+    }
+    Ok(Some(Producer {
+        id: id.to_owned(),
+        epoch: integer(epoch, &header::PRODUCER_EPOCH)?,
+        seq: integer(seq, &header::PRODUCER_SEQ)?,
+    }))
+}
+
+fn integer(text: &str, name: &HeaderName) -> Result<u64, Refusal> {
+    let plain = !text.is_empty() && text.len() <= 16 && text.bytes().all(|b| b.is_ascii_digit());
+    let value = plain
+        .then(|| text.parse().ok())
+        .flatten()
+        .filter(|v| *v <= SEQ_MAX);
+    value.ok_or_else(|| bad(format!("{name} must be an integer from 0 to {SEQ_MAX}")))
+}
+
+/// The fork headers (section 4.2).
+pub fn fork(headers: &HeaderMap) -> Result<Option<ForkRequest>, Refusal> {
+    let source = text(headers, &header::STREAM_FORKED_FROM)?;
+    let offset = text(headers, &header::STREAM_FORK_OFFSET)?;
+    let sub_offset = text(headers, &header::STREAM_FORK_SUB_OFFSET)?;
+    let Some(source) = source else {
+        return match (offset, sub_offset) {
+            (None, None) => Ok(None),
+            _ => Err(bad(
+                "Stream-Fork-Offset and Stream-Fork-Sub-Offset need Stream-Forked-From",
+            )),
+        };
+    };
+    let source = source_key(source)?;
+    let offset = match offset {
+        None => None,
+        Some("-1") => Some(Offset::ZERO),
+        Some(token) => Some(
+            Offset::parse(token)
+                .map_err(|_| bad("Stream-Fork-Offset must be an offset that this server gave"))?,
+        ),
+    };
+    let sub_offset = match sub_offset {
+        None => 0,
+        Some(token) => whole(token).ok_or_else(|| {
+            bad("Stream-Fork-Sub-Offset must be a whole number without sign or leading zeros")
+        })?,
+    };
+    Ok(Some(ForkRequest {
+        source,
+        offset,
+        sub_offset,
+    }))
+}
+
+fn source_key(path: &str) -> Result<StreamKey, Refusal> {
+    stream_path(path)
+        .map_err(|_| bad("Stream-Forked-From must be the path of a stream on this server"))
+}
+
+fn whole(token: &str) -> Option<u64> {
+    let plain = !token.is_empty()
+        && token.len() <= 16
+        && token.bytes().all(|b| b.is_ascii_digit())
+        && (token == "0" || !token.starts_with('0'));
+    plain.then(|| token.parse().ok()).flatten()
+}
+
+/// How a GET wants its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LiveMode {
+    /// What is there.
+    CatchUp,
+    /// Wait for data once.
+    LongPoll,
+    /// Follow.
+    Sse,
+}
+
+/// The query of a GET.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadQuery {
+    /// Where to start.
+    pub from: ReadFrom,
+    /// How.
+    pub mode: LiveMode,
+    /// The client's last cursor.
+    pub cursor: Option<u64>,
+}
+
+/// Reads the query of a GET; unknown parameters are ignored.
+///
+/// # Errors
+/// [`Refusal::Bad`] for a malformed or repeated offset, an unknown mode, or a live mode without offset.
+pub fn read_query(query: Option<&str>) -> Result<ReadQuery, Refusal> {
+    let mut offset: Option<&str> = None;
+    let mut mode = LiveMode::CatchUp;
+    let mut cursor = None;
+    for pair in query.unwrap_or("").split('&').filter(|p| !p.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match name {
+            "offset" if offset.is_some() => return Err(bad("offset is given more than once")),
+            "offset" => offset = Some(value),
+            "live" => {
+                mode = match value {
+                    "long-poll" => LiveMode::LongPoll,
+                    "sse" => LiveMode::Sse,
+                    _ => return Err(bad("live must be long-poll or sse")),
+                }
+            }
+            // What no server gave cannot be compared; the answer carries a fresh one.
+            "cursor" => cursor = value.parse().ok(),
+            _ => {}
+        }
+    }
+    let from = match offset {
+        None if mode != LiveMode::CatchUp => {
+            return Err(bad("a live read needs an offset; -1 is the start"));
+        }
+        None | Some("-1") => ReadFrom::Start,
+        Some("now") => ReadFrom::Now,
+        Some(token) => match Offset::parse(token) {
+            Ok(offset) => ReadFrom::At(offset),
+            Err(_) => return Err(bad("offset must be -1, now, or one that this server gave")),
+        },
+    };
+    Ok(ReadQuery { from, mode, cursor })
+}
+
+/// The query of a bucket's list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListQuery {
+    /// Only ids that start so.
+    pub prefix: String,
+    /// Only ids above this one.
+    pub after: Option<String>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Reads `prefix`, `after` and `limit` (1 to 1,000, default 100).
+///
+/// # Errors
+/// [`Refusal::Bad`].
+pub fn list_query(query: Option<&str>) -> Result<ListQuery, Refusal> {
+    let mut list = ListQuery {
+        prefix: String::new(),
+        after: None,
+        limit: 100,
+    };
+    for pair in query.unwrap_or("").split('&').filter(|p| !p.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let decoded = || {
+            let text = super::path::decode(value)
+                .map_err(|_| bad(format!("{name} is not percent-encoded UTF-8")))?;
+            Ok::<String, Refusal>(text.into_owned())
+        };
+        match name {
+            "prefix" => list.prefix = decoded()?,
+            "after" => list.after = Some(decoded()?),
+            "limit" => {
+                let limit = value.parse().ok().filter(|l| (1..=1000).contains(l));
+                list.limit = limit.ok_or_else(|| bad("limit must be a number from 1 to 1000"))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_read_strictly_where_it_matters() {
+        let from = |q| read_query(Some(q)).map(|r| r.from);
+        assert_eq!(from(""), Ok(ReadFrom::Start));
+        assert_eq!(from("offset=-1&x=1"), Ok(ReadFrom::Start));
+        assert_eq!(from("offset=now"), Ok(ReadFrom::Now));
+        let token = Offset(7).to_string();
+        assert_eq!(
+            from(&format!("offset={token}&live=sse")),
+            Ok(ReadFrom::At(Offset(7)))
+        );
+        for wrong in [
+            "offset=",
+            "offset=1&offset=2",
+            "live=sse",
+            "live=x&offset=-1",
+            "offset=%2e%2e",
+            "offset=a,b",
+        ] {
+            assert!(from(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(
+            list_query(Some("prefix=a%2F&limit=5")).unwrap().prefix,
+            "a/"
+        );
+        assert!(list_query(Some("limit=0")).is_err());
+    }
+
+    #[test]
+    fn producers_come_whole_or_not_at_all() {
+        let with = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(*name, value.parse().unwrap());
+            }
+            producer(&headers)
+        };
+        assert_eq!(with(&[]), Ok(None));
+        let all = [
+            ("producer-id", "p"),
+            ("producer-epoch", "1"),
+            ("producer-seq", "9007199254740991"),
+        ];
+        assert_eq!(with(&all).unwrap().unwrap().seq, SEQ_MAX);
+        assert!(with(&all[..2]).is_err());
+        for wrong in ["-1", "1.0", "", "9007199254740992", "+1"] {
+            assert!(
+                with(&[all[0], all[1], ("producer-seq", wrong)]).is_err(),
+                "{wrong}"
+            );
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Catch-up reads (protocol, section 5.6) and what they share with long-polls.
+
+use std::io::Write;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use hyper::StatusCode;
+use hyper::header::{self as std_header, HeaderMap};
+
+use super::backend::{Backend, HttpSettings};
+use super::body_out::ResponseBody;
+use super::header;
+use super::parse::ReadQuery;
+use super::respond::Reply;
+use crate::protocol::{
+    Offset, Op, Outcome, Read, ReadFrom, ReadPlan, Refusal, Request, StreamKey, json,
+};
+
+/// Bytes of a stream, cut where a reader may stop.
+pub struct Fetched {
+    /// What was planned.
+    pub plan: ReadPlan,
+    /// One past the last byte.
+    pub end: Offset,
+    /// The stored bytes.
+    pub pieces: Vec<Bytes>,
+}
+
+impl Fetched {
+    /// The reader has all there is.
+    pub fn is_up_to_date(&self) -> bool {
+        self.end == self.plan.meta.tail
+    }
+}
+
+/// Plans a read.
+pub async fn plan<B: Backend>(
+    backend: &B,
+    key: &StreamKey,
+    from: ReadFrom,
+    bytes_max: u64,
+) -> Result<ReadPlan, Refusal> {
+    let request = Request::on_key(key.clone(), Op::Read(Read { from, bytes_max }));
+    match backend.submit(request).await {
+        Outcome::Read(plan) => Ok(plan),
+        Outcome::Refused(refusal) => Err(refusal),
+        _ => Err(Refusal::Unavailable),
+    }
+}
+
+/// Fetches a plan's bytes. In JSON mode they end with a message, even if it is longer than the plan.
+pub async fn fetch<B: Backend>(
+    backend: &B,
+    key: &StreamKey,
+    mut plan: ReadPlan,
+) -> Result<Fetched, Refusal> {
+    let is_json = plan.meta.content_type.is_json();
+    loop {
+        let mut pieces = backend.materialize(&plan).await?;
+        if plan.lead > 0 && !strip_lead(&mut pieces) {
+            return Err(Refusal::OffsetMisaligned);
+        }
+        let planned = plan.end.0 - plan.start.0;
+        if !is_json || planned == 0 {
+            return Ok(Fetched {
+                end: plan.end,
+                plan,
+                pieces,
+            });
+        }
+        if let Some(len) = json::cut(&mut pieces, planned) {
+            let end = Offset(plan.start.0 + len);
+            return Ok(Fetched { plan, end, pieces });
+        }
+        let wider = self::plan(
+            backend,
+            key,
+            ReadFrom::At(plan.start),
+            planned.saturating_mul(4),
+        )
+        .await?;
+        if wider.end <= plan.end {
+            return Err(Refusal::OffsetMisaligned);
+        }
+        plan = wider;
+    }
+}
+
+/// Takes the lead byte off; answers whether it was a message's end.
+fn strip_lead(pieces: &mut [Bytes]) -> bool {
+    let Some(first) = pieces.iter_mut().find(|p| !p.is_empty()) else {
+        return false;
+    };
+    first.split_to(1).first() == Some(&b'\n')
+}
+
+/// Answers a catch-up read.
+pub async fn catch_up<B: Backend>(
+    backend: &B,
+    key: &StreamKey,
+    query: &ReadQuery,
+    headers: &HeaderMap,
+) -> Result<Reply, Refusal> {
+    let settings = backend.settings();
+    let plan = plan(backend, key, query.from, settings.read_chunk_bytes).await?;
+    if query.from == ReadFrom::Now {
+        return Ok(at_tail(&plan));
+    }
+    let gzip = accepts_gzip(headers) && plan.end.0 - plan.start.0 >= settings.gzip_bytes_min;
+    let etag = etag(&plan, gzip);
+    if matches_etag(headers, &etag) {
+        let mut reply = Reply::new(StatusCode::NOT_MODIFIED);
+        reply.set(std_header::ETAG, &etag);
+        cacheable(&mut reply, &settings);
+        return Ok(reply);
+    }
+    let fetched = fetch(backend, key, plan).await?;
+    let mut reply = data(&fetched);
+    reply.set(std_header::ETAG, &etag);
+    cacheable(&mut reply, &settings);
+    let body = body_of(&fetched.plan, fetched.pieces);
+    if gzip {
+        reply.set_static(std_header::CONTENT_ENCODING, "gzip");
+        reply.set_static(std_header::VARY, "accept-encoding");
+        return Ok(reply.body(ResponseBody::full(compress(body).await)));
+    }
+    Ok(reply.body(ResponseBody::row(body)))
+}
+
+/// The headers of an answer with data.
+pub fn data(fetched: &Fetched) -> Reply {
+    let mut reply = Reply::new(StatusCode::OK);
+    reply.set(
+        std_header::CONTENT_TYPE,
+        fetched.plan.meta.content_type.as_str(),
+    );
+    reply.set(header::STREAM_NEXT_OFFSET, &fetched.end.to_string());
+    if fetched.is_up_to_date() {
+        reply.set_static(header::STREAM_UP_TO_DATE, "true");
+        if fetched.plan.meta.closed {
+            reply.set_static(header::STREAM_CLOSED, "true");
+        }
+    }
+    reply
+}
+
+/// A stream's bytes as its type is read: JSON as one array.
+pub fn body_of(plan: &ReadPlan, pieces: Vec<Bytes>) -> Vec<Bytes> {
+    if plan.meta.content_type.is_json() {
+        json::array(pieces)
+    } else {
+        pieces
+    }
+}
+
+/// To `offset=now`: no data, never cached (section 8).
+fn at_tail(plan: &ReadPlan) -> Reply {
+    let mut reply = Reply::new(StatusCode::OK);
+    reply.set(std_header::CONTENT_TYPE, plan.meta.content_type.as_str());
+    reply.set(header::STREAM_NEXT_OFFSET, &plan.meta.tail.to_string());
+    reply.set_static(header::STREAM_UP_TO_DATE, "true");
+    if plan.meta.closed {
+        reply.set_static(header::STREAM_CLOSED, "true");
+    }
+    reply.no_store();
+    reply.body(ResponseBody::row(body_of(plan, Vec::new())))
+}
+
+/// Named by positions alone, so that it costs no byte of data; varies with closure (section 10.1).
+pub fn etag(plan: &ReadPlan, gzip: bool) -> String {
+    let closed = if plan.meta.closed && plan.is_up_to_date() {
+        ":c"
+    } else {
+        ""
+    };
+    let coding = if gzip { ":gz" } else { "" };
+    let (start, end) = (plan.start.0, plan.end.0);
+    format!(
+        "\"{:x}:{start}:{end}{closed}{coding}\"",
+        plan.meta.incarnation.0
+    )
+}
+
+fn matches_etag(headers: &HeaderMap, etag: &str) -> bool {
+    headers
+        .get_all(std_header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .any(|value| {
+            value
+                .split(',')
+                .map(str::trim)
+                .any(|one| one == "*" || one.trim_start_matches("W/") == etag)
+        })
+}
+
+/// May be kept by caches (section 10.1).
+pub fn cacheable(reply: &mut Reply, settings: &HttpSettings) {
+    let value = if settings.cache_private {
+        "private, max-age=60, stale-while-revalidate=300"
+    } else {
+        "public, max-age=60, stale-while-revalidate=300"
+    };
+    reply.set_static(std_header::CACHE_CONTROL, value);
+}
+
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers
+        .get(std_header::ACCEPT_ENCODING)
+        .and_then(|v| v.to_str().ok());
+    accepted.is_some_and(|value| {
+        value.split(',').any(|one| {
+            let mut parts = one.split(';').map(str::trim);
+            let is_gzip = parts
+                .next()
+                .is_some_and(|coding| coding.eq_ignore_ascii_case("gzip"));
+            is_gzip && !parts.any(|p| matches!(p, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+        })
+    })
+}
+
+/// Compresses in slices, so that the core's other clients wait for one slice at most.
+async fn compress(pieces: Vec<Bytes>) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    for piece in pieces {
+        for slice in piece.chunks(64 << 10) {
+            encoder.write_all(slice).expect("a vector takes all");
+            futures_lite::future::yield_now().await;
+        }
+    }
+    encoder.finish().expect("a vector takes all").into()
+}
