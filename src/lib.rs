@@ -3,7 +3,12 @@
 //! The modules in the order of a request: [`core`] accepts it, [`http`] parses it into the words of
 //! [`protocol`], [`core`] routes it to the executor that owns its [`group`], which decides and answers.
 
+pub mod cli;
+pub mod config;
+pub mod core;
 pub mod group;
 pub mod http;
 pub mod meta;
+pub mod node;
+pub mod ops;
 pub mod protocol;

@@ -73,6 +73,11 @@ impl Machine {
         }
     }
 
+    /// The group's number.
+    pub fn group(&self) -> u32 {
+        self.group
+    }
+
     /// Applies one command of an entry stamped `stamp_ms`.
     pub(super) fn apply(
         &mut self,

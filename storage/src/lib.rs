@@ -1,1 +1,10 @@
-//! x
+//! What touches disks: the write-ahead log, packs, state tables, framed files. Knows nothing of HTTP or Raft.
+
+mod error;
+pub mod framed;
+pub mod lock;
+pub mod pack;
+pub mod table;
+pub mod wal;
+
+pub use error::{StorageError, io_error};

@@ -1,0 +1,236 @@
+//! The one table of settings.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::value::{boolean, bytes, millis};
+use super::{ConfigError, Origin};
+use crate::http::backend::HttpSettings;
+
+/// What is known of a setting beside its value.
+#[derive(Debug)]
+pub struct Setting {
+    /// Key in the file; the flag has `-` for `_`, the environment `URSULA_` and capitals.
+    pub key: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+    /// The default, as a text.
+    pub default: &'static str,
+    /// What is allowed.
+    pub allowed: &'static str,
+    /// It is a switch: the flag takes no value.
+    pub is_switch: bool,
+}
+
+trait Value: Sized {
+    fn show(&self) -> Option<String>;
+}
+
+impl Value for u64 {
+    fn show(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+impl Value for bool {
+    fn show(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+impl Value for String {
+    fn show(&self) -> Option<String> {
+        Some(format!("{self:?}"))
+    }
+}
+
+impl Value for SocketAddr {
+    fn show(&self) -> Option<String> {
+        Some(format!("\"{self}\""))
+    }
+}
+
+impl Value for Option<PathBuf> {
+    fn show(&self) -> Option<String> {
+        self.as_ref()
+            .map(|p| format!("{:?}", p.display().to_string()))
+    }
+}
+
+macro_rules! settings {
+    ($($key:ident: $type:ty, $default:literal, $allowed:literal, $parse:expr, $help:literal;)*) => {
+        /// The effective settings.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct Config {
+            $(#[doc = $help] pub $key: $type,)*
+        }
+
+        /// All settings in the order of the help.
+        pub const SETTINGS: &[Setting] = &[
+            $(Setting {
+                key: stringify!($key),
+                help: $help,
+                default: $default,
+                allowed: $allowed,
+                is_switch: matches!(stringify!($type).as_bytes(), b"bool"),
+            },)*
+        ];
+
+        impl Config {
+            pub(super) fn from_origins(origins: &BTreeMap<&'static str, Origin>) -> Result<Config, ConfigError> {
+                Ok(Config {
+                    $($key: {
+                        let origin = origins.get(stringify!($key));
+                        let text = origin.map_or($default, |o| o.text.as_str());
+                        let parse: fn(&str) -> Option<$type> = $parse;
+                        parse(text).ok_or_else(|| ConfigError::Bad {
+                            key: stringify!($key).to_owned(),
+                            value: text.to_owned(),
+                            source_name: origin.map_or("default", |o| o.source.as_str()).to_owned(),
+                            allowed: $allowed.to_owned(),
+                        })?
+                    },)*
+                })
+            }
+
+            /// The values as TOML, in the order of [`SETTINGS`]; `None` where there is none.
+            pub fn values(&self) -> Vec<Option<String>> {
+                vec![$(self.$key.show(),)*]
+            }
+        }
+    };
+}
+
+fn within(value: Option<u64>, from: u64, to: u64) -> Option<u64> {
+    value.filter(|v| (from..=to).contains(v))
+}
+
+fn cores(text: &str) -> Option<u64> {
+    match text {
+        "auto" => Some(allowed_cpus().len().clamp(1, 64) as u64),
+        number => within(number.parse().ok(), 1, 64),
+    }
+}
+
+/// A share of the machine's memory for each core.
+fn hot_bytes(text: &str) -> Option<u64> {
+    match text {
+        "auto" => {
+            let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+            let line = memory
+                .lines()
+                .find(|l| l.starts_with("MemTotal:"))
+                .unwrap_or("");
+            let kib: u64 = line
+                .split_whitespace()
+                .nth(1)
+                .and_then(|n| n.parse().ok())
+                .unwrap_or(1 << 20);
+            let cores = allowed_cpus().len().max(1) as u64;
+            Some((kib * 1024 / 4 / cores).max(64 << 20))
+        }
+        text => within(bytes(text), 1 << 20, 1 << 42),
+    }
+}
+
+/// The CPUs that this process may run on.
+pub fn allowed_cpus() -> Vec<usize> {
+    // SAFETY: an all-zero set is a valid value of this plain structure.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer and the size are those of the set above.
+    let result = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) };
+    if result != 0 {
+        return vec![0];
+    }
+    // SAFETY: every index is below the number of bits of the set.
+    (0..libc::CPU_SETSIZE as usize)
+        .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
+        .collect()
+}
+
+settings! {
+    listen: SocketAddr, "127.0.0.1:4437", "an address and port such as 0.0.0.0:4437",
+        |t| t.parse().ok(), "Where clients connect.";
+    wal_dir: Option<PathBuf>, "", "a directory",
+        |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "Where data is kept; without it, nothing survives a restart.";
+    core_count: u64, "auto", "a whole number from 1 to 64, or auto",
+        cores, "Executors; auto: one for each CPU that the process may use.";
+    raft_group_count: u64, "16", "a whole number from 1 to 4096",
+        |t| within(t.parse().ok(), 1, 4096), "Raft groups; fixed when a data directory is made.";
+    no_pin: bool, "false", "true or false",
+        boolean, "Do not pin executors to CPUs; for shared machines.";
+    node_id: u64, "1", "a whole number from 1 to 65535",
+        |t| within(t.parse().ok(), 1, 65_535), "This node's number.";
+    wal_segment_bytes: u64, "32MiB", "bytes from 1MiB to 4GiB",
+        |t| within(bytes(t), 1 << 20, 4 << 30).map(|b| b.next_multiple_of(4096)), "Size of a WAL segment.";
+    checkpoint_bytes: u64, "64MiB", "bytes from 64KiB to 64GiB",
+        |t| within(bytes(t), 64 << 10, 64 << 30), "WAL bytes of a core after which its groups are checkpointed.";
+    hot_bytes_max: u64, "auto", "bytes from 1MiB, or auto (a quarter of the memory over all cores)",
+        hot_bytes, "Stream bytes in memory, per core; above it appends are refused.";
+    connections_max: u64, "65536", "a whole number from 1 to 10000000",
+        |t| within(t.parse().ok(), 1, 10_000_000), "Client connections, over all cores.";
+    header_timeout_ms: u64, "10s", "a time from 10ms to 10min",
+        |t| within(millis(t), 10, 600_000), "Time for a request's headers to arrive.";
+    header_bytes_max: u64, "32KiB", "bytes from 8KiB to 1MiB",
+        |t| within(bytes(t), 8 << 10, 1 << 20), "Bytes of a request's headers.";
+    body_timeout_ms: u64, "30s", "a time from 10ms to 60min",
+        |t| within(millis(t), 10, 3_600_000), "Time for a request's body to arrive.";
+    body_bytes_max: u64, "32MiB", "bytes from 1KiB to 1GiB",
+        |t| within(bytes(t), 1 << 10, 1 << 30), "Bytes of a request's body.";
+    body_bytes_in_flight_max: u64, "256MiB", "bytes from 64KiB to 64GiB",
+        |t| within(bytes(t), 64 << 10, 64 << 30), "Bytes of bodies being received, per core.";
+    requests_in_flight_max: u64, "65536", "a whole number from 1 to 10000000",
+        |t| within(t.parse().ok(), 1, 10_000_000), "Requests that wait for a group, per core.";
+    live_readers_max: u64, "100000", "a whole number from 1 to 10000000",
+        |t| within(t.parse().ok(), 1, 10_000_000), "Long-polls and SSE readers, per core.";
+    h2_streams_max: u64, "256", "a whole number from 1 to 65535",
+        |t| within(t.parse().ok(), 1, 65_535), "Requests at once on an HTTP/2 connection.";
+    read_chunk_bytes: u64, "1MiB", "bytes from 1KiB to 64MiB",
+        |t| within(bytes(t), 1 << 10, 64 << 20), "Longest finite answer; a longer single JSON message is sent whole.";
+    long_poll_ms: u64, "20s", "a time from 10ms to 10min",
+        |t| within(millis(t), 10, 600_000), "How long a long-poll waits.";
+    sse_rotate_ms: u64, "60s", "a time from 100ms to 24h in ms, s or min",
+        |t| within(millis(t), 100, 86_400_000), "Life of an SSE connection; each gets a jitter of a sixth.";
+    sse_heartbeat_ms: u64, "15s", "a time from 50ms to 10min",
+        |t| within(millis(t), 50, 600_000), "A comment is sent on SSE after so long without an event.";
+    shutdown_timeout_ms: u64, "10s", "a time from 0ms to 10min",
+        |t| within(millis(t), 0, 600_000), "Time that open requests have when the server stops.";
+    retry_after_s: u64, "1", "whole seconds from 1 to 3600",
+        |t| within(t.parse().ok(), 1, 3600), "Retry-After of a 503.";
+    gzip_bytes_min: u64, "1KiB", "bytes",
+        bytes, "Smallest finite answer that is compressed when asked.";
+    cache_private: bool, "false", "true or false",
+        boolean, "Cache-Control says private instead of public.";
+    cors_allow_origin: String, "*", "an origin, * or empty for none",
+        |t| Some(t.to_owned()).filter(|t| t.bytes().all(|b| (0x21..0x7f).contains(&b))), "Access-Control-Allow-Origin.";
+    cross_origin_resource_policy: String, "cross-origin", "cross-origin, same-site or same-origin",
+        |t| Some(t.to_owned()).filter(|t| ["cross-origin", "same-site", "same-origin"].contains(&t.as_str())),
+        "Cross-Origin-Resource-Policy.";
+    io_memory: u64, "512KiB", "bytes from 64KiB to 64MiB",
+        |t| within(bytes(t), 64 << 10, 64 << 20), "Memory that io_uring registers, per core, three times.";
+    log_level: String, "info", "error, warn, info, debug or trace",
+        |t| Some(t.to_owned()).filter(|t| ["error", "warn", "info", "debug", "trace"].contains(&t.as_str())),
+        "How much is logged.";
+    log_format: String, "logfmt", "logfmt or json",
+        |t| Some(t.to_owned()).filter(|t| ["logfmt", "json"].contains(&t.as_str())), "Form of the log.";
+}
+
+impl Config {
+    /// The HTTP layer's part.
+    pub fn http_settings(&self) -> HttpSettings {
+        HttpSettings {
+            body_bytes_max: self.body_bytes_max,
+            body_timeout_ms: self.body_timeout_ms,
+            read_chunk_bytes: self.read_chunk_bytes,
+            long_poll_ms: self.long_poll_ms,
+            sse_rotate_ms: self.sse_rotate_ms,
+            sse_heartbeat_ms: self.sse_heartbeat_ms,
+            cache_private: self.cache_private,
+            cors_allow_origin: self.cors_allow_origin.clone(),
+            cross_origin_resource_policy: self.cross_origin_resource_policy.clone(),
+            gzip_bytes_min: self.gzip_bytes_min,
+            retry_after_s: self.retry_after_s,
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The only place that reads clocks, and the core's source of randomness.
+
+use std::cell::Cell;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Largest step of the system's clock against the monotonic one that is followed at once.
+const STEP_MS_MAX: i64 = 10 * 60 * 1000;
+
+/// The clocks of one core.
+pub struct Clock {
+    began: Instant,
+    /// System time minus monotonic time, in milliseconds.
+    base_ms: Cell<i64>,
+    refused_step: Cell<bool>,
+    random: Cell<u64>,
+}
+
+impl Clock {
+    /// Reads the clocks for the first time.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    pub fn start() -> Clock {
+        let began = Instant::now();
+        let seed = system_ms() ^ (std::ptr::from_ref(&began) as u64).rotate_left(32);
+        Clock {
+            began,
+            base_ms: Cell::new(system_ms() as i64),
+            refused_step: Cell::new(false),
+            random: Cell::new(seed | 1),
+        }
+    }
+
+    /// Microseconds since the core started.
+    pub fn monotonic_us(&self) -> u64 {
+        self.began.elapsed().as_micros() as u64
+    }
+
+    /// Milliseconds since 1970. A step of the system's clock by more than ten minutes is not followed, since
+    /// it would expire streams for ever; it is reported once, and a restart accepts it.
+    pub fn now_ms(&self) -> u64 {
+        let monotonic_ms = self.began.elapsed().as_millis() as i64;
+        let step = system_ms() as i64 - monotonic_ms - self.base_ms.get();
+        if step.abs() <= STEP_MS_MAX {
+            self.base_ms.set(self.base_ms.get() + step);
+        } else if !self.refused_step.replace(true) {
+            log::error!(
+                "event=clock_step step_ms={step} the system's clock jumped; not followed until a restart"
+            );
+        }
+        (monotonic_ms + self.base_ms.get()).max(0) as u64
+    }
+
+    /// The next number of a xorshift generator; for jitter and ids, not for secrets.
+    pub fn random(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+fn system_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as u64)
+}

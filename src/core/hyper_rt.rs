@@ -1,0 +1,99 @@
+//! hyper's traits on glommio: sockets, tasks and timers of the own executor.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use futures_lite::{AsyncRead, AsyncWrite};
+use hyper::rt::{Executor, Read, ReadBufCursor, Sleep, Timer, Write};
+
+/// A glommio socket as hyper reads and writes it.
+pub struct GlommioIo<S>(pub S);
+
+impl<S: AsyncRead + Unpin> Read for GlommioIo<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        // SAFETY: the bytes are only handed to recv(2), which writes and never reads them; `advance` below
+        // counts exactly those that it wrote.
+        let free = unsafe { buf.as_mut() };
+        let len = free.len();
+        // SAFETY: as above: same memory, same length, written before it is read.
+        let free = unsafe { std::slice::from_raw_parts_mut(free.as_mut_ptr().cast::<u8>(), len) };
+        let n = ready!(Pin::new(&mut self.0).poll_read(cx, free))?;
+        // SAFETY: `n` bytes were initialized by the read above.
+        unsafe { buf.advance(n) };
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Write for GlommioIo<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_close(cx)
+    }
+}
+
+/// Spawns hyper's tasks on the own executor.
+#[derive(Clone, Copy)]
+pub struct LocalExec;
+
+impl<F> Executor<F> for LocalExec
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        glommio::spawn_local(future).detach();
+    }
+}
+
+/// hyper's timers on the own executor.
+#[derive(Clone, Copy)]
+pub struct GlommioTimer;
+
+struct LocalSleep(glommio::timer::Timer);
+
+// SAFETY: hyper asks for Send and Sync because its timers may move between threads; a connection here is
+// spawned on one executor and polled, reset and dropped there only.
+unsafe impl Send for LocalSleep {}
+// SAFETY: as above.
+unsafe impl Sync for LocalSleep {}
+
+impl Future for LocalSleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.0).poll(cx).map(|_| ())
+    }
+}
+
+impl Sleep for LocalSleep {}
+
+impl Timer for GlommioTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        Box::pin(LocalSleep(glommio::timer::Timer::new(duration)))
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "hyper gives deadlines, glommio takes durations"
+    )]
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        self.sleep(deadline.saturating_duration_since(Instant::now()))
+    }
+}

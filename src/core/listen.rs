@@ -1,0 +1,280 @@
+//! Accepts connections on one core and serves them with hyper: HTTP/1.1 and HTTP/2 on one port.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_lite::{AsyncWriteExt, FutureExt};
+use glommio::net::{TcpListener, TcpStream};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::server::conn::auto;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::hyper_rt::{GlommioIo, GlommioTimer, LocalExec};
+use super::signal::Event;
+use crate::http::ResponseBody;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// Why the server cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Somebody else does.
+    #[error("{addr} is in use by another process; stop it, or give another address with --listen")]
+    InUse {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// The system's reason.
+    #[error("cannot listen on {addr}: {source}")]
+    Io {
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Keeps other servers off an address, which SO_REUSEPORT alone would share with them.
+#[derive(Debug)]
+pub struct ListenGuard {
+    /// The address with its real port.
+    pub addr: SocketAddr,
+    _lock: Option<UnixListener>,
+}
+
+/// Takes an address for this process. Port 0 gets a free one.
+///
+/// # Errors
+/// [`ListenError::InUse`] if another process listens there.
+pub fn guard(addr: SocketAddr) -> Result<ListenGuard, ListenError> {
+    let io = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::AddrInUse => ListenError::InUse { addr },
+        _ => ListenError::Io { addr, source },
+    };
+    let probe =
+        Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP)).map_err(io)?;
+    probe.set_reuse_address(true).map_err(io)?;
+    probe.bind(&addr.into()).map_err(io)?;
+    // Without SO_REUSEPORT this fails beside any other listener on the address.
+    probe.listen(1).map_err(io)?;
+    let real = StdListener::from(probe).local_addr().map_err(io)?;
+    // Two servers that start at the same moment both pass the probe; this name only one can have.
+    let name = format!("ursula-listen-{real}");
+    let lock = UnixAddr::from_abstract_name(name).and_then(|name| UnixListener::bind_addr(&name));
+    match lock {
+        Ok(lock) => Ok(ListenGuard {
+            addr: real,
+            _lock: Some(lock),
+        }),
+        Err(error) => Err(io(error)),
+    }
+}
+
+/// One core's listener on the guarded address.
+///
+/// # Errors
+/// The system's.
+pub fn listener(addr: SocketAddr) -> Result<TcpListener, ListenError> {
+    let io = |source| ListenError::Io { addr, source };
+    let socket =
+        Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP)).map_err(io)?;
+    socket.set_reuse_address(true).map_err(io)?;
+    socket.set_reuse_port(true).map_err(io)?;
+    socket.bind(&addr.into()).map_err(io)?;
+    socket.listen(BACKLOG).map_err(io)?;
+    let fd = socket.into_raw_fd();
+    // SAFETY: the descriptor was just taken out of the socket, which nobody else owns.
+    Ok(unsafe { TcpListener::from_raw_fd(fd) })
+}
+
+/// Bounds of the connections of one core; each is a setting of the same name.
+#[derive(Debug, Clone)]
+pub struct ConnectionLimits {
+    /// Connections at once.
+    pub connections_max: u64,
+    /// Time for a request's headers to arrive.
+    pub header_timeout_ms: u64,
+    /// Bytes of a request's headers.
+    pub header_bytes_max: u64,
+    /// Requests at once on an HTTP/2 connection.
+    pub h2_streams_max: u64,
+    /// Time that open requests have at the end.
+    pub shutdown_timeout_ms: u64,
+    /// `Retry-After` of a refused connection, in seconds.
+    pub retry_after_s: u64,
+}
+
+/// What the accept loop tells.
+pub trait ConnectionEvents {
+    /// A connection was accepted, or has ended.
+    fn connections(&self, open: u64);
+    /// A connection was refused at the bound.
+    fn refused(&self);
+    /// A handler panicked.
+    fn panicked(&self);
+}
+
+/// Accepts until `stop` is raised, then lets connections end and cuts what is left in time.
+pub async fn accept_loop<E, S, F>(
+    listener: TcpListener,
+    limits: ConnectionLimits,
+    stop: Rc<Event>,
+    events: Rc<E>,
+    serve: S,
+) where
+    E: ConnectionEvents + 'static,
+    S: Fn(Request<Incoming>) -> F + Clone + 'static,
+    F: Future<Output = Response<ResponseBody>> + 'static,
+{
+    let open = Rc::new(Cell::new(0u64));
+    let ended = Rc::new(Event::default());
+    let limits = Rc::new(limits);
+    loop {
+        let stopped = async {
+            stop.beyond(0).await;
+            None
+        };
+        let accepted = async { Some(listener.accept().await) };
+        let stream = match accepted.or(stopped).await {
+            None => break,
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => {
+                log::warn!("event=accept_failed error=\"{error}\"");
+                // Out of descriptors, most likely: some connection has to end first.
+                glommio::timer::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        if open.get() >= limits.connections_max {
+            events.refused();
+            glommio::spawn_local(refuse(stream, limits.retry_after_s)).detach();
+            continue;
+        }
+        open.set(open.get() + 1);
+        events.connections(open.get());
+        let (open, ended, events) = (open.clone(), ended.clone(), events.clone());
+        let connection = connection(stream, limits.clone(), stop.clone(), serve.clone());
+        glommio::spawn_local(async move {
+            if futures_lite::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(connection))
+                .await
+                .is_err()
+            {
+                log::error!("event=handler_panicked the connection was closed");
+                events.panicked();
+            }
+            open.set(open.get() - 1);
+            events.connections(open.get());
+            ended.raise();
+        })
+        .detach();
+    }
+    drop(listener);
+    let all_ended = async {
+        while open.get() > 0 {
+            let seen = ended.raised();
+            ended.beyond(seen).await;
+        }
+    };
+    let timeout = glommio::timer::sleep(Duration::from_millis(limits.shutdown_timeout_ms));
+    all_ended.or(timeout).await;
+    if open.get() > 0 {
+        log::warn!("event=connections_cut count={}", open.get());
+    }
+}
+
+async fn refuse(mut stream: TcpStream, retry_after_s: u64) {
+    let text = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: {retry_after_s}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+    );
+    if stream.write_all(text.as_bytes()).await.is_ok() {
+        // What the client had sent already must not turn the close into a reset that eats the answer.
+        let _ = stream.shutdown(std::net::Shutdown::Write).await;
+    }
+}
+
+async fn connection<S, F>(
+    stream: TcpStream,
+    limits: Rc<ConnectionLimits>,
+    stop: Rc<Event>,
+    serve: S,
+) where
+    S: Fn(Request<Incoming>) -> F + 'static,
+    F: Future<Output = Response<ResponseBody>> + 'static,
+{
+    if let Err(error) = prepare(&stream) {
+        log::debug!("event=socket_option_failed error=\"{error}\"");
+    }
+    let service = service_fn(move |request| {
+        let response = serve(request);
+        async move { Ok::<_, std::convert::Infallible>(response.await) }
+    });
+    let mut builder = auto::Builder::new(LocalExec);
+    builder
+        .http1()
+        .timer(GlommioTimer)
+        .header_read_timeout(Duration::from_millis(limits.header_timeout_ms))
+        .max_buf_size((limits.header_bytes_max as usize).max(8192))
+        .max_headers(128)
+        .half_close(true);
+    builder
+        .http2()
+        .timer(GlommioTimer)
+        .max_concurrent_streams(limits.h2_streams_max as u32)
+        .max_header_list_size(limits.header_bytes_max as u32)
+        .max_pending_accept_reset_streams(32)
+        .max_local_error_reset_streams(128)
+        .max_send_buf_size(256 << 10)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20));
+    let connection = builder.serve_connection(GlommioIo(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let stopped = async {
+        stop.beyond(0).await;
+        None
+    };
+    let served = async { Some(connection.as_mut().await) };
+    let result = match served.or(stopped).await {
+        Some(result) => result,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            let timeout = async {
+                glommio::timer::sleep(Duration::from_millis(limits.shutdown_timeout_ms)).await;
+                Ok(())
+            };
+            connection.or(timeout).await
+        }
+    };
+    if let Err(error) = result {
+        log::debug!("event=connection_ended error=\"{error}\"");
+    }
+}
+
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true).map_err(std::io::Error::from)?;
+    // A client that vanished without a word is noticed within a minute, not after the system's 15 minutes.
+    let timeout_ms: libc::c_int = 60_000;
+    // SAFETY: the descriptor is open, and the value and its size are those of the option.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_USER_TIMEOUT,
+            std::ptr::from_ref(&timeout_ms).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
+}

@@ -1,0 +1,72 @@
+//! From a plan to its bytes: what is hot is there, what is in a pack is read and verified, what a fork inherited
+//! is asked of the source's group.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::Core;
+use crate::protocol::{Op, Outcome, Piece, ReadPlan, Refusal, Request};
+
+impl Core {
+    /// Fetches a plan's bytes in order.
+    pub(super) async fn materialize_plan(
+        self: &Rc<Self>,
+        plan: &ReadPlan,
+    ) -> Result<Vec<Bytes>, Refusal> {
+        let mut bytes = Vec::with_capacity(plan.pieces.len());
+        // Depth first, without recursion: a fork of a fork puts its source's pieces in front.
+        let mut todo: Vec<Piece> = plan.pieces.iter().rev().cloned().collect();
+        while let Some(piece) = todo.pop() {
+            match piece {
+                Piece::Hot(hot) => bytes.push(hot),
+                Piece::Cold {
+                    chunk,
+                    group,
+                    from,
+                    to,
+                } => {
+                    let Some(disk) = &self.disk else {
+                        return Err(Refusal::DataDamaged);
+                    };
+                    let path = super::checkpoint::pack_path(&disk.dir, group, chunk.pack);
+                    let whole = disk
+                        .packs
+                        .read(&path, chunk.position, chunk.length, chunk.crc32c)
+                        .await;
+                    match whole {
+                        Ok(whole) => bytes.push(whole.slice(from as usize..to as usize)),
+                        Err(error) => {
+                            log::error!("event=read_failed {error}");
+                            return Err(Refusal::DataDamaged);
+                        }
+                    }
+                }
+                Piece::Inherited {
+                    source,
+                    incarnation,
+                    from,
+                    to,
+                } => {
+                    let request = Request::on_key(
+                        source,
+                        Op::ReadInherited {
+                            incarnation,
+                            from,
+                            to,
+                        },
+                    );
+                    match self.ask(request).await {
+                        Outcome::Read(inherited) => todo.extend(inherited.pieces.into_iter().rev()),
+                        Outcome::Refused(Refusal::Unavailable) => return Err(Refusal::Unavailable),
+                        outcome => {
+                            log::error!("event=inherited_bytes_missing outcome={outcome:?}");
+                            return Err(Refusal::DataDamaged);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(bytes)
+    }
+}

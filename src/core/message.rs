@@ -1,0 +1,53 @@
+//! What cores tell each other.
+
+use std::sync::Arc;
+
+use crate::meta::Tables;
+use crate::ops::metrics::CoreSnapshot;
+use crate::protocol::{Outcome, Request, TailNews};
+
+/// One message from a core to another.
+#[derive(Debug)]
+pub enum Message {
+    /// A request for a group of the other core.
+    Request {
+        /// The asking core's number for it.
+        id: u64,
+        /// What.
+        request: Request,
+    },
+    /// Its answer.
+    Reply {
+        /// The number that it was asked under.
+        id: u64,
+        /// The answer.
+        outcome: Outcome,
+    },
+    /// A stream that the other core follows has changed.
+    News(TailNews),
+    /// New tables of group 0.
+    Tables(Arc<Tables>),
+    /// How are you?
+    Probe {
+        /// The asking core's number for it.
+        id: u64,
+    },
+    /// To `Probe`.
+    Probed {
+        /// The number that it was asked under.
+        id: u64,
+        /// The answer.
+        report: Box<CoreReport>,
+    },
+}
+
+/// How a core is.
+#[derive(Debug)]
+pub struct CoreReport {
+    /// Its series.
+    pub snapshot: CoreSnapshot,
+    /// Groups that do not take requests yet.
+    pub groups_waiting: u32,
+    /// The core stopped serving for good.
+    pub failed: bool,
+}

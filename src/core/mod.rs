@@ -1,0 +1,123 @@
+//! The shell: what one executor owns. Only here tasks are spawned and clocks are read.
+
+mod backend;
+mod checkpoint;
+pub mod clock;
+mod fork;
+pub mod hyper_rt;
+pub mod listen;
+mod materialize;
+mod mesh;
+mod message;
+mod router;
+mod saga;
+mod signal;
+mod start;
+mod tails;
+mod turn;
+
+pub use checkpoint::{GroupFiles, manifest_path, read_tables};
+pub use mesh::{MeshEnds, mesh};
+pub use message::Message;
+pub use start::{CoreStart, GroupStart, Progress, StopHandle, WalStart, run, stop_pair};
+pub use turn::kind as record_kind;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use ahash::AHashMap;
+use storage::pack::PackReader;
+use storage::wal::Wal;
+
+use self::clock::Clock;
+use self::mesh::Mesh;
+use self::message::CoreReport;
+use self::signal::{Event, Slot};
+use self::tails::TailHub;
+use crate::config::Config;
+use crate::group::{Group, ReplyTo};
+use crate::http::backend::HttpSettings;
+use crate::meta::Tables;
+use crate::ops::metrics::CoreMetrics;
+use crate::protocol::Outcome;
+
+/// One executor and all that it owns.
+pub struct Core {
+    id: u16,
+    cores: u16,
+    config: Config,
+    http: Rc<HttpSettings>,
+    clock: Clock,
+    groups: RefCell<BTreeMap<u32, Group>>,
+    tables: RefCell<std::sync::Arc<Tables>>,
+    /// Who waits for which reply of an own group.
+    waiting: RefCell<AHashMap<u64, Waiting>>,
+    /// Who waits for an answer of another core.
+    asked: RefCell<AHashMap<u64, Slot<Outcome>>>,
+    probed: RefCell<AHashMap<u64, Slot<CoreReport>>>,
+    next_id: Cell<u64>,
+    mesh: RefCell<Option<Rc<Mesh<Message>>>>,
+    hub: Rc<TailHub>,
+    /// Raised when a group has something for the next turn.
+    turn: Event,
+    /// Groups with commands for the next turn.
+    to_flush: RefCell<Vec<u32>>,
+    /// Readies that wait for the next sync.
+    unsynced: RefCell<VecDeque<(u32, u64)>>,
+    disk: Option<Disk>,
+    metrics: CoreMetrics,
+    body_bytes: Rc<Cell<u64>>,
+    hot_bytes: Cell<u64>,
+    groups_ready: Cell<u32>,
+    stop: Rc<Event>,
+    /// The WAL failed: nothing is served any more.
+    is_failed: Cell<bool>,
+    ready_changed: Event,
+}
+
+/// What a durable core has on disk.
+struct Disk {
+    dir: PathBuf,
+    wal: Rc<Wal>,
+    packs: PackReader,
+    /// WAL bytes at the end of the last round of checkpoints.
+    checkpointed_at: Cell<u64>,
+    wal_bytes: Cell<u64>,
+    is_checkpointing: Cell<bool>,
+    checkpoint_done: Event,
+    files: RefCell<BTreeMap<u32, checkpoint::GroupFiles>>,
+}
+
+enum Waiting {
+    Here {
+        slot: Slot<Outcome>,
+        since_us: u64,
+        is_write: bool,
+    },
+    There {
+        core: u16,
+        id: u64,
+        since_us: u64,
+    },
+}
+
+impl Core {
+    fn next_id(&self) -> u64 {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        id
+    }
+
+    fn reply_to(&self, waiting: Waiting) -> ReplyTo {
+        let id = self.next_id();
+        self.waiting.borrow_mut().insert(id, waiting);
+        ReplyTo(id)
+    }
+
+    /// Groups live on core `group % cores`.
+    fn owner(&self, group: u32) -> u16 {
+        (group % u32::from(self.cores)) as u16
+    }
+}

@@ -1,0 +1,266 @@
+//! Where a request goes: stream key, slot, group, core. One way for all: the own core is a call, another one a
+//! message.
+
+use std::rc::Rc;
+
+use super::message::CoreReport;
+use super::signal::slot;
+use super::{Core, Message, Waiting};
+use crate::group::{Effect, Input, ReplyTo};
+use crate::ops::metrics::add;
+use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, TailNews};
+
+impl Core {
+    /// Asks the group that a request is for, wherever it lives.
+    pub(super) async fn ask(self: &Rc<Self>, request: Request) -> Outcome {
+        let Some(group) = self.group_of(&request) else {
+            return Outcome::Refused(Refusal::Unavailable);
+        };
+        if let Some(refusal) = self.refuse_at_bound(&request) {
+            return Outcome::Refused(refusal);
+        }
+        let owner = self.owner(group);
+        let (slot, filled) = slot();
+        if owner == self.id {
+            let since_us = self.clock.monotonic_us();
+            let is_write = matches!(request.op, Op::Append(_) | Op::Create(_) | Op::Delete);
+            let reply_to = self.reply_to(Waiting::Here {
+                slot,
+                since_us,
+                is_write,
+            });
+            self.give(group, request, reply_to);
+        } else {
+            let id = self.next_id();
+            self.asked.borrow_mut().insert(id, slot);
+            add(&self.metrics.plain.core_hops_total, 1);
+            if self.post(owner, Message::Request { id, request }).is_err() {
+                self.asked.borrow_mut().remove(&id);
+                self.metrics.refused("core_queue");
+                return Outcome::Refused(Refusal::Overloaded {
+                    bound: "core_queue",
+                });
+            }
+        }
+        filled
+            .await
+            .unwrap_or(Outcome::Refused(Refusal::OutcomeUnknown))
+    }
+
+    fn group_of(&self, request: &Request) -> Option<u32> {
+        match &request.target {
+            GroupTarget::Key(key) => self.tables.borrow().group_of(key.slot()),
+            GroupTarget::Meta => Some(0),
+            GroupTarget::Group(group) => Some(*group),
+        }
+    }
+
+    fn refuse_at_bound(&self, request: &Request) -> Option<Refusal> {
+        let grows = matches!(&request.op, Op::Append(a) if !a.body.is_empty())
+            || matches!(request.op, Op::Create(_));
+        let waiting = self.waiting.borrow().len() + self.asked.borrow().len();
+        let bound = if self.is_failed.get() {
+            return Some(Refusal::Unavailable);
+        } else if waiting as u64 >= self.config.requests_in_flight_max {
+            "requests_in_flight_max"
+        } else if grows && self.hot_bytes.get() >= self.config.hot_bytes_max {
+            "hot_bytes_max"
+        } else {
+            return None;
+        };
+        self.metrics.refused(bound);
+        Some(Refusal::Overloaded { bound })
+    }
+
+    /// Gives a request to an own group.
+    fn give(self: &Rc<Self>, group: u32, request: Request, reply_to: ReplyTo) {
+        let mut effects = Vec::new();
+        let now_ms = self.clock.now_ms();
+        {
+            let mut groups = self.groups.borrow_mut();
+            let Some(group) = groups.get_mut(&group) else {
+                drop(groups);
+                self.answer(reply_to, Outcome::Refused(Refusal::Unavailable));
+                return;
+            };
+            let had_pending = group.has_pending();
+            group.step(now_ms, Input::Request { request, reply_to }, &mut effects);
+            if group.has_pending() && !had_pending {
+                self.to_flush.borrow_mut().push(group.id());
+                self.turn.raise();
+            }
+        }
+        self.perform(group, effects);
+    }
+
+    /// Carries out what a group wants done.
+    pub(super) fn perform(self: &Rc<Self>, group: u32, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Persist(persist) => self.persist(group, persist),
+                Effect::Reply { reply_to, outcome } => self.answer(reply_to, outcome),
+                Effect::Tail { cores, news } => self.tell(&cores, &news),
+                Effect::TablesChanged => self.share_tables(),
+                Effect::Ready => {
+                    self.groups_ready.set(self.groups_ready.get() + 1);
+                    self.ready_changed.raise();
+                }
+                saga @ (Effect::Deliver { .. }
+                | Effect::CheckHold { .. }
+                | Effect::ResumeBucketDeletion(_)) => {
+                    self.spawn_saga(group, saga);
+                }
+            }
+        }
+    }
+
+    fn answer(&self, reply_to: ReplyTo, outcome: Outcome) {
+        let waiting = self.waiting.borrow_mut().remove(&reply_to.0);
+        match waiting {
+            None => {}
+            Some(Waiting::Here {
+                slot,
+                since_us,
+                is_write,
+            }) => {
+                if is_write {
+                    self.metrics_of_write(since_us);
+                }
+                slot.fill(outcome);
+            }
+            Some(Waiting::There { core, id, since_us }) => {
+                self.metrics_of_write(since_us);
+                if self.post(core, Message::Reply { id, outcome }).is_err() {
+                    log::error!("event=reply_lost core={core} too many messages wait for it");
+                }
+            }
+        }
+    }
+
+    fn tell(&self, cores: &[u16], news: &TailNews) {
+        for core in cores {
+            if *core == self.id {
+                self.hub.on_news(news.clone());
+            } else if self.post(*core, Message::News(news.clone())).is_err() {
+                log::warn!("event=news_lost core={core} its readers catch up by reading");
+            }
+        }
+    }
+
+    fn share_tables(&self) {
+        let Some(tables) = self
+            .groups
+            .borrow()
+            .get(&0)
+            .and_then(crate::group::Group::tables)
+        else {
+            return;
+        };
+        let tables = std::sync::Arc::new(tables);
+        *self.tables.borrow_mut() = tables.clone();
+        self.ready_changed.raise();
+        for core in (0..self.cores).filter(|c| *c != self.id) {
+            if self.post(core, Message::Tables(tables.clone())).is_err() {
+                log::error!("event=tables_lost core={core} too many messages wait for it");
+            }
+        }
+    }
+
+    pub(super) fn post(&self, core: u16, message: Message) -> Result<(), Message> {
+        match &*self.mesh.borrow() {
+            Some(mesh) => mesh.post(core, message),
+            None => Err(message),
+        }
+    }
+
+    /// Takes a message of another core.
+    pub(super) fn on_message(self: &Rc<Self>, from: u16, message: Message) {
+        match message {
+            Message::Request { id, request } => {
+                let since_us = self.clock.monotonic_us();
+                let reply_to = self.reply_to(Waiting::There {
+                    core: from,
+                    id,
+                    since_us,
+                });
+                match self.group_of(&request) {
+                    Some(group) => self.give(group, request, reply_to),
+                    None => self.answer(reply_to, Outcome::Refused(Refusal::Unavailable)),
+                }
+            }
+            Message::Reply { id, outcome } => {
+                let slot = self.asked.borrow_mut().remove(&id);
+                if let Some(slot) = slot {
+                    slot.fill(outcome);
+                }
+            }
+            Message::News(news) => self.hub.on_news(news),
+            Message::Tables(tables) => {
+                *self.tables.borrow_mut() = tables;
+                self.ready_changed.raise();
+            }
+            Message::Probe { id } => {
+                let report = Box::new(self.report());
+                if self.post(from, Message::Probed { id, report }).is_err() {
+                    log::warn!("event=probe_lost core={from}");
+                }
+            }
+            Message::Probed { id, report } => {
+                let slot = self.probed.borrow_mut().remove(&id);
+                if let Some(slot) = slot {
+                    slot.fill(*report);
+                }
+            }
+        }
+    }
+
+    /// How this core is.
+    pub(super) fn report(&self) -> CoreReport {
+        let plain = &self.metrics.plain;
+        let groups = self.groups.borrow();
+        plain
+            .streams
+            .set(groups.values().map(|g| g.stream_count() as u64).sum());
+        plain.hot_bytes.set(self.hot_bytes.get());
+        plain.live_readers.set(self.hub.readers());
+        plain.body_bytes_in_flight.set(self.body_bytes.get());
+        plain.groups_ready.set(u64::from(self.groups_ready.get()));
+        if let Some(disk) = &self.disk {
+            plain.wal_segments.set(disk.wal.pinned().segments as u64);
+        }
+        CoreReport {
+            snapshot: self.metrics.snapshot(self.id),
+            groups_waiting: groups.values().filter(|g| !g.is_ready()).count() as u32,
+            failed: self.is_failed.get(),
+        }
+    }
+
+    /// Asks all cores how they are; `None` for those that do not answer within a second.
+    pub(super) async fn probe_all(self: &Rc<Self>) -> Vec<Option<CoreReport>> {
+        let mut waits = Vec::new();
+        for core in 0..self.cores {
+            let (slot, filled) = slot();
+            if core == self.id {
+                slot.fill(self.report());
+            } else {
+                let id = self.next_id();
+                self.probed.borrow_mut().insert(id, slot);
+                if self.post(core, Message::Probe { id }).is_err() {
+                    self.probed.borrow_mut().remove(&id);
+                }
+            }
+            waits.push(filled);
+        }
+        let deadline_us = self.clock.monotonic_us() + 1_000_000;
+        let mut reports = Vec::new();
+        for filled in waits {
+            let left_us = deadline_us.saturating_sub(self.clock.monotonic_us());
+            let timeout = async {
+                self.sleep(std::time::Duration::from_micros(left_us)).await;
+                None
+            };
+            reports.push(futures_lite::FutureExt::or(filled, timeout).await);
+        }
+        reports
+    }
+}

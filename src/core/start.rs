@@ -1,0 +1,336 @@
+//! The life of a core: groups lead, clients come, clients go, the log is closed.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::rc::Rc;
+
+use futures_lite::AsyncReadExt;
+use glommio::net::UnixStream;
+use storage::StorageError;
+use storage::pack::PackReader;
+use storage::wal::{Pin, Wal, WalConfig};
+
+use super::backend::CoreBackend;
+use super::checkpoint::GroupFiles;
+use super::clock::Clock;
+use super::listen::{ConnectionEvents, ConnectionLimits, accept_loop, listener};
+use super::signal::Event;
+use super::turn::hard_state_record;
+use super::{Core, Disk, MeshEnds, Message};
+use crate::config::Config;
+use crate::group::{Group, Machine, RaftStart};
+use crate::ops::metrics::{CoreMetrics, add};
+use crate::protocol::{GroupTarget, Op, Outcome, Request};
+
+/// What a core starts with.
+pub struct CoreStart {
+    /// Its number.
+    pub id: u16,
+    /// How many there are.
+    pub cores: u16,
+    /// The settings.
+    pub config: Config,
+    /// Its groups.
+    pub groups: Vec<GroupStart>,
+    /// Its ends of the channels.
+    pub mesh: MeshEnds<Message>,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Its log; `None`: in memory.
+    pub wal: Option<WalStart>,
+    /// Receives `g` (listen), `s` (stop), `q` (quit).
+    pub control: StdUnixStream,
+    /// Tells the node how far it is.
+    pub progress: Box<dyn Fn(Progress) + Send>,
+}
+
+/// One group of a core.
+pub struct GroupStart {
+    /// Its state, as the checkpoint has it.
+    pub machine: Machine,
+    /// Its log after the checkpoint.
+    pub raft: RaftStart,
+    /// The checkpoint's files.
+    pub files: GroupFiles,
+}
+
+/// A core's log.
+pub struct WalStart {
+    /// How it is written.
+    pub config: WalConfig,
+    /// The data directory.
+    pub dir: std::path::PathBuf,
+    /// Segments of earlier starts that the core's groups need.
+    pub pins: Vec<Pin>,
+}
+
+/// How far a core is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// All its groups take requests.
+    Ready,
+    /// It accepts connections.
+    Listening,
+    /// It has no connections any more.
+    Drained,
+}
+
+/// The node's end of a core's control.
+pub type StopHandle = StdUnixStream;
+
+/// A control and its other end.
+///
+/// # Errors
+/// The system's.
+pub fn stop_pair() -> std::io::Result<(StopHandle, StdUnixStream)> {
+    StdUnixStream::pair()
+}
+
+/// Why a core ended.
+#[derive(Debug, thiserror::Error)]
+pub enum CoreError {
+    /// The disk.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The socket.
+    #[error(transparent)]
+    Listen(#[from] super::listen::ListenError),
+    /// raft-rs refused a group.
+    #[error("group {group}: {source}")]
+    Raft {
+        /// Which.
+        group: u32,
+        /// Why.
+        source: raft::Error,
+    },
+    /// The node went away.
+    #[error("the control of the core broke off")]
+    Control,
+}
+
+/// Runs a core until it is told to quit.
+///
+/// # Errors
+/// [`CoreError`].
+pub async fn run(start: CoreStart) -> Result<(), CoreError> {
+    let mut control = control_stream(start.control);
+    let core = build(start.id, start.cores, start.config, start.groups, start.wal).await?;
+    let receiver = Rc::downgrade(&core);
+    let mesh = start.mesh.connect(Rc::new(move |from, message| {
+        if let Some(core) = receiver.upgrade() {
+            core.on_message(from, message);
+        }
+    }));
+    *core.mesh.borrow_mut() = Some(Rc::new(mesh));
+    glommio::spawn_local(core.clone().turns()).detach();
+    glommio::spawn_local(core.clone().ticks()).detach();
+    core.campaign_all();
+    core.until_ready().await;
+    (start.progress)(Progress::Ready);
+    expect(&mut control, b'g').await?;
+
+    let socket = listener(start.listen)?;
+    (start.progress)(Progress::Listening);
+    let backend = Rc::new(CoreBackend(core.clone()));
+    let serving = {
+        let stop = core.stop.clone();
+        let events = Rc::new(Counted(core.clone()));
+        let serve = move |request| crate::http::serve(backend.clone(), request);
+        glommio::spawn_local(accept_loop(socket, limits(&core), stop, events, serve))
+    };
+    expect(&mut control, b's').await?;
+    core.stop.raise();
+    serving.await;
+    (start.progress)(Progress::Drained);
+    expect(&mut control, b'q').await?;
+    core.close().await?;
+    Ok(())
+}
+
+fn control_stream(control: StdUnixStream) -> UnixStream {
+    let fd = control.into_raw_fd();
+    // SAFETY: the descriptor was just taken out of its owner.
+    unsafe { UnixStream::from_raw_fd(fd) }
+}
+
+async fn expect(control: &mut UnixStream, wanted: u8) -> Result<(), CoreError> {
+    let mut byte = [0];
+    control
+        .read_exact(&mut byte)
+        .await
+        .map_err(|_| CoreError::Control)?;
+    if byte[0] == wanted {
+        Ok(())
+    } else {
+        Err(CoreError::Control)
+    }
+}
+
+fn limits(core: &Core) -> ConnectionLimits {
+    let config = &core.config;
+    ConnectionLimits {
+        connections_max: config.connections_max.div_ceil(u64::from(core.cores)),
+        header_timeout_ms: config.header_timeout_ms,
+        header_bytes_max: config.header_bytes_max,
+        h2_streams_max: config.h2_streams_max,
+        shutdown_timeout_ms: config.shutdown_timeout_ms,
+        retry_after_s: config.retry_after_s,
+    }
+}
+
+async fn build(
+    id: u16,
+    cores: u16,
+    config: Config,
+    starts: Vec<GroupStart>,
+    wal: Option<WalStart>,
+) -> Result<Rc<Core>, CoreError> {
+    let mut groups = std::collections::BTreeMap::new();
+    let mut files = std::collections::BTreeMap::new();
+    for start in starts {
+        let group = start.raft_group();
+        let durable_pack = start.files.manifest.next_pack.saturating_sub(1);
+        let built = Group::new(start.machine, start.raft, durable_pack)
+            .map_err(|source| CoreError::Raft { group, source })?;
+        files.insert(group, start.files);
+        groups.insert(group, built);
+    }
+    let disk = match wal {
+        None => None,
+        Some(start) => {
+            let wal = Wal::open(start.config).await?;
+            wal.adopt(start.pins);
+            Some(Disk {
+                dir: start.dir,
+                wal: Rc::new(wal),
+                packs: PackReader::default(),
+                checkpointed_at: Cell::new(0),
+                wal_bytes: Cell::new(0),
+                is_checkpointing: Cell::new(false),
+                checkpoint_done: Event::default(),
+                files: RefCell::new(files),
+            })
+        }
+    };
+    let core = Rc::new(Core {
+        id,
+        cores,
+        http: Rc::new(config.http_settings()),
+        config,
+        clock: Clock::start(),
+        groups: RefCell::new(groups),
+        tables: RefCell::default(),
+        waiting: RefCell::default(),
+        asked: RefCell::default(),
+        probed: RefCell::default(),
+        next_id: Cell::new(1),
+        mesh: RefCell::new(None),
+        hub: Rc::default(),
+        turn: Event::default(),
+        to_flush: RefCell::default(),
+        unsynced: RefCell::default(),
+        disk,
+        metrics: CoreMetrics::default(),
+        body_bytes: Rc::default(),
+        hot_bytes: Cell::new(0),
+        groups_ready: Cell::new(0),
+        stop: Rc::default(),
+        is_failed: Cell::new(false),
+        ready_changed: Event::default(),
+    });
+    if let Some(disk) = &core.disk {
+        let weak = Rc::downgrade(&core);
+        disk.wal.set_carry(Box::new(move || {
+            let Some(core) = weak.upgrade() else {
+                return Vec::new();
+            };
+            let groups = core.groups.borrow();
+            groups
+                .iter()
+                .map(|(id, group)| hard_state_record(*id, group.hard_state()))
+                .collect()
+        }));
+    }
+    Ok(core)
+}
+
+impl GroupStart {
+    fn raft_group(&self) -> u32 {
+        self.machine.group()
+    }
+}
+
+impl Core {
+    /// Waits until all own groups lead and the slots are known.
+    async fn until_ready(self: &Rc<Self>) {
+        let mut has_asked = false;
+        loop {
+            let seen = self.ready_changed.raised();
+            let all = self.groups.borrow().len();
+            let are_ready = self.groups_ready.get() as usize == all;
+            if are_ready && !self.tables.borrow().slots.is_empty() {
+                return;
+            }
+            if are_ready && self.id == 0 && !has_asked {
+                has_asked = true;
+                let group_count = self.config.raft_group_count as u32;
+                let op = Op::AssignSlots { group_count };
+                let outcome = self
+                    .ask(Request {
+                        target: GroupTarget::Meta,
+                        op,
+                    })
+                    .await;
+                if !matches!(outcome, Outcome::Done) {
+                    log::error!("event=slots_not_assigned outcome={outcome:?}");
+                }
+                continue;
+            }
+            self.ready_changed.beyond(seen).await;
+        }
+    }
+
+    /// Lets the last checkpoint end, then closes the log.
+    async fn close(self: &Rc<Self>) -> Result<(), CoreError> {
+        let Some(disk) = &self.disk else {
+            return Ok(());
+        };
+        while disk.is_checkpointing.get() {
+            let seen = disk.checkpoint_done.raised();
+            disk.checkpoint_done.beyond(seen).await;
+        }
+        while !self.is_failed.get() && !self.is_idle() {
+            self.sleep(std::time::Duration::from_millis(1)).await;
+        }
+        self.is_failed.set(true);
+        disk.wal.close().await?;
+        Ok(())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.unsynced.borrow().is_empty() && self.groups.borrow().values().all(Group::is_idle)
+    }
+
+    /// Waits.
+    pub(super) async fn sleep(&self, duration: std::time::Duration) {
+        glommio::timer::sleep(duration).await;
+    }
+}
+
+struct Counted(Rc<Core>);
+
+impl ConnectionEvents for Counted {
+    fn connections(&self, open: u64) {
+        self.0.metrics.plain.connections.set(open);
+    }
+
+    fn refused(&self) {
+        self.0.metrics.refused("connections_max");
+    }
+
+    fn panicked(&self) {
+        add(&self.0.metrics.plain.handler_panics_total, 1);
+    }
+}

@@ -1,0 +1,183 @@
+//! The loop of a core: what gathered goes into entries, one WAL write and sync for all groups, then commits are
+//! applied and answered. While a sync is under way, the next turn's commands gather; reads do not wait.
+
+use std::rc::Rc;
+
+use storage::wal::Record;
+
+use super::Core;
+use crate::group::{Effect, Input, Persist, SavedHardState};
+
+/// Kinds of WAL records. From 128 on they are repeated at the start of each segment and pin none.
+pub mod kind {
+    /// A normal entry.
+    pub const ENTRY: u8 = 1;
+    /// A membership change.
+    pub const CONF_CHANGE: u8 = 2;
+    /// A hard state: term as the term, commit as the index, vote as the payload.
+    pub const HARD_STATE: u8 = 128;
+}
+
+/// How often time passes for the groups.
+const TICK_MS: u64 = 250;
+
+impl Core {
+    /// Runs turns until the core stops.
+    pub(super) async fn turns(self: Rc<Self>) {
+        let mut seen = 0;
+        loop {
+            seen = self.turn.beyond(seen).await;
+            self.flush_all();
+            while !self.unsynced.borrow().is_empty() {
+                if self.sync().await.is_err() {
+                    return;
+                }
+                self.flush_all();
+            }
+            self.update_hot_bytes();
+            self.checkpoint_if_due();
+        }
+    }
+
+    fn flush_all(self: &Rc<Self>) {
+        let groups = std::mem::take(&mut *self.to_flush.borrow_mut());
+        for id in groups {
+            self.step(id, Input::Flush);
+        }
+    }
+
+    /// Steps an own group and carries out the effects.
+    pub(super) fn step(self: &Rc<Self>, id: u32, input: Input) {
+        let mut effects = Vec::new();
+        let now_ms = self.clock.now_ms();
+        if let Some(group) = self.groups.borrow_mut().get_mut(&id) {
+            let had_pending = group.has_pending();
+            group.step(now_ms, input, &mut effects);
+            if group.has_pending() && !had_pending {
+                self.to_flush.borrow_mut().push(id);
+                self.turn.raise();
+            }
+        }
+        self.perform(id, effects);
+    }
+
+    /// Takes a ready on its way to the disk.
+    pub(super) fn persist(self: &Rc<Self>, group: u32, persist: Persist) {
+        if let Some(disk) = &self.disk {
+            let mut failure = None;
+            if let Some(hard_state) = persist.hard_state {
+                failure = disk.wal.buffer(&hard_state_record(group, hard_state)).err();
+            }
+            for entry in persist.entries {
+                let record = Record {
+                    kind: if entry.is_conf_change {
+                        kind::CONF_CHANGE
+                    } else {
+                        kind::ENTRY
+                    },
+                    group,
+                    index: entry.index,
+                    term: entry.term,
+                    payload: entry.payload,
+                };
+                failure = failure.or(disk.wal.buffer(&record).err());
+            }
+            if let Some(error) = failure {
+                self.fail(&error);
+                return;
+            }
+        }
+        self.unsynced
+            .borrow_mut()
+            .push_back((group, persist.number));
+        self.turn.raise();
+    }
+
+    /// One write and one sync for everything that was buffered; then it counts as persisted.
+    async fn sync(self: &Rc<Self>) -> Result<(), ()> {
+        let batch = std::mem::take(&mut *self.unsynced.borrow_mut());
+        if let Some(disk) = &self.disk {
+            let began_us = self.clock.monotonic_us();
+            match disk.wal.commit().await {
+                Ok(committed) => {
+                    let micros = self.clock.monotonic_us() - began_us;
+                    disk.wal_bytes.set(disk.wal_bytes.get() + committed.bytes);
+                    self.metrics
+                        .wal_committed(committed.bytes, committed.records, micros);
+                }
+                Err(error) => {
+                    self.fail(&error);
+                    return Err(());
+                }
+            }
+        }
+        for (group, number) in batch {
+            self.step(group, Input::Persisted(number));
+        }
+        Ok(())
+    }
+
+    /// A write or sync failed: this core's groups stop for good. Nothing is retried, since after a failed sync
+    /// nobody knows what is on disk.
+    pub(super) fn fail(&self, error: &storage::StorageError) {
+        if !self.is_failed.replace(true) {
+            log::error!(
+                "event=wal_failed core={} its groups stop for good, restart the server: {error}",
+                self.id
+            );
+        }
+        self.waiting.borrow_mut().clear();
+    }
+
+    pub(super) fn metrics_of_write(&self, since_us: u64) {
+        let total = self.clock.monotonic_us() - since_us;
+        self.metrics.committed(0, total, 0);
+    }
+
+    fn update_hot_bytes(&self) {
+        let hot = self
+            .groups
+            .borrow()
+            .values()
+            .map(crate::group::Group::hot_bytes)
+            .sum();
+        self.hot_bytes.set(hot);
+    }
+
+    /// Lets time pass for the groups.
+    pub(super) async fn ticks(self: Rc<Self>) {
+        loop {
+            self.sleep(std::time::Duration::from_millis(TICK_MS)).await;
+            let ids: Vec<u32> = self.groups.borrow().keys().copied().collect();
+            for id in ids {
+                self.step(id, Input::Tick);
+            }
+        }
+    }
+
+    /// Starts the elections; with one voter each is won once its first entry is on disk.
+    pub(super) fn campaign_all(self: &Rc<Self>) {
+        let ids: Vec<u32> = self.groups.borrow().keys().copied().collect();
+        for id in ids {
+            let mut effects: Vec<Effect> = Vec::new();
+            let now_ms = self.clock.now_ms();
+            if let Some(group) = self.groups.borrow_mut().get_mut(&id)
+                && let Err(error) = group.campaign(now_ms, &mut effects)
+            {
+                log::error!("event=campaign_failed group={id} error=\"{error}\"");
+            }
+            self.perform(id, effects);
+        }
+    }
+}
+
+/// A hard state as a WAL record.
+pub(super) fn hard_state_record(group: u32, hard_state: SavedHardState) -> Record {
+    Record {
+        kind: kind::HARD_STATE,
+        group,
+        index: hard_state.commit,
+        term: hard_state.term,
+        payload: hard_state.vote.to_le_bytes().to_vec().into(),
+    }
+}

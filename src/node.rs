@@ -1,0 +1,289 @@
+//! One node: recovery, one executor per core, signals, an orderly end.
+
+mod recovery;
+
+use std::io::Write;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use self::recovery::{Start, recover};
+use crate::config::{Config, ConfigError};
+use crate::core::{CoreStart, Message, StopHandle, mesh, run as run_core, stop_pair};
+
+/// Why a node ended.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A setting.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The disk.
+    #[error(transparent)]
+    Storage(#[from] storage::StorageError),
+    /// Something that is not readable for this version.
+    #[error("{0}")]
+    Data(String),
+    /// The address.
+    #[error(transparent)]
+    Listen(#[from] crate::core::listen::ListenError),
+    /// A core.
+    #[error("core {core}: {text}")]
+    Core {
+        /// Which.
+        core: u16,
+        /// Why.
+        text: String,
+    },
+    /// The system's.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// Not everything ended in time.
+    #[error("not all cores stopped in time; what was acknowledged is on disk")]
+    StopTimeout,
+}
+
+enum Event {
+    Ready,
+    Listening,
+    Drained,
+    Exited { core: u16, error: Option<String> },
+    Signal,
+}
+
+/// Runs a node until a signal stops it.
+///
+/// # Errors
+/// [`NodeError`]; its text says what to do.
+pub fn run(config: Config) -> Result<(), NodeError> {
+    log::info!("event=starting version={}", env!("CARGO_PKG_VERSION"));
+    raise_descriptor_limit(config.connections_max);
+    let guard = crate::core::listen::guard(config.listen)?;
+    let start = recover(&config)?;
+    let cores = config.core_count as u16;
+    log::info!("event=cores count={cores} pinned={}", !config.no_pin);
+    log::info!("event=groups count={}", config.raft_group_count);
+    match &config.wal_dir {
+        Some(dir) => log::info!("event=data_directory path={}", dir.display()),
+        None => log::warn!(
+            "event=in_memory in-memory: nothing survives a restart (give --wal-dir to keep data)"
+        ),
+    }
+    let (events, inbox) = channel();
+    let signals = events.clone();
+    let mut wanted = Signals::new([SIGTERM, SIGINT])?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for _ in wanted.forever() {
+                if signals.send(Event::Signal).is_err() {
+                    return;
+                }
+            }
+        })?;
+    let mut controls = spawn(&config, start, guard.addr, &events)?;
+    let result = supervise(&config, &inbox, &mut controls, guard.addr);
+    drop(guard);
+    result
+}
+
+fn spawn(
+    config: &Config,
+    start: Start,
+    listen: std::net::SocketAddr,
+    events: &Sender<Event>,
+) -> Result<Vec<StopHandle>, NodeError> {
+    let cores = config.core_count as u16;
+    let cpus = crate::config::allowed_cpus();
+    let mut controls = Vec::new();
+    let ends = mesh::<Message>(usize::from(cores));
+    let lock = std::sync::Arc::new(start.lock);
+    for ((id, mesh), part) in (0..cores).zip(ends).zip(start.cores) {
+        let (handle, control) = stop_pair()?;
+        controls.push(handle);
+        let progress = events.clone();
+        let core = CoreStart {
+            id,
+            cores,
+            config: config.clone(),
+            groups: part.groups,
+            mesh,
+            listen,
+            wal: part.wal,
+            control,
+            progress: Box::new(move |step| {
+                use crate::core::Progress;
+                let event = match step {
+                    Progress::Ready => Event::Ready,
+                    Progress::Listening => Event::Listening,
+                    Progress::Drained => Event::Drained,
+                };
+                // The node is gone if nobody listens; then this core ends soon too.
+                let _ = progress.send(event);
+            }),
+        };
+        let placement = if config.no_pin || cpus.is_empty() {
+            Placement::Unbound
+        } else {
+            Placement::Fixed(cpus[usize::from(id) % cpus.len()])
+        };
+        let mut exit = Exit {
+            core: id,
+            events: events.clone(),
+            error: Some("it panicked".to_owned()),
+        };
+        let lock = lock.clone();
+        LocalExecutorBuilder::new(placement)
+            .name(&format!("core-{id}"))
+            .io_memory(config.io_memory as usize)
+            .preempt_timer(Duration::from_millis(1))
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(2))
+            .spawn(move || async move {
+                let result = run_core(core).await;
+                exit.ended(result.err().map(|e| e.to_string()));
+                drop(lock);
+            })
+            .map_err(|e| NodeError::Core {
+                core: id,
+                text: with_advice(&e.to_string()),
+            })
+            .map(|handle| watch(id, handle, events.clone()))?;
+    }
+    Ok(controls)
+}
+
+/// Reports an executor that could not start: its error comes only from joining it.
+fn watch(core: u16, handle: glommio::ExecutorJoinHandle<()>, events: Sender<Event>) {
+    let watcher = std::thread::Builder::new().name(format!("join-{core}"));
+    let spawned = watcher.spawn(move || {
+        if let Err(error) = handle.join() {
+            let error = Some(with_advice(&error.to_string()));
+            let _ = events.send(Event::Exited { core, error });
+        }
+    });
+    if let Err(error) = spawned {
+        log::warn!("event=thread_not_started error=\"{error}\"");
+    }
+}
+
+/// Names the limit that an executor ran into.
+fn with_advice(text: &str) -> String {
+    let advice = if text.contains("MemLockLimit") {
+        "; io_uring needs at least 512 KiB of locked memory: raise `ulimit -l` (LimitMEMLOCK= in systemd)"
+    } else if text.contains("Operation not permitted") || text.contains("not implemented") {
+        "; io_uring is denied here: see `sysctl kernel.io_uring_disabled` and the seccomp profile of the container"
+    } else {
+        ""
+    };
+    format!("{text}{advice}")
+}
+
+struct Exit {
+    core: u16,
+    events: Sender<Event>,
+    error: Option<String>,
+}
+
+impl Exit {
+    fn ended(&mut self, error: Option<String>) {
+        self.error = error;
+    }
+}
+
+impl Drop for Exit {
+    fn drop(&mut self) {
+        let _ = self.events.send(Event::Exited {
+            core: self.core,
+            error: self.error.take(),
+        });
+    }
+}
+
+fn tell_all(controls: &mut [StopHandle], byte: u8) {
+    for control in controls {
+        // A core that is gone reports itself.
+        let _ = control.write_all(&[byte]);
+    }
+}
+
+fn supervise(
+    config: &Config,
+    inbox: &Receiver<Event>,
+    controls: &mut [StopHandle],
+    addr: std::net::SocketAddr,
+) -> Result<(), NodeError> {
+    let cores = controls.len();
+    let (mut ready, mut listening, mut drained, mut exited) = (0, 0, 0, 0);
+    let mut is_stopping = false;
+    let limit = Duration::from_millis(config.shutdown_timeout_ms) * 2 + Duration::from_secs(5);
+    while exited < cores {
+        let event = if is_stopping {
+            inbox
+                .recv_timeout(limit)
+                .map_err(|_| NodeError::StopTimeout)?
+        } else {
+            inbox.recv().map_err(|_| NodeError::StopTimeout)?
+        };
+        match event {
+            Event::Ready => {
+                ready += 1;
+                if ready == cores {
+                    tell_all(controls, b'g');
+                }
+            }
+            Event::Listening => {
+                listening += 1;
+                if listening == cores {
+                    log::info!("event=listening listening on http://{addr}");
+                    if is_stopping {
+                        tell_all(controls, b's');
+                    }
+                }
+            }
+            Event::Drained => {
+                drained += 1;
+                if drained == cores {
+                    tell_all(controls, b'q');
+                }
+            }
+            Event::Signal if is_stopping => return Err(NodeError::StopTimeout),
+            Event::Signal => {
+                is_stopping = true;
+                log::info!("event=stopping");
+                if listening == cores {
+                    tell_all(controls, b's');
+                }
+            }
+            Event::Exited {
+                core,
+                error: Some(text),
+            } => return Err(NodeError::Core { core, text }),
+            Event::Exited { error: None, .. } => exited += 1,
+        }
+    }
+    log::info!("event=stopped");
+    Ok(())
+}
+
+/// Raises the soft limit of descriptors to the hard one; says if that is not enough.
+fn raise_descriptor_limit(connections_max: u64) {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the pointer is to a structure of the right type.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return;
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as above.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    if limit.rlim_max < connections_max + 256 {
+        log::warn!(
+            "event=descriptor_limit limit={} connections_max={connections_max} raise `ulimit -n` (LimitNOFILE= in systemd)",
+            limit.rlim_max
+        );
+    }
+}

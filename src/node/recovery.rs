@@ -1,0 +1,315 @@
+//! What a start finds: identity, checkpoints, logs of all lanes, whatever the number of cores was.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use prost::Message;
+use raftproto::checkpoint::GroupManifest;
+use storage::lock::DirLock;
+use storage::wal::{Record, WalConfig};
+use storage::{StorageError, framed, io_error, wal};
+
+use super::NodeError;
+use crate::config::Config;
+use crate::core::{GroupFiles, GroupStart, WalStart, manifest_path, read_tables, record_kind};
+use crate::group::{LogEntry, LogPosition, Machine, RaftStart, SavedHardState};
+use crate::protocol::StreamKey;
+
+/// What the cores start with.
+pub struct Start {
+    /// Held as long as the node runs.
+    pub lock: Option<DirLock>,
+    /// One part per core.
+    pub cores: Vec<CorePart>,
+}
+
+/// One core's groups and log.
+pub struct CorePart {
+    /// Its groups.
+    pub groups: Vec<GroupStart>,
+    /// Its log.
+    pub wal: Option<WalStart>,
+}
+
+/// Recovers a node's state.
+///
+/// # Errors
+/// [`NodeError`]: damage is named, never cut away.
+pub fn recover(config: &Config) -> Result<Start, NodeError> {
+    let cores = config.core_count as u32;
+    let groups = 0..=config.raft_group_count as u32;
+    let Some(dir) = &config.wal_dir else {
+        let fresh = groups.map(|group| (group, fresh(config, group)));
+        return Ok(Start {
+            lock: None,
+            cores: distribute(cores, fresh, |_| None),
+        });
+    };
+    let lock = DirLock::acquire(dir)?;
+    let store_id = identity(dir, config)?;
+    let wal_dir = dir.join("wal");
+    std::fs::create_dir_all(&wal_dir).map_err(|e| io_error(&wal_dir, "create", e))?;
+    let mut manifests = BTreeMap::new();
+    for group in groups {
+        manifests.insert(group, read_manifest(dir, group)?);
+    }
+    let index_of = |group: u32| manifests.get(&group).map_or(0, |m: &GroupManifest| m.index);
+    let mut shown = 0;
+    let mut recovered = wal::recover(
+        &wal_dir,
+        store_id,
+        &|group, kind, index| kind >= wal::CARRIED_KIND || index > index_of(group),
+        &mut |done, all| {
+            let percent = (done * 100).checked_div(all).unwrap_or(100);
+            if percent >= shown + 10 {
+                shown = percent;
+                log::info!("event=recovering segments_done={done} segments={all}");
+            }
+        },
+    )?;
+    for torn in &recovered.torn {
+        log::info!(
+            "event=torn_tail path={} offset={} a write was cut by a crash; it was never acknowledged",
+            torn.path.display(),
+            torn.offset
+        );
+    }
+    let pins = recovered.take_pins(&|group, index| index > index_of(group));
+    let generation = recovered.generation + 1;
+    let mut starts = Vec::new();
+    for (group, manifest) in &manifests {
+        let records = recovered.groups.remove(group).unwrap_or_default();
+        starts.push((*group, start_group(dir, config, manifest, records)?));
+    }
+    let mut pins_by_core: BTreeMap<u32, Vec<wal::Pin>> = BTreeMap::new();
+    for pin in pins {
+        pins_by_core.entry(pin.group % cores).or_default().push(pin);
+    }
+    let wal_of = |core: u32| {
+        Some(WalStart {
+            config: WalConfig {
+                dir: wal_dir.clone(),
+                store_id,
+                generation,
+                lane: core,
+                segment_bytes: config.wal_segment_bytes,
+            },
+            dir: dir.clone(),
+            pins: pins_by_core.remove(&core).unwrap_or_default(),
+        })
+    };
+    Ok(Start {
+        lock: Some(lock),
+        cores: distribute(cores, starts.into_iter(), wal_of),
+    })
+}
+
+fn distribute(
+    cores: u32,
+    groups: impl Iterator<Item = (u32, GroupStart)>,
+    mut wal_of: impl FnMut(u32) -> Option<WalStart>,
+) -> Vec<CorePart> {
+    let mut parts: Vec<CorePart> = (0..cores)
+        .map(|core| CorePart {
+            groups: Vec::new(),
+            wal: wal_of(core),
+        })
+        .collect();
+    for (group, start) in groups {
+        parts[(group % cores) as usize].groups.push(start);
+    }
+    parts
+}
+
+fn fresh(config: &Config, group: u32) -> GroupStart {
+    GroupStart {
+        machine: Machine::new(group),
+        raft: RaftStart {
+            node_id: config.node_id,
+            voters: vec![config.node_id],
+            ..RaftStart::default()
+        },
+        files: GroupFiles::default(),
+    }
+}
+
+fn read_manifest(dir: &Path, group: u32) -> Result<GroupManifest, NodeError> {
+    let path = manifest_path(dir, group);
+    let Some(bytes) = framed::read(&path)? else {
+        return Ok(GroupManifest {
+            group,
+            ..GroupManifest::default()
+        });
+    };
+    let manifest = GroupManifest::decode(bytes)
+        .map_err(|e| NodeError::Data(format!("{}: {e}", path.display())))?;
+    raftproto::version::check(
+        "a checkpoint",
+        manifest.version,
+        raftproto::version::CHECKPOINT,
+    )
+    .map_err(|e| NodeError::Data(format!("{}: {e}", path.display())))?;
+    if manifest.group != group {
+        return Err(StorageError::Foreign { path }.into());
+    }
+    Ok(manifest)
+}
+
+fn start_group(
+    dir: &Path,
+    config: &Config,
+    manifest: &GroupManifest,
+    records: Vec<Record>,
+) -> Result<GroupStart, NodeError> {
+    let group = manifest.group;
+    let tables = read_tables(dir, manifest)?;
+    let streams = tables.into_iter().map(|(key, value)| {
+        let key = String::from_utf8_lossy(&key).into_owned();
+        (StreamKey::from_stored(&key), value)
+    });
+    let machine = Machine::load(group, &manifest.group_state, streams).map_err(|e| {
+        NodeError::Data(format!(
+            "the checkpoint of group {group} does not decode: {e}"
+        ))
+    })?;
+    let checkpoint = LogPosition {
+        index: manifest.index,
+        term: manifest.term,
+    };
+    let (hard_state, entries) = replay(group, manifest, records)?;
+    let voters = if manifest.voters.is_empty() {
+        vec![config.node_id]
+    } else {
+        manifest.voters.clone()
+    };
+    Ok(GroupStart {
+        machine,
+        raft: RaftStart {
+            node_id: config.node_id,
+            voters,
+            checkpoint,
+            hard_state,
+            entries,
+        },
+        files: GroupFiles {
+            manifest: manifest.clone(),
+        },
+    })
+}
+
+/// A group's records as its hard state and a contiguous log: a later record at a lower index wins.
+fn replay(
+    group: u32,
+    manifest: &GroupManifest,
+    records: Vec<Record>,
+) -> Result<(SavedHardState, Vec<LogEntry>), NodeError> {
+    let saved = manifest.hard_state.unwrap_or_default();
+    let mut hard_state = SavedHardState {
+        term: saved.term,
+        vote: saved.vote,
+        commit: saved.commit,
+    };
+    let mut entries: Vec<LogEntry> = Vec::new();
+    for record in records {
+        if record.kind == record_kind::HARD_STATE {
+            let vote = record
+                .payload
+                .as_ref()
+                .try_into()
+                .map(u64::from_le_bytes)
+                .unwrap_or(0);
+            if record.term >= hard_state.term {
+                hard_state = SavedHardState {
+                    term: record.term,
+                    vote,
+                    commit: record.index,
+                };
+            }
+            continue;
+        }
+        while entries
+            .last()
+            .is_some_and(|last| last.index >= record.index)
+        {
+            entries.pop();
+        }
+        let expected = entries.last().map_or(manifest.index, |last| last.index) + 1;
+        if record.index != expected {
+            return Err(NodeError::Data(format!(
+                "the log of group {group} lacks the entries {expected} to {}: a segment was removed by hand. \
+                 Restore the data directory from a backup",
+                record.index - 1
+            )));
+        }
+        entries.push(LogEntry {
+            index: record.index,
+            term: record.term,
+            is_conf_change: record.kind == record_kind::CONF_CHANGE,
+            payload: record.payload,
+        });
+    }
+    // A hard state that was lost with a torn tail is not below the entries that stand.
+    hard_state.term = hard_state.term.max(entries.last().map_or(0, |e| e.term));
+    Ok((hard_state, entries))
+}
+
+/// What must not change between starts: `ursula 1`, the store's id, the number of groups, the node's id.
+fn identity(dir: &Path, config: &Config) -> Result<[u8; 16], NodeError> {
+    let path = dir.join("node.ursula");
+    if let Some(bytes) = framed::read(&path)? {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let fields: Vec<&str> = text.split_whitespace().collect();
+        let [version, store, groups, node] = fields[..] else {
+            return Err(NodeError::Data(format!(
+                "{} is not readable",
+                path.display()
+            )));
+        };
+        if version != "1" {
+            return Err(NodeError::Data(format!(
+                "{} was written by a newer ursula: start that one",
+                path.display()
+            )));
+        }
+        if groups.parse() != Ok(config.raft_group_count) {
+            return Err(NodeError::Data(format!(
+                "raft_group_count is {groups} in {}, not {}: it is fixed when a data directory is made; give --raft-group-count {groups}",
+                dir.display(),
+                config.raft_group_count
+            )));
+        }
+        if node.parse() != Ok(config.node_id) {
+            return Err(NodeError::Data(format!(
+                "{} belongs to node {node}, not {}; give --node-id {node}",
+                dir.display(),
+                config.node_id
+            )));
+        }
+        return u128::from_str_radix(store, 16)
+            .map(u128::to_le_bytes)
+            .map_err(|_| NodeError::Data(format!("{} is not readable", path.display())));
+    }
+    let wal_dir = dir.join("wal");
+    if wal_dir.is_dir()
+        && std::fs::read_dir(&wal_dir).is_ok_and(|mut entries| entries.next().is_some())
+    {
+        return Err(NodeError::Data(format!(
+            "{} is missing, but {} holds data: restore the directory as a whole from a backup",
+            path.display(),
+            wal_dir.display()
+        )));
+    }
+    let mut store = [0u8; 16];
+    // SAFETY: the pointer and the length are those of the array.
+    let got = unsafe { libc::getrandom(store.as_mut_ptr().cast(), store.len(), 0) };
+    if got != store.len() as isize {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    let number = u128::from_le_bytes(store);
+    let text = format!(
+        "1 {number:032x} {} {}",
+        config.raft_group_count, config.node_id
+    );
+    framed::write_atomic(&path, text.as_bytes())?;
+    Ok(store)
+}

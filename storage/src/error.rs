@@ -1,0 +1,78 @@
+//! What can go wrong on a disk. Variants carry data; the texts say what to do.
+
+use std::path::{Path, PathBuf};
+
+/// See the module's head.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// Another process uses the directory.
+    #[error(
+        "{path} is in use by another ursula (its pid is in that file); stop it or use another --wal-dir"
+    )]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// Bytes are not what was written.
+    #[error(
+        "{path} is damaged at byte {offset}: {what}. Do not delete the file. Restore this directory from a backup, \
+         or in a cluster remove it and let this node join again"
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// What was found.
+        what: String,
+    },
+    /// A file of another store was copied in.
+    #[error("{path} belongs to another data directory; move it away")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A newer ursula wrote this.
+    #[error(
+        "{path} has format version {found}, this ursula reads up to {known}: start a newer ursula"
+    )]
+    NewerVersion {
+        /// The file.
+        path: PathBuf,
+        /// Found.
+        found: u32,
+        /// Known.
+        known: u32,
+    },
+    /// An earlier write failed; nobody knows what is on disk, so nothing is written any more.
+    #[error("the log was stopped by an earlier failure; restart the server")]
+    Poisoned,
+    /// The system's reason.
+    #[error("{op} {path}: {source}{}", advice(source))]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        op: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+/// Wraps a system error.
+pub fn io_error(path: &Path, op: &'static str, source: impl Into<std::io::Error>) -> StorageError {
+    StorageError::Io {
+        path: path.to_owned(),
+        op,
+        source: source.into(),
+    }
+}
+
+fn advice(source: &std::io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::ENOSPC) => " (free space on this filesystem)",
+        Some(libc::EACCES | libc::EPERM) => " (the server's user needs to own the directory)",
+        Some(libc::EINVAL) => " (the filesystem may not allow direct I/O)",
+        _ => "",
+    }
+}

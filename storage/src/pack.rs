@@ -1,0 +1,230 @@
+//! Packs: immutable files that hold chunks of many streams of one group.
+//!
+//! ```text
+//! magic "URSPACK1" | group u32 | number u32 | chunks, back to back | index | trailer
+//! index entry: key length u16 | key | incarnation u64 | start u64 | position u64 | length u32 | crc32c u32
+//! trailer, 24 bytes: index position u64 | entries u32 | crc32c of the index u32 | magic "URSPACKE"
+//! ```
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{StorageError, framed, io_error};
+
+const MAGIC: &[u8; 8] = b"URSPACK1";
+const END_MAGIC: &[u8; 8] = b"URSPACKE";
+const HEADER_BYTES: u64 = 16;
+/// Files that a core keeps open.
+const OPEN_MAX: usize = 64;
+
+/// Where a chunk lies in its pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkLocation {
+    /// First byte in the file.
+    pub position: u64,
+    /// Bytes.
+    pub length: u32,
+    /// Checksum of the chunk.
+    pub crc32c: u32,
+}
+
+/// A pack's content before it is written; where each chunk will lie is known at once.
+#[derive(Debug)]
+pub struct PackPlan {
+    group: u32,
+    number: u32,
+    end: u64,
+    pieces: Vec<Bytes>,
+    index: Vec<u8>,
+    entries: u32,
+}
+
+impl PackPlan {
+    /// An empty pack.
+    pub fn new(group: u32, number: u32) -> PackPlan {
+        PackPlan {
+            group,
+            number,
+            end: HEADER_BYTES,
+            pieces: Vec::new(),
+            index: Vec::new(),
+            entries: 0,
+        }
+    }
+
+    /// Its number within the group.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// No chunk was added.
+    pub fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    /// Adds a chunk: bytes of one stream from `start` on.
+    pub fn add(
+        &mut self,
+        key: &str,
+        incarnation: u64,
+        start: u64,
+        pieces: Vec<Bytes>,
+    ) -> ChunkLocation {
+        let length: usize = pieces.iter().map(Bytes::len).sum();
+        let crc32c = pieces
+            .iter()
+            .fold(0, |crc, piece| crc32c::crc32c_append(crc, piece));
+        let location = ChunkLocation {
+            position: self.end,
+            length: length as u32,
+            crc32c,
+        };
+        self.end += length as u64;
+        self.pieces.extend(pieces);
+        self.index
+            .extend_from_slice(&(key.len() as u16).to_le_bytes());
+        self.index.extend_from_slice(key.as_bytes());
+        for number in [incarnation, start, location.position] {
+            self.index.extend_from_slice(&number.to_le_bytes());
+        }
+        self.index.extend_from_slice(&location.length.to_le_bytes());
+        self.index.extend_from_slice(&crc32c.to_le_bytes());
+        self.entries += 1;
+        location
+    }
+
+    /// Writes the pack under its name, synced. Blocks; not for an executor. Answers its size in bytes.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn write(self, path: &Path) -> Result<u64, StorageError> {
+        let tmp = path.with_extension("tmp");
+        let failed = |e| io_error(&tmp, "write", e);
+        let file = File::create(&tmp).map_err(|e| io_error(&tmp, "create", e))?;
+        let mut out = BufWriter::with_capacity(256 << 10, file);
+        out.write_all(MAGIC).map_err(failed)?;
+        out.write_all(&self.group.to_le_bytes()).map_err(failed)?;
+        out.write_all(&self.number.to_le_bytes()).map_err(failed)?;
+        for piece in &self.pieces {
+            out.write_all(piece).map_err(failed)?;
+        }
+        out.write_all(&self.index).map_err(failed)?;
+        out.write_all(&self.end.to_le_bytes()).map_err(failed)?;
+        out.write_all(&self.entries.to_le_bytes()).map_err(failed)?;
+        out.write_all(&crc32c::crc32c(&self.index).to_le_bytes())
+            .map_err(failed)?;
+        out.write_all(END_MAGIC).map_err(failed)?;
+        let file = out
+            .into_inner()
+            .map_err(|e| io_error(&tmp, "write", e.into_error()))?;
+        framed::publish(file, &tmp, path)?;
+        Ok(self.end + self.index.len() as u64 + 24)
+    }
+}
+
+/// Reads chunks for one core.
+#[derive(Default)]
+pub struct PackReader {
+    open: RefCell<VecDeque<(PathBuf, Arc<File>)>>,
+}
+
+impl PackReader {
+    /// Reads a chunk and verifies it.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] naming the file and the chunk's place.
+    pub async fn read(
+        &self,
+        path: &Path,
+        position: u64,
+        length: u32,
+        crc32c: u32,
+    ) -> Result<Bytes, StorageError> {
+        let known = self
+            .open
+            .borrow()
+            .iter()
+            .find(|(known, _)| known == path)
+            .map(|(_, file)| file.clone());
+        let owned = path.to_owned();
+        let (file, bytes) = glommio::executor()
+            .spawn_blocking(move || read_chunk(known, &owned, position, length, crc32c))
+            .await?;
+        let mut open = self.open.borrow_mut();
+        if !open.iter().any(|(known, _)| known == path) {
+            open.push_back((path.to_owned(), file));
+            if open.len() > OPEN_MAX {
+                open.pop_front();
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+fn read_chunk(
+    known: Option<Arc<File>>,
+    path: &Path,
+    position: u64,
+    length: u32,
+    crc32c: u32,
+) -> Result<(Arc<File>, Bytes), StorageError> {
+    let file = match known {
+        Some(file) => file,
+        None => Arc::new(File::open(path).map_err(|e| io_error(path, "open", e))?),
+    };
+    let mut bytes = vec![0; length as usize];
+    file.read_exact_at(&mut bytes, position)
+        .map_err(|e| io_error(path, "read", e))?;
+    if crc32c::crc32c(&bytes) != crc32c {
+        let what = format!("the checksum of the chunk of {length} bytes is wrong");
+        return Err(StorageError::Corrupt {
+            path: path.to_owned(),
+            offset: position,
+            what,
+        });
+    }
+    Ok((file, bytes.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_chunk_is_named_and_a_good_one_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pack-1");
+        let mut plan = PackPlan::new(3, 1);
+        let a = plan.add(
+            "/a",
+            1,
+            0,
+            vec![Bytes::from_static(b"hel"), Bytes::from_static(b"lo")],
+        );
+        let b = plan.add("/b", 2, 7, vec![Bytes::from_static(b"world")]);
+        let size = plan.write(&path).unwrap();
+        assert_eq!(size, std::fs::metadata(&path).unwrap().len());
+        let read = |c: ChunkLocation| {
+            read_chunk(None, &path, c.position, c.length, c.crc32c).map(|(_, b)| b)
+        };
+        assert_eq!(read(a).unwrap(), "hello");
+        assert_eq!(read(b).unwrap(), "world");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[a.position as usize] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert!(
+            read(a)
+                .unwrap_err()
+                .to_string()
+                .contains("pack-1 is damaged at byte 16")
+        );
+        assert_eq!(read(b).unwrap(), "world");
+    }
+}

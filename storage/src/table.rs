@@ -1,0 +1,166 @@
+//! State tables: sorted keys with values, or with a mark that the key is gone. Written once, read in one pass.
+//!
+//! ```text
+//! magic "URSTABL1" | blocks | end block
+//! block: length u32 | crc32c u32 | entries      end block: length 0 | crc32c of the count | count u64
+//! entry: key length u16 | value length u32, or u32::MAX for a key that is gone | key | value
+//! ```
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use crate::{StorageError, framed, io_error};
+
+const MAGIC: &[u8; 8] = b"URSTABL1";
+const BLOCK_BYTES: usize = 64 << 10;
+const GONE: u32 = u32::MAX;
+
+/// Writes a table under its name, synced; keys must ascend. Blocks; not for an executor. Answers its size.
+///
+/// # Errors
+/// [`StorageError::Io`].
+pub fn write<'a>(
+    path: &Path,
+    entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+) -> Result<u64, StorageError> {
+    let tmp = path.with_extension("tmp");
+    let failed = |e| io_error(&tmp, "write", e);
+    let file = File::create(&tmp).map_err(|e| io_error(&tmp, "create", e))?;
+    let mut out = BufWriter::with_capacity(2 * BLOCK_BYTES, file);
+    out.write_all(MAGIC).map_err(failed)?;
+    let mut block = Vec::with_capacity(BLOCK_BYTES + 4096);
+    let mut count = 0u64;
+    let mut size = 8;
+    for (key, value) in entries {
+        block.extend_from_slice(&(key.len() as u16).to_le_bytes());
+        block.extend_from_slice(&value.map_or(GONE, |v| v.len() as u32).to_le_bytes());
+        block.extend_from_slice(key);
+        block.extend_from_slice(value.unwrap_or_default());
+        count += 1;
+        if block.len() >= BLOCK_BYTES {
+            size += put_block(&mut out, &block).map_err(failed)?;
+            block.clear();
+        }
+    }
+    if !block.is_empty() {
+        size += put_block(&mut out, &block).map_err(failed)?;
+    }
+    let count = count.to_le_bytes();
+    out.write_all(&0u32.to_le_bytes()).map_err(failed)?;
+    out.write_all(&crc32c::crc32c(&count).to_le_bytes())
+        .map_err(failed)?;
+    out.write_all(&count).map_err(failed)?;
+    let file = out
+        .into_inner()
+        .map_err(|e| io_error(&tmp, "write", e.into_error()))?;
+    framed::publish(file, &tmp, path)?;
+    Ok(size + 16)
+}
+
+fn put_block(out: &mut impl Write, block: &[u8]) -> std::io::Result<u64> {
+    out.write_all(&(block.len() as u32).to_le_bytes())?;
+    out.write_all(&crc32c::crc32c(block).to_le_bytes())?;
+    out.write_all(block)?;
+    Ok(8 + block.len() as u64)
+}
+
+/// Reads a table in order, verifying each block. Blocks; not for an executor.
+///
+/// # Errors
+/// [`StorageError::Corrupt`], or what `take` answers.
+pub fn read(
+    path: &Path,
+    take: &mut dyn FnMut(&[u8], Option<&[u8]>) -> Result<(), StorageError>,
+) -> Result<(), StorageError> {
+    let corrupt = |offset: usize, what: &str| StorageError::Corrupt {
+        path: path.to_owned(),
+        offset: offset as u64,
+        what: what.to_owned(),
+    };
+    let file = File::open(path).map_err(|e| io_error(path, "open", e))?;
+    // SAFETY: tables are never changed after they got their name, and the directory is locked.
+    let map = unsafe { Mmap::map(&file) }.map_err(|e| io_error(path, "map", e))?;
+    if map.get(..8) != Some(&MAGIC[..]) {
+        return Err(corrupt(0, "not a state table"));
+    }
+    let mut position = 8;
+    let mut seen = 0u64;
+    loop {
+        let head = map
+            .get(position..position + 8)
+            .ok_or_else(|| corrupt(position, "the table ends early"))?;
+        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let crc = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+        let content = if length == 0 { 8 } else { length };
+        let block = map
+            .get(position + 8..position + 8 + content)
+            .ok_or_else(|| corrupt(position, "the table ends early"))?;
+        if crc32c::crc32c(block) != crc {
+            return Err(corrupt(position, "the checksum of a block is wrong"));
+        }
+        if length == 0 {
+            if block != seen.to_le_bytes() || map.len() != position + 16 {
+                return Err(corrupt(position, "the number of entries is wrong"));
+            }
+            return Ok(());
+        }
+        let mut rest = block;
+        while !rest.is_empty() {
+            let (key, value) =
+                take_entry(&mut rest).ok_or_else(|| corrupt(position, "an entry is cut"))?;
+            take(key, value)?;
+            seen += 1;
+        }
+        position += 8 + length;
+    }
+}
+
+fn take_entry<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], Option<&'a [u8]>)> {
+    let key_length = usize::from(u16::from_le_bytes(rest.get(..2)?.try_into().ok()?));
+    let value_length = u32::from_le_bytes(rest.get(2..6)?.try_into().ok()?);
+    let key = rest.get(6..6 + key_length)?;
+    let value_bytes = if value_length == GONE {
+        0
+    } else {
+        value_length as usize
+    };
+    let value = rest.get(6 + key_length..6 + key_length + value_bytes)?;
+    *rest = &rest[6 + key_length + value_bytes..];
+    Some((key, (value_length != GONE).then_some(value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_reads_back_and_any_flipped_bit_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        let entries: [(&[u8], Option<&[u8]>); 3] =
+            [(b"a", Some(b"1")), (b"b", None), (b"c", Some(b""))];
+        let size = write(&path, entries.into_iter()).unwrap();
+        assert_eq!(size, std::fs::metadata(&path).unwrap().len());
+        let mut found = Vec::new();
+        read(&path, &mut |k, v| {
+            found.push((k.to_vec(), v.map(<[u8]>::to_vec)));
+            Ok(())
+        })
+        .unwrap();
+        let expected: Vec<_> = entries
+            .iter()
+            .map(|(k, v)| (k.to_vec(), v.map(<[u8]>::to_vec)))
+            .collect();
+        assert_eq!(found, expected);
+        let good = std::fs::read(&path).unwrap();
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bad).unwrap();
+            assert!(read(&path, &mut |_, _| Ok(())).is_err(), "bit {bit}");
+        }
+    }
+}

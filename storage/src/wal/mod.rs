@@ -1,0 +1,18 @@
+//! The write-ahead log: one lane of segments per core, one write and one sync for all groups of the core.
+//!
+//! A *generation* is one start of the process, a *lane* is one core's row of segments in it. A group's records
+//! lie in one lane per generation, so the order generation, lane, sequence, frame is the order they were
+//! written in. The directory belongs to its files, not to a number of cores: a start reads all lanes.
+
+mod legacy;
+mod recover;
+mod segment;
+mod writer;
+
+pub use legacy::{LegacySegment, Pin};
+pub use recover::{Recovered, TornTail, recover};
+pub use segment::{Record, SegmentId};
+pub use writer::{Committed, PinReport, Wal, WalConfig};
+
+/// Records of this kind and above are repeated at the start of each segment, and keep no segment alive.
+pub const CARRIED_KIND: u8 = 128;

@@ -1,0 +1,238 @@
+//! The format of a segment.
+//!
+//! ```text
+//! header, 4096 bytes:
+//!   magic "URSWAL01" | store id [16] | generation u64 | lane u32 | sequence u64 | alignment u32
+//!   | chain u32 (checksum of the lane's frame before) | crc32c of the 4092 bytes before the last four
+//! frame, aligned, one per write:
+//!   magic u32 | nonce u64 | number u32 | chain u32 | length u32 | records u32 | flags u32 | crc32c u32
+//!   | records | zeros up to the alignment
+//! record:
+//!   kind u8 | group u32 | index u64 | term u64 | length u32 | payload
+//! ```
+//!
+//! A frame's checksum covers its header, its records and its padding; `chain` is the checksum of the frame
+//! before. The nonce is made of generation, lane and sequence, so that frames left in a recycled file do not
+//! count.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+/// Bytes of a segment's header.
+pub(super) const HEADER_BYTES: usize = 4096;
+/// Bytes of a frame's header.
+pub(super) const FRAME_BYTES: usize = 36;
+const RECORD_BYTES: usize = 25;
+const MAGIC: &[u8; 8] = b"URSWAL01";
+const FRAME_MAGIC: u32 = 0x4652_4d31;
+/// Flag of the frame that a clean stop writes.
+pub(super) const CLEAN_END: u32 = 1;
+
+/// One record. The kind is the caller's own, but for [`super::CARRIED_KIND`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The caller's kind.
+    pub kind: u8,
+    /// The Raft group.
+    pub group: u32,
+    /// Log index.
+    pub index: u64,
+    /// Raft term.
+    pub term: u64,
+    /// What is kept.
+    pub payload: Bytes,
+}
+
+/// Which segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SegmentId {
+    /// The start of the process.
+    pub generation: u64,
+    /// The core.
+    pub lane: u32,
+    /// Counted from 1 within a lane.
+    pub sequence: u64,
+}
+
+impl SegmentId {
+    pub(super) fn nonce(self) -> u64 {
+        (self.generation << 40)
+            | (u64::from(self.lane & 0xff) << 32)
+            | (self.sequence & 0xffff_ffff)
+    }
+
+    pub(super) fn path(self, dir: &Path) -> PathBuf {
+        dir.join(format!(
+            "{:010}-{:03}-{:010}.wal",
+            self.generation, self.lane, self.sequence
+        ))
+    }
+
+    pub(super) fn parse(name: &str) -> Option<SegmentId> {
+        let mut parts = name.strip_suffix(".wal")?.split('-');
+        let id = SegmentId {
+            generation: parts.next()?.parse().ok()?,
+            lane: parts.next()?.parse().ok()?,
+            sequence: parts.next()?.parse().ok()?,
+        };
+        parts.next().is_none().then_some(id)
+    }
+}
+
+pub(super) struct SegmentHeader {
+    pub(super) store_id: [u8; 16],
+    pub(super) id: SegmentId,
+    pub(super) alignment: u32,
+    pub(super) chain: u32,
+}
+
+impl SegmentHeader {
+    pub(super) fn encode(&self, out: &mut [u8]) {
+        assert_eq!(out.len(), HEADER_BYTES);
+        out.fill(0);
+        out[..8].copy_from_slice(MAGIC);
+        out[8..24].copy_from_slice(&self.store_id);
+        out[24..32].copy_from_slice(&self.id.generation.to_le_bytes());
+        out[32..36].copy_from_slice(&self.id.lane.to_le_bytes());
+        out[36..44].copy_from_slice(&self.id.sequence.to_le_bytes());
+        out[44..48].copy_from_slice(&self.alignment.to_le_bytes());
+        out[48..52].copy_from_slice(&self.chain.to_le_bytes());
+        let crc = crc32c::crc32c(&out[..HEADER_BYTES - 4]);
+        out[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// `None` if it is not a whole header.
+    pub(super) fn decode(bytes: &[u8]) -> Option<SegmentHeader> {
+        let bytes = bytes.get(..HEADER_BYTES)?;
+        let crc = u32_at(bytes, HEADER_BYTES - 4)?;
+        if &bytes[..8] != MAGIC || crc != crc32c::crc32c(&bytes[..HEADER_BYTES - 4]) {
+            return None;
+        }
+        Some(SegmentHeader {
+            store_id: bytes[8..24].try_into().ok()?,
+            id: SegmentId {
+                generation: u64_at(bytes, 24)?,
+                lane: u32_at(bytes, 32)?,
+                sequence: u64_at(bytes, 36)?,
+            },
+            alignment: u32_at(bytes, 44)?,
+            chain: u32_at(bytes, 48)?,
+        })
+    }
+}
+
+/// What a frame's header says beside its length.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FrameHeader {
+    pub(super) nonce: u64,
+    pub(super) number: u32,
+    pub(super) chain: u32,
+    pub(super) records: u32,
+    pub(super) flags: u32,
+}
+
+/// Completes a frame in place: `frame` is the header's room, `length` bytes of records and zero padding.
+/// Answers its checksum, the chain value of the next.
+pub(super) fn seal(frame: &mut [u8], header: FrameHeader, length: u32) -> u32 {
+    frame[..4].copy_from_slice(&FRAME_MAGIC.to_le_bytes());
+    frame[4..12].copy_from_slice(&header.nonce.to_le_bytes());
+    frame[12..16].copy_from_slice(&header.number.to_le_bytes());
+    frame[16..20].copy_from_slice(&header.chain.to_le_bytes());
+    frame[20..24].copy_from_slice(&length.to_le_bytes());
+    frame[24..28].copy_from_slice(&header.records.to_le_bytes());
+    frame[28..32].copy_from_slice(&header.flags.to_le_bytes());
+    let crc = frame_crc(frame);
+    frame[32..36].copy_from_slice(&crc.to_le_bytes());
+    crc
+}
+
+fn frame_crc(frame: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&frame[..32]), &frame[FRAME_BYTES..])
+}
+
+/// A frame as it lies in a segment.
+pub(super) struct Frame<'a> {
+    pub(super) header: FrameHeader,
+    pub(super) crc: u32,
+    pub(super) total: usize,
+    pub(super) records: &'a [u8],
+}
+
+/// Whether a frame of the segment with this nonce seems to start here, damaged or not.
+pub(super) fn is_frame_start(bytes: &[u8], nonce: u64) -> bool {
+    u32_at(bytes, 0) == Some(FRAME_MAGIC) && u64_at(bytes, 4) == Some(nonce)
+}
+
+/// Reads the whole frame at the start of `bytes`; `None` if there is none, or it is damaged.
+pub(super) fn read_frame(bytes: &[u8], nonce: u64, alignment: usize) -> Option<Frame<'_>> {
+    if !is_frame_start(bytes, nonce) {
+        return None;
+    }
+    let length = u32_at(bytes, 20)? as usize;
+    let total = (FRAME_BYTES + length).next_multiple_of(alignment);
+    let frame = bytes.get(..total)?;
+    let crc = u32_at(frame, 32)?;
+    if frame_crc(frame) != crc {
+        return None;
+    }
+    Some(Frame {
+        header: FrameHeader {
+            nonce,
+            number: u32_at(frame, 12)?,
+            chain: u32_at(frame, 16)?,
+            records: u32_at(frame, 24)?,
+            flags: u32_at(frame, 28)?,
+        },
+        crc,
+        total,
+        records: &frame[FRAME_BYTES..FRAME_BYTES + length],
+    })
+}
+
+/// Bytes that a record takes.
+pub(super) fn record_len(record: &Record) -> usize {
+    RECORD_BYTES + record.payload.len()
+}
+
+/// Writes a record into `out`, which has exactly [`record_len`] bytes.
+pub(super) fn put_record(out: &mut [u8], record: &Record) {
+    out[0] = record.kind;
+    out[1..5].copy_from_slice(&record.group.to_le_bytes());
+    out[5..13].copy_from_slice(&record.index.to_le_bytes());
+    out[13..21].copy_from_slice(&record.term.to_le_bytes());
+    out[21..25].copy_from_slice(&(record.payload.len() as u32).to_le_bytes());
+    out[25..].copy_from_slice(&record.payload);
+}
+
+/// A record's head, and its payload where it lies.
+pub(super) struct RecordRef<'a> {
+    pub(super) kind: u8,
+    pub(super) group: u32,
+    pub(super) index: u64,
+    pub(super) term: u64,
+    pub(super) payload: &'a [u8],
+}
+
+/// Takes the next record off; `None` at the end or if the rest is not a record.
+pub(super) fn take_record<'a>(rest: &mut &'a [u8]) -> Option<RecordRef<'a>> {
+    let length = u32_at(rest, 21)? as usize;
+    let payload = rest.get(RECORD_BYTES..RECORD_BYTES + length)?;
+    let record = RecordRef {
+        kind: rest[0],
+        group: u32_at(rest, 1)?,
+        index: u64_at(rest, 5)?,
+        term: u64_at(rest, 13)?,
+        payload,
+    };
+    *rest = &rest[RECORD_BYTES + length..];
+    Some(record)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
