@@ -148,10 +148,10 @@ fn put_meta(reply: &mut Reply, meta: &Meta) {
 pub fn appended(
     tail: crate::protocol::Offset,
     closed: bool,
-    duplicate: bool,
+    is_new_data: bool,
     producer: Option<ProducerAck>,
 ) -> Reply {
-    let is_new = producer.is_some() && !duplicate;
+    let is_new = producer.is_some() && is_new_data;
     let mut reply = Reply::new(if is_new {
         StatusCode::OK
     } else {

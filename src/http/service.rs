@@ -285,6 +285,7 @@ where
         Some(content_type) => stored(content_type, raw, false)?,
         None => raw,
     };
+    let has_data = !body.is_empty();
     let append = Append {
         content_type,
         body,
@@ -301,7 +302,12 @@ where
             closed,
             duplicate,
             producer,
-        } => Ok(respond::appended(tail, closed, duplicate, producer)),
+        } => Ok(respond::appended(
+            tail,
+            closed,
+            has_data && !duplicate,
+            producer,
+        )),
         Outcome::Refused(refusal) => Err(refusal),
         _ => Err(Refusal::Unavailable),
     }

@@ -56,7 +56,8 @@ pub async fn follow<B: Backend>(
     reader.take(first.end, first.pieces, up_to_date, first.plan.meta.closed);
     let mut reply = Reply::new(StatusCode::OK);
     reply.set_static(std_header::CONTENT_TYPE, "text/event-stream");
-    reply.no_store();
+    // Not stored, but a shared edge may collapse readers onto one connection (section 10.2).
+    reply.set_static(std_header::CACHE_CONTROL, "no-cache");
     if representation == Representation::Binary {
         reply.set_static(header::STREAM_SSE_DATA_ENCODING, "base64");
     }

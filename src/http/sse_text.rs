@@ -71,7 +71,7 @@ pub fn control(control: &Control) -> Bytes {
 }
 
 fn put_control(text: &mut BytesMut, control: &Control) {
-    text.put_slice(b"event: control\ndata: {\"streamNextOffset\":\"");
+    text.put_slice(b"event: control\ndata:{\"streamNextOffset\":\"");
     text.put_slice(control.next.to_string().as_bytes());
     text.put_slice(b"\"");
     if !control.closed {
@@ -98,13 +98,13 @@ fn joined(pieces: &[Bytes]) -> Bytes {
 fn put_json(text: &mut BytesMut, pieces: &[Bytes]) {
     let bytes = joined(pieces);
     let messages = bytes.strip_suffix(b",\n").unwrap_or(&bytes);
-    text.put_slice(b"data: [\n");
+    text.put_slice(b"data:[\n");
     for line in messages.split(|b| *b == b'\n') {
-        text.put_slice(b"data: ");
+        text.put_slice(b"data:");
         text.put_slice(line);
         text.put_slice(b"\n");
     }
-    text.put_slice(b"data: ]\n");
+    text.put_slice(b"data:]\n");
 }
 
 fn put_text(text: &mut BytesMut, pieces: &[Bytes]) {
@@ -114,7 +114,12 @@ fn put_text(text: &mut BytesMut, pieces: &[Bytes]) {
     let mut rest = &*lossy;
     loop {
         let end = rest.find(['\n', '\r']);
-        text.put_slice(b"data: ");
+        // A client takes one space off the front of a line; a payload's own must stay.
+        text.put_slice(if rest.starts_with(' ') {
+            &b"data: "[..]
+        } else {
+            &b"data:"[..]
+        });
         text.put_slice(&rest.as_bytes()[..end.unwrap_or(rest.len())]);
         text.put_slice(b"\n");
         let Some(end) = end else {
@@ -130,7 +135,7 @@ fn put_text(text: &mut BytesMut, pieces: &[Bytes]) {
 }
 
 fn put_base64(text: &mut BytesMut, pieces: &[Bytes]) {
-    text.put_slice(b"data: ");
+    text.put_slice(b"data:");
     text.put_slice(STANDARD.encode(joined(pieces)).as_bytes());
     text.put_slice(b"\n");
 }
@@ -180,14 +185,14 @@ mod tests {
 
     #[test]
     fn no_payload_can_end_its_event() {
-        let text = render(Representation::Text, "a\n\nevent: control\rdata: x\r\n");
-        let data = text.split("event: control\ndata: {").next().unwrap();
+        let text = render(Representation::Text, "a\n\n event: control\rdata: x\r\n");
+        let data = text.split("event: control\ndata:{").next().unwrap();
         assert_eq!(
             data,
-            "event: data\ndata: a\ndata: \ndata: event: control\ndata: data: x\ndata: \n\n"
+            "event: data\ndata:a\ndata:\ndata:  event: control\ndata:data: x\ndata:\n\n"
         );
         assert!(text.ends_with(
-            "data: {\"streamNextOffset\":\"0000000000000000_0000000000000005\",\"streamCursor\":\"9\",\"upToDate\":true}\n\n"
+            "data:{\"streamNextOffset\":\"0000000000000000_0000000000000005\",\"streamCursor\":\"9\",\"upToDate\":true}\n\n"
         ));
     }
 
@@ -195,9 +200,9 @@ mod tests {
     fn json_is_an_array_over_lines_and_binary_is_base64() {
         assert!(
             render(Representation::Json, "{\"a\":1},\n2,\n")
-                .starts_with("event: data\ndata: [\ndata: {\"a\":1},\ndata: 2\ndata: ]\n\n")
+                .starts_with("event: data\ndata:[\ndata:{\"a\":1},\ndata:2\ndata:]\n\n")
         );
-        assert!(render(Representation::Binary, "\u{1}").starts_with("event: data\ndata: AQ==\n\n"));
+        assert!(render(Representation::Binary, "\u{1}").starts_with("event: data\ndata:AQ==\n\n"));
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub fn read(path: &Path) -> Result<Option<Bytes>, StorageError> {
         });
     }
     let content = all.slice(HEADER..);
+    if number(4) == 0 {
+        return Err(corrupt(4, "the format version is wrong"));
+    }
     let length = u64::from(number(8)) | (u64::from(number(12)) << 32);
     if length != content.len() as u64 {
         return Err(corrupt(8, "the length is wrong"));

@@ -16,3 +16,6 @@ pub use writer::{Committed, PinReport, Wal, WalConfig};
 
 /// Records of this kind and above are repeated at the start of each segment, and keep no segment alive.
 pub const CARRIED_KIND: u8 = 128;
+
+#[cfg(test)]
+mod tests;

@@ -216,8 +216,15 @@ impl Wal {
             open.size - open.position
         };
         if (len + HEADER_BYTES) as u64 > room {
-            self.next_segment(len).await?;
-            pending = self.with_carried(pending);
+            let carried = self
+                .carry
+                .borrow()
+                .as_ref()
+                .map(|carry| carry())
+                .unwrap_or_default();
+            let carried_len: usize = carried.iter().map(record_len).sum();
+            self.next_segment(len + carried_len).await?;
+            pending = self.with_carried(&carried, pending);
         }
         let mut buffer = pending.buffer.take().expect("ensured above");
         let (file, path, position, total) = {
@@ -254,18 +261,12 @@ impl Wal {
     }
 
     /// The carried records in front of those that were buffered.
-    fn with_carried(&self, pending: Pending) -> Pending {
-        let carried = self
-            .carry
-            .borrow()
-            .as_ref()
-            .map(|carry| carry())
-            .unwrap_or_default();
+    fn with_carried(&self, carried: &[Record], pending: Pending) -> Pending {
         if carried.is_empty() {
             return pending;
         }
         let mut joined = Pending::default();
-        for record in &carried {
+        for record in carried {
             self.put(&mut joined, record);
         }
         let records = pending
@@ -299,7 +300,7 @@ impl Wal {
         let size = self
             .config
             .segment_bytes
-            .max((len + 4 * HEADER_BYTES + (64 << 10)) as u64);
+            .max((len + 3 * HEADER_BYTES).next_multiple_of(HEADER_BYTES) as u64);
         let prepared = self.prepared.borrow_mut().ready.take();
         let (temporary, file) = match prepared {
             Some(prepared) if size == self.config.segment_bytes => prepared,
