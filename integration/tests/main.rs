@@ -1,1 +1,9 @@
+//! One binary: the server as its users meet it.
 
+mod conformance;
+mod hostile;
+mod kills;
+mod limits;
+mod protocol;
+mod restart;
+mod tidy;

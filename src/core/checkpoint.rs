@@ -121,13 +121,14 @@ impl Core {
             .unwrap_or_default()
             .manifest;
         let pack = before.next_pack.max(1);
+        let hot_target = self.hot_target();
         let (plan, packed) = {
             let mut groups = self.groups.borrow_mut();
             let Some(group) = groups.get_mut(&id) else {
                 return Ok(());
             };
             if group.applied().index <= before.index {
-                group.shed_hot_bytes(self.hot_target());
+                group.shed_hot_bytes(hot_target);
                 return Ok(());
             }
             let mut placer = Placer(PackPlan::new(id, pack));
@@ -143,7 +144,7 @@ impl Core {
         add(&self.metrics.plain.checkpoints_total, 1);
         add(&self.metrics.plain.checkpoint_bytes_total, bytes);
         if let Some(group) = self.groups.borrow_mut().get_mut(&id) {
-            group.checkpointed(pack, self.hot_target());
+            group.checkpointed(pack, hot_target);
         }
         disk.wal.release(id, index);
         Ok(())

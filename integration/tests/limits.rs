@@ -1,0 +1,178 @@
+//! Each bound answers with a status, is counted, and loses nothing.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use integration::{Client, Server};
+
+const TEXT: &str = "text/plain";
+
+#[test]
+fn a_large_body_is_413_and_a_slow_one_408() {
+    let server = Server::start(&[
+        "--core-count",
+        "1",
+        "--body-bytes-max",
+        "64KiB",
+        "--body-timeout-ms",
+        "300ms",
+    ]);
+    let mut c = server.client();
+    c.create("/v1/stream/b", TEXT);
+    assert_eq!(c.append("/v1/stream/b", TEXT, &[b'x'; 70_000]).status, 413);
+    let mut chunked = server.client();
+    chunked
+        .write(b"POST /v1/stream/b HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        .unwrap();
+    assert_eq!(chunked.read_reply(false).unwrap().status, 408);
+    assert_eq!(
+        server.client().get("/v1/stream/b").body.len(),
+        0,
+        "half a body was applied"
+    );
+    assert_eq!(
+        server
+            .client()
+            .append("/v1/stream/b", TEXT, &[b'x'; 60_000])
+            .status,
+        204
+    );
+}
+
+#[test]
+fn bodies_in_flight_and_hot_bytes_and_readers_have_bounds() {
+    let server = Server::start(&[
+        "--core-count",
+        "1",
+        "--body-bytes-in-flight-max",
+        "100KiB",
+        "--hot-bytes-max",
+        "1MiB",
+        "--live-readers-max",
+        "3",
+        "--long-poll-ms",
+        "400ms",
+    ]);
+    let mut c = server.client();
+    c.create("/v1/stream/l", TEXT);
+    let refused = c.append("/v1/stream/l", TEXT, &vec![b'x'; 200 << 10]);
+    assert_eq!((refused.status, refused.header("retry-after")), (503, "1"));
+    let mut accepted = 0;
+    let full = loop {
+        let reply = c.append("/v1/stream/l", TEXT, &vec![b'x'; 90 << 10]);
+        if reply.status != 204 {
+            break reply;
+        }
+        accepted += 90 << 10;
+        assert!(accepted < 4 << 20, "hot_bytes_max does not hold");
+    };
+    assert_eq!(full.status, 503, "{}", full.text());
+    assert!(full.text().contains("hot_bytes_max"));
+    assert_eq!(
+        c.read_all("/v1/stream/l").len(),
+        accepted,
+        "what was acknowledged is there"
+    );
+    let tail = c.send("HEAD", "/v1/stream/l", &[], b"").next();
+    let mut waiting: Vec<Client> = (0..6).map(|_| server.client()).collect();
+    for client in &mut waiting {
+        client
+            .write(
+                format!(
+                    "GET /v1/stream/l?offset={tail}&live=long-poll HTTP/1.1\r\nhost: x\r\n\r\n"
+                )
+                .as_bytes(),
+            )
+            .unwrap();
+    }
+    let statuses: Vec<u16> = waiting
+        .iter_mut()
+        .map(|c| c.read_reply(false).unwrap().status)
+        .collect();
+    assert_eq!(
+        statuses.iter().filter(|s| **s == 204).count(),
+        3,
+        "{statuses:?}"
+    );
+    assert_eq!(
+        statuses.iter().filter(|s| **s == 503).count(),
+        3,
+        "{statuses:?}"
+    );
+    let metrics = c.get("/metrics").text();
+    for bound in [
+        "hot_bytes_max",
+        "body_bytes_in_flight_max",
+        "live_readers_max",
+    ] {
+        assert!(
+            metrics.contains(&format!(
+                "ursula_refusals_total{{core=\"0\",bound=\"{bound}\"}}"
+            )),
+            "{metrics}"
+        );
+    }
+}
+
+#[test]
+fn connections_have_a_bound() {
+    let server = Server::start(&["--core-count", "1", "--connections-max", "5"]);
+    let held: Vec<Client> = (0..5).map(|_| server.client()).collect();
+    let mut one_more = server.client();
+    assert_eq!(one_more.read_reply(false).unwrap().status, 503);
+    drop(held);
+    // The places are free once the server has noticed.
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut client = server.client();
+        if client
+            .try_send("GET", "/healthz", &[], b"")
+            .is_ok_and(|r| r.status == 200)
+        {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline);
+    }
+}
+
+#[test]
+fn headers_that_never_end_are_cut() {
+    let server = Server::start(&["--core-count", "1", "--header-timeout-ms", "300ms"]);
+    let mut slow = TcpStream::connect(&server.address).unwrap();
+    slow.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n").unwrap();
+    slow.set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let mut rest = Vec::new();
+    slow.read_to_end(&mut rest).expect("the server closes it");
+    assert_eq!(server.client().get("/healthz").status, 200);
+}
+
+#[test]
+fn readers_that_do_not_read_cost_a_bounded_number_of_bytes() {
+    let server = Server::start(&["--core-count", "1", "--hot-bytes-max", "128MiB"]);
+    let mut c = server.client();
+    c.create("/v1/stream/big", "application/octet-stream");
+    let mut stalled: Vec<Client> = (0..200).map(|_| server.client()).collect();
+    for reader in &mut stalled {
+        reader
+            .write(b"GET /v1/stream/big?offset=-1&live=sse HTTP/1.1\r\nhost: x\r\n\r\n")
+            .unwrap();
+    }
+    let before = server.resident_bytes();
+    for _ in 0..60 {
+        assert_eq!(
+            c.append(
+                "/v1/stream/big",
+                "application/octet-stream",
+                &vec![7; 1 << 20]
+            )
+            .status,
+            204
+        );
+    }
+    let grown = server.resident_bytes().saturating_sub(before);
+    // 60 MiB of data once, and per reader at most a rendered event or two, mostly shared.
+    assert!(grown < 400 << 20, "grew by {} MiB", grown >> 20);
+    assert_eq!(server.client().get("/healthz").status, 200);
+}

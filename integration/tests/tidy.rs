@@ -1,0 +1,142 @@
+//! Rules of the tree: which folder may know which, and how long a file may be.
+
+use std::path::{Path, PathBuf};
+
+use integration::repository;
+
+/// Folder, and what must not appear in its code.
+const ABSENT: [(&str, &[&str]); 6] = [
+    (
+        "src/protocol",
+        &[
+            "crate::group",
+            "crate::http",
+            "crate::core",
+            "crate::ops",
+            "glommio",
+            "hyper",
+            "storage::",
+            "std::fs",
+            "std::net",
+        ],
+    ),
+    (
+        "src/group",
+        &[
+            "crate::http",
+            "crate::core",
+            "crate::ops",
+            "crate::config",
+            "glommio",
+            "hyper",
+            "storage::",
+            "std::fs",
+            "std::net",
+            "std::time",
+            "rand",
+            "HashMap",
+        ],
+    ),
+    (
+        "src/meta",
+        &[
+            "crate::http",
+            "crate::core",
+            "crate::group",
+            "glommio",
+            "hyper",
+            "storage::",
+            "std::fs",
+            "std::net",
+            "std::time",
+            "HashMap",
+        ],
+    ),
+    (
+        "src/http",
+        &[
+            "crate::group",
+            "crate::core",
+            "crate::meta",
+            "raft::",
+            "storage::",
+            "glommio",
+            "std::fs",
+            "std::net",
+        ],
+    ),
+    ("storage/src", &["ursula::", "raft::", "raftproto", "hyper"]),
+    ("raftproto/src", &["glommio", "hyper", "ursula", "std::fs"]),
+];
+
+/// Longest file in lines.
+const LINES_MAX: usize = 520;
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn folders_know_only_what_they_may() {
+    let top = repository();
+    let mut broken = Vec::new();
+    for (folder, absent) in ABSENT {
+        let mut files = Vec::new();
+        sources(&top.join(folder), &mut files);
+        assert!(!files.is_empty(), "{folder} has no sources");
+        for file in files {
+            let text = std::fs::read_to_string(&file).unwrap();
+            for (number, line) in text.lines().enumerate() {
+                let code = line.split("//").next().unwrap_or("");
+                for word in absent {
+                    // `::raft::Error` is raft-rs's error, which the group hands on.
+                    if code.contains(word)
+                        && !(folder == "src/group" && *word == "rand" && code.contains("operand"))
+                    {
+                        broken.push(format!("{}:{}: {word}", file.display(), number + 1));
+                    }
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn files_stay_short_and_say_what_they_are_for() {
+    let top = repository();
+    let mut files = Vec::new();
+    for folder in [
+        "src",
+        "storage/src",
+        "raftproto/src",
+        "integration/src",
+        "integration/tests",
+    ] {
+        sources(&top.join(folder), &mut files);
+    }
+    let mut broken = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        if text.lines().count() > LINES_MAX {
+            broken.push(format!(
+                "{} has more than {LINES_MAX} lines",
+                file.display()
+            ));
+        }
+        if !text.starts_with("//!") {
+            broken.push(format!(
+                "{} does not open with what it is for",
+                file.display()
+            ));
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
