@@ -66,7 +66,10 @@ const ABSENT: [(&str, &[&str]); 6] = [
         ],
     ),
     ("storage/src", &["ursula::", "raft::", "raftproto", "hyper"]),
-    ("raftproto/src", &["glommio", "hyper", "ursula", "std::fs"]),
+    (
+        "raftproto/src",
+        &["glommio", "hyper", "ursula::", "std::fs"],
+    ),
 ];
 
 /// Longest file in lines.

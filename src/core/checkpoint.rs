@@ -137,9 +137,8 @@ impl Core {
         };
         let index = plan.position.index;
         let dir = disk.dir.clone();
-        let (manifest, bytes) = glommio::executor()
-            .spawn_blocking(move || write(&dir, id, before, plan, packed))
-            .await?;
+        let (manifest, bytes) =
+            storage::blocking::run(move || write(&dir, id, before, plan, packed)).await?;
         disk.files.borrow_mut().insert(id, GroupFiles { manifest });
         add(&self.metrics.plain.checkpoints_total, 1);
         add(&self.metrics.plain.checkpoint_bytes_total, bytes);

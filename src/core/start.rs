@@ -116,7 +116,10 @@ pub enum CoreError {
 /// [`CoreError`].
 pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     let mut control = control_stream(start.control);
-    let core = build(start.id, start.cores, start.config, start.groups, start.wal).await?;
+    // Nothing else wakes this executor yet; see `storage::blocking`.
+    let built = build(start.id, start.cores, start.config, start.groups, start.wal);
+    let core = storage::blocking::awake(built).await?;
+    log::debug!("event=core_built core={}", core.id);
     let receiver = Rc::downgrade(&core);
     let mesh = start.mesh.connect(Rc::new(move |from, message| {
         if let Some(core) = receiver.upgrade() {
@@ -127,7 +130,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     glommio::spawn_local(core.clone().turns()).detach();
     glommio::spawn_local(core.clone().ticks()).detach();
     core.campaign_all();
-    core.until_ready().await;
+    storage::blocking::awake(core.until_ready()).await;
     (start.progress)(Progress::Ready);
     expect(&mut control, b'g').await?;
 
@@ -270,6 +273,12 @@ impl Core {
             let seen = self.ready_changed.raised();
             let all = self.groups.borrow().len();
             let are_ready = self.groups_ready.get() as usize == all;
+            log::debug!(
+                "event=core_starting core={} groups_ready={} groups={all} slots={}",
+                self.id,
+                self.groups_ready.get(),
+                self.tables.borrow().slots.len()
+            );
             if are_ready && !self.tables.borrow().slots.is_empty() {
                 return;
             }

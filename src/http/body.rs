@@ -10,6 +10,9 @@ use hyper::body::Body;
 use super::backend::{Backend, BodyBudget};
 use crate::protocol::Refusal;
 
+/// Bytes of a refused body that are read and thrown away.
+const DRAIN_BYTES_MAX: u64 = 4 << 20;
+
 /// Reads a whole body.
 ///
 /// # Errors
@@ -23,11 +26,19 @@ where
     let settings = backend.settings();
     let limit = settings.body_bytes_max;
     let hint = body.size_hint();
-    if hint.lower() > limit {
-        return Err(Refusal::BodyTooLarge { limit });
-    }
     let announced = hint.exact();
-    let mut budget = backend.take_body_budget(announced.unwrap_or(0))?;
+    let taken = if hint.lower() > limit {
+        Err(Refusal::BodyTooLarge { limit })
+    } else {
+        backend.take_body_budget(announced.unwrap_or(0))
+    };
+    let mut budget = match taken {
+        Ok(budget) => budget,
+        Err(refusal) => {
+            drain(backend, body).await;
+            return Err(refusal);
+        }
+    };
     if announced == Some(0) {
         return Ok((Bytes::new(), budget));
     }
@@ -41,6 +52,22 @@ where
     // The read comes first: a body that is there already needs no timer.
     let bytes = read.or(timeout).await?;
     Ok((bytes, budget))
+}
+
+/// Throws away what a refused client sends for a moment: closing at once would reset the connection, and the
+/// answer could be lost with it.
+async fn drain<B: Backend, T: Body<Data = Bytes> + Unpin>(backend: &B, mut body: T) {
+    let read = async {
+        let mut left = DRAIN_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            let len = frame.data_ref().map_or(0, |d| d.len() as u64);
+            if len >= left {
+                return;
+            }
+            left -= len;
+        }
+    };
+    read.or(backend.sleep(Duration::from_secs(1))).await;
 }
 
 async fn read<T, G>(

@@ -10,6 +10,9 @@ use serde_json::value::RawValue;
 /// What stands behind each stored message.
 pub const MESSAGE_END: &[u8] = b",\n";
 
+/// Deepest nesting that is taken: readers in most languages stop at some hundred levels.
+const DEPTH_MAX: usize = 128;
+
 /// Why a body is not a batch of messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JsonError {
@@ -27,6 +30,11 @@ pub enum JsonError {
 pub fn frame(body: &[u8], empty_array_allowed: bool) -> Result<Bytes, JsonError> {
     let invalid = |e: serde_json::Error| JsonError::Invalid(e.to_string());
     let text = std::str::from_utf8(body).map_err(|e| JsonError::Invalid(e.to_string()))?;
+    if depth(body) > DEPTH_MAX {
+        return Err(JsonError::Invalid(format!(
+            "nested deeper than {DEPTH_MAX} levels"
+        )));
+    }
     let first = text.bytes().find(|b| !b.is_ascii_whitespace());
     let mut stored = BytesMut::with_capacity(body.len() + 16);
     if first == Some(b'[') {
@@ -42,6 +50,27 @@ pub fn frame(body: &[u8], empty_array_allowed: bool) -> Result<Bytes, JsonError>
         push(&mut stored, message.get());
     }
     Ok(stored.freeze())
+}
+
+/// How deep a text nests; strings do not count. Exact for valid JSON, harmless for all else.
+fn depth(text: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 fn push(stored: &mut BytesMut, message: &str) {

@@ -1,5 +1,6 @@
 //! What touches disks: the write-ahead log, packs, state tables, framed files. Knows nothing of HTTP or Raft.
 
+pub mod blocking;
 mod error;
 pub mod framed;
 pub mod lock;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{StorageError, framed, io_error};
+use crate::{StorageError, blocking, framed, io_error};
 
 const MAGIC: &[u8; 8] = b"URSPACK1";
 const END_MAGIC: &[u8; 8] = b"URSPACKE";
@@ -154,9 +154,8 @@ impl PackReader {
             .find(|(known, _)| known == path)
             .map(|(_, file)| file.clone());
         let owned = path.to_owned();
-        let (file, bytes) = glommio::executor()
-            .spawn_blocking(move || read_chunk(known, &owned, position, length, crc32c))
-            .await?;
+        let (file, bytes) =
+            blocking::run(move || read_chunk(known, &owned, position, length, crc32c)).await?;
         let mut open = self.open.borrow_mut();
         if !open.iter().any(|(known, _)| known == path) {
             open.push_back((path.to_owned(), file));

@@ -14,7 +14,7 @@ use super::segment::{
     CLEAN_END, FRAME_BYTES, FrameHeader, HEADER_BYTES, Record, SegmentHeader, SegmentId,
     put_record, record_len, seal,
 };
-use crate::{StorageError, framed, io_error};
+use crate::{StorageError, blocking, framed, io_error};
 
 /// Bytes written at once while a new segment is filled with zeros.
 const FILL_BYTES: usize = 1 << 20;
@@ -223,7 +223,7 @@ impl Wal {
                 .map(|carry| carry())
                 .unwrap_or_default();
             let carried_len: usize = carried.iter().map(record_len).sum();
-            self.next_segment(len + carried_len).await?;
+            blocking::awake(self.next_segment(len + carried_len)).await?;
             pending = self.with_carried(&carried, pending);
         }
         let mut buffer = pending.buffer.take().expect("ensured above");
@@ -286,17 +286,12 @@ impl Wal {
 
     /// Opens the next segment with room for a frame of `len` bytes.
     async fn next_segment(&self, len: usize) -> Result<(), StorageError> {
-        let previous = self.open.borrow_mut().take();
-        let sequence = previous.as_ref().map_or(1, |p| p.id.sequence + 1);
-        let chain = previous.as_ref().map_or(0, |p| p.chain);
-        if let Some(previous) = previous {
-            self.sealed
-                .borrow_mut()
-                .push_back((previous.id, previous.last_index));
-            if let Err(error) = previous.file.close_rc().await {
-                return Err(io_error(&previous.path, "close", error));
-            }
-        }
+        // The old segment stays open until the new one is there: records are buffered meanwhile.
+        let (sequence, chain) = {
+            let open = self.open.borrow();
+            open.as_ref()
+                .map_or((1, 0), |p| (p.id.sequence + 1, p.chain))
+        };
         let size = self
             .config
             .segment_bytes
@@ -329,7 +324,7 @@ impl Wal {
             .await
             .map_err(|e| io_error(&path, "rename", e))?;
         sync_dir(self.config.dir.clone()).await?;
-        *self.open.borrow_mut() = Some(OpenSegment {
+        let previous = self.open.borrow_mut().replace(OpenSegment {
             id,
             file,
             path,
@@ -340,6 +335,14 @@ impl Wal {
             chain,
             last_index: BTreeMap::new(),
         });
+        if let Some(previous) = previous {
+            self.sealed
+                .borrow_mut()
+                .push_back((previous.id, previous.last_index));
+            if let Err(error) = previous.file.close_rc().await {
+                return Err(io_error(&previous.path, "close", error));
+            }
+        }
         self.prepare_next();
         Ok(())
     }
@@ -368,7 +371,7 @@ impl Wal {
             prepared.recycled.take()
         };
         glommio::spawn_local(async move {
-            let result = prepare(temporary, recycled, size).await;
+            let result = blocking::awake(prepare(temporary, recycled, size)).await;
             let mut prepared = shared.borrow_mut();
             prepared.is_under_way = false;
             match result {
@@ -522,7 +525,5 @@ async fn write_all(
 }
 
 async fn sync_dir(dir: PathBuf) -> Result<(), StorageError> {
-    glommio::executor()
-        .spawn_blocking(move || framed::sync_dir(&dir))
-        .await
+    blocking::run(move || framed::sync_dir(&dir)).await
 }
