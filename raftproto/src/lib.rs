@@ -5,11 +5,13 @@
 pub mod version;
 
 /// What is proposed to a group.
+#[allow(clippy::all, reason = "generated")]
 pub mod command {
     include!(concat!(env!("OUT_DIR"), "/ursula.command.v1.rs"));
 }
 
 /// What a group's checkpoint is made of.
+#[allow(clippy::all, reason = "generated")]
 pub mod checkpoint {
     include!(concat!(env!("OUT_DIR"), "/ursula.checkpoint.v1.rs"));
 }

@@ -34,7 +34,7 @@ impl ResponseBody {
     }
 
     /// Bytes, where they are known.
-    pub fn len(&self) -> Option<u64> {
+    pub fn known_len(&self) -> Option<u64> {
         match self {
             ResponseBody::Row(row) => Some(row.iter().map(|p| p.len() as u64).sum()),
             ResponseBody::Events(_) => None,

@@ -37,7 +37,7 @@ where
     let micros = backend.monotonic_us() - began_us;
     backend.answered(operation, reply.status().as_u16(), micros, bytes_in);
     let response = reply.finish(&settings, is_head);
-    if let Some(bytes) = response.body().len() {
+    if let Some(bytes) = response.body().known_len() {
         backend.sent(bytes);
     }
     response

@@ -67,13 +67,16 @@ fn put_block(out: &mut impl Write, block: &[u8]) -> std::io::Result<u64> {
     Ok(8 + block.len() as u64)
 }
 
+/// Takes an entry: its key, and its value unless the key is gone.
+pub type Take<'a> = dyn FnMut(&[u8], Option<&[u8]>) -> Result<(), StorageError> + 'a;
+
 /// Reads a table in order, verifying each block. Blocks; not for an executor.
 ///
 /// # Errors
 /// [`StorageError::Corrupt`], or what `take` answers.
 pub fn read(
     path: &Path,
-    take: &mut dyn FnMut(&[u8], Option<&[u8]>) -> Result<(), StorageError>,
+    take: &mut Take<'_>,
 ) -> Result<(), StorageError> {
     let corrupt = |offset: usize, what: &str| StorageError::Corrupt {
         path: path.to_owned(),

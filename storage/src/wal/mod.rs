@@ -4,6 +4,7 @@
 //! lie in one lane per generation, so the order generation, lane, sequence, frame is the order they were
 //! written in. The directory belongs to its files, not to a number of cores: a start reads all lanes.
 
+mod file;
 mod legacy;
 mod recover;
 mod segment;
