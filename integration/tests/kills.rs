@@ -85,7 +85,7 @@ fn create(writer: &mut Writer, client: &mut Client) -> std::io::Result<()> {
     let mut stream = Stream {
         path: path.clone(),
         json,
-        producer: number % 3 != 0,
+        producer: !number.is_multiple_of(3),
         acknowledged: Vec::new(),
         unknown: Vec::new(),
         next_seq: 0,

@@ -166,7 +166,10 @@ impl Core {
         }
     }
 
-    #[expect(clippy::result_large_err, reason = "the message goes back to the caller whole")]
+    #[expect(
+        clippy::result_large_err,
+        reason = "the message goes back to the caller whole"
+    )]
     pub(super) fn post(&self, core: u16, message: Message) -> Result<(), Message> {
         match &*self.mesh.borrow() {
             Some(mesh) => mesh.post(core, message),

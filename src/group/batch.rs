@@ -110,7 +110,10 @@ fn body_len(kind: &Kind) -> u64 {
 }
 
 /// A request as the command that is proposed for it; `None` for what changes nothing.
-#[expect(clippy::result_large_err, reason = "not an error: the operation that changes nothing")]
+#[expect(
+    clippy::result_large_err,
+    reason = "not an error: the operation that changes nothing"
+)]
 pub(super) fn command_of(request: Request) -> Result<Kind, Op> {
     let key = match request.target {
         GroupTarget::Key(key) => key.as_str().to_owned(),

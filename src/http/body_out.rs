@@ -64,7 +64,7 @@ impl Body for ResponseBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.len()
+        self.known_len()
             .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

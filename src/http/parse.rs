@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn queries_are_read_strictly_where_it_matters() {
-        let from = |q| read_query(Some(q)).map(|r| r.from);
+        let from = |q: &str| read_query(Some(q)).map(|r| r.from);
         assert_eq!(from(""), Ok(ReadFrom::Start));
         assert_eq!(from("offset=-1&x=1"), Ok(ReadFrom::Start));
         assert_eq!(from("offset=now"), Ok(ReadFrom::Now));

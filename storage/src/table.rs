@@ -74,10 +74,7 @@ pub type Take<'a> = dyn FnMut(&[u8], Option<&[u8]>) -> Result<(), StorageError> 
 ///
 /// # Errors
 /// [`StorageError::Corrupt`], or what `take` answers.
-pub fn read(
-    path: &Path,
-    take: &mut Take<'_>,
-) -> Result<(), StorageError> {
+pub fn read(path: &Path, take: &mut Take<'_>) -> Result<(), StorageError> {
     let corrupt = |offset: usize, what: &str| StorageError::Corrupt {
         path: path.to_owned(),
         offset: offset as u64,
