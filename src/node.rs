@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use self::recovery::{Start, recover};
@@ -46,6 +46,7 @@ pub enum NodeError {
 }
 
 enum Event {
+    Started(i32),
     Ready,
     Listening,
     Drained,
@@ -73,6 +74,8 @@ pub fn run(config: Config) -> Result<(), NodeError> {
     }
     let (events, inbox) = channel();
     let signals = events.clone();
+    // Only interrupts what a thread waits for; see `nudge`.
+    signal_hook::flag::register(SIGUSR1, std::sync::Arc::default())?;
     let mut wanted = Signals::new([SIGTERM, SIGINT])?;
     std::thread::Builder::new()
         .name("signals".to_owned())
@@ -116,6 +119,7 @@ fn spawn(
             progress: Box::new(move |step| {
                 use crate::core::Progress;
                 let event = match step {
+                    Progress::Started(thread) => Event::Started(thread),
                     Progress::Ready => Event::Ready,
                     Progress::Listening => Event::Listening,
                     Progress::Drained => Event::Drained,
@@ -218,15 +222,25 @@ fn supervise(
     let (mut ready, mut listening, mut drained, mut exited) = (0, 0, 0, 0);
     let mut is_stopping = false;
     let limit = Duration::from_millis(config.shutdown_timeout_ms) * 2 + Duration::from_secs(5);
+    let mut threads: Vec<i32> = Vec::new();
     while exited < cores {
         let event = if is_stopping {
             inbox
                 .recv_timeout(limit)
                 .map_err(|_| NodeError::StopTimeout)?
+        } else if listening < cores {
+            match inbox.recv_timeout(Duration::from_millis(20)) {
+                Ok(event) => event,
+                Err(_) => {
+                    threads.iter().for_each(|thread| nudge(*thread));
+                    continue;
+                }
+            }
         } else {
             inbox.recv().map_err(|_| NodeError::StopTimeout)?
         };
         match event {
+            Event::Started(thread) => threads.push(thread),
             Event::Ready => {
                 ready += 1;
                 if ready == cores {
@@ -265,6 +279,13 @@ fn supervise(
     }
     log::info!("event=stopped");
     Ok(())
+}
+
+/// Interrupts a core's wait. While a core starts, glommio 0.9 can fall asleep beside work that is done already (one
+/// start in twenty hung); an interrupted wait looks again. Once a core serves, its ticks do the same.
+fn nudge(thread: i32) {
+    // SAFETY: the signal has a handler that only sets a flag; a thread that is gone is not found.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, SIGUSR1) };
 }
 
 /// Raises the soft limit of descriptors to the hard one; says if that is not enough.

@@ -66,6 +66,9 @@ pub struct Core {
     to_flush: RefCell<Vec<u32>>,
     /// Readies that wait for the next sync.
     unsynced: RefCell<VecDeque<(u32, u64)>>,
+    /// When the last turn's commands were proposed, and when their sync was done, in monotonic microseconds.
+    flushed_us: Cell<u64>,
+    synced_us: Cell<u64>,
     disk: Option<Disk>,
     metrics: CoreMetrics,
     body_bytes: Rc<Cell<u64>>,

@@ -69,6 +69,8 @@ pub struct WalStart {
 /// How far a core is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
+    /// It runs, on the thread with this id.
+    Started(i32),
     /// All its groups take requests.
     Ready,
     /// It accepts connections.
@@ -115,6 +117,8 @@ pub enum CoreError {
 /// # Errors
 /// [`CoreError`].
 pub async fn run(start: CoreStart) -> Result<(), CoreError> {
+    // SAFETY: a call without arguments or effects.
+    (start.progress)(Progress::Started(unsafe { libc::gettid() }));
     let mut control = control_stream(start.control);
     // Nothing else wakes this executor yet; see `storage::blocking`.
     let built = build(start.id, start.cores, start.config, start.groups, start.wal);
@@ -234,6 +238,8 @@ async fn build(
         turn: Event::default(),
         to_flush: RefCell::default(),
         unsynced: RefCell::default(),
+        flushed_us: Cell::new(0),
+        synced_us: Cell::new(0),
         disk,
         metrics: CoreMetrics::default(),
         body_bytes: Rc::default(),

@@ -41,6 +41,9 @@ impl Core {
 
     fn flush_all(self: &Rc<Self>) {
         let groups = std::mem::take(&mut *self.to_flush.borrow_mut());
+        if !groups.is_empty() {
+            self.flushed_us.set(self.clock.monotonic_us());
+        }
         for id in groups {
             self.step(id, Input::Flush);
         }
@@ -111,6 +114,7 @@ impl Core {
                 }
             }
         }
+        self.synced_us.set(self.clock.monotonic_us());
         for (group, number) in batch {
             self.step(group, Input::Persisted(number));
         }
@@ -130,8 +134,14 @@ impl Core {
     }
 
     pub(super) fn metrics_of_write(&self, since_us: u64) {
-        let total = self.clock.monotonic_us() - since_us;
-        self.metrics.committed(0, total, 0);
+        // Answers of a turn come right after its sync, so these are the times of the command's own turn. One that was
+        // refused before it was proposed has neither.
+        let (flushed, synced) = (self.flushed_us.get(), self.synced_us.get());
+        if since_us <= flushed && flushed <= synced {
+            let apply_us = self.clock.monotonic_us() - synced;
+            self.metrics
+                .committed(flushed - since_us, synced - flushed, apply_us);
+        }
     }
 
     fn update_hot_bytes(&self) {
