@@ -1,5 +1,6 @@
 //! One node: recovery, one executor per core, signals, an orderly end.
 
+mod preflight;
 mod recovery;
 
 use std::io::Write;
@@ -7,9 +8,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
+pub use self::preflight::Denied;
 use self::recovery::{Start, recover};
 use crate::config::{Config, ConfigError};
 use crate::core::{CoreStart, Message, StopHandle, mesh, run as run_core, stop_pair};
@@ -26,6 +28,9 @@ pub enum NodeError {
     /// Something that is not readable for this version.
     #[error("{0}")]
     Data(String),
+    /// The machine.
+    #[error(transparent)]
+    Denied(#[from] preflight::Denied),
     /// The address.
     #[error(transparent)]
     Listen(#[from] crate::core::listen::ListenError),
@@ -60,7 +65,8 @@ enum Event {
 /// [`NodeError`]; its text says what to do.
 pub fn run(config: Config) -> Result<(), NodeError> {
     log::info!("event=starting version={}", env!("CARGO_PKG_VERSION"));
-    raise_descriptor_limit(config.connections_max);
+    preflight::raise_descriptor_limit(config.connections_max);
+    preflight::check()?;
     let guard = crate::core::listen::guard(config.listen)?;
     let start = recover(&config)?;
     let cores = config.core_count as u16;
@@ -74,6 +80,8 @@ pub fn run(config: Config) -> Result<(), NodeError> {
     }
     let (events, inbox) = channel();
     let signals = events.clone();
+    // A file that may not grow is an error of the write, not the end of the process.
+    signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default())?;
     // Only interrupts what a thread waits for; see `nudge`.
     signal_hook::flag::register(SIGUSR1, std::sync::Arc::default())?;
     let mut wanted = Signals::new([SIGTERM, SIGINT])?;
@@ -133,25 +141,29 @@ fn spawn(
         } else {
             Placement::Fixed(cpus[usize::from(id) % cpus.len()])
         };
-        let mut exit = Exit {
-            core: id,
-            events: events.clone(),
-            error: Some("it panicked".to_owned()),
-        };
+        let ended = events.clone();
         let lock = lock.clone();
         LocalExecutorBuilder::new(placement)
             .name(&format!("core-{id}"))
             .io_memory(config.io_memory as usize)
             .preempt_timer(Duration::from_millis(1))
             .blocking_thread_pool_placement(PoolPlacement::Unbound(2))
-            .spawn(move || async move {
-                let result = run_core(core).await;
-                exit.ended(result.err().map(|e| e.to_string()));
-                drop(lock);
+            .spawn(move || {
+                // Made here: an executor that cannot start reports itself, see `watch`.
+                let exit = Exit {
+                    core: id,
+                    events: ended,
+                    error: Some("it panicked".to_owned()),
+                };
+                async move {
+                    let mut exit = exit;
+                    exit.error = run_core(core).await.err().map(|e| e.to_string());
+                    drop(lock);
+                }
             })
             .map_err(|e| NodeError::Core {
                 core: id,
-                text: with_advice(&e.to_string()),
+                text: e.to_string(),
             })
             .map(|handle| watch(id, handle, events.clone()))?;
     }
@@ -163,7 +175,7 @@ fn watch(core: u16, handle: glommio::ExecutorJoinHandle<()>, events: Sender<Even
     let watcher = std::thread::Builder::new().name(format!("join-{core}"));
     let spawned = watcher.spawn(move || {
         if let Err(error) = handle.join() {
-            let error = Some(with_advice(&error.to_string()));
+            let error = Some(error.to_string());
             let _ = events.send(Event::Exited { core, error });
         }
     });
@@ -172,28 +184,10 @@ fn watch(core: u16, handle: glommio::ExecutorJoinHandle<()>, events: Sender<Even
     }
 }
 
-/// Names the limit that an executor ran into.
-fn with_advice(text: &str) -> String {
-    let advice = if text.contains("MemLockLimit") {
-        "; io_uring needs at least 512 KiB of locked memory: raise `ulimit -l` (LimitMEMLOCK= in systemd)"
-    } else if text.contains("Operation not permitted") || text.contains("not implemented") {
-        "; io_uring is denied here: see `sysctl kernel.io_uring_disabled` and the seccomp profile of the container"
-    } else {
-        ""
-    };
-    format!("{text}{advice}")
-}
-
 struct Exit {
     core: u16,
     events: Sender<Event>,
     error: Option<String>,
-}
-
-impl Exit {
-    fn ended(&mut self, error: Option<String>) {
-        self.error = error;
-    }
 }
 
 impl Drop for Exit {
@@ -286,25 +280,4 @@ fn supervise(
 fn nudge(thread: i32) {
     // SAFETY: the signal has a handler that only sets a flag; a thread that is gone is not found.
     unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, SIGUSR1) };
-}
-
-/// Raises the soft limit of descriptors to the hard one; says if that is not enough.
-fn raise_descriptor_limit(connections_max: u64) {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: the pointer is to a structure of the right type.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return;
-    }
-    limit.rlim_cur = limit.rlim_max;
-    // SAFETY: as above.
-    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
-    if limit.rlim_max < connections_max + 256 {
-        log::warn!(
-            "event=descriptor_limit limit={} connections_max={connections_max} raise `ulimit -n` (LimitNOFILE= in systemd)",
-            limit.rlim_max
-        );
-    }
 }

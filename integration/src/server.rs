@@ -57,8 +57,14 @@ impl Server {
     /// # Errors
     /// The log.
     pub fn try_start(settings: Settings<'_>) -> Result<Server, String> {
-        let binary = Server::binary();
-        let mut command = Command::new(&binary);
+        Server::try_start_by(Command::new(Server::binary()), settings)
+    }
+
+    /// The same by a command that ends with the binary.
+    ///
+    /// # Errors
+    /// The log.
+    pub fn try_start_by(mut command: Command, settings: Settings<'_>) -> Result<Server, String> {
         command.arg("server");
         if !settings.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
@@ -69,12 +75,7 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|e| {
-                panic!(
-                    "{}: {e} (build it with `cargo build --release`)",
-                    binary.display()
-                )
-            });
+            .unwrap_or_else(|e| panic!("{command:?}: {e} (build it with `cargo build --release`)"));
         let stderr = child.stderr.take().expect("piped above");
         let log = Arc::new(Mutex::new(String::new()));
         let (listening, wait) = channel();

@@ -2,6 +2,7 @@
 
 mod commands;
 mod conformance;
+mod faults;
 mod hostile;
 mod kills;
 mod limits;

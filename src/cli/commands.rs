@@ -1,6 +1,6 @@
 //! What each client command does. Standard output is data, standard error is talk.
 
-use std::io::{Read, Write};
+use std::io::{Read as _, Write as _};
 
 use bytes::Bytes;
 use glommio::{LocalExecutorBuilder, Placement};
@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::{Method, Response};
 
-use super::Flags;
+use super::arguments::{Append, Command, Create, Head, Read, Tail};
 use super::client::{Client, Target};
 
 /// Why a command failed.
@@ -49,39 +49,52 @@ impl CliError {
 }
 
 /// Runs a command on an executor of its own.
-pub(super) fn run(command: &str, url: &str, flags: &Flags) -> Result<(), CliError> {
-    let (command, url, flags) = (command.to_owned(), url.to_owned(), flags.clone());
+pub(super) fn run(command: Command) -> Result<(), CliError> {
     let handle = LocalExecutorBuilder::new(Placement::Unbound)
         .io_memory(64 << 10)
-        .spawn(move || async move { dispatch(&command, &url, &flags).await });
+        .spawn(move || async move { dispatch(command).await });
     let failed = |text: String| CliError::Io(std::io::Error::other(text));
     let result = handle.map_err(|e| failed(e.to_string()))?.join();
     result.map_err(|e| failed(e.to_string()))?
 }
 
-async fn dispatch(command: &str, url: &str, flags: &Flags) -> Result<(), CliError> {
-    let target = Target::parse(url)?;
-    let mut client = Client::connect(target).await?;
+async fn dispatch(command: Command) -> Result<(), CliError> {
     match command {
-        "create" => create(&mut client, flags).await,
-        "append" => append(&mut client, flags).await,
-        "read" => read(&mut client, flags).await,
-        "tail" => tail(&mut client, flags, url).await,
-        "head" => head(&mut client, flags).await,
-        "close" => said(
-            client
-                .send(Method::POST, "", &[("stream-closed", "true")], Bytes::new())
-                .await?,
-        ),
-        _ => said(client.send(Method::DELETE, "", &[], Bytes::new()).await?),
+        Command::Create(given) => create(&given).await,
+        Command::Append(given) => append(&given).await,
+        Command::Read(given) => read(&given).await,
+        Command::Tail(given) => tail(&given).await,
+        Command::Head(given) => head(&given).await,
+        Command::Close(given) => {
+            let headers = [("stream-closed", "true")];
+            said(send(&given.url, Method::POST, &headers).await?)
+        }
+        Command::Delete(given) => said(send(&given.url, Method::DELETE, &[]).await?),
+        Command::Server(_) | Command::Config(_) | Command::Version(_) => {
+            Err(CliError::Usage("not a client command".to_owned()))
+        }
     }
 }
 
-/// The headers that flags stand for.
-fn headers<'a>(flags: &'a Flags, names: &[(&str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-    let given = names
+async fn connect(url: &str) -> Result<Client, CliError> {
+    Client::connect(Target::parse(url)?).await
+}
+
+/// One request without a body on a connection of its own.
+async fn send(
+    url: &str,
+    method: Method,
+    headers: &[(&str, &str)],
+) -> Result<Response<Incoming>, CliError> {
+    let mut client = connect(url).await?;
+    client.send(method, "", headers, Bytes::new()).await
+}
+
+/// The headers whose flags were given.
+fn given<'a>(pairs: &[(&'a str, Option<&'a str>)]) -> Vec<(&'a str, &'a str)> {
+    let given = pairs
         .iter()
-        .filter_map(|(flag, header)| flags.get(*flag).map(|value| (*header, value.as_str())));
+        .filter_map(|(name, value)| Some((*name, (*value)?)));
     given.collect()
 }
 
@@ -100,23 +113,20 @@ fn header(response: &Response<Incoming>, name: &str) -> String {
     value.unwrap_or_default().to_owned()
 }
 
-async fn create(client: &mut Client, flags: &Flags) -> Result<(), CliError> {
-    let headers = headers(
-        flags,
-        &[
-            ("content-type", "content-type"),
-            ("ttl", "stream-ttl"),
-            ("expires-at", "stream-expires-at"),
-            ("closed", "stream-closed"),
-            ("fork-from", "stream-forked-from"),
-            ("fork-offset", "stream-fork-offset"),
-        ],
-    );
-    said(client.send(Method::PUT, "", &headers, Bytes::new()).await?)
+async fn create(create: &Create) -> Result<(), CliError> {
+    let headers = given(&[
+        ("content-type", create.content_type.as_deref()),
+        ("stream-ttl", create.ttl.as_deref()),
+        ("stream-expires-at", create.expires_at.as_deref()),
+        ("stream-closed", create.closed.then_some("true")),
+        ("stream-forked-from", create.fork_from.as_deref()),
+        ("stream-fork-offset", create.fork_offset.as_deref()),
+    ]);
+    said(send(&create.url, Method::PUT, &headers).await?)
 }
 
-async fn append(client: &mut Client, flags: &Flags) -> Result<(), CliError> {
-    let body = match flags.get("data") {
+async fn append(append: &Append) -> Result<(), CliError> {
+    let body = match &append.data {
         Some(data) => data.clone().into_bytes(),
         None => {
             let mut body = Vec::new();
@@ -124,36 +134,25 @@ async fn append(client: &mut Client, flags: &Flags) -> Result<(), CliError> {
             body
         }
     };
-    let found;
-    let content_type = match flags.get("content-type") {
-        Some(given) => given.as_str(),
-        None => {
-            found = header(
-                &client.send(Method::HEAD, "", &[], Bytes::new()).await?,
-                "content-type",
-            );
-            found.as_str()
-        }
+    let content_type = match &append.content_type {
+        Some(given) => given.clone(),
+        None => header(&send(&append.url, Method::HEAD, &[]).await?, "content-type"),
     };
-    let mut headers = headers(
-        flags,
-        &[
-            ("close", "stream-closed"),
-            ("seq", "stream-seq"),
-            ("producer-id", "producer-id"),
-            ("producer-epoch", "producer-epoch"),
-            ("producer-seq", "producer-seq"),
-        ],
-    );
-    headers.push(("content-type", content_type));
+    let headers = given(&[
+        ("content-type", Some(&content_type)),
+        ("stream-closed", append.close.then_some("true")),
+        ("stream-seq", append.seq.as_deref()),
+        ("producer-id", append.producer_id.as_deref()),
+        ("producer-epoch", append.producer_epoch.as_deref()),
+        ("producer-seq", append.producer_seq.as_deref()),
+    ]);
+    let mut client = connect(&append.url).await?;
     said(client.send(Method::POST, "", &headers, body.into()).await?)
 }
 
-async fn read(client: &mut Client, flags: &Flags) -> Result<(), CliError> {
-    let mut offset = flags
-        .get("offset")
-        .cloned()
-        .unwrap_or_else(|| "-1".to_owned());
+async fn read(read: &Read) -> Result<(), CliError> {
+    let mut client = connect(&read.url).await?;
+    let mut offset = read.offset.clone();
     loop {
         let response = client
             .send(Method::GET, &format!("?offset={offset}"), &[], Bytes::new())
@@ -166,7 +165,7 @@ async fn read(client: &mut Client, flags: &Flags) -> Result<(), CliError> {
             .collect()
             .await
             .map_err(|e| CliError::Unavailable(e.to_string()))?;
-        print(&body.to_bytes(), is_json, flags, &offset)?;
+        print(&body.to_bytes(), is_json, read.json, &offset)?;
         if is_last {
             return Ok(());
         }
@@ -174,11 +173,9 @@ async fn read(client: &mut Client, flags: &Flags) -> Result<(), CliError> {
 }
 
 /// Follows with long-polls, which resume by themselves wherever a connection breaks off.
-async fn tail(client: &mut Client, flags: &Flags, url: &str) -> Result<(), CliError> {
-    let mut offset = flags
-        .get("offset")
-        .cloned()
-        .unwrap_or_else(|| "now".to_owned());
+async fn tail(tail: &Tail) -> Result<(), CliError> {
+    let mut client = connect(&tail.url).await?;
+    let mut offset = tail.offset.clone();
     let mut cursor = String::new();
     loop {
         let query = format!("?offset={offset}&live=long-poll{cursor}");
@@ -187,8 +184,8 @@ async fn tail(client: &mut Client, flags: &Flags, url: &str) -> Result<(), CliEr
             Err(CliError::Unavailable(reason)) => {
                 eprintln!("reconnecting: {reason}");
                 glommio::timer::sleep(std::time::Duration::from_millis(500)).await;
-                if let Ok(fresh) = Client::connect(Target::parse(url)?).await {
-                    *client = fresh;
+                if let Ok(fresh) = connect(&tail.url).await {
+                    client = fresh;
                 }
                 continue;
             }
@@ -205,7 +202,7 @@ async fn tail(client: &mut Client, flags: &Flags, url: &str) -> Result<(), CliEr
             .await
             .map_err(|e| CliError::Unavailable(e.to_string()))?;
         if !is_empty {
-            print(&body.to_bytes(), is_json, flags, &offset)?;
+            print(&body.to_bytes(), is_json, tail.json, &offset)?;
         }
         if is_closed {
             return Ok(());
@@ -214,9 +211,9 @@ async fn tail(client: &mut Client, flags: &Flags, url: &str) -> Result<(), CliEr
 }
 
 /// Bytes as they are; JSON one message a line; with `--json` an envelope with the offset.
-fn print(body: &Bytes, is_json: bool, flags: &Flags, next: &str) -> Result<(), CliError> {
+fn print(body: &Bytes, is_json: bool, in_envelope: bool, next: &str) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
-    if flags.contains_key("json") {
+    if in_envelope {
         let data = match serde_json::from_slice::<serde_json::Value>(body) {
             Ok(value) if is_json => value,
             _ => String::from_utf8_lossy(body).into_owned().into(),
@@ -239,8 +236,8 @@ fn print(body: &Bytes, is_json: bool, flags: &Flags, next: &str) -> Result<(), C
     Ok(())
 }
 
-async fn head(client: &mut Client, flags: &Flags) -> Result<(), CliError> {
-    let response = client.send(Method::HEAD, "", &[], Bytes::new()).await?;
+async fn head(head: &Head) -> Result<(), CliError> {
+    let response = send(&head.url, Method::HEAD, &[]).await?;
     let names = [
         "content-type",
         "stream-next-offset",
@@ -252,7 +249,7 @@ async fn head(client: &mut Client, flags: &Flags) -> Result<(), CliError> {
         .into_iter()
         .map(|name| (name, header(&response, name)))
         .filter(|(_, v)| !v.is_empty());
-    if flags.contains_key("json") {
+    if head.json {
         let object: serde_json::Map<String, serde_json::Value> = shown
             .map(|(name, value)| (name.replace('-', "_"), value.into()))
             .collect();

@@ -7,7 +7,9 @@ mod value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub use settings::{Config, SETTINGS, Setting, allowed_cpus};
+pub use settings::{
+    CheckArguments, Config, Given, SETTINGS, ServerArguments, Setting, allowed_cpus,
+};
 
 /// A setting that cannot be used; names key, value, source and what is allowed.
 #[derive(Debug, thiserror::Error)]

@@ -58,8 +58,49 @@ impl Value for Option<PathBuf> {
     }
 }
 
+/// What flags gave: settings by key, and the file of `--config`.
+pub type Given = (BTreeMap<String, String>, Option<PathBuf>);
+
+/// A command whose flags are the settings. All are texts here: [`super::load`] reads the values of all sources.
+macro_rules! arguments {
+    ($name:ident, $command:tt, $about:tt, $($key:ident, $default:tt, $allowed:tt, $help:tt;)*) => {
+        #[doc = $about]
+        #[derive(Debug, argh::FromArgs)]
+        #[argh(subcommand, name = $command)]
+        pub struct $name {
+            /// a TOML file with settings; also URSULA_CONFIG in the environment
+            #[argh(option)]
+            config: Option<PathBuf>,
+            /// the same as --wal-dir
+            #[argh(option)]
+            raft_log_dir: Option<String>,
+            $(
+                #[doc = $help]
+                #[doc = " Allowed: "]
+                #[doc = $allowed]
+                #[doc = "; default: "]
+                #[doc = $default]
+                #[argh(option)]
+                $key: Option<String>,
+            )*
+        }
+
+        impl $name {
+            /// The settings that were given.
+            pub fn given(self) -> Given {
+                let all = [
+                    ("raft_log_dir", self.raft_log_dir),
+                    $((stringify!($key), self.$key),)*
+                ];
+                let given = all.into_iter().filter_map(|(key, text)| Some((key.to_owned(), text?)));
+                (given.collect(), self.config)
+            }
+        }
+    };
+}
+
 macro_rules! settings {
-    ($($key:ident: $type:ty, $default:literal, $allowed:literal, $parse:expr, $help:literal;)*) => {
+    ($($key:ident: $type:ty, $default:tt, $allowed:tt, $parse:expr, $help:tt;)*) => {
         /// The effective settings.
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct Config {
@@ -76,6 +117,14 @@ macro_rules! settings {
                 is_switch: matches!(stringify!($type).as_bytes(), b"bool"),
             },)*
         ];
+
+        arguments!(ServerArguments, "server", "Runs a node.", $($key, $default, $allowed, $help;)*);
+        arguments!(
+            CheckArguments,
+            "check",
+            "Shows the effective settings, and where each comes from.",
+            $($key, $default, $allowed, $help;)*
+        );
 
         impl Config {
             pub(super) fn from_origins(origins: &BTreeMap<&'static str, Origin>) -> Result<Config, ConfigError> {
@@ -151,69 +200,69 @@ pub fn allowed_cpus() -> Vec<usize> {
 
 settings! {
     listen: SocketAddr, "127.0.0.1:4437", "an address and port such as 0.0.0.0:4437",
-        |t| t.parse().ok(), "Where clients connect.";
+        |t| t.parse().ok(), "where clients connect.";
     wal_dir: Option<PathBuf>, "", "a directory",
-        |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "Where data is kept; without it, nothing survives a restart.";
+        |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "where data is kept; without it, nothing survives a restart.";
     core_count: u64, "auto", "a whole number from 1 to 64, or auto",
-        cores, "Executors; auto: one for each CPU that the process may use.";
+        cores, "executors; auto: one for each CPU that the process may use.";
     raft_group_count: u64, "16", "a whole number from 1 to 4096",
-        |t| within(t.parse().ok(), 1, 4096), "Raft groups; fixed when a data directory is made.";
+        |t| within(t.parse().ok(), 1, 4096), "raft groups; fixed when a data directory is made.";
     no_pin: bool, "false", "true or false",
-        boolean, "Do not pin executors to CPUs; for shared machines.";
+        boolean, "do not pin executors to CPUs; for shared machines.";
     node_id: u64, "1", "a whole number from 1 to 65535",
-        |t| within(t.parse().ok(), 1, 65_535), "This node's number.";
+        |t| within(t.parse().ok(), 1, 65_535), "this node's number.";
     wal_segment_bytes: u64, "32MiB", "bytes from 1MiB to 4GiB",
-        |t| within(bytes(t), 1 << 20, 4 << 30).map(|b| b.next_multiple_of(4096)), "Size of a WAL segment.";
+        |t| within(bytes(t), 1 << 20, 4 << 30).map(|b| b.next_multiple_of(4096)), "size of a WAL segment.";
     checkpoint_bytes: u64, "64MiB", "bytes from 64KiB to 64GiB",
-        |t| within(bytes(t), 64 << 10, 64 << 30), "WAL bytes of a core after which its groups are checkpointed.";
+        |t| within(bytes(t), 64 << 10, 64 << 30), "bytes of WAL of a core after which its groups are checkpointed.";
     hot_bytes_max: u64, "auto", "bytes from 1MiB, or auto (a quarter of the memory over all cores)",
-        hot_bytes, "Stream bytes in memory, per core; above it appends are refused.";
+        hot_bytes, "stream bytes in memory, per core; above it appends are refused.";
     connections_max: u64, "65536", "a whole number from 1 to 10000000",
-        |t| within(t.parse().ok(), 1, 10_000_000), "Client connections, over all cores.";
+        |t| within(t.parse().ok(), 1, 10_000_000), "client connections, over all cores.";
     header_timeout_ms: u64, "10s", "a time from 10ms to 10min",
-        |t| within(millis(t), 10, 600_000), "Time for a request's headers to arrive.";
+        |t| within(millis(t), 10, 600_000), "time for a request's headers to arrive.";
     header_bytes_max: u64, "32KiB", "bytes from 8KiB to 1MiB",
-        |t| within(bytes(t), 8 << 10, 1 << 20), "Bytes of a request's headers.";
+        |t| within(bytes(t), 8 << 10, 1 << 20), "bytes of a request's headers.";
     body_timeout_ms: u64, "30s", "a time from 10ms to 60min",
-        |t| within(millis(t), 10, 3_600_000), "Time for a request's body to arrive.";
+        |t| within(millis(t), 10, 3_600_000), "time for a request's body to arrive.";
     body_bytes_max: u64, "32MiB", "bytes from 1KiB to 1GiB",
-        |t| within(bytes(t), 1 << 10, 1 << 30), "Bytes of a request's body.";
+        |t| within(bytes(t), 1 << 10, 1 << 30), "bytes of a request's body.";
     body_bytes_in_flight_max: u64, "256MiB", "bytes from 64KiB to 64GiB",
-        |t| within(bytes(t), 64 << 10, 64 << 30), "Bytes of bodies being received, per core.";
+        |t| within(bytes(t), 64 << 10, 64 << 30), "bytes of bodies being received, per core.";
     requests_in_flight_max: u64, "65536", "a whole number from 1 to 10000000",
-        |t| within(t.parse().ok(), 1, 10_000_000), "Requests that wait for a group, per core.";
+        |t| within(t.parse().ok(), 1, 10_000_000), "requests that wait for a group, per core.";
     live_readers_max: u64, "100000", "a whole number from 1 to 10000000",
-        |t| within(t.parse().ok(), 1, 10_000_000), "Long-polls and SSE readers, per core.";
+        |t| within(t.parse().ok(), 1, 10_000_000), "long-polls and SSE readers, per core.";
     h2_streams_max: u64, "256", "a whole number from 1 to 65535",
-        |t| within(t.parse().ok(), 1, 65_535), "Requests at once on an HTTP/2 connection.";
+        |t| within(t.parse().ok(), 1, 65_535), "requests at once on an HTTP/2 connection.";
     read_chunk_bytes: u64, "1MiB", "bytes from 1KiB to 64MiB",
-        |t| within(bytes(t), 1 << 10, 64 << 20), "Longest finite answer; a longer single JSON message is sent whole.";
+        |t| within(bytes(t), 1 << 10, 64 << 20), "longest finite answer; a longer single JSON message is sent whole.";
     long_poll_ms: u64, "20s", "a time from 10ms to 10min",
-        |t| within(millis(t), 10, 600_000), "How long a long-poll waits.";
+        |t| within(millis(t), 10, 600_000), "how long a long-poll waits.";
     sse_rotate_ms: u64, "60s", "a time from 100ms to 24h in ms, s or min",
-        |t| within(millis(t), 100, 86_400_000), "Life of an SSE connection; each gets a jitter of a sixth.";
+        |t| within(millis(t), 100, 86_400_000), "life of an SSE connection; each gets a jitter of a sixth.";
     sse_heartbeat_ms: u64, "15s", "a time from 50ms to 10min",
-        |t| within(millis(t), 50, 600_000), "A comment is sent on SSE after so long without an event.";
+        |t| within(millis(t), 50, 600_000), "a comment is sent on SSE after so long without an event.";
     shutdown_timeout_ms: u64, "10s", "a time from 0ms to 10min",
-        |t| within(millis(t), 0, 600_000), "Time that open requests have when the server stops.";
+        |t| within(millis(t), 0, 600_000), "time that open requests have when the server stops.";
     retry_after_s: u64, "1", "whole seconds from 1 to 3600",
-        |t| within(t.parse().ok(), 1, 3600), "Retry-After of a 503.";
+        |t| within(t.parse().ok(), 1, 3600), "seconds of Retry-After in a 503.";
     gzip_bytes_min: u64, "1KiB", "bytes",
-        bytes, "Smallest finite answer that is compressed when asked.";
+        bytes, "smallest finite answer that is compressed when asked.";
     cache_private: bool, "false", "true or false",
-        boolean, "Cache-Control says private instead of public.";
+        boolean, "say private instead of public in Cache-Control.";
     cors_allow_origin: String, "*", "an origin, * or empty for none",
-        |t| Some(t.to_owned()).filter(|t| t.bytes().all(|b| (0x21..0x7f).contains(&b))), "Access-Control-Allow-Origin.";
+        |t| Some(t.to_owned()).filter(|t| t.bytes().all(|b| (0x21..0x7f).contains(&b))), "value of Access-Control-Allow-Origin.";
     cross_origin_resource_policy: String, "cross-origin", "cross-origin, same-site or same-origin",
         |t| Some(t.to_owned()).filter(|t| ["cross-origin", "same-site", "same-origin"].contains(&t.as_str())),
-        "Cross-Origin-Resource-Policy.";
+        "value of Cross-Origin-Resource-Policy.";
     io_memory: u64, "512KiB", "bytes from 64KiB to 64MiB",
-        |t| within(bytes(t), 64 << 10, 64 << 20), "Memory that io_uring registers, per core, three times.";
+        |t| within(bytes(t), 64 << 10, 64 << 20), "memory that io_uring registers, per core, three times.";
     log_level: String, "info", "error, warn, info, debug or trace",
         |t| Some(t.to_owned()).filter(|t| ["error", "warn", "info", "debug", "trace"].contains(&t.as_str())),
-        "How much is logged.";
+        "how much is logged.";
     log_format: String, "logfmt", "logfmt or json",
-        |t| Some(t.to_owned()).filter(|t| ["logfmt", "json"].contains(&t.as_str())), "Form of the log.";
+        |t| Some(t.to_owned()).filter(|t| ["logfmt", "json"].contains(&t.as_str())), "form of the log.";
 }
 
 impl Config {

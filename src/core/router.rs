@@ -59,9 +59,7 @@ impl Core {
         let grows = matches!(&request.op, Op::Append(a) if !a.body.is_empty())
             || matches!(request.op, Op::Create(_));
         let waiting = self.waiting.borrow().len() + self.asked.borrow().len();
-        let bound = if self.is_failed.get() {
-            return Some(Refusal::Unavailable);
-        } else if waiting as u64 >= self.config.requests_in_flight_max {
+        let bound = if waiting as u64 >= self.config.requests_in_flight_max {
             "requests_in_flight_max"
         } else if grows && self.hot_bytes.get() >= self.config.hot_bytes_max {
             "hot_bytes_max"
@@ -74,6 +72,10 @@ impl Core {
 
     /// Gives a request to an own group.
     fn give(self: &Rc<Self>, group: u32, request: Request, reply_to: ReplyTo) {
+        if self.is_failed.get() {
+            self.answer(reply_to, Outcome::Refused(Refusal::Unavailable));
+            return;
+        }
         let mut effects = Vec::new();
         let now_ms = self.clock.now_ms();
         {
@@ -114,7 +116,7 @@ impl Core {
         }
     }
 
-    fn answer(&self, reply_to: ReplyTo, outcome: Outcome) {
+    pub(super) fn answer(&self, reply_to: ReplyTo, outcome: Outcome) {
         let waiting = self.waiting.borrow_mut().remove(&reply_to.0);
         match waiting {
             None => {}
@@ -130,9 +132,7 @@ impl Core {
             }
             Some(Waiting::There { core, id, since_us }) => {
                 self.metrics_of_write(since_us);
-                if self.post(core, Message::Reply { id, outcome }).is_err() {
-                    log::error!("event=reply_lost core={core} too many messages wait for it");
-                }
+                self.post_answer(core, Message::Reply { id, outcome });
             }
         }
     }
@@ -160,9 +160,7 @@ impl Core {
         *self.tables.borrow_mut() = tables.clone();
         self.ready_changed.raise();
         for core in (0..self.cores).filter(|c| *c != self.id) {
-            if self.post(core, Message::Tables(tables.clone())).is_err() {
-                log::error!("event=tables_lost core={core} too many messages wait for it");
-            }
+            self.post_answer(core, Message::Tables(tables.clone()));
         }
     }
 
@@ -174,6 +172,13 @@ impl Core {
         match &*self.mesh.borrow() {
             Some(mesh) => mesh.post(core, message),
             None => Err(message),
+        }
+    }
+
+    /// Posts what the other core waits for; see [`super::mesh::Mesh::deliver`].
+    fn post_answer(&self, core: u16, message: Message) {
+        if let Some(mesh) = &*self.mesh.borrow() {
+            mesh.deliver(core, message);
         }
     }
 

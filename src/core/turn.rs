@@ -6,7 +6,8 @@ use std::rc::Rc;
 use storage::wal::Record;
 
 use super::Core;
-use crate::group::{Effect, Input, Persist, SavedHardState};
+use crate::group::{Effect, Input, Persist, ReplyTo, SavedHardState};
+use crate::protocol::{Outcome, Refusal};
 
 /// Kinds of WAL records. From 128 on they are repeated at the start of each segment and pin none.
 pub mod kind {
@@ -123,14 +124,17 @@ impl Core {
 
     /// A write or sync failed: this core's groups stop for good. Nothing is retried, since after a failed sync
     /// nobody knows what is on disk.
-    pub(super) fn fail(&self, error: &storage::StorageError) {
+    pub(super) fn fail(self: &Rc<Self>, error: &storage::StorageError) {
         if !self.is_failed.replace(true) {
             log::error!(
                 "event=wal_failed core={} its groups stop for good, restart the server: {error}",
                 self.id
             );
         }
-        self.waiting.borrow_mut().clear();
+        let waiting: Vec<u64> = self.waiting.borrow().keys().copied().collect();
+        for id in waiting {
+            self.answer(ReplyTo(id), Outcome::Refused(Refusal::OutcomeUnknown));
+        }
     }
 
     pub(super) fn metrics_of_write(&self, since_us: u64) {

@@ -49,6 +49,13 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     let store_id = identity(dir, config)?;
     let wal_dir = dir.join("wal");
     std::fs::create_dir_all(&wal_dir).map_err(|e| io_error(&wal_dir, "create", e))?;
+    let is_direct = wal::has_direct_io(&wal_dir)?;
+    if !is_direct {
+        log::warn!(
+            "event=buffered_io path={} its filesystem has no direct I/O: appends take longer and use the page cache",
+            wal_dir.display()
+        );
+    }
     let mut manifests = BTreeMap::new();
     for group in groups {
         manifests.insert(group, read_manifest(dir, group)?);
@@ -93,6 +100,7 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
                 generation,
                 lane: core,
                 segment_bytes: config.wal_segment_bytes,
+                is_direct,
             },
             dir: dir.clone(),
             pins: pins_by_core.remove(&core).unwrap_or_default(),

@@ -60,17 +60,32 @@ pub enum StorageError {
 }
 
 /// Wraps a system error.
-pub fn io_error(path: &Path, op: &'static str, source: impl Into<std::io::Error>) -> StorageError {
+pub fn io_error(path: &Path, op: &'static str, source: std::io::Error) -> StorageError {
     StorageError::Io {
         path: path.to_owned(),
         op,
-        source: source.into(),
+        source,
     }
+}
+
+/// Wraps an error of glommio, whose text names paths of its own; what counts is the system's code.
+pub(crate) fn dma_error<T>(
+    path: &Path,
+    op: &'static str,
+    source: glommio::GlommioError<T>,
+) -> StorageError {
+    let source = match source.raw_os_error() {
+        Some(code) => std::io::Error::from_raw_os_error(code),
+        None => std::io::Error::other(source.to_string()),
+    };
+    io_error(path, op, source)
 }
 
 fn advice(source: &std::io::Error) -> &'static str {
     match source.raw_os_error() {
-        Some(libc::ENOSPC) => " (free space on this filesystem)",
+        Some(libc::ENOSPC | libc::EDQUOT) => " (free space on this filesystem)",
+        Some(libc::EFBIG) => " (the process may not write files of this size: raise `ulimit -f`)",
+        Some(libc::EIO) => " (the disk fails: see the kernel's log)",
         Some(libc::EACCES | libc::EPERM) => " (the server's user needs to own the directory)",
         Some(libc::EINVAL) => " (the filesystem may not allow direct I/O)",
         _ => "",

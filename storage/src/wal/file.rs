@@ -1,76 +1,177 @@
-//! Files of segments: made ready beside the appends, written with direct I/O.
+//! Files of segments: made ready beside the appends, written with direct I/O where the filesystem has it.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
+use glommio::io::{BufferedFile, DmaBuffer, DmaFile, OpenOptions};
 
 use super::segment::HEADER_BYTES;
+use crate::error::dma_error;
 use crate::{StorageError, blocking, framed, io_error};
 
 /// Bytes written at once while a new segment is filled with zeros.
 const FILL_BYTES: usize = 1 << 20;
+
+/// Whether files in a directory can be written with direct I/O: tried out, since filesystems refuse it at the open
+/// (ramfs), take it and buffer nevertheless (tmpfs), or refuse the write.
+///
+/// # Errors
+/// [`StorageError::Io`] if a file cannot be written at all.
+pub fn has_direct_io(dir: &Path) -> Result<bool, StorageError> {
+    #[repr(align(4096))]
+    struct Block([u8; HEADER_BYTES]);
+    let path = dir.join("probe.tmp");
+    let open = |flags| {
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        options.custom_flags(flags).open(&path)
+    };
+    let is_refused = |e: &std::io::Error| e.raw_os_error() == Some(libc::EINVAL);
+    drop(open(0).map_err(|e| io_error(&path, "create", e))?);
+    let block = Block([0; HEADER_BYTES]);
+    let written =
+        open(libc::O_DIRECT).and_then(|mut f| std::io::Write::write_all(&mut f, &block.0));
+    let on_tmpfs = filesystem(dir) == Some(libc::TMPFS_MAGIC);
+    std::fs::remove_file(&path).map_err(|e| io_error(&path, "remove", e))?;
+    match written {
+        Ok(()) => Ok(!on_tmpfs),
+        Err(error) if is_refused(&error) => Ok(false),
+        Err(error) => Err(io_error(&path, "write", error)),
+    }
+}
+
+fn filesystem(dir: &Path) -> Option<i64> {
+    let path = std::ffi::CString::new(dir.as_os_str().as_encoded_bytes()).ok()?;
+    // SAFETY: an all-zero structure is a valid value of this plain type.
+    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path ends in zero, and the pointer is to a structure of the right type.
+    let result = unsafe { libc::statfs(path.as_ptr(), &raw mut found) };
+    (result == 0).then_some(found.f_type)
+}
+
+/// One segment's file.
+pub(super) enum SegmentFile {
+    Direct(Rc<DmaFile>),
+    Buffered(BufferedFile),
+}
+
+impl SegmentFile {
+    async fn open(path: &Path, is_new: bool, is_direct: bool) -> Result<SegmentFile, StorageError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(is_new);
+        let opened = if is_direct {
+            options
+                .dma_open(path)
+                .await
+                .map(|f| SegmentFile::Direct(Rc::new(f)))
+        } else {
+            options.buffered_open(path).await.map(SegmentFile::Buffered)
+        };
+        opened.map_err(|e| dma_error(path, "open", e))
+    }
+
+    /// Bytes that a frame is padded to.
+    pub(super) fn alignment(&self) -> usize {
+        match self {
+            SegmentFile::Direct(file) => (file.alignment() as usize).max(512),
+            SegmentFile::Buffered(_) => 512,
+        }
+    }
+
+    /// Writes the first `total` bytes of a buffer at `position`.
+    pub(super) async fn write_all(
+        &self,
+        path: &Path,
+        mut buffer: DmaBuffer,
+        total: usize,
+        position: u64,
+    ) -> Result<(), StorageError> {
+        buffer.trim_to_size(total);
+        let written = match self {
+            SegmentFile::Direct(file) => file.write_at(buffer, position).await,
+            SegmentFile::Buffered(file) => {
+                file.write_at(buffer.as_bytes().to_vec(), position).await
+            }
+        };
+        let written = written.map_err(|e| dma_error(path, "write", e))?;
+        if written != total {
+            // A regular file takes a write whole, or the disk is full or broken.
+            let source =
+                std::io::Error::new(std::io::ErrorKind::WriteZero, "a write came back short");
+            return Err(io_error(path, "write", source));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn sync(&self, path: &Path) -> Result<(), StorageError> {
+        let synced = match self {
+            SegmentFile::Direct(file) => file.fdatasync().await,
+            SegmentFile::Buffered(file) => file.fdatasync().await,
+        };
+        synced.map_err(|e| dma_error(path, "sync", e))
+    }
+
+    /// Takes `size` bytes, written once.
+    async fn fill(&self, path: &Path, size: u64) -> Result<(), StorageError> {
+        let taken = match self {
+            SegmentFile::Direct(file) => file.pre_allocate(size, false).await,
+            // Filesystems without direct I/O may lack this too; the zeros below take the room.
+            SegmentFile::Buffered(_) => Ok(()),
+        };
+        taken.map_err(|e| dma_error(path, "allocate", e))?;
+        let mut position = 0;
+        while position < size {
+            let len = FILL_BYTES
+                .min((size - position) as usize)
+                .next_multiple_of(HEADER_BYTES);
+            let mut zeros = glommio::allocate_dma_buffer(len);
+            zeros.as_bytes_mut().fill(0);
+            self.write_all(path, zeros, len, position).await?;
+            position += len as u64;
+            glommio::yield_if_needed().await;
+        }
+        self.sync(path).await
+    }
+
+    /// Closes it; a failure of that is only logged, since every byte was synced by itself.
+    pub(super) async fn close(self: Rc<Self>, path: &Path) {
+        let Some(file) = Rc::into_inner(self) else {
+            return;
+        };
+        let closed = match file {
+            SegmentFile::Direct(file) => file.close_rc().await.map(|_| ()),
+            SegmentFile::Buffered(file) => file.close().await,
+        };
+        if let Err(error) = closed {
+            log::warn!(
+                "event=segment_not_closed path={} error=\"{error}\"",
+                path.display()
+            );
+        }
+    }
+}
 
 /// A file of `size` bytes that were all written once, so that a write changes no metadata of the filesystem.
 pub(super) async fn prepare(
     path: PathBuf,
     recycled: Option<PathBuf>,
     size: u64,
-) -> Result<(PathBuf, Rc<DmaFile>), StorageError> {
-    let (path, is_recycled) = recycled.map_or((path, false), |recycled| (recycled, true));
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(!is_recycled);
-    let file = options
-        .dma_open(&path)
-        .await
-        .map_err(|e| io_error(&path, "open", e))?;
-    let file = Rc::new(file);
-    if !is_recycled {
-        file.pre_allocate(size, false)
-            .await
-            .map_err(|e| io_error(&path, "allocate", e))?;
-        let mut position = 0;
-        while position < size {
-            let len = FILL_BYTES
-                .min((size - position) as usize)
-                .next_multiple_of(HEADER_BYTES);
-            let mut zeros = file.alloc_dma_buffer(len);
-            zeros.as_bytes_mut().fill(0);
-            write_all(&file, &path, zeros, len, position).await?;
-            position += len as u64;
-            glommio::yield_if_needed().await;
-        }
-        file.fdatasync()
-            .await
-            .map_err(|e| io_error(&path, "sync", e))?;
+    is_direct: bool,
+) -> Result<(PathBuf, Rc<SegmentFile>), StorageError> {
+    let (path, is_new) = recycled.map_or((path, true), |recycled| (recycled, false));
+    let file = SegmentFile::open(&path, is_new, is_direct).await?;
+    if is_new {
+        file.fill(&path, size).await?;
     }
-    Ok((path, file))
+    Ok((path, Rc::new(file)))
 }
 
-/// Writes the first `total` bytes of a buffer at `position`.
-pub(super) async fn write_all(
-    file: &Rc<DmaFile>,
-    path: &Path,
-    mut buffer: DmaBuffer,
-    total: usize,
-    position: u64,
-) -> Result<(), StorageError> {
-    buffer.trim_to_size(total);
-    let written = file
-        .write_at(buffer, position)
-        .await
-        .map_err(|e| io_error(path, "write", e))?;
-    if written != total {
-        // A regular file takes a direct write whole, or the disk is full or broken.
-        let source = std::io::Error::new(
-            std::io::ErrorKind::WriteZero,
-            "a direct write came back short",
-        );
-        return Err(io_error(path, "write", source));
-    }
-    Ok(())
-}
-
-pub(super) async fn sync_dir(dir: PathBuf) -> Result<(), StorageError> {
-    blocking::run(move || framed::sync_dir(&dir)).await
+/// Gives a file its final name, durably.
+pub(super) async fn publish(from: PathBuf, to: PathBuf, dir: PathBuf) -> Result<(), StorageError> {
+    blocking::run(move || {
+        std::fs::rename(&from, &to).map_err(|e| io_error(&to, "rename", e))?;
+        framed::sync_dir(&dir)
+    })
+    .await
 }

@@ -10,6 +10,7 @@ mod recover;
 mod segment;
 mod writer;
 
+pub use file::has_direct_io;
 pub use legacy::{LegacySegment, Pin};
 pub use recover::{Recovered, TornTail, recover};
 pub use segment::{Record, SegmentId};

@@ -19,6 +19,7 @@ fn config(dir: &Path, generation: u64) -> WalConfig {
         generation,
         lane: 0,
         segment_bytes: 64 << 10,
+        is_direct: has_direct_io(dir).unwrap(),
     }
 }
 
@@ -245,6 +246,7 @@ fn segments_of_earlier_starts_go_when_nobody_needs_them() {
 #[test]
 fn on_tmpfs_the_log_works_too() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    assert!(!has_direct_io(dir.path()).unwrap());
     small_log(dir.path(), true);
     assert_eq!(indexes(&read(dir.path()).unwrap(), 2), [1, 2, 3]);
 }

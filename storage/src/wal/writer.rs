@@ -7,15 +7,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use glommio::io::{DmaBuffer, DmaFile};
+use glommio::io::DmaBuffer;
 
-use super::file::{prepare, sync_dir, write_all};
+use super::file::{SegmentFile, prepare, publish};
 use super::legacy::Pin;
 use super::segment::{
     CLEAN_END, FRAME_BYTES, FrameHeader, HEADER_BYTES, Record, SegmentHeader, SegmentId,
     put_record, record_len, seal,
 };
-use crate::{StorageError, blocking, io_error};
+use crate::{StorageError, blocking};
 
 /// How a lane is written.
 #[derive(Debug, Clone)]
@@ -30,6 +30,8 @@ pub struct WalConfig {
     pub lane: u32,
     /// Size of a segment in bytes.
     pub segment_bytes: u64,
+    /// The filesystem takes direct I/O: see [`super::has_direct_io`].
+    pub is_direct: bool,
 }
 
 /// What a commit wrote.
@@ -78,7 +80,7 @@ struct Pending {
 
 struct OpenSegment {
     id: SegmentId,
-    file: Rc<DmaFile>,
+    file: Rc<SegmentFile>,
     path: PathBuf,
     size: u64,
     alignment: usize,
@@ -91,7 +93,7 @@ struct OpenSegment {
 /// A file that will be the next segment.
 #[derive(Default)]
 struct Prepared {
-    ready: Option<(PathBuf, Rc<DmaFile>)>,
+    ready: Option<(PathBuf, Rc<SegmentFile>)>,
     recycled: Option<PathBuf>,
     is_under_way: bool,
     counter: u64,
@@ -166,10 +168,8 @@ impl Wal {
         if pending.buffer.as_ref().is_some_and(|b| b.len() >= needed) {
             return;
         }
-        let open = self.open.borrow();
-        let file = &open.as_ref().expect("open until closed").file;
         let size = needed.next_power_of_two().max(64 << 10);
-        let mut fresh = file.alloc_dma_buffer(size);
+        let mut fresh = glommio::allocate_dma_buffer(size);
         if let Some(old) = &pending.buffer {
             fresh.as_bytes_mut()[..pending.len].copy_from_slice(&old.as_bytes()[..pending.len]);
         }
@@ -248,10 +248,8 @@ impl Wal {
             }
             (open.file.clone(), open.path.clone(), position, total)
         };
-        write_all(&file, &path, buffer, total, position).await?;
-        file.fdatasync()
-            .await
-            .map_err(|e| io_error(&path, "sync", e))?;
+        file.write_all(&path, buffer, total, position).await?;
+        file.sync(&path).await?;
         Ok(Committed {
             bytes: total as u64,
             records: u64::from(pending.records),
@@ -297,31 +295,26 @@ impl Wal {
         let prepared = self.prepared.borrow_mut().ready.take();
         let (temporary, file) = match prepared {
             Some(prepared) if size == self.config.segment_bytes => prepared,
-            _ => prepare(self.temporary(), None, size).await?,
+            _ => prepare(self.temporary(), None, size, self.config.is_direct).await?,
         };
         let id = SegmentId {
             generation: self.config.generation,
             lane: self.config.lane,
             sequence,
         };
-        let alignment = (file.alignment() as usize).max(512);
+        let alignment = file.alignment();
         let header = SegmentHeader {
             store_id: self.config.store_id,
             id,
             alignment: alignment as u32,
             chain,
         };
-        let mut block = file.alloc_dma_buffer(HEADER_BYTES);
+        let mut block = glommio::allocate_dma_buffer(HEADER_BYTES);
         header.encode(&mut block.as_bytes_mut()[..HEADER_BYTES]);
-        write_all(&file, &temporary, block, HEADER_BYTES, 0).await?;
-        file.fdatasync()
-            .await
-            .map_err(|e| io_error(&temporary, "sync", e))?;
+        file.write_all(&temporary, block, HEADER_BYTES, 0).await?;
+        file.sync(&temporary).await?;
         let path = id.path(&self.config.dir);
-        file.rename(&path)
-            .await
-            .map_err(|e| io_error(&path, "rename", e))?;
-        sync_dir(self.config.dir.clone()).await?;
+        publish(temporary, path.clone(), self.config.dir.clone()).await?;
         let previous = self.open.borrow_mut().replace(OpenSegment {
             id,
             file,
@@ -337,9 +330,7 @@ impl Wal {
             self.sealed
                 .borrow_mut()
                 .push_back((previous.id, previous.last_index));
-            if let Err(error) = previous.file.close_rc().await {
-                return Err(io_error(&previous.path, "close", error));
-            }
+            previous.file.close(&previous.path).await;
         }
         self.prepare_next();
         Ok(())
@@ -360,6 +351,7 @@ impl Wal {
         let temporary = self.temporary();
         let shared = self.prepared.clone();
         let size = self.config.segment_bytes;
+        let is_direct = self.config.is_direct;
         let recycled = {
             let mut prepared = shared.borrow_mut();
             if prepared.is_under_way || prepared.ready.is_some() {
@@ -369,7 +361,7 @@ impl Wal {
             prepared.recycled.take()
         };
         glommio::spawn_local(async move {
-            let result = blocking::awake(prepare(temporary, recycled, size)).await;
+            let result = blocking::awake(prepare(temporary, recycled, size, is_direct)).await;
             let mut prepared = shared.borrow_mut();
             prepared.is_under_way = false;
             match result {
