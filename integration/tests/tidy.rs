@@ -122,6 +122,7 @@ fn files_stay_short_and_say_what_they_are_for() {
         "raftproto/src",
         "integration/src",
         "integration/tests",
+        "integration/fuzz",
     ] {
         sources(&top.join(folder), &mut files);
     }
