@@ -38,7 +38,12 @@ impl Core {
                         Ok(whole) => bytes.push(whole.slice(from as usize..to as usize)),
                         Err(error) => {
                             log::error!("event=read_failed {error}");
-                            return Err(Refusal::DataDamaged);
+                            // A pack goes when its last stream is deleted: one more try finds that there is none.
+                            return Err(if is_gone(&error) {
+                                Refusal::Unavailable
+                            } else {
+                                Refusal::DataDamaged
+                            });
                         }
                     }
                 }
@@ -69,4 +74,9 @@ impl Core {
         }
         Ok(bytes)
     }
+}
+
+fn is_gone(error: &storage::StorageError) -> bool {
+    matches!(error, storage::StorageError::Io { source, .. }
+        if source.kind() == std::io::ErrorKind::NotFound)
 }

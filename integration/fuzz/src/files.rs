@@ -72,7 +72,7 @@ fn put(dir: &Path, name: &str, bytes: Vec<u8>) -> std::path::PathBuf {
 /// Edits are four bytes each: where (two), what, and a byte: put it, flip it, cut there, or copy the next block on.
 fn edited(sound: &[u8], edits: &[u8]) -> Vec<u8> {
     let mut bytes = sound.to_vec();
-    for edit in edits.chunks_exact(4) {
+    for edit in edits.as_chunks::<4>().0 {
         if bytes.is_empty() {
             break;
         }
