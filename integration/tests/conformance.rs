@@ -30,6 +30,8 @@ fn workshop() -> PathBuf {
         if !is_there {
             let installed = Command::new("npm")
                 .args(["install", "--no-audit", "--no-fund", "--no-package-lock"])
+                // npm 9 and 10 break off over the peer dependencies otherwise.
+                .arg("--legacy-peer-deps")
                 .args(PACKAGES)
                 .current_dir(&dir)
                 .status();

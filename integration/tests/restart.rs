@@ -225,7 +225,7 @@ fn the_configuration_can_be_checked() {
     let (code, text) = check(&["--core-cuont", "1"]);
     assert_eq!(code, Some(2));
     assert!(
-        text.contains("core_cuont") && text.contains("did you mean `core_count`"),
+        text.contains("--core-cuont") && text.contains("did you mean --core-count?"),
         "{text}"
     );
     let (code, text) = check(&["--raft-group-count", "none"]);

@@ -185,15 +185,30 @@ pub struct Version {}
 pub fn parse(arguments: &[String]) -> Result<Arguments, EarlyExit> {
     let words = spread(arguments);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    Arguments::from_args(&["ursula"], &words)
+    Arguments::from_args(&["ursula"], &words).map_err(|mut early| {
+        let unknown = words
+            .iter()
+            .find(|w| w.starts_with("--") && early.output.contains(**w));
+        let key = unknown.map(|flag| flag.trim_start_matches('-').replace('-', "_"));
+        if early.status.is_err()
+            && is_setting_command(arguments)
+            && let Some(near) = key.and_then(|key| crate::config::nearest(&key))
+        {
+            let flag = near.replace('_', "-");
+            early.output = format!("{}; did you mean --{flag}?", early.output.trim_end());
+        }
+        early
+    })
+}
+
+fn is_setting_command(arguments: &[String]) -> bool {
+    let first = arguments.first().map(String::as_str);
+    matches!(first, Some("server" | "config"))
 }
 
 /// Writes `--name=value` as two words and gives switches among the settings their value, as argh wants it.
 fn spread(arguments: &[String]) -> Vec<String> {
-    let is_setting = matches!(
-        arguments.first().map(String::as_str),
-        Some("server" | "config")
-    );
+    let is_setting = is_setting_command(arguments);
     let mut words = Vec::new();
     for argument in arguments {
         let Some(flag) = argument.strip_prefix("--") else {

@@ -134,7 +134,8 @@ fn put(
     Ok(())
 }
 
-fn nearest(key: &str) -> Option<String> {
+/// The setting whose name is nearest to a wrong one, if any is near.
+pub(crate) fn nearest(key: &str) -> Option<String> {
     let distance = |name: &str| {
         let (a, b) = (key.as_bytes(), name.as_bytes());
         let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -150,7 +151,7 @@ fn nearest(key: &str) -> Option<String> {
         row[b.len()]
     };
     let best = SETTINGS.iter().map(|s| (distance(s.key), s.key)).min()?;
-    (best.0 <= 3).then(|| best.1.to_owned())
+    (1..=3).contains(&best.0).then(|| best.1.to_owned())
 }
 
 fn read_file(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
