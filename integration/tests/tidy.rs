@@ -123,6 +123,7 @@ fn files_stay_short_and_say_what_they_are_for() {
         "integration/src",
         "integration/tests",
         "integration/fuzz",
+        "benches/src",
     ] {
         sources(&top.join(folder), &mut files);
     }

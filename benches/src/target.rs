@@ -1,0 +1,64 @@
+//! A server under load: where its streams are, and requests for them.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+
+/// Where streams are made: `[name=]http://host:port/base`.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub name: String,
+    pub address: SocketAddr,
+    pub host: String,
+    /// Streams are at this path, a slash and their name.
+    pub base: String,
+}
+
+impl std::str::FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Target, String> {
+        let (name, url) = match text.split_once("=http") {
+            Some((name, rest)) => (name.to_owned(), format!("http{rest}")),
+            None => (text.to_owned(), text.to_owned()),
+        };
+        let rest = url
+            .strip_prefix("http://")
+            .ok_or("a server is given as NAME=http://host:port/base")?;
+        let (host, base) = rest.split_once('/').unwrap_or((rest, ""));
+        let address = host
+            .to_socket_addrs()
+            .map_err(|e| format!("{host}: {e}"))?
+            .next()
+            .ok_or_else(|| format!("{host} has no address"))?;
+        Ok(Target {
+            name,
+            address,
+            host: host.to_owned(),
+            base: format!("/{}", base.trim_end_matches('/')),
+        })
+    }
+}
+
+impl Target {
+    /// The path of a stream.
+    pub fn path(&self, stream: &str) -> String {
+        format!("{}/{stream}", self.base.trim_end_matches('/'))
+    }
+
+    /// Puts a request without a body.
+    pub fn put(&self, out: &mut Vec<u8>, method: &str, target: &str, headers: &str) {
+        let request = format!(
+            "{method} {target} HTTP/1.1\r\nhost: {}\r\n{headers}\r\n",
+            self.host
+        );
+        out.extend_from_slice(request.as_bytes());
+    }
+}
+
+/// The media type of a run's streams.
+pub fn content_type(is_json: bool) -> &'static str {
+    if is_json {
+        "application/json"
+    } else {
+        "text/plain"
+    }
+}
