@@ -195,7 +195,7 @@ impl Backend for CoreBackend {
     }
 
     async fn sleep(&self, duration: Duration) {
-        glommio::timer::sleep(duration).await;
+        self.0.timeouts.after(duration).await;
     }
 
     async fn stopping(&self) {

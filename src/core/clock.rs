@@ -60,6 +60,12 @@ impl Clock {
     }
 }
 
+/// The monotonic clock as the reactor's timers and hyper know it.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn instant() -> Instant {
+    Instant::now()
+}
+
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 fn system_ms() -> u64 {
     SystemTime::now()

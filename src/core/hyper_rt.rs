@@ -2,11 +2,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use hyper::rt::{Executor, Read, ReadBufCursor, Sleep, Timer, Write};
+
+use super::timeouts::{Timeout, Timeouts};
 
 /// A glommio socket as hyper reads and writes it.
 pub struct GlommioIo<S>(pub S);
@@ -62,14 +65,19 @@ where
     }
 }
 
-/// hyper's timers on the own executor.
-#[derive(Clone, Copy)]
-pub struct GlommioTimer;
-
-struct LocalSleep(glommio::timer::Timer);
+/// hyper's timers on the own executor: its time-outs of headers and idle connections.
+#[derive(Clone)]
+pub struct CoreTimer(pub Rc<Timeouts>);
 
 // SAFETY: hyper asks for Send and Sync because its timers may move between threads; a connection here is
-// spawned on one executor and polled, reset and dropped there only.
+// spawned on one executor, and its timer is cloned, used and dropped there only.
+unsafe impl Send for CoreTimer {}
+// SAFETY: as above.
+unsafe impl Sync for CoreTimer {}
+
+struct LocalSleep(Timeout);
+
+// SAFETY: as for `CoreTimer`: polled, reset and dropped on the connection's executor only.
 unsafe impl Send for LocalSleep {}
 // SAFETY: as above.
 unsafe impl Sync for LocalSleep {}
@@ -78,22 +86,18 @@ impl Future for LocalSleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.0).poll(cx).map(|_| ())
+        Pin::new(&mut self.0).poll(cx)
     }
 }
 
 impl Sleep for LocalSleep {}
 
-impl Timer for GlommioTimer {
+impl Timer for CoreTimer {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
-        Box::pin(LocalSleep(glommio::timer::Timer::new(duration)))
+        Box::pin(LocalSleep(self.0.after(duration)))
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "hyper gives deadlines, glommio takes durations"
-    )]
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        self.sleep(deadline.saturating_duration_since(Instant::now()))
+        Box::pin(LocalSleep(self.0.at(deadline)))
     }
 }

@@ -17,8 +17,9 @@ use hyper::{Request, Response};
 use hyper_util::server::conn::auto;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::hyper_rt::{GlommioIo, GlommioTimer, LocalExec};
+use super::hyper_rt::{CoreTimer, GlommioIo, LocalExec};
 use super::signal::Event;
+use super::timeouts::Timeouts;
 use crate::http::ResponseBody;
 
 /// Connections that may wait to be accepted.
@@ -127,6 +128,7 @@ pub trait ConnectionEvents {
 pub async fn accept_loop<E, S, F>(
     listener: TcpListener,
     limits: ConnectionLimits,
+    timeouts: Rc<Timeouts>,
     stop: Rc<Event>,
     events: Rc<E>,
     serve: S,
@@ -162,7 +164,8 @@ pub async fn accept_loop<E, S, F>(
         open.set(open.get() + 1);
         events.connections(open.get());
         let (open, ended, events) = (open.clone(), ended.clone(), events.clone());
-        let connection = connection(stream, limits.clone(), stop.clone(), serve.clone());
+        let timer = CoreTimer(timeouts.clone());
+        let connection = connection(stream, limits.clone(), timer, stop.clone(), serve.clone());
         glommio::spawn_local(async move {
             if futures_lite::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(connection))
                 .await
@@ -204,6 +207,7 @@ async fn refuse(mut stream: TcpStream, retry_after_s: u64) {
 async fn connection<S, F>(
     stream: TcpStream,
     limits: Rc<ConnectionLimits>,
+    timer: CoreTimer,
     stop: Rc<Event>,
     serve: S,
 ) where
@@ -220,14 +224,14 @@ async fn connection<S, F>(
     let mut builder = auto::Builder::new(LocalExec);
     builder
         .http1()
-        .timer(GlommioTimer)
+        .timer(timer.clone())
         .header_read_timeout(Duration::from_millis(limits.header_timeout_ms))
         .max_buf_size((limits.header_bytes_max as usize).max(8192))
         .max_headers(128)
         .half_close(true);
     builder
         .http2()
-        .timer(GlommioTimer)
+        .timer(timer)
         .max_concurrent_streams(limits.h2_streams_max as u32)
         .max_header_list_size(limits.header_bytes_max as u32)
         .max_pending_accept_reset_streams(32)

@@ -14,6 +14,7 @@ mod saga;
 mod signal;
 mod start;
 mod tails;
+mod timeouts;
 mod turn;
 
 pub use checkpoint::{GroupFiles, manifest_path, read_tables};
@@ -36,6 +37,7 @@ use self::mesh::Mesh;
 use self::message::CoreReport;
 use self::signal::{Event, Slot};
 use self::tails::TailHub;
+use self::timeouts::Timeouts;
 use crate::config::Config;
 use crate::group::{Group, ReplyTo};
 use crate::http::backend::HttpSettings;
@@ -50,6 +52,7 @@ pub struct Core {
     config: Config,
     http: Rc<HttpSettings>,
     clock: Clock,
+    timeouts: Rc<Timeouts>,
     groups: RefCell<BTreeMap<u32, Group>>,
     tables: RefCell<std::sync::Arc<Tables>>,
     /// Who waits for which reply of an own group.

@@ -133,6 +133,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     *core.mesh.borrow_mut() = Some(Rc::new(mesh));
     glommio::spawn_local(core.clone().turns()).detach();
     glommio::spawn_local(core.clone().ticks()).detach();
+    glommio::spawn_local(core.timeouts.clone().run()).detach();
     core.campaign_all();
     storage::blocking::awake(core.until_ready()).await;
     (start.progress)(Progress::Ready);
@@ -142,10 +143,18 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     (start.progress)(Progress::Listening);
     let backend = Rc::new(CoreBackend(core.clone()));
     let serving = {
+        let timeouts = core.timeouts.clone();
         let stop = core.stop.clone();
         let events = Rc::new(Counted(core.clone()));
         let serve = move |request| crate::http::serve(backend.clone(), request);
-        glommio::spawn_local(accept_loop(socket, limits(&core), stop, events, serve))
+        glommio::spawn_local(accept_loop(
+            socket,
+            limits(&core),
+            timeouts,
+            stop,
+            events,
+            serve,
+        ))
     };
     expect(&mut control, b's').await?;
     core.stop.raise();
@@ -227,6 +236,7 @@ async fn build(
         http: Rc::new(config.http_settings()),
         config,
         clock: Clock::start(),
+        timeouts: Rc::default(),
         groups: RefCell::new(groups),
         tables: RefCell::default(),
         waiting: RefCell::default(),

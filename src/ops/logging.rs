@@ -36,11 +36,20 @@ pub fn start(level: LevelFilter, json: bool) {
     };
     if log::set_boxed_logger(Box::new(logger)).is_ok() {
         log::set_max_level(level);
+        std::panic::set_hook(Box::new(|panic| {
+            let place = panic
+                .location()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            let text = panic.payload_as_str().unwrap_or("no text");
+            log::error!("event=panic place={place} text={text:?}");
+        }));
     }
 }
 
 fn write_all(receiver: &Receiver<Line>) {
-    let mut out = std::io::stderr().lock();
+    // Never locked for longer than a line: who else writes there, such as a panic, must not wait for ever.
+    let mut out = std::io::stderr();
     while let Ok(line) = receiver.recv() {
         match line {
             Line::Text(text) => {

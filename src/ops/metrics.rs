@@ -97,8 +97,7 @@ plain_metrics! {
 pub struct CoreMetrics {
     /// Counters and gauges.
     pub plain: Plain,
-    requests: RefCell<BTreeMap<(&'static str, u16), u64>>,
-    request_seconds: RefCell<BTreeMap<&'static str, Histogram>>,
+    requests: RefCell<[Requests; OPERATIONS.len()]>,
     append_stages: RefCell<[Histogram; 3]>,
     wal_sync: RefCell<Histogram>,
     refusals: RefCell<BTreeMap<&'static str, u64>>,
@@ -106,20 +105,39 @@ pub struct CoreMetrics {
 
 const STAGES: [&str; 3] = ["queue", "wal", "apply"];
 
+/// Names of the operations, in the order of [`Operation`].
+const OPERATIONS: [&str; 12] = [
+    "create",
+    "append",
+    "read",
+    "long_poll",
+    "sse",
+    "head",
+    "delete",
+    "bucket",
+    "list",
+    "preflight",
+    "ops",
+    "unknown",
+];
+
+/// The requests of one operation.
+#[derive(Debug, Clone, Default)]
+struct Requests {
+    /// By status, in the order of their first appearance; a handful.
+    statuses: Vec<(u16, u64)>,
+    seconds: Histogram,
+}
+
 impl CoreMetrics {
     /// A request was answered.
     pub fn answered(&self, operation: Operation, status: u16, micros: u64, bytes_in: u64) {
-        let name = operation_name(operation);
-        *self
-            .requests
-            .borrow_mut()
-            .entry((name, status))
-            .or_default() += 1;
-        self.request_seconds
-            .borrow_mut()
-            .entry(name)
-            .or_default()
-            .record(micros);
+        let requests = &mut self.requests.borrow_mut()[operation as usize];
+        match requests.statuses.iter_mut().find(|(s, _)| *s == status) {
+            Some((_, count)) => *count += 1,
+            None => requests.statuses.push((status, 1)),
+        }
+        requests.seconds.record(micros);
         add(&self.plain.request_body_bytes_total, bytes_in);
     }
 
@@ -149,13 +167,7 @@ impl CoreMetrics {
         CoreSnapshot {
             core,
             plain: self.plain.values(),
-            requests: self
-                .requests
-                .borrow()
-                .iter()
-                .map(|(k, v)| (*k, *v))
-                .collect(),
-            request_seconds: self.request_seconds.borrow().clone(),
+            requests: self.requests.borrow().clone(),
             append_stages: self.append_stages.borrow().clone(),
             wal_sync: self.wal_sync.borrow().clone(),
             refusals: self
@@ -178,8 +190,7 @@ pub fn add(counter: &Cell<u64>, n: u64) {
 pub struct CoreSnapshot {
     core: u16,
     plain: Vec<(&'static str, &'static str, &'static str, u64)>,
-    requests: Vec<((&'static str, u16), u64)>,
-    request_seconds: BTreeMap<&'static str, Histogram>,
+    requests: [Requests; OPERATIONS.len()],
     append_stages: [Histogram; 3],
     wal_sync: Histogram,
     refusals: Vec<(&'static str, u64)>,
@@ -230,12 +241,14 @@ pub fn render(cores: &[Option<CoreSnapshot>]) -> String {
         "Answered requests.",
     );
     for s in &up {
-        for ((operation, status), count) in &s.requests {
-            let core = s.core;
-            let _ = writeln!(
-                out,
-                "ursula_requests_total{{core=\"{core}\",operation=\"{operation}\",status=\"{status}\"}} {count}"
-            );
+        for (operation, requests) in OPERATIONS.iter().zip(&s.requests) {
+            for (status, count) in &requests.statuses {
+                let core = s.core;
+                let _ = writeln!(
+                    out,
+                    "ursula_requests_total{{core=\"{core}\",operation=\"{operation}\",status=\"{status}\"}} {count}"
+                );
+            }
         }
     }
     family(
@@ -261,8 +274,11 @@ pub fn render(cores: &[Option<CoreSnapshot>]) -> String {
         "Time from a request's headers to its answer's headers.",
     );
     for s in &up {
-        for (operation, histogram) in &s.request_seconds {
-            histogram.render(
+        for (operation, requests) in OPERATIONS.iter().zip(&s.requests) {
+            if requests.seconds.count == 0 {
+                continue;
+            }
+            requests.seconds.render(
                 &mut out,
                 name,
                 &format!("core=\"{}\",operation=\"{operation}\"", s.core),
@@ -344,23 +360,6 @@ fn process(out: &mut String) {
     let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     family(out, "process_open_fds", "gauge", "Open descriptors.");
     let _ = writeln!(out, "process_open_fds {descriptors}");
-}
-
-fn operation_name(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Create => "create",
-        Operation::Append => "append",
-        Operation::Read => "read",
-        Operation::LongPoll => "long_poll",
-        Operation::Sse => "sse",
-        Operation::Head => "head",
-        Operation::Delete => "delete",
-        Operation::Bucket => "bucket",
-        Operation::List => "list",
-        Operation::Preflight => "preflight",
-        Operation::Ops => "ops",
-        Operation::Unknown => "unknown",
-    }
 }
 
 #[cfg(test)]
