@@ -48,6 +48,9 @@ pub enum NodeError {
     /// Not everything ended in time.
     #[error("not all cores stopped in time; what was acknowledged is on disk")]
     StopTimeout,
+    /// Told to stop a second time.
+    #[error("a second signal cut the stop short; what was acknowledged is on disk")]
+    Interrupted,
 }
 
 enum Event {
@@ -214,11 +217,11 @@ fn supervise(
 ) -> Result<(), NodeError> {
     let cores = controls.len();
     let (mut ready, mut listening, mut drained, mut exited) = (0, 0, 0, 0);
-    let mut is_stopping = false;
+    let mut stopping_since: Option<std::time::Instant> = None;
     let limit = Duration::from_millis(config.shutdown_timeout_ms) * 2 + Duration::from_secs(5);
     let mut threads: Vec<i32> = Vec::new();
     while exited < cores {
-        let event = if is_stopping {
+        let event = if stopping_since.is_some() {
             inbox
                 .recv_timeout(limit)
                 .map_err(|_| NodeError::StopTimeout)?
@@ -245,7 +248,7 @@ fn supervise(
                 listening += 1;
                 if listening == cores {
                     log::info!("event=listening listening on http://{addr}");
-                    if is_stopping {
+                    if stopping_since.is_some() {
                         tell_all(controls, b's');
                     }
                 }
@@ -256,9 +259,12 @@ fn supervise(
                     tell_all(controls, b'q');
                 }
             }
-            Event::Signal if is_stopping => return Err(NodeError::StopTimeout),
+            // Supervisors and terminals may send a signal twice; a later one is meant.
+            Event::Signal
+                if stopping_since.is_some_and(|s| s.elapsed() < Duration::from_secs(1)) => {}
+            Event::Signal if stopping_since.is_some() => return Err(NodeError::Interrupted),
             Event::Signal => {
-                is_stopping = true;
+                stopping_since = Some(crate::core::clock::instant());
                 log::info!("event=stopping");
                 if listening == cores {
                     tell_all(controls, b's');

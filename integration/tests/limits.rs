@@ -149,6 +149,72 @@ fn headers_that_never_end_are_cut() {
 }
 
 #[test]
+fn who_never_says_a_whole_request_is_cut() {
+    let server = Server::start(&["--core-count", "1", "--header-timeout-ms", "300ms"]);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for beginning in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n", preface, settings] {
+        let mut silent = TcpStream::connect(&server.address).unwrap();
+        silent.write_all(beginning).unwrap();
+        silent
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let mut rest = Vec::new();
+        silent
+            .read_to_end(&mut rest)
+            .unwrap_or_else(|e| panic!("{beginning:?} keeps its place: {e}"));
+    }
+    assert_eq!(server.client().get("/healthz").status, 200);
+}
+
+/// Small appends of many streams share an entry of the log; what one stream keeps must not keep the others' bytes, and
+/// checkpoints must come although something waits for the disk at every moment.
+#[test]
+fn checkpoints_come_under_a_load_that_never_pauses() {
+    let dir = integration::scratch_dir();
+    let path = dir.path().to_str().unwrap();
+    let server = Server::start(&[
+        "--wal-dir",
+        path,
+        "--core-count",
+        "1",
+        "--no-pin",
+        "--checkpoint-bytes",
+        "256KiB",
+    ]);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for writer in 0..16 {
+            let (server, is_over) = (&server, &is_over);
+            scope.spawn(move || {
+                let mut c = server.client();
+                let path = format!("/v1/stream/busy{writer}");
+                c.create(&path, TEXT);
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert_eq!(c.append(&path, TEXT, &[b'x'; 500]).status, 204);
+                }
+            });
+        }
+        let mut c = server.client();
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        let checkpoints = loop {
+            let metrics = c.get("/metrics").text();
+            let line = metrics
+                .lines()
+                .find(|l| l.starts_with("ursula_checkpoints_total"));
+            let count: u64 = line
+                .and_then(|l| l.split(' ').nth(1)?.parse().ok())
+                .unwrap_or(0);
+            if count >= 50 || std::time::Instant::now() > deadline {
+                break count;
+            }
+        };
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(checkpoints >= 50, "only {checkpoints} under load");
+    });
+}
+
+#[test]
 fn readers_that_do_not_read_cost_a_bounded_number_of_bytes() {
     let server = Server::start(&["--core-count", "1", "--hot-bytes-max", "128MiB"]);
     let mut c = server.client();

@@ -6,6 +6,7 @@ mod faults;
 mod hostile;
 mod kills;
 mod limits;
+mod live;
 mod protocol;
 mod restart;
 mod tidy;

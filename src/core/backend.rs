@@ -71,11 +71,7 @@ impl Backend for CoreBackend {
             let Some(core) = weak.upgrade() else {
                 return;
             };
-            let request = Request::on_key(key.clone(), Op::Unwatch { core: core.id });
-            glommio::spawn_local(async move {
-                core.ask(request).await;
-            })
-            .detach();
+            core.unwatch(key.clone());
         });
         let (tail, is_first) = core.hub.join(key, on_idle);
         if is_first {

@@ -52,11 +52,26 @@ pub struct ListenGuard {
     _lock: Option<UnixListener>,
 }
 
+/// How long a server that was killed may keep its sockets: the kernel ends its io_uring requests first.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// Takes an address for this process. Port 0 gets a free one.
 ///
 /// # Errors
-/// [`ListenError::InUse`] if another process listens there.
+/// [`ListenError::InUse`] if another process listens there, also a second later.
 pub fn guard(addr: SocketAddr) -> Result<ListenGuard, ListenError> {
+    let began = super::clock::instant();
+    loop {
+        match try_guard(addr) {
+            Err(ListenError::InUse { .. }) if began.elapsed() < LINGER => {
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
+
+fn try_guard(addr: SocketAddr) -> Result<ListenGuard, ListenError> {
     let io = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::AddrInUse => ListenError::InUse { addr },
         _ => ListenError::Io { addr, source },
@@ -217,7 +232,13 @@ async fn connection<S, F>(
     if let Err(error) = prepare(&stream) {
         log::debug!("event=socket_option_failed error=\"{error}\"");
     }
+    let has_begun = Rc::new(Cell::new(false));
+    let begun = has_begun.clone();
+    let idle = timer
+        .0
+        .after(Duration::from_millis(limits.header_timeout_ms));
     let service = service_fn(move |request| {
+        begun.set(true);
         let response = serve(request);
         async move { Ok::<_, std::convert::Infallible>(response.await) }
     });
@@ -227,8 +248,7 @@ async fn connection<S, F>(
         .timer(timer.clone())
         .header_read_timeout(Duration::from_millis(limits.header_timeout_ms))
         .max_buf_size((limits.header_bytes_max as usize).max(8192))
-        .max_headers(128)
-        .half_close(true);
+        .max_headers(128);
     builder
         .http2()
         .timer(timer)
@@ -245,8 +265,17 @@ async fn connection<S, F>(
         stop.beyond(0).await;
         None
     };
+    // hyper's own time-out begins once it knows the version of HTTP; this one is for who never says a whole request.
+    let silent = async {
+        idle.await;
+        if has_begun.get() {
+            std::future::pending().await
+        } else {
+            Some(Ok(()))
+        }
+    };
     let served = async { Some(connection.as_mut().await) };
-    let result = match served.or(stopped).await {
+    let result = match served.or(stopped).or(silent).await {
         Some(result) => result,
         None => {
             connection.as_mut().graceful_shutdown();

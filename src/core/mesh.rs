@@ -92,6 +92,7 @@ async fn receive_all<M: Send + 'static>(
     while let Some(batch) = receiver.recv().await {
         for message in batch {
             on_message(from, message);
+            glommio::yield_if_needed().await;
         }
     }
 }

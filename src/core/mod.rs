@@ -43,7 +43,7 @@ use crate::group::{Group, ReplyTo};
 use crate::http::backend::HttpSettings;
 use crate::meta::Tables;
 use crate::ops::metrics::CoreMetrics;
-use crate::protocol::Outcome;
+use crate::protocol::{Outcome, StreamKey, TailNews};
 
 /// One executor and all that it owns.
 pub struct Core {
@@ -61,6 +61,8 @@ pub struct Core {
     asked: RefCell<AHashMap<u64, Slot<Outcome>>>,
     probed: RefCell<AHashMap<u64, Slot<CoreReport>>>,
     next_id: Cell<u64>,
+    /// News that found the other core's queue full.
+    late_news: RefCell<BTreeMap<(u16, StreamKey), TailNews>>,
     mesh: RefCell<Option<Rc<Mesh<Message>>>>,
     hub: Rc<TailHub>,
     /// Raised when a group has something for the next turn.

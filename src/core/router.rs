@@ -8,7 +8,7 @@ use super::signal::slot;
 use super::{Core, Message, Waiting};
 use crate::group::{Effect, Input, ReplyTo};
 use crate::ops::metrics::add;
-use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, TailNews};
+use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, StreamKey, TailNews};
 
 impl Core {
     /// Asks the group that a request is for, wherever it lives.
@@ -34,12 +34,13 @@ impl Core {
             let id = self.next_id();
             self.asked.borrow_mut().insert(id, slot);
             add(&self.metrics.plain.core_hops_total, 1);
-            if self.post(owner, Message::Request { id, request }).is_err() {
+            let frees = matches!(request.op, Op::Unwatch { .. });
+            let message = Message::Request { id, request };
+            if frees {
+                self.post_answer(owner, message);
+            } else if self.post(owner, message).is_err() {
                 self.asked.borrow_mut().remove(&id);
-                self.metrics.refused("core_queue");
-                return Outcome::Refused(Refusal::Overloaded {
-                    bound: "core_queue",
-                });
+                return Outcome::Refused(self.overloaded("core_queue"));
             }
         }
         filled
@@ -56,24 +57,34 @@ impl Core {
     }
 
     fn refuse_at_bound(&self, request: &Request) -> Option<Refusal> {
+        // What gives something back is never refused.
+        let frees = matches!(request.op, Op::Unwatch { .. });
+        let waiting = self.waiting.borrow().len() + self.asked.borrow().len();
+        let is_full = waiting as u64 >= self.config.requests_in_flight_max;
+        (is_full && !frees).then(|| self.overloaded("requests_in_flight_max"))
+    }
+
+    fn overloaded(&self, bound: &'static str) -> Refusal {
+        self.metrics.refused(bound);
+        Refusal::Overloaded { bound }
+    }
+
+    /// At the core that owns the group, whose memory it is.
+    fn refuse_growth(&self, request: &Request) -> Option<Refusal> {
         let grows = matches!(&request.op, Op::Append(a) if !a.body.is_empty())
             || matches!(request.op, Op::Create(_));
-        let waiting = self.waiting.borrow().len() + self.asked.borrow().len();
-        let bound = if waiting as u64 >= self.config.requests_in_flight_max {
-            "requests_in_flight_max"
-        } else if grows && self.hot_bytes.get() >= self.config.hot_bytes_max {
-            "hot_bytes_max"
-        } else {
-            return None;
-        };
-        self.metrics.refused(bound);
-        Some(Refusal::Overloaded { bound })
+        let is_full = self.hot_bytes.get() >= self.config.hot_bytes_max;
+        (grows && is_full).then(|| self.overloaded("hot_bytes_max"))
     }
 
     /// Gives a request to an own group.
     fn give(self: &Rc<Self>, group: u32, request: Request, reply_to: ReplyTo) {
         if self.is_failed.get() {
             self.answer(reply_to, Outcome::Refused(Refusal::Unavailable));
+            return;
+        }
+        if let Some(refusal) = self.refuse_growth(&request) {
+            self.answer(reply_to, Outcome::Refused(refusal));
             return;
         }
         let mut effects = Vec::new();
@@ -137,14 +148,61 @@ impl Core {
         }
     }
 
-    fn tell(&self, cores: &[u16], news: &TailNews) {
+    fn tell(self: &Rc<Self>, cores: &[u16], news: &TailNews) {
         for core in cores {
             if *core == self.id {
-                self.hub.on_news(news.clone());
-            } else if self.post(*core, Message::News(news.clone())).is_err() {
-                log::warn!("event=news_lost core={core} its readers catch up by reading");
+                self.on_news(news.clone());
+            } else {
+                self.post_news(*core, news.clone());
             }
         }
+    }
+
+    /// Posts news; where too much waits for that core already, only the newest state of each stream is kept, without
+    /// bytes: its readers read what they missed.
+    fn post_news(&self, core: u16, news: TailNews) {
+        let mut late = self.late_news.borrow_mut();
+        let place = (core, news.key.clone());
+        let news = match late.get_mut(&place) {
+            Some(known) => {
+                known.merge(news);
+                return;
+            }
+            None => news,
+        };
+        if let Err(Message::News(mut news)) = self.post(core, Message::News(news)) {
+            news.pieces = Vec::new();
+            late.insert(place, news);
+        }
+    }
+
+    /// Tries again to post what had to wait.
+    pub(super) fn post_late_news(&self) {
+        let late = std::mem::take(&mut *self.late_news.borrow_mut());
+        for ((core, _), news) in late {
+            self.post_news(core, news);
+        }
+    }
+
+    fn on_news(self: &Rc<Self>, news: TailNews) {
+        if self.hub.on_news(&news) || news.ended {
+            return;
+        }
+        // Nobody here follows the stream any more, and the group does not know.
+        self.unwatch(news.key);
+    }
+
+    /// Tells a stream's group that this core has no reader of it, unless one has come meanwhile.
+    pub(super) fn unwatch(self: &Rc<Self>, key: StreamKey) {
+        let core = self.clone();
+        glommio::spawn_local(async move {
+            if core.hub.follows(&key) {
+                return;
+            }
+            let op = Op::Unwatch { core: core.id };
+            core.ask(Request::on_key(key, op)).await;
+        })
+        .detach();
     }
 
     fn share_tables(&self) {
@@ -203,7 +261,7 @@ impl Core {
                     slot.fill(outcome);
                 }
             }
-            Message::News(news) => self.hub.on_news(news),
+            Message::News(news) => self.on_news(news),
             Message::Tables(tables) => {
                 *self.tables.borrow_mut() = tables;
                 self.ready_changed.raise();
@@ -247,12 +305,14 @@ impl Core {
     /// Asks all cores how they are; `None` for those that do not answer within a second.
     pub(super) async fn probe_all(self: &Rc<Self>) -> Vec<Option<CoreReport>> {
         let mut waits = Vec::new();
+        let mut asked = Vec::new();
         for core in 0..self.cores {
             let (slot, filled) = slot();
             if core == self.id {
                 slot.fill(self.report());
             } else {
                 let id = self.next_id();
+                asked.push(id);
                 self.probed.borrow_mut().insert(id, slot);
                 if self.post(core, Message::Probe { id }).is_err() {
                     self.probed.borrow_mut().remove(&id);
@@ -269,6 +329,10 @@ impl Core {
                 None
             };
             reports.push(futures_lite::FutureExt::or(filled, timeout).await);
+        }
+        // An answer that comes later finds nobody.
+        for id in asked {
+            self.probed.borrow_mut().remove(&id);
         }
         reports
     }

@@ -116,7 +116,10 @@ impl Future for Beyond<'_> {
                 waiters.len() - 1
             })
         });
-        waiters[place] = Some(cx.waker().clone());
+        match &mut waiters[place] {
+            Some(waker) => waker.clone_from(cx.waker()),
+            free => *free = Some(cx.waker().clone()),
+        }
         Poll::Pending
     }
 }

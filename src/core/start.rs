@@ -243,6 +243,7 @@ async fn build(
         asked: RefCell::default(),
         probed: RefCell::default(),
         next_id: Cell::new(1),
+        late_news: RefCell::default(),
         mesh: RefCell::new(None),
         hub: Rc::default(),
         turn: Event::default(),

@@ -76,17 +76,28 @@ impl TailHub {
         (tail, !is_known)
     }
 
-    /// Takes what the group tells.
-    pub fn on_news(&self, news: TailNews) {
+    /// Somebody follows the stream.
+    pub fn follows(&self, key: &StreamKey) -> bool {
+        self.entries.borrow().contains_key(key)
+    }
+
+    /// Takes what the group tells; false: nobody follows the stream.
+    pub fn on_news(&self, news: &TailNews) -> bool {
         let mut entries = self.entries.borrow_mut();
         let Some(entry) = entries.get(&news.key).cloned() else {
-            return;
+            return false;
         };
+        let known = entry.state.get();
+        if !is_unknown(known) && news.incarnation < known.incarnation {
+            // Of a stream that stood at this key before.
+            return true;
+        }
         if news.ended {
             entries.remove(&news.key);
         }
         drop(entries);
         entry.take(news);
+        true
     }
 }
 
@@ -102,7 +113,7 @@ fn is_unknown(state: TailState) -> bool {
 }
 
 impl Entry {
-    fn take(&self, news: TailNews) {
+    fn take(&self, news: &TailNews) {
         let before = self.state.get();
         self.state.set(TailState {
             incarnation: if news.ended {
@@ -114,11 +125,12 @@ impl Entry {
             closed: news.closed,
             ended: news.ended,
         });
-        if news.end > news.start {
+        // Late news come without bytes.
+        if !news.pieces.is_empty() {
             self.keep(LiveUpdate {
                 start: news.start,
                 end: news.end,
-                pieces: news.pieces,
+                pieces: news.pieces.clone(),
                 closed: news.closed,
                 rendered: RefCell::default(),
             });

@@ -33,10 +33,11 @@ impl Core {
                 if self.sync().await.is_err() {
                     return;
                 }
+                // Within the loop: under load there is always something that gathered meanwhile.
+                self.update_hot_bytes();
+                self.checkpoint_if_due();
                 self.flush_all();
             }
-            self.update_hot_bytes();
-            self.checkpoint_if_due();
         }
     }
 
@@ -162,10 +163,14 @@ impl Core {
     pub(super) async fn ticks(self: Rc<Self>) {
         loop {
             self.sleep(std::time::Duration::from_millis(TICK_MS)).await;
+            if self.is_failed.get() {
+                return;
+            }
             let ids: Vec<u32> = self.groups.borrow().keys().copied().collect();
             for id in ids {
                 self.step(id, Input::Tick);
             }
+            self.post_late_news();
         }
     }
 

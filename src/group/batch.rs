@@ -10,6 +10,7 @@ use raftproto::command::{self, Command, CommandBatch, command::Kind};
 
 use super::ReplyTo;
 use super::log::LogPosition;
+use super::stream::ALONE_BYTES_MIN;
 use crate::protocol::{Append, Create, Expiry, GroupTarget, Hold, Op, Request, StreamKey};
 
 /// Commands that the next entry will carry.
@@ -26,7 +27,8 @@ pub(super) struct Proposed {
     pub(super) replies: Vec<Option<ReplyTo>>,
 }
 
-/// Largest entry, but for a single command that is larger; keeps a turn's work bounded.
+/// Largest entry, but for a single command that is larger; keeps a turn's work bounded. A large body has an entry of
+/// its own, whose bytes the stream can keep without keeping others.
 const ENTRY_BYTES_MAX: u64 = 1 << 20;
 
 impl Pending {
@@ -44,11 +46,12 @@ impl Pending {
     /// Takes the first entry's worth of commands, encoded, with those who wait for them.
     pub(super) fn take_entry(&mut self, stamp_ms: u64) -> (Bytes, Vec<Option<ReplyTo>>) {
         let mut count = self.commands.len();
-        if self.bytes > ENTRY_BYTES_MAX {
+        if self.bytes > ALONE_BYTES_MIN as u64 {
             let mut sum = 0;
             let fits = self.commands.iter().take_while(|c| {
-                sum += c.kind.as_ref().map_or(0, body_len);
-                sum <= ENTRY_BYTES_MAX
+                let len = c.kind.as_ref().map_or(0, body_len);
+                sum += len;
+                sum <= ENTRY_BYTES_MAX && len < ALONE_BYTES_MIN as u64
             });
             count = fits.count().max(1);
         }

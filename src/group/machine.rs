@@ -9,7 +9,7 @@ use bytes::Bytes;
 use raftproto::command::{self, command::Kind};
 
 use super::Effect;
-use super::stream::Stream;
+use super::stream::{ALONE_BYTES_MIN, Stream};
 use super::tails::Tails;
 use crate::meta::Meta;
 use crate::protocol::{
@@ -254,10 +254,11 @@ impl Machine {
                 incarnation: stream.incarnation,
                 start: Offset(start),
                 end: Offset(stream.tail),
-                pieces: if added.is_empty() {
-                    Vec::new()
-                } else {
-                    vec![added]
+                pieces: match added.len() {
+                    0 => Vec::new(),
+                    // Readers keep what they are told for a while; not the whole entry with it.
+                    1..ALONE_BYTES_MIN => vec![Bytes::copy_from_slice(&added)],
+                    _ => vec![added],
                 },
                 closed: stream.closed,
                 ended: false,

@@ -103,12 +103,17 @@ impl<B: Backend> Reader<B> {
                 self.advance().await.ok()?;
             } else if state.closed {
                 // Closed without data; or the reader came when it was closed already.
-                let control = self.control(true, true);
-                self.ready.push_back(sse_text::control(&control));
-                self.is_over = true;
+                if self.held_back.is_empty() {
+                    let control = self.control(true, true);
+                    self.ready.push_back(sse_text::control(&control));
+                    self.is_over = true;
+                } else {
+                    // The rest of that character will never come.
+                    self.take(self.position, Vec::new(), true, true);
+                }
             } else if !self.has_spoken {
                 self.has_spoken = true;
-                let control = self.control(true, false);
+                let control = self.control(self.held_back.is_empty(), false);
                 self.ready.push_back(sse_text::control(&control));
             } else {
                 match self.wait().await {
@@ -206,10 +211,7 @@ impl<B: Backend> Reader<B> {
         if pieces.is_empty() {
             return;
         }
-        let held: usize = self.held_back.iter().map(Bytes::len).sum();
-        let mut control = self.control(up_to_date && held == 0, is_last);
-        // A client that comes back must get the whole character.
-        control.next = Offset(end.0 - held as u64);
+        let control = self.control(up_to_date && self.held_back.is_empty(), is_last);
         self.has_spoken = true;
         self.is_over = is_last;
         self.ready
@@ -226,8 +228,10 @@ impl<B: Backend> Reader<B> {
         if self.client_cursor.is_some_and(|c| value > c) {
             self.client_cursor = Some(value - 1);
         }
+        // A client that comes back must get a character whole.
+        let held: usize = self.held_back.iter().map(Bytes::len).sum();
         Control {
-            next: self.position,
+            next: Offset(self.position.0 - held as u64),
             cursor: value,
             up_to_date,
             closed,

@@ -22,3 +22,14 @@ pub struct TailNews {
     /// The stream was deleted or expired; nothing follows.
     pub ended: bool,
 }
+
+impl TailNews {
+    /// Makes these news include later ones of the same stream, or of the one that took its place; without bytes.
+    pub fn merge(&mut self, later: TailNews) {
+        self.pieces = Vec::new();
+        self.incarnation = later.incarnation;
+        self.end = later.end;
+        self.closed = later.closed;
+        self.ended = later.ended;
+    }
+}

@@ -1,7 +1,11 @@
 //! Where a stream's own bytes are: in memory, in packs, or both.
 //! Owns the hot pieces and the chunk list of one stream. What is in a chunk may leave memory.
-//! Invariants: chunks are contiguous from the stream's own start to `packed_end`; hot pieces are contiguous
-//! from `hot_start` to the tail; `hot_start <= packed_end`.
+//!
+//! An append arrives as a slice of its Raft entry. A small one is copied into the stream's open block: as a slice it would
+//! keep the whole entry, with the bytes of many other streams, for as long as itself. A large one travels alone in its
+//! entry and stays there.
+//! Invariants: chunks are contiguous from the stream's own start to `packed_end`; hot pieces, then the open block, are
+//! contiguous from `hot_start` to the tail; `hot_start <= packed_end`.
 
 use std::collections::VecDeque;
 
@@ -13,6 +17,8 @@ use crate::protocol::{ChunkRef, Piece};
 #[derive(Debug, Default)]
 pub struct StreamBytes {
     hot: VecDeque<HotPiece>,
+    /// What follows the last piece; becomes one when it is full or packed.
+    open: Vec<u8>,
     hot_start: u64,
     packed_end: u64,
     chunks: Vec<ChunkRef>,
@@ -25,6 +31,12 @@ struct HotPiece {
     end: u64,
     bytes: Bytes,
 }
+
+/// A body of so many bytes is the only one in its entry, and is not copied.
+pub const ALONE_BYTES_MIN: usize = 64 << 10;
+
+/// Largest open block; what is read from it is copied.
+const BLOCK_BYTES_MAX: usize = 16 << 10;
 
 impl StreamBytes {
     /// No bytes yet; the first will be at `start`.
@@ -43,6 +55,7 @@ impl StreamBytes {
             .map_or(start, |c| c.start + u64::from(c.length));
         StreamBytes {
             hot: VecDeque::new(),
+            open: Vec::new(),
             hot_start: end,
             packed_end: end,
             chunks_saved: chunks.len(),
@@ -52,15 +65,35 @@ impl StreamBytes {
 
     /// One past the last byte.
     pub fn end(&self) -> u64 {
+        self.sealed_end() + self.open.len() as u64
+    }
+
+    fn sealed_end(&self) -> u64 {
         self.hot.back().map_or(self.hot_start, |p| p.end)
     }
 
-    /// Takes the next bytes; they are not copied.
+    /// Takes the next bytes.
     pub fn append(&mut self, bytes: Bytes) {
-        if bytes.is_empty() {
+        if bytes.len() >= ALONE_BYTES_MIN {
+            self.seal();
+            let end = self.sealed_end() + bytes.len() as u64;
+            self.hot.push_back(HotPiece { end, bytes });
             return;
         }
-        let end = self.end() + bytes.len() as u64;
+        if self.open.len() + bytes.len() > BLOCK_BYTES_MAX {
+            self.seal();
+        }
+        self.open.extend_from_slice(&bytes);
+    }
+
+    /// Makes the open block a piece.
+    fn seal(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        self.open.shrink_to_fit();
+        let bytes = Bytes::from(std::mem::take(&mut self.open));
+        let end = self.sealed_end() + bytes.len() as u64;
         self.hot.push_back(HotPiece { end, bytes });
     }
 
@@ -85,6 +118,9 @@ impl StreamBytes {
         let wanted = position
             .checked_sub(1)
             .filter(|w| *w >= self.hot_start && *w < self.end())?;
+        if let Some(in_open) = wanted.checked_sub(self.sealed_end()) {
+            return self.open.get(in_open as usize).copied();
+        }
         let piece = &self.hot[self.piece_at(wanted)];
         let from_end = (piece.end - wanted) as usize;
         piece.bytes.get(piece.bytes.len() - from_end).copied()
@@ -116,8 +152,9 @@ impl StreamBytes {
     }
 
     fn hot_range(&self, mut from: u64, to: u64, take: &mut dyn FnMut(Bytes)) {
+        let sealed_end = self.sealed_end();
         let mut index = self.piece_at(from);
-        while from < to {
+        while from < to.min(sealed_end) {
             let piece = &self.hot[index];
             let start = piece.end - piece.bytes.len() as u64;
             let end = piece.end.min(to);
@@ -129,6 +166,10 @@ impl StreamBytes {
             from = end;
             index += 1;
         }
+        if from < to {
+            let range = (from - sealed_end) as usize..(to - sealed_end) as usize;
+            take(Bytes::copy_from_slice(&self.open[range]));
+        }
     }
 
     /// Hands the bytes that no chunk has to `place`, in ranges of at most `chunk_bytes_max`, and notes the
@@ -138,6 +179,8 @@ impl StreamBytes {
         chunk_bytes_max: u64,
         place: &mut dyn FnMut(u64, Vec<Bytes>) -> ChunkRef,
     ) {
+        // A piece ends where a chunk does, so that it can leave memory with it.
+        self.seal();
         let tail = self.end();
         while self.packed_end < tail {
             let end = tail.min(self.packed_end + chunk_bytes_max);
@@ -197,6 +240,30 @@ mod tests {
             length: pieces.iter().map(Bytes::len).sum::<usize>() as u32,
             crc32c: 0,
         }
+    }
+
+    #[test]
+    fn small_appends_share_a_block_and_large_ones_are_not_copied() {
+        let mut bytes = StreamBytes::starting_at(0);
+        let entry = Bytes::from(vec![b'x'; 1 << 20]);
+        for at in 0..100 {
+            bytes.append(entry.slice(at * 300..(at + 1) * 300));
+        }
+        let large = Bytes::from(vec![b'y'; ALONE_BYTES_MIN]);
+        bytes.append(large.clone());
+        bytes.append(Bytes::from_static(b"z"));
+        let mut pieces = Vec::new();
+        bytes.plan(1, 0, bytes.end(), &mut pieces);
+        let text = text(&pieces);
+        assert_eq!(text.len(), 30_000 + ALONE_BYTES_MIN + 1);
+        assert!(text.ends_with("yz") && text.starts_with('x'));
+        assert!(pieces.len() <= 4, "{}", pieces.len());
+        let is_same = |p: &Piece| matches!(p, Piece::Hot(b) if b.as_ptr() == large.as_ptr());
+        assert!(pieces.iter().any(is_same), "the large body was copied");
+        drop(pieces);
+        assert!(entry.is_unique(), "a small append keeps its entry alive");
+        assert_eq!(bytes.hot_byte_before(30_000), Some(b'x'));
+        assert_eq!(bytes.hot_byte_before(bytes.end()), Some(b'z'));
     }
 
     #[test]

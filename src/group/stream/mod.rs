@@ -8,7 +8,7 @@ mod fork;
 mod lifetime;
 mod producer;
 
-pub use self::bytes::StreamBytes;
+pub use self::bytes::{ALONE_BYTES_MIN, StreamBytes};
 pub(super) use self::codec::{combine, decode, encode, encode_replicated};
 pub use self::producer::{Producers, Verdict};
 
