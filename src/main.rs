@@ -6,6 +6,10 @@ use ursula::cli::{self, Command, ConfigSubcommand};
 use ursula::config::{self, Config, ConfigError, Given};
 use ursula::node::NodeError;
 
+/// Requests and appends make many small allocations, some freed on another core than theirs.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit code where the command line or a setting is wrong.
 const USAGE: u8 = 2;
 

@@ -6,11 +6,16 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 /// Largest step of the system's clock against the monotonic one that is followed at once.
 const STEP_MS_MAX: i64 = 10 * 60 * 1000;
 
+/// How often the system's clock is looked at.
+const FOLLOW_MS: i64 = 50;
+
 /// The clocks of one core.
 pub struct Clock {
     began: Instant,
     /// System time minus monotonic time, in milliseconds.
     base_ms: Cell<i64>,
+    /// When it was last compared with the system's clock.
+    followed_ms: Cell<i64>,
     refused_step: Cell<bool>,
     random: Cell<u64>,
 }
@@ -24,6 +29,7 @@ impl Clock {
         Clock {
             began,
             base_ms: Cell::new(system_ms() as i64),
+            followed_ms: Cell::new(0),
             refused_step: Cell::new(false),
             random: Cell::new(seed | 1),
         }
@@ -38,6 +44,14 @@ impl Clock {
     /// it would expire streams for ever; it is reported once, and a restart accepts it.
     pub fn now_ms(&self) -> u64 {
         let monotonic_ms = self.began.elapsed().as_millis() as i64;
+        if monotonic_ms >= self.followed_ms.get() + FOLLOW_MS {
+            self.followed_ms.set(monotonic_ms);
+            self.follow_system(monotonic_ms);
+        }
+        (monotonic_ms + self.base_ms.get()).max(0) as u64
+    }
+
+    fn follow_system(&self, monotonic_ms: i64) {
         let step = system_ms() as i64 - monotonic_ms - self.base_ms.get();
         if step.abs() <= STEP_MS_MAX {
             self.base_ms.set(self.base_ms.get() + step);
@@ -46,7 +60,6 @@ impl Clock {
                 "event=clock_step step_ms={step} the system's clock jumped; not followed until a restart"
             );
         }
-        (monotonic_ms + self.base_ms.get()).max(0) as u64
     }
 
     /// The next number of a xorshift generator; for jitter and ids, not for secrets.

@@ -133,6 +133,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     *core.mesh.borrow_mut() = Some(Rc::new(mesh));
     glommio::spawn_local(core.clone().turns()).detach();
     glommio::spawn_local(core.clone().ticks()).detach();
+    glommio::spawn_local(core.clone().give_way()).detach();
     glommio::spawn_local(core.timeouts.clone().run()).detach();
     core.campaign_all();
     storage::blocking::awake(core.until_ready()).await;
@@ -247,6 +248,7 @@ async fn build(
         mesh: RefCell::new(None),
         hub: Rc::default(),
         turn: Event::default(),
+        served: Event::default(),
         to_flush: RefCell::default(),
         unsynced: RefCell::default(),
         flushed_us: Cell::new(0),

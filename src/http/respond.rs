@@ -20,7 +20,7 @@ impl Reply {
     pub fn new(status: StatusCode) -> Reply {
         Reply {
             status,
-            headers: HeaderMap::with_capacity(12),
+            headers: HeaderMap::with_capacity(6),
             body: ResponseBody::empty(),
         }
     }
@@ -70,14 +70,20 @@ impl Reply {
         self.set_static(std_header::CACHE_CONTROL, "no-store");
     }
 
-    /// The answer with the headers that every answer has (section 12.7, CORS).
-    pub fn finish(mut self, settings: &HttpSettings, is_head: bool) -> Response<ResponseBody> {
+    /// The answer with the headers that every answer has (section 12.7), and those of CORS where `is_cors` says that a
+    /// browser's script may see it.
+    pub fn finish(
+        mut self,
+        settings: &HttpSettings,
+        is_head: bool,
+        is_cors: bool,
+    ) -> Response<ResponseBody> {
         self.set_static(std_header::X_CONTENT_TYPE_OPTIONS, "nosniff");
         self.set(
             header::CROSS_ORIGIN_RESOURCE_POLICY,
             &settings.cross_origin_resource_policy,
         );
-        if !settings.cors_allow_origin.is_empty() {
+        if is_cors && !settings.cors_allow_origin.is_empty() {
             self.set(
                 std_header::ACCESS_CONTROL_ALLOW_ORIGIN,
                 &settings.cors_allow_origin,

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use hyper::body::Body;
-use hyper::header::{ALLOW, HOST, HeaderMap};
+use hyper::header::{ALLOW, HOST, HeaderMap, ORIGIN};
 use hyper::{Method, Request as HttpRequest, Response, StatusCode};
 
 use super::backend::{Backend, ForkCreate, Operation};
@@ -28,6 +28,12 @@ where
     let began_us = backend.monotonic_us();
     let settings = backend.settings();
     let is_head = request.method() == Method::HEAD;
+    // No cache keeps the answer to a write, so that one without an origin can go without the long headers of CORS.
+    let is_write = matches!(
+        *request.method(),
+        Method::POST | Method::PUT | Method::DELETE
+    );
+    let is_cors = !is_write || request.headers().contains_key(ORIGIN);
     let bytes_in = request.body().size_hint().lower();
     let mut operation = Operation::Unknown;
     let reply = match answer(backend.clone(), request, &mut operation).await {
@@ -36,7 +42,7 @@ where
     };
     let micros = backend.monotonic_us() - began_us;
     backend.answered(operation, reply.status().as_u16(), micros, bytes_in);
-    let response = reply.finish(&settings, is_head);
+    let response = reply.finish(&settings, is_head, is_cors);
     if let Some(bytes) = response.body().known_len() {
         backend.sent(bytes);
     }
@@ -58,26 +64,27 @@ where
         *operation = Operation::Preflight;
         return Ok(respond::preflight(&backend.settings()));
     }
+    // All but the append are boxed: this future is moved about as a whole, and the append is what there is most of.
     match target {
         Route::Stream(key) => {
             let query = head.uri.query();
             match head.method {
                 Method::PUT => {
                     *operation = Operation::Create;
-                    put(&*backend, key, &head.headers, body).await
+                    Box::pin(put(&*backend, key, &head.headers, body)).await
                 }
                 Method::POST => {
                     *operation = Operation::Append;
                     post(&*backend, key, &head.headers, body).await
                 }
-                Method::GET => get(backend, key, &head.headers, query, operation).await,
+                Method::GET => Box::pin(get(backend, key, &head.headers, query, operation)).await,
                 Method::HEAD => {
                     *operation = Operation::Head;
-                    head_of(&*backend, key).await
+                    Box::pin(head_of(&*backend, key)).await
                 }
                 Method::DELETE => {
                     *operation = Operation::Delete;
-                    delete(&*backend, key).await
+                    Box::pin(delete(&*backend, key)).await
                 }
                 _ => Ok(not_allowed("GET, HEAD, POST, PUT, DELETE, OPTIONS")),
             }
@@ -85,9 +92,9 @@ where
         Route::Bucket(name) => {
             *operation = Operation::Bucket;
             match head.method {
-                Method::PUT => buckets::create(&*backend, name).await,
-                Method::GET | Method::HEAD => buckets::get(&*backend, name).await,
-                Method::DELETE => buckets::delete(&*backend, name).await,
+                Method::PUT => Box::pin(buckets::create(&*backend, name)).await,
+                Method::GET | Method::HEAD => Box::pin(buckets::get(&*backend, name)).await,
+                Method::DELETE => Box::pin(buckets::delete(&*backend, name)).await,
                 _ => Ok(not_allowed("GET, HEAD, PUT, DELETE, OPTIONS")),
             }
         }
@@ -96,7 +103,7 @@ where
             match head.method {
                 Method::GET | Method::HEAD => {
                     let query = parse::list_query(head.uri.query())?;
-                    buckets::list(&*backend, bucket, query).await
+                    Box::pin(buckets::list(&*backend, bucket, query)).await
                 }
                 _ => Ok(not_allowed("GET, HEAD, OPTIONS")),
             }
@@ -106,7 +113,7 @@ where
             if head.method != Method::GET && head.method != Method::HEAD {
                 return Ok(not_allowed("GET, HEAD, OPTIONS"));
             }
-            Ok(ops(&*backend, &target).await)
+            Ok(Box::pin(ops(&*backend, &target)).await)
         }
         Route::Nowhere => {
             let text = "nothing is here: streams are at /v1/stream/{path} and /{bucket}/{stream}\n";

@@ -22,6 +22,9 @@ use super::respond::Reply;
 use super::sse_text::{self, Control, Representation};
 use crate::protocol::{Incarnation, Offset, ReadFrom, Refusal, StreamKey, cursor::cursor};
 
+/// Bytes of an event of a reader that catches up. It is rendered for that reader alone, who may stop reading.
+const CATCH_UP_BYTES: u64 = 64 << 10;
+
 /// Starts to follow a stream.
 pub async fn follow<B: Backend>(
     backend: Rc<B>,
@@ -29,7 +32,8 @@ pub async fn follow<B: Backend>(
     query: &ReadQuery,
 ) -> Result<Reply, Refusal> {
     let settings = backend.settings();
-    let first = plan(&*backend, &key, query.from, settings.read_chunk_bytes).await?;
+    let bytes_max = settings.read_chunk_bytes.min(CATCH_UP_BYTES);
+    let first = plan(&*backend, &key, query.from, bytes_max).await?;
     // A wrong offset is told by a status, not by an event stream that breaks off.
     let first = fetch(&*backend, &key, first).await?;
     let tail = backend.watch(&key).await?;
@@ -131,7 +135,7 @@ impl<B: Backend> Reader<B> {
             self.follow_update(&update, state);
             return Ok(());
         }
-        let bytes_max = self.backend.settings().read_chunk_bytes;
+        let bytes_max = self.backend.settings().read_chunk_bytes.min(CATCH_UP_BYTES);
         let now = plan(
             &*self.backend,
             &self.key,
