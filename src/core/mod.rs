@@ -18,7 +18,7 @@ mod timeouts;
 mod turn;
 
 pub use checkpoint::{GroupFiles, manifest_path, read_tables};
-pub use mesh::{MeshEnds, mesh};
+pub use mesh::{Mesh, MeshEnds, mesh};
 pub use message::Message;
 pub use start::{CoreStart, GroupStart, Progress, StopHandle, WalStart, run, stop_pair};
 pub use turn::kind as record_kind;
@@ -33,7 +33,7 @@ use storage::pack::PackReader;
 use storage::wal::Wal;
 
 use self::clock::Clock;
-use self::mesh::Mesh;
+
 use self::message::CoreReport;
 use self::signal::{Event, Slot};
 use self::tails::TailHub;

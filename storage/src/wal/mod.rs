@@ -6,6 +6,7 @@
 
 mod file;
 mod legacy;
+mod polling;
 mod recover;
 mod segment;
 mod writer;

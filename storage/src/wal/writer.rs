@@ -11,6 +11,7 @@ use glommio::io::DmaBuffer;
 
 use super::file::{SegmentFile, prepare, publish};
 use super::legacy::Pin;
+use super::polling;
 use super::segment::{
     CLEAN_END, FRAME_BYTES, FrameHeader, HEADER_BYTES, Record, SegmentHeader, SegmentId,
     put_record, record_len, seal,
@@ -105,6 +106,9 @@ impl Wal {
     /// # Errors
     /// [`StorageError::Io`].
     pub async fn open(config: WalConfig) -> Result<Wal, StorageError> {
+        if config.is_direct {
+            polling::settle(&config.dir, config.generation, config.lane).await?;
+        }
         let wal = Wal {
             config,
             pending: RefCell::default(),
