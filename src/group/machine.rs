@@ -280,7 +280,7 @@ impl Machine {
     }
 
     /// Ends a stream: for good, or softly while forks hold its bytes.
-    fn end(&mut self, key: &StreamKey, effects: &mut Vec<Effect>) {
+    pub(super) fn end(&mut self, key: &StreamKey, effects: &mut Vec<Effect>) {
         let Some(stream) = self.streams.get_mut(key) else {
             return;
         };
@@ -334,28 +334,6 @@ impl Machine {
                 command,
             });
         }
-    }
-
-    fn touch(&mut self, touch: &command::Touch) -> Outcome {
-        if let Some((key, stream)) = find(&mut self.streams, &touch.key)
-            && stream.incarnation.0 == touch.incarnation
-        {
-            stream.touched_ms = stream.touched_ms.max(touch.at_ms);
-            let key = key.clone();
-            self.mark_dirty(&key);
-        }
-        Outcome::Done
-    }
-
-    fn expire(&mut self, expire: &command::Expire, effects: &mut Vec<Effect>) -> Outcome {
-        if let Some((key, stream)) = find(&mut self.streams, &expire.key)
-            && stream.incarnation.0 == expire.incarnation
-            && !stream.soft_deleted
-        {
-            let key = key.clone();
-            self.end(&key, effects);
-        }
-        Outcome::Done
     }
 
     fn hold(&mut self, hold: &command::Hold, stamp_ms: u64) -> Outcome {
@@ -446,7 +424,7 @@ impl Machine {
     }
 }
 
-fn find<'a>(
+pub(super) fn find<'a>(
     streams: &'a mut BTreeMap<StreamKey, Stream>,
     key: &str,
 ) -> Option<(&'a StreamKey, &'a mut Stream)> {

@@ -6,6 +6,7 @@
 
 mod batch;
 mod checkpoint;
+mod expiry;
 mod log;
 mod machine;
 mod raft;
@@ -15,7 +16,7 @@ mod tails;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use raftproto::command::{Command, Expire, Touch, command::Kind};
+use raftproto::command::{Command, Expire, command::Kind};
 
 pub use self::batch::request_of;
 pub use self::checkpoint::{CheckpointPlan, PlaceChunk, combine_stream_states};
@@ -311,24 +312,6 @@ impl Group {
         }
     }
 
-    /// A read slides the stream's window; logged only when it slid far.
-    fn touched(&mut self, key: &StreamKey) {
-        let now_ms = self.now_ms;
-        let Some(stream) = self.machine.streams.get_mut(key) else {
-            return;
-        };
-        if stream.read_at(now_ms) {
-            let touch = Touch {
-                key: key.as_str().to_owned(),
-                incarnation: stream.incarnation.0,
-                at_ms: now_ms,
-            };
-            // Not proposed twice while this one is on its way.
-            stream.touched_ms = now_ms;
-            self.pending.push(Kind::Touch(touch), None);
-        }
-    }
-
     fn flush(&mut self, effects: &mut Vec<Effect>) {
         if !self.raft.is_leader() {
             self.lose_leadership(effects);
@@ -432,51 +415,6 @@ impl Group {
         self.keep_watched_alive();
         self.expire_due();
         self.check_holds(effects);
-    }
-
-    /// Live readers keep a stream alive (section 5.1).
-    fn keep_watched_alive(&mut self) {
-        let watched = self.machine.tails.keys().cloned().collect::<Vec<_>>();
-        for key in watched {
-            if self
-                .machine
-                .streams
-                .get(&key)
-                .is_some_and(|s| !self.is_expired(s))
-            {
-                self.touched(&key);
-            }
-        }
-    }
-
-    fn expire_due(&mut self) {
-        let mut due = Vec::new();
-        while let Some((deadline, key)) = self.machine.deadlines.pop_first() {
-            if deadline > self.now_ms {
-                self.machine.deadlines.insert((deadline, key));
-                break;
-            }
-            due.push(key);
-        }
-        for key in due {
-            let Some(stream) = self.machine.streams.get(&key) else {
-                continue;
-            };
-            let Some(deadline) = stream.deadline_ms(self.leader_since_ms) else {
-                continue;
-            };
-            if deadline <= self.now_ms {
-                let expire = Expire {
-                    key: key.as_str().to_owned(),
-                    incarnation: stream.incarnation.0,
-                };
-                self.pending.push(Kind::Expire(expire), None);
-                // Asked again only if the command should be lost.
-                self.machine.deadlines.insert((self.now_ms + 60_000, key));
-            } else {
-                self.machine.deadlines.insert((deadline, key));
-            }
-        }
     }
 
     fn check_holds(&mut self, effects: &mut Vec<Effect>) {
