@@ -84,17 +84,25 @@ impl Machine {
         Outcome::Done
     }
 
+    /// Ends a stream whose time is over by the stamp of the entry. The leader judged by what was applied when it
+    /// proposed: a write that was on its way has slid the window since, and is acknowledged (I1).
     pub(super) fn expire(
         &mut self,
         expire: &command::Expire,
+        stamp_ms: u64,
         effects: &mut Vec<Effect>,
     ) -> Outcome {
         if let Some((key, stream)) = find(&mut self.streams, &expire.key)
             && stream.incarnation.0 == expire.incarnation
             && !stream.soft_deleted
+            && let Some(deadline) = stream.logged_deadline_ms()
         {
             let key = key.clone();
-            self.end(&key, effects);
+            if deadline <= stamp_ms {
+                self.end(&key, effects);
+            } else {
+                self.deadlines.insert((deadline, key));
+            }
         }
         Outcome::Done
     }

@@ -95,7 +95,7 @@ impl Machine {
             Kind::Append(append) => self.append(append, stamp_ms, effects),
             Kind::Delete(delete) => self.delete(&delete.key, effects),
             Kind::Touch(touch) => self.touch(&touch),
-            Kind::Expire(expire) => self.expire(&expire, effects),
+            Kind::Expire(expire) => self.expire(&expire, stamp_ms, effects),
             Kind::Hold(hold) => self.hold(&hold, stamp_ms),
             Kind::ConfirmHold(c) => self.confirm_hold(&c.key, c.incarnation, c.hold_id),
             Kind::ReleaseHold(r) => self.release_hold(&r.key, r.incarnation, r.hold_id, effects),

@@ -13,6 +13,8 @@ mod raft;
 mod read;
 mod stream;
 mod tails;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
