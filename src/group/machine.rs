@@ -24,7 +24,7 @@ const ABANDONED_KEPT_MS: u64 = 24 * 3600 * 1000;
 pub struct Machine {
     pub(super) group: u32,
     pub(super) streams: BTreeMap<StreamKey, Stream>,
-    /// When streams may end, by what the log knows; the leader looks closer before it proposes.
+    /// When streams may end, by what was known when each was looked at; each stands here at most once.
     pub(super) deadlines: BTreeSet<(u64, StreamKey)>,
     pub(super) last_stamp_ms: u64,
     pub(super) next_incarnation: u64,
@@ -200,16 +200,15 @@ impl Machine {
 
     /// Puts a stream at a free key, with all that is derived from it.
     pub(super) fn insert(&mut self, key: StreamKey, stream: Stream) {
-        if let Some(deadline) = stream.deadline_ms(0) {
-            self.deadlines.insert((deadline, key.clone()));
-        }
+        let due_ms = stream.logged_deadline_ms();
         for hold in stream.holds.iter().filter(|h| !h.confirmed) {
             self.unconfirmed.insert(hold.hold_id, key.clone());
         }
         for chunk in stream.bytes.chunks() {
             *self.packs.entry(chunk.pack).or_default() += u64::from(chunk.length);
         }
-        self.streams.insert(key, stream);
+        self.streams.insert(key.clone(), stream);
+        self.look_at(&key, due_ms);
     }
 
     pub(super) fn mark_dirty(&mut self, key: &StreamKey) {
@@ -301,12 +300,14 @@ impl Machine {
         } else {
             stream.soft_deleted = true;
             stream.expiry = Expiry::Never;
+            self.look_at(key, None);
             self.mark_dirty(key);
         }
     }
 
     /// Removes a stream that nothing holds; a fork then owes its source the release of its hold.
     fn remove(&mut self, key: &StreamKey, effects: &mut Vec<Effect>) {
+        self.look_at(key, None);
         let Some(stream) = self.streams.remove(key) else {
             return;
         };

@@ -109,6 +109,8 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stream, prost::DecodeError> {
         touched_ms: state.touched_ms,
         created_ms: state.created_ms,
         read_ms: 0,
+        touch_proposed_ms: 0,
+        due_ms: None,
         stream_seq: state.stream_seq.map(Into::into),
         producers: (!state.producers.is_empty()).then(|| Box::new(producers)),
         closed_by: state.closed_by.map(|p| {

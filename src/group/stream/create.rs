@@ -20,6 +20,8 @@ impl Stream {
             touched_ms: stamp_ms,
             created_ms: stamp_ms,
             read_ms: 0,
+            touch_proposed_ms: 0,
+            due_ms: None,
             stream_seq: None,
             producers: None,
             closed_by: None,

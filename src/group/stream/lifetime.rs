@@ -43,12 +43,18 @@ impl Stream {
         }
     }
 
-    /// The leader served a read. Answers whether the touch has to be logged now.
+    /// The leader served a read. Answers whether the touch has to be logged now; it then counts as proposed and is
+    /// not asked for again until the window has slid as far once more.
     pub fn read_at(&mut self, now_ms: u64) -> bool {
         let Expiry::Ttl(seconds) = self.expiry else {
             return false;
         };
         self.read_ms = self.read_ms.max(now_ms);
-        self.read_ms > self.touched_ms.saturating_add(coarse_ms(seconds))
+        let logged = self.touched_ms.max(self.touch_proposed_ms);
+        let is_far = self.read_ms > logged.saturating_add(coarse_ms(seconds));
+        if is_far {
+            self.touch_proposed_ms = self.read_ms;
+        }
+        is_far
     }
 }

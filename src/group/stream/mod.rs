@@ -37,6 +37,10 @@ pub struct Stream {
     pub created_ms: u64,
     /// Last read that this leader served; not replicated, logged coarsely as a touch.
     pub read_ms: u64,
+    /// Last touch that this leader proposed; not replicated.
+    pub touch_proposed_ms: u64,
+    /// Where it stands in its group's queue of deadlines; not replicated.
+    pub due_ms: Option<u64>,
     /// Last `Stream-Seq`.
     pub stream_seq: Option<Box<str>>,
     /// Idempotent producers, if there are any.
