@@ -45,6 +45,8 @@ pub struct Machine {
     pub(super) dirty: BTreeSet<StreamKey>,
     /// Bytes in memory, of all streams.
     pub(super) hot_bytes: u64,
+    /// Streams with bytes both in memory and in packs, by the newest such pack: the order of shedding.
+    pub(super) packed_hot: BTreeSet<(u32, StreamKey)>,
     /// Bytes that live streams have in each pack.
     pub(super) packs: BTreeMap<u32, u64>,
     pub(super) tails: Tails,
@@ -68,6 +70,7 @@ impl Machine {
             unconfirmed: BTreeMap::new(),
             dirty: BTreeSet::new(),
             hot_bytes: 0,
+            packed_hot: BTreeSet::new(),
             packs: BTreeMap::new(),
             tails: Tails::default(),
         }
@@ -312,6 +315,9 @@ impl Machine {
             return;
         };
         self.hot_bytes -= stream.bytes.hot_len();
+        if let Some(pack) = stream.bytes.packed_hot() {
+            self.packed_hot.remove(&(pack, key.clone()));
+        }
         for chunk in stream.bytes.chunks() {
             if let Some(live) = self.packs.get_mut(&chunk.pack) {
                 *live -= u64::from(chunk.length);
@@ -410,18 +416,6 @@ impl Machine {
         let fenced = self.fences.entry(fence.bucket.into()).or_default();
         *fenced = (*fenced).max(fence.generation);
         Outcome::Fenced { streams }
-    }
-
-    /// Bytes in memory after durable packs up to `durable_pack` were dropped from it.
-    pub(super) fn drop_packed(&mut self, durable_pack: u32, target: u64) {
-        for stream in self.streams.values_mut() {
-            if self.hot_bytes <= target {
-                break;
-            }
-            if stream.bytes.hot_len() > 0 {
-                self.hot_bytes -= stream.bytes.drop_packed(durable_pack);
-            }
-        }
     }
 }
 
