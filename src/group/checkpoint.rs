@@ -136,10 +136,7 @@ impl Machine {
             abandoned: self
                 .abandoned
                 .iter()
-                .map(|(hold_id, at_ms)| AbandonedFork {
-                    hold_id: *hold_id,
-                    at_ms: *at_ms,
-                })
+                .map(|(hold_id, at_ms)| AbandonedFork { hold_id, at_ms })
                 .collect(),
             fences: self
                 .fences
@@ -172,11 +169,9 @@ impl Machine {
                 .outbox
                 .insert(message.id, Command::decode(message.command.clone())?);
         }
-        machine.abandoned = state
-            .abandoned
-            .iter()
-            .map(|a| (a.hold_id, a.at_ms))
-            .collect();
+        for abandoned in &state.abandoned {
+            machine.abandoned.insert(abandoned.hold_id, abandoned.at_ms);
+        }
         machine.fences = state
             .fences
             .into_iter()

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use raftproto::command::{self, command::Kind};
 
 use super::Effect;
+use super::holds::Abandoned;
 use super::stream::Stream;
 use super::tails::Tails;
 use crate::meta::Meta;
@@ -16,9 +17,6 @@ use crate::protocol::{
     ContentType, Create, Created, Expiry, ForkOrigin, Incarnation, Offset, Outcome, Refusal,
     StreamKey, TailNews,
 };
-
-/// How long a given-up fork is remembered, so that a create that comes late is refused.
-const ABANDONED_KEPT_MS: u64 = 24 * 3600 * 1000;
 
 /// See the module's head.
 pub struct Machine {
@@ -31,16 +29,16 @@ pub struct Machine {
     /// Commands for other groups that are not known to be delivered.
     pub(super) outbox: BTreeMap<u64, command::Command>,
     pub(super) next_outbox: u64,
-    /// Holds whose fork must not be created any more, and since when.
-    pub(super) abandoned: BTreeMap<u64, u64>,
+    /// Holds whose fork must not be created any more.
+    pub(super) abandoned: Abandoned,
     /// The newest generation of each bucket that takes no more creates.
     pub(super) fences: BTreeMap<Box<str>, u64>,
     /// Only in group 0.
     pub(super) meta: Option<Meta>,
     /// Content types in use, so that streams share one text.
     content_types: BTreeMap<Box<str>, ContentType>,
-    /// Unconfirmed holds of this group's streams, by id.
-    pub(super) unconfirmed: BTreeMap<u64, StreamKey>,
+    /// Unconfirmed holds of this group's streams: when the sweep asks about each, and its id.
+    pub(super) hold_checks: BTreeMap<(u64, u64), StreamKey>,
     /// Keys that changed since the last checkpoint.
     pub(super) dirty: BTreeSet<StreamKey>,
     /// Bytes in memory, of all streams.
@@ -63,11 +61,11 @@ impl Machine {
             next_incarnation: 1,
             outbox: BTreeMap::new(),
             next_outbox: 1,
-            abandoned: BTreeMap::new(),
+            abandoned: Abandoned::default(),
             fences: BTreeMap::new(),
             meta: (group == 0).then(Meta::default),
             content_types: BTreeMap::new(),
-            unconfirmed: BTreeMap::new(),
+            hold_checks: BTreeMap::new(),
             dirty: BTreeSet::new(),
             hot_bytes: 0,
             packed_hot: BTreeSet::new(),
@@ -100,8 +98,8 @@ impl Machine {
             Kind::Touch(touch) => self.touch(&touch),
             Kind::Expire(expire) => self.expire(&expire, stamp_ms, effects),
             Kind::Hold(hold) => self.hold(&hold, stamp_ms),
-            Kind::ConfirmHold(c) => self.confirm_hold(&c.key, c.incarnation, c.hold_id),
-            Kind::ReleaseHold(r) => self.release_hold(&r.key, r.incarnation, r.hold_id, effects),
+            Kind::ConfirmHold(confirm) => self.confirm_hold(&confirm),
+            Kind::ReleaseHold(release) => self.release_hold(&release, effects),
             Kind::AbandonFork(a) => self.abandon_fork(&a, stamp_ms),
             Kind::Settle(settle) => {
                 self.outbox.remove(&settle.outbox_id);
@@ -155,7 +153,7 @@ impl Machine {
         if create
             .fork
             .as_ref()
-            .is_some_and(|f| self.abandoned.contains_key(&f.hold_id))
+            .is_some_and(|f| self.abandoned.contains(f.hold_id))
         {
             return Outcome::Refused(Refusal::HoldExpired);
         }
@@ -205,7 +203,8 @@ impl Machine {
     pub(super) fn insert(&mut self, key: StreamKey, stream: Stream) {
         let due_ms = stream.logged_deadline_ms();
         for hold in stream.holds.iter().filter(|h| !h.confirmed) {
-            self.unconfirmed.insert(hold.hold_id, key.clone());
+            self.hold_checks
+                .insert((hold.check_ms, hold.hold_id), key.clone());
         }
         for chunk in stream.bytes.chunks() {
             *self.packs.entry(chunk.pack).or_default() += u64::from(chunk.length);
@@ -309,7 +308,7 @@ impl Machine {
     }
 
     /// Removes a stream that nothing holds; a fork then owes its source the release of its hold.
-    fn remove(&mut self, key: &StreamKey, effects: &mut Vec<Effect>) {
+    pub(super) fn remove(&mut self, key: &StreamKey, effects: &mut Vec<Effect>) {
         self.look_at(key, None);
         let Some(stream) = self.streams.remove(key) else {
             return;
@@ -341,69 +340,6 @@ impl Machine {
                 command,
             });
         }
-    }
-
-    fn hold(&mut self, hold: &command::Hold, stamp_ms: u64) -> Outcome {
-        let Some((key, stream)) = find(&mut self.streams, &hold.key) else {
-            return Outcome::Refused(Refusal::SourceNotFound);
-        };
-        let key = key.clone();
-        let fork_key = StreamKey::from_stored(&hold.fork_key);
-        match stream.hold(fork_key, hold.hold_id, hold.offset, stamp_ms) {
-            Ok(held) => {
-                self.unconfirmed.insert(hold.hold_id, key.clone());
-                self.mark_dirty(&key);
-                Outcome::Held(held)
-            }
-            Err(refusal) => Outcome::Refused(refusal),
-        }
-    }
-
-    fn confirm_hold(&mut self, key: &str, incarnation: u64, hold_id: u64) -> Outcome {
-        self.unconfirmed.remove(&hold_id);
-        if let Some((key, stream)) = find(&mut self.streams, key)
-            && stream.incarnation.0 == incarnation
-            && stream.confirm_hold(hold_id)
-        {
-            let key = key.clone();
-            self.mark_dirty(&key);
-        }
-        Outcome::Done
-    }
-
-    fn release_hold(
-        &mut self,
-        key: &str,
-        incarnation: u64,
-        hold_id: u64,
-        effects: &mut Vec<Effect>,
-    ) -> Outcome {
-        self.unconfirmed.remove(&hold_id);
-        if let Some((key, stream)) = find(&mut self.streams, key)
-            && stream.incarnation.0 == incarnation
-        {
-            let key = key.clone();
-            if stream.release_hold(hold_id) {
-                self.remove(&key, effects);
-            } else {
-                self.mark_dirty(&key);
-            }
-        }
-        Outcome::Done
-    }
-
-    fn abandon_fork(&mut self, abandon: &command::AbandonFork, stamp_ms: u64) -> Outcome {
-        let stands = self
-            .streams
-            .get(abandon.fork_key.as_str())
-            .and_then(|s| s.fork.as_deref())
-            .is_some_and(|f| f.hold_id == abandon.hold_id);
-        if !stands {
-            self.abandoned
-                .retain(|_, at_ms| stamp_ms < at_ms.saturating_add(ABANDONED_KEPT_MS));
-            self.abandoned.insert(abandon.hold_id, stamp_ms);
-        }
-        Outcome::Abandoned { exists: stands }
     }
 
     fn fence_bucket(&mut self, fence: command::FenceBucket) -> Outcome {

@@ -7,6 +7,7 @@
 mod batch;
 mod checkpoint;
 mod expiry;
+mod holds;
 mod log;
 mod machine;
 mod raft;
@@ -16,7 +17,7 @@ mod tails;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use raftproto::command::{Command, Expire, command::Kind};
 
@@ -101,9 +102,6 @@ pub enum Effect {
     Ready,
 }
 
-/// How long a hold may stay unconfirmed before the sweep asks.
-const HOLD_UNCONFIRMED_MS: u64 = 30_000;
-
 /// See the module's head.
 pub struct Group {
     machine: Machine,
@@ -117,8 +115,6 @@ pub struct Group {
     /// When this leadership began: reads before it may not be logged.
     leader_since_ms: u64,
     durable_pack: u32,
-    /// Holds that the sweep asked about, and when.
-    asked_holds: BTreeMap<u64, u64>,
 }
 
 impl Group {
@@ -142,7 +138,6 @@ impl Group {
             now_ms: 0,
             leader_since_ms: u64::MAX,
             durable_pack,
-            asked_holds: BTreeMap::new(),
         })
     }
 
@@ -417,31 +412,6 @@ impl Group {
         self.keep_watched_alive();
         self.expire_due();
         self.check_holds(effects);
-    }
-
-    fn check_holds(&mut self, effects: &mut Vec<Effect>) {
-        let now_ms = self.now_ms;
-        let unconfirmed = &self.machine.unconfirmed;
-        self.asked_holds
-            .retain(|id, _| unconfirmed.contains_key(id));
-        for (hold_id, source) in unconfirmed {
-            let asked = self.asked_holds.get(hold_id).copied().unwrap_or(0);
-            let Some(stream) = self.machine.streams.get(source) else {
-                continue;
-            };
-            let Some(hold) = stream.holds.iter().find(|h| h.hold_id == *hold_id) else {
-                continue;
-            };
-            if now_ms.saturating_sub(hold.since_ms.max(asked)) >= HOLD_UNCONFIRMED_MS {
-                self.asked_holds.insert(*hold_id, now_ms);
-                effects.push(Effect::CheckHold {
-                    source: source.clone(),
-                    incarnation: stream.incarnation,
-                    hold_id: *hold_id,
-                    fork_key: hold.fork_key.clone(),
-                });
-            }
-        }
     }
 }
 

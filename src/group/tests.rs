@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod expiry;
+mod holds;
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -5,7 +5,7 @@ use prost::Message;
 use raftproto::checkpoint::{self, StreamState};
 
 use super::producer::ProducerPosition;
-use super::{HeldFor, Stream, StreamBytes};
+use super::{HOLD_UNCONFIRMED_MS, HeldFor, Holds, Stream, StreamBytes};
 use crate::protocol::{
     ChunkRef, ContentType, Expiry, ForkOrigin, Incarnation, Offset, Producer, StreamKey,
 };
@@ -99,6 +99,17 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stream, prost::DecodeError> {
         (None, None) => Expiry::Never,
     };
     let chunks = state.chunks.iter().map(chunk_from).collect();
+    let mut holds = Holds::default();
+    for h in state.holds {
+        holds.insert(HeldFor {
+            fork_key: StreamKey::from_stored(&h.fork_key),
+            hold_id: h.hold_id,
+            offset: h.offset,
+            since_ms: h.since_ms,
+            confirmed: h.confirmed,
+            check_ms: h.since_ms.saturating_add(HOLD_UNCONFIRMED_MS),
+        });
+    }
     Ok(Stream {
         incarnation: Incarnation(state.incarnation),
         content_type: ContentType::from_stored(&state.content_type),
@@ -130,17 +141,7 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stream, prost::DecodeError> {
                 requested_sub_offset: f.requested_sub_offset,
             })
         }),
-        holds: state
-            .holds
-            .into_iter()
-            .map(|h| HeldFor {
-                fork_key: StreamKey::from_stored(&h.fork_key),
-                hold_id: h.hold_id,
-                offset: h.offset,
-                since_ms: h.since_ms,
-                confirmed: h.confirmed,
-            })
-            .collect(),
+        holds,
         bytes: StreamBytes::loaded(state.start, chunks),
         is_dirty: false,
     })

@@ -1,6 +1,6 @@
 //! What a PUT makes, and whether what stands already matches it (protocol, section 5.1).
 
-use super::{Stream, StreamBytes};
+use super::{Holds, Stream, StreamBytes};
 use crate::protocol::{Create, Expiry, ForkOrigin, Incarnation, Refusal};
 
 impl Stream {
@@ -26,7 +26,7 @@ impl Stream {
             producers: None,
             closed_by: None,
             fork: create.fork.map(Box::new),
-            holds: Vec::new(),
+            holds: Holds::default(),
             bytes,
             is_dirty: false,
         }
