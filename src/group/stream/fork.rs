@@ -98,6 +98,9 @@ impl Stream {
         if self.soft_deleted {
             return Err(Refusal::SourceGone);
         }
+        if hold.incarnation != 0 && hold.incarnation != self.incarnation.0 {
+            return Err(Refusal::HoldExpired);
+        }
         let offset = hold.offset.unwrap_or(self.tail);
         if offset > self.tail {
             return Err(Refusal::OffsetBeyondTail {

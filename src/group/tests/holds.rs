@@ -3,13 +3,14 @@
 use super::*;
 use crate::group::holds::{ABANDONED_MAX, CHECKS_PER_TICK};
 use crate::group::stream::{HOLD_UNCONFIRMED_MS, UNCONFIRMED_MAX};
-use crate::protocol::{Held, Hold};
+use crate::protocol::{Held, Hold, Offset};
 
 fn hold(hold_id: u64) -> Op {
     Op::Hold(Hold {
         fork_key: key("fork"),
         hold_id,
         offset: None,
+        incarnation: Incarnation(0),
     })
 }
 
@@ -123,4 +124,26 @@ fn given_up_forks_are_forgotten_after_a_day_and_have_a_bound() {
     ));
     assert_eq!(world.group.machine.abandoned.len(), 1);
     assert_eq!(world.replica().state_hash(), world.group.state_hash());
+}
+
+#[test]
+fn an_offset_of_a_stream_that_stood_there_before_is_not_held() {
+    let mut world = World::of(1, 0);
+    world.create("a", Expiry::Never);
+    let Outcome::Head(before) = world.ask("a", Op::Head) else {
+        panic!("it stands");
+    };
+    let hold = |incarnation| {
+        Op::Hold(Hold {
+            fork_key: key("fork"),
+            hold_id: 1,
+            offset: Some(Offset(0)),
+            incarnation,
+        })
+    };
+    world.ask("a", Op::Delete);
+    world.create("a", Expiry::Never);
+    let refused = world.ask("a", hold(before.incarnation));
+    assert!(matches!(refused, Outcome::Refused(Refusal::HoldExpired)));
+    held(world.ask("a", hold(Incarnation(0))));
 }
