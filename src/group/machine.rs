@@ -111,8 +111,8 @@ impl Machine {
             | Kind::FinishDeleteBucket(_)
             | Kind::AssignSlots(_) => match &mut self.meta {
                 Some(meta) => {
-                    let outcome = meta.apply(kind, stamp_ms);
-                    effects.push(Effect::TablesChanged);
+                    let (outcome, changed) = meta.apply(kind, stamp_ms);
+                    effects.extend(changed.then_some(Effect::TablesChanged));
                     outcome
                 }
                 None => Outcome::Refused(Refusal::Unavailable),
