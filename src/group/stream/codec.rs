@@ -6,9 +6,7 @@ use raftproto::checkpoint::{self, StreamState};
 
 use super::producer::ProducerPosition;
 use super::{HOLD_UNCONFIRMED_MS, HeldFor, Holds, Stream, StreamBytes};
-use crate::protocol::{
-    ChunkRef, ContentType, Expiry, ForkOrigin, Incarnation, Offset, Producer, StreamKey,
-};
+use crate::protocol::{ChunkRef, ContentType, Expiry, ForkOrigin, Incarnation, Offset, StreamKey};
 
 /// Writes a stream with the chunks that no table has yet.
 pub(crate) fn encode(stream: &mut Stream) -> Vec<u8> {
@@ -72,11 +70,6 @@ fn state(stream: &Stream, chunks: Vec<checkpoint::Chunk>) -> StreamState {
             })
             .collect(),
         start: stream.own_start(),
-        closed_by: stream.closed_by.as_ref().map(|p| checkpoint::ClosedBy {
-            id: p.id.clone(),
-            epoch: p.epoch,
-            seq: p.seq,
-        }),
         chunks,
     }
 }
@@ -124,13 +117,6 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stream, prost::DecodeError> {
         due_ms: None,
         stream_seq: state.stream_seq.map(Into::into),
         producers: (!state.producers.is_empty()).then(|| Box::new(producers)),
-        closed_by: state.closed_by.map(|p| {
-            Box::new(Producer {
-                id: p.id,
-                epoch: p.epoch,
-                seq: p.seq,
-            })
-        }),
         fork: state.fork.map(|f| {
             Box::new(ForkOrigin {
                 source: StreamKey::from_stored(&f.source_key),

@@ -24,7 +24,6 @@ impl Stream {
             due_ms: None,
             stream_seq: None,
             producers: None,
-            closed_by: None,
             fork: create.fork.map(Box::new),
             holds: Holds::default(),
             bytes,

@@ -16,7 +16,7 @@ pub(super) use self::fork::UNCONFIRMED_MAX;
 pub use self::fork::{HeldFor, Holds};
 pub use self::producer::{Producers, Verdict};
 
-use crate::protocol::{ContentType, Expiry, ForkOrigin, Incarnation, Meta, Offset, Producer};
+use crate::protocol::{ContentType, Expiry, ForkOrigin, Incarnation, Meta, Offset};
 
 /// The replicated state of one stream, and where its bytes are on this replica.
 #[derive(Debug)]
@@ -47,8 +47,6 @@ pub struct Stream {
     pub stream_seq: Option<Box<str>>,
     /// Idempotent producers, if there are any.
     pub producers: Option<Box<Producers>>,
-    /// The producer's position that closed it.
-    pub closed_by: Option<Box<Producer>>,
     /// Where its inherited bytes come from.
     pub fork: Option<Box<ForkOrigin>>,
     /// Forks that keep its bytes.
