@@ -18,10 +18,15 @@ use crate::protocol::{
     StreamKey, TailNews,
 };
 
+/// Streams of one group: some 2 GiB of state without a byte of payload.
+const STREAMS_MAX: usize = 4 << 20;
+
 /// See the module's head.
 pub struct Machine {
     pub(super) group: u32,
     pub(super) streams: BTreeMap<StreamKey, Stream>,
+    /// The same on all replicas; smaller only in tests.
+    pub(super) streams_max: usize,
     /// When streams may end, by what was known when each was looked at; each stands here at most once.
     pub(super) deadlines: BTreeSet<(u64, StreamKey)>,
     pub(super) last_stamp_ms: u64,
@@ -56,6 +61,7 @@ impl Machine {
         Machine {
             group,
             streams: BTreeMap::new(),
+            streams_max: STREAMS_MAX,
             deadlines: BTreeSet::new(),
             last_stamp_ms: 0,
             next_incarnation: 1,
@@ -92,7 +98,7 @@ impl Machine {
             return Outcome::Refused(Refusal::Unavailable);
         };
         match kind {
-            Kind::Create(create) => self.create(create, stamp_ms, effects),
+            Kind::Create(create) => self.create(create, stamp_ms),
             Kind::Append(append) => self.append(append, stamp_ms, effects),
             Kind::Delete(delete) => self.delete(&delete.key, effects),
             Kind::Touch(touch) => self.touch(&touch),
@@ -120,12 +126,7 @@ impl Machine {
         }
     }
 
-    fn create(
-        &mut self,
-        create: command::Create,
-        stamp_ms: u64,
-        effects: &mut Vec<Effect>,
-    ) -> Outcome {
+    fn create(&mut self, create: command::Create, stamp_ms: u64) -> Outcome {
         let key = StreamKey::from_stored(&create.key);
         let bucket_generation = create.bucket_generation;
         let create = self.create_from(create);
@@ -157,6 +158,11 @@ impl Machine {
         {
             return Outcome::Refused(Refusal::HoldExpired);
         }
+        if self.streams.len() >= self.streams_max {
+            return Outcome::Refused(Refusal::Overloaded {
+                bound: "streams_per_group_max",
+            });
+        }
         let incarnation = Incarnation(self.next_incarnation);
         self.next_incarnation += 1;
         let stream = Stream::create(create, incarnation, stamp_ms);
@@ -164,8 +170,6 @@ impl Machine {
         let meta = stream.meta();
         self.insert(key.clone(), stream);
         self.mark_dirty(&key);
-        // Readers that followed the stream which stood here before hear that it ended.
-        self.tails.replaced(&key, incarnation, effects);
         Outcome::Created(Created { fresh: true, meta })
     }
 

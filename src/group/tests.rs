@@ -174,3 +174,42 @@ fn tail_of(outcome: &Outcome) -> Option<u64> {
         _ => None,
     }
 }
+
+#[test]
+fn a_group_has_a_bounded_number_of_streams() {
+    let mut world = World::of(1, 0);
+    world.group.machine.streams_max = 2;
+    world.create("a", Expiry::Never);
+    world.create("b", Expiry::Never);
+    let refused = world.ask("c", create(Expiry::Never));
+    assert!(matches!(
+        refused,
+        Outcome::Refused(Refusal::Overloaded { .. })
+    ));
+    let stands = world.ask("a", create(Expiry::Never));
+    assert!(matches!(stands, Outcome::Created(c) if !c.fresh));
+    world.ask("b", Op::Delete);
+    world.create("c", Expiry::Never);
+}
+
+#[test]
+fn the_end_of_a_stream_leaves_no_watcher_behind() {
+    let mut world = World::of(1, 0);
+    for end_by_time in [false, true] {
+        world.create("a", Expiry::Ttl(10));
+        assert!(matches!(
+            world.ask("a", Op::Watch { core: 3 }),
+            Outcome::Watched(_)
+        ));
+        world.others.clear();
+        if end_by_time {
+            // Nobody ticks, so nothing keeps it alive.
+            world.now_ms += 20_000;
+            world.ask("a", append("late"));
+        } else {
+            world.ask("a", Op::Delete);
+        }
+        assert!(matches!(&world.others[..], [Effect::Tail { news, .. }] if news.ended));
+        assert_eq!(world.group.machine.tails.keys().count(), 0);
+    }
+}
