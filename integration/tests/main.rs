@@ -8,4 +8,5 @@ mod kills;
 mod limits;
 mod protocol;
 mod restart;
+mod sagas;
 mod tidy;
