@@ -9,4 +9,5 @@ mod limits;
 mod live;
 mod protocol;
 mod restart;
+mod sagas;
 mod tidy;

@@ -3,14 +3,18 @@
 use std::rc::Rc;
 
 use super::Core;
+use super::signal::{Slot, slot};
 use crate::http::backend::ForkCreate;
 use crate::protocol::{
-    Created, Expiry, ForkOrigin, ForkRequest, Held, Hold, Offset, Op, Outcome, Read, ReadFrom,
+    Created, ForkOrigin, ForkRequest, Held, Hold, Incarnation, Offset, Op, Outcome, Read, ReadFrom,
     Refusal, Request, StreamKey, json,
 };
 
 /// Bytes looked at in one step of counting messages.
 const SCAN_BYTES: u64 = 256 << 10;
+
+/// Whichever stream stands at the key: for the tail no offset was looked up.
+const ANY: Incarnation = Incarnation(0);
 
 impl Core {
     pub(super) async fn fork(
@@ -30,20 +34,37 @@ impl Core {
             Outcome::Refused(refusal) => return Err(refusal),
             _ => return Err(Refusal::Unavailable),
         }
-        let offset = self.resolve_offset(&fork).await?;
-        let hold_id = self.clock.random();
+        let (offset, incarnation) = self.resolve_offset(&fork).await?;
         let hold = Hold {
-            fork_key: key.clone(),
-            hold_id,
+            fork_key: key,
+            hold_id: self.clock.random(),
             offset,
+            incarnation,
         };
+        // From the hold on it is carried through, also if the client goes: else each reset would leave a hold.
+        let (slot, filled) = slot();
+        let core = self.clone();
+        glommio::spawn_local(async move { core.hold_and_create(fork, asked, hold, slot).await })
+            .detach();
+        filled.await.unwrap_or(Err(Refusal::OutcomeUnknown))
+    }
+
+    /// Hold, create, answer, settle. What a crash or a refusal leaves is found by the sweep of the source's group.
+    async fn hold_and_create(
+        self: &Rc<Self>,
+        fork: ForkRequest,
+        asked: ForkCreate,
+        hold: Hold,
+        answer: Slot<Result<Created, Refusal>>,
+    ) {
+        let (key, hold_id) = (hold.fork_key.clone(), hold.hold_id);
         let held = match self
             .ask(Request::on_key(fork.source.clone(), Op::Hold(hold)))
             .await
         {
             Outcome::Held(held) => held,
-            Outcome::Refused(refusal) => return Err(refusal),
-            _ => return Err(Refusal::Unavailable),
+            Outcome::Refused(refusal) => return answer.fill(Err(refusal)),
+            _ => return answer.fill(Err(Refusal::Unavailable)),
         };
         let result = self.create_held(key, &fork, asked, &held, hold_id).await;
         let incarnation = held.source.incarnation;
@@ -53,19 +74,14 @@ impl Core {
                 hold_id,
             },
             // Whether it was created is not known: the sweep will ask.
-            Err(Refusal::OutcomeUnknown) => return result,
+            Err(Refusal::OutcomeUnknown) => return answer.fill(result),
             _ => Op::ReleaseHold {
                 incarnation,
                 hold_id,
             },
         };
-        let core = self.clone();
-        glommio::spawn_local(async move {
-            // If this is lost, the sweep of the source's group finds the hold.
-            core.ask(Request::on_key(fork.source, settled)).await;
-        })
-        .detach();
-        result
+        answer.fill(result);
+        self.ask(Request::on_key(fork.source, settled)).await;
     }
 
     async fn create_held(
@@ -84,10 +100,7 @@ impl Core {
             return Err(Refusal::ContentTypeMismatch { expected });
         }
         if !asked.has_expiry {
-            create.expiry = match held.source.expiry {
-                Expiry::Never => Expiry::Never,
-                inherited => inherited,
-            };
+            create.expiry = held.source.expiry;
         }
         create.body = crate::http::stored(&create.content_type, asked.raw_body, true)?;
         create.fork = Some(ForkOrigin {
@@ -105,28 +118,28 @@ impl Core {
         }
     }
 
-    /// The precise byte position that a request names; `None`: the tail.
+    /// The precise byte position that a request names, `None`: the tail, and the stream in which it was found.
     async fn resolve_offset(
         self: &Rc<Self>,
         fork: &ForkRequest,
-    ) -> Result<Option<Offset>, Refusal> {
+    ) -> Result<(Option<Offset>, Incarnation), Refusal> {
         let Some(anchor) = fork.offset else {
             return if fork.sub_offset == 0 {
-                Ok(None)
+                Ok((None, ANY))
             } else {
-                self.beyond_tail(fork).await
+                Err(self.beyond_tail(fork).await)
             };
         };
         // The read also refuses an anchor inside of a message.
         let (plan, pieces) = self.source_bytes(fork, anchor, SCAN_BYTES).await?;
-        let tail = plan.meta.tail;
+        let (tail, incarnation) = (plan.meta.tail, plan.meta.incarnation);
         if fork.sub_offset == 0 {
-            return Ok(Some(anchor));
+            return Ok((Some(anchor), incarnation));
         }
         if !plan.meta.content_type.is_json() {
             let offset = Offset(anchor.0.saturating_add(fork.sub_offset));
             return if offset <= tail {
-                Ok(Some(offset))
+                Ok((Some(offset), incarnation))
             } else {
                 Err(Refusal::SubOffsetBeyondData)
             };
@@ -137,7 +150,10 @@ impl Core {
         loop {
             for piece in &pieces {
                 match json::nth_message_end(piece, left) {
-                    Ok(end) => return Ok(Some(Offset(position + end as u64))),
+                    Ok(end) => {
+                        let offset = Offset(position + end as u64);
+                        return Ok((Some(offset), incarnation));
+                    }
                     Err(seen) => {
                         left -= seen;
                         position += piece.len() as u64;
@@ -149,7 +165,7 @@ impl Core {
             }
             // The scan goes on in the middle of a message if need be: inherited bytes have no alignment rule.
             let request = Op::ReadInherited {
-                incarnation: plan.meta.incarnation,
+                incarnation,
                 from: Offset(position),
                 to: Offset(tail.0.min(position + SCAN_BYTES)),
             };
@@ -166,13 +182,13 @@ impl Core {
     }
 
     /// A sub-offset past the tail: wrong, unless the source is not there at all.
-    async fn beyond_tail(self: &Rc<Self>, fork: &ForkRequest) -> Result<Option<Offset>, Refusal> {
+    async fn beyond_tail(self: &Rc<Self>, fork: &ForkRequest) -> Refusal {
         match self
             .ask(Request::on_key(fork.source.clone(), Op::Head))
             .await
         {
-            Outcome::Refused(refusal) => Err(source_refusal(refusal)),
-            _ => Err(Refusal::SubOffsetBeyondData),
+            Outcome::Refused(refusal) => source_refusal(refusal),
+            _ => Refusal::SubOffsetBeyondData,
         }
     }
 

@@ -227,6 +227,7 @@ fn hold_command(key: String, hold: &Hold) -> command::Hold {
         fork_key: hold.fork_key.as_str().to_owned(),
         hold_id: hold.hold_id,
         offset: hold.offset.map(|o| o.0),
+        incarnation: hold.incarnation.0,
     }
 }
 

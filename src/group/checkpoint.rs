@@ -59,11 +59,17 @@ impl Group {
             };
             let incarnation = stream.incarnation;
             let packs = &mut machine.packs;
+            if let Some(pack) = stream.bytes.packed_hot() {
+                machine.packed_hot.remove(&(pack, key.clone()));
+            }
             stream.bytes.pack(CHUNK_BYTES_MAX, &mut |start, pieces| {
                 let chunk = pack.place(&key, incarnation, start, pieces);
                 *packs.entry(chunk.pack).or_default() += u64::from(chunk.length);
                 chunk
             });
+            if let Some(pack) = stream.bytes.packed_hot() {
+                machine.packed_hot.insert((pack, key.clone()));
+            }
             stream.is_dirty = false;
             let value = stream::encode(stream);
             delta.push((key, Some(value)));
@@ -97,6 +103,23 @@ impl Group {
 }
 
 impl Machine {
+    /// Drops from memory what durable packs have, the streams first that were packed longest ago, until `target`
+    /// is met. Costs what it frees: streams without such bytes are not looked at.
+    fn drop_packed(&mut self, durable_pack: u32, target: u64) {
+        while self.hot_bytes > target {
+            let Some((pack, key)) = self.packed_hot.pop_first() else {
+                return;
+            };
+            if pack > durable_pack {
+                self.packed_hot.insert((pack, key));
+                return;
+            }
+            if let Some(stream) = self.streams.get_mut(&key) {
+                self.hot_bytes -= stream.bytes.drop_packed(durable_pack);
+            }
+        }
+    }
+
     fn group_state(&self) -> GroupState {
         GroupState {
             last_stamp_ms: self.last_stamp_ms,
@@ -113,10 +136,7 @@ impl Machine {
             abandoned: self
                 .abandoned
                 .iter()
-                .map(|(hold_id, at_ms)| AbandonedFork {
-                    hold_id: *hold_id,
-                    at_ms: *at_ms,
-                })
+                .map(|(hold_id, at_ms)| AbandonedFork { hold_id, at_ms })
                 .collect(),
             fences: self
                 .fences
@@ -149,11 +169,9 @@ impl Machine {
                 .outbox
                 .insert(message.id, Command::decode(message.command.clone())?);
         }
-        machine.abandoned = state
-            .abandoned
-            .iter()
-            .map(|a| (a.hold_id, a.at_ms))
-            .collect();
+        for abandoned in &state.abandoned {
+            machine.abandoned.insert(abandoned.hold_id, abandoned.at_ms);
+        }
         machine.fences = state
             .fences
             .into_iter()

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use raftproto::command::{self, command::Kind};
 
 use super::Effect;
+use super::holds::Abandoned;
 use super::stream::{ALONE_BYTES_MIN, Stream};
 use super::tails::Tails;
 use crate::meta::Meta;
@@ -17,34 +18,38 @@ use crate::protocol::{
     StreamKey, TailNews,
 };
 
-/// How long a given-up fork is remembered, so that a create that comes late is refused.
-const ABANDONED_KEPT_MS: u64 = 24 * 3600 * 1000;
+/// Streams of one group: some 2 GiB of state without a byte of payload.
+const STREAMS_MAX: usize = 4 << 20;
 
 /// See the module's head.
 pub struct Machine {
     pub(super) group: u32,
     pub(super) streams: BTreeMap<StreamKey, Stream>,
-    /// When streams may end, by what the log knows; the leader looks closer before it proposes.
+    /// The same on all replicas; smaller only in tests.
+    pub(super) streams_max: usize,
+    /// When streams may end, by what was known when each was looked at; each stands here at most once.
     pub(super) deadlines: BTreeSet<(u64, StreamKey)>,
     pub(super) last_stamp_ms: u64,
     pub(super) next_incarnation: u64,
     /// Commands for other groups that are not known to be delivered.
     pub(super) outbox: BTreeMap<u64, command::Command>,
     pub(super) next_outbox: u64,
-    /// Holds whose fork must not be created any more, and since when.
-    pub(super) abandoned: BTreeMap<u64, u64>,
+    /// Holds whose fork must not be created any more.
+    pub(super) abandoned: Abandoned,
     /// The newest generation of each bucket that takes no more creates.
     pub(super) fences: BTreeMap<Box<str>, u64>,
     /// Only in group 0.
     pub(super) meta: Option<Meta>,
     /// Content types in use, so that streams share one text.
     content_types: BTreeMap<Box<str>, ContentType>,
-    /// Unconfirmed holds of this group's streams, by id.
-    pub(super) unconfirmed: BTreeMap<u64, StreamKey>,
+    /// Unconfirmed holds of this group's streams: when the sweep asks about each, and its id.
+    pub(super) hold_checks: BTreeMap<(u64, u64), StreamKey>,
     /// Keys that changed since the last checkpoint.
     pub(super) dirty: BTreeSet<StreamKey>,
     /// Bytes in memory, of all streams.
     pub(super) hot_bytes: u64,
+    /// Streams with bytes both in memory and in packs, by the newest such pack: the order of shedding.
+    pub(super) packed_hot: BTreeSet<(u32, StreamKey)>,
     /// Bytes that live streams have in each pack.
     pub(super) packs: BTreeMap<u32, u64>,
     pub(super) tails: Tails,
@@ -56,18 +61,20 @@ impl Machine {
         Machine {
             group,
             streams: BTreeMap::new(),
+            streams_max: STREAMS_MAX,
             deadlines: BTreeSet::new(),
             last_stamp_ms: 0,
             next_incarnation: 1,
             outbox: BTreeMap::new(),
             next_outbox: 1,
-            abandoned: BTreeMap::new(),
+            abandoned: Abandoned::default(),
             fences: BTreeMap::new(),
             meta: (group == 0).then(Meta::default),
             content_types: BTreeMap::new(),
-            unconfirmed: BTreeMap::new(),
+            hold_checks: BTreeMap::new(),
             dirty: BTreeSet::new(),
             hot_bytes: 0,
+            packed_hot: BTreeSet::new(),
             packs: BTreeMap::new(),
             tails: Tails::default(),
         }
@@ -91,14 +98,14 @@ impl Machine {
             return Outcome::Refused(Refusal::Unavailable);
         };
         match kind {
-            Kind::Create(create) => self.create(create, stamp_ms, effects),
+            Kind::Create(create) => self.create(create, stamp_ms),
             Kind::Append(append) => self.append(append, stamp_ms, effects),
             Kind::Delete(delete) => self.delete(&delete.key, effects),
             Kind::Touch(touch) => self.touch(&touch),
-            Kind::Expire(expire) => self.expire(&expire, effects),
+            Kind::Expire(expire) => self.expire(&expire, stamp_ms, effects),
             Kind::Hold(hold) => self.hold(&hold, stamp_ms),
-            Kind::ConfirmHold(c) => self.confirm_hold(&c.key, c.incarnation, c.hold_id),
-            Kind::ReleaseHold(r) => self.release_hold(&r.key, r.incarnation, r.hold_id, effects),
+            Kind::ConfirmHold(confirm) => self.confirm_hold(&confirm),
+            Kind::ReleaseHold(release) => self.release_hold(&release, effects),
             Kind::AbandonFork(a) => self.abandon_fork(&a, stamp_ms),
             Kind::Settle(settle) => {
                 self.outbox.remove(&settle.outbox_id);
@@ -110,8 +117,8 @@ impl Machine {
             | Kind::FinishDeleteBucket(_)
             | Kind::AssignSlots(_) => match &mut self.meta {
                 Some(meta) => {
-                    let outcome = meta.apply(kind, stamp_ms);
-                    effects.push(Effect::TablesChanged);
+                    let (outcome, changed) = meta.apply(kind, stamp_ms);
+                    effects.extend(changed.then_some(Effect::TablesChanged));
                     outcome
                 }
                 None => Outcome::Refused(Refusal::Unavailable),
@@ -119,12 +126,7 @@ impl Machine {
         }
     }
 
-    fn create(
-        &mut self,
-        create: command::Create,
-        stamp_ms: u64,
-        effects: &mut Vec<Effect>,
-    ) -> Outcome {
+    fn create(&mut self, create: command::Create, stamp_ms: u64) -> Outcome {
         let key = StreamKey::from_stored(&create.key);
         let bucket_generation = create.bucket_generation;
         let create = self.create_from(create);
@@ -152,9 +154,14 @@ impl Machine {
         if create
             .fork
             .as_ref()
-            .is_some_and(|f| self.abandoned.contains_key(&f.hold_id))
+            .is_some_and(|f| self.abandoned.contains(f.hold_id))
         {
             return Outcome::Refused(Refusal::HoldExpired);
+        }
+        if self.streams.len() >= self.streams_max {
+            return Outcome::Refused(Refusal::Overloaded {
+                bound: "streams_per_group_max",
+            });
         }
         let incarnation = Incarnation(self.next_incarnation);
         self.next_incarnation += 1;
@@ -163,8 +170,6 @@ impl Machine {
         let meta = stream.meta();
         self.insert(key.clone(), stream);
         self.mark_dirty(&key);
-        // Readers that followed the stream which stood here before hear that it ended.
-        self.tails.replaced(&key, incarnation, effects);
         Outcome::Created(Created { fresh: true, meta })
     }
 
@@ -200,16 +205,16 @@ impl Machine {
 
     /// Puts a stream at a free key, with all that is derived from it.
     pub(super) fn insert(&mut self, key: StreamKey, stream: Stream) {
-        if let Some(deadline) = stream.deadline_ms(0) {
-            self.deadlines.insert((deadline, key.clone()));
-        }
+        let due_ms = stream.logged_deadline_ms();
         for hold in stream.holds.iter().filter(|h| !h.confirmed) {
-            self.unconfirmed.insert(hold.hold_id, key.clone());
+            self.hold_checks
+                .insert((hold.check_ms, hold.hold_id), key.clone());
         }
         for chunk in stream.bytes.chunks() {
             *self.packs.entry(chunk.pack).or_default() += u64::from(chunk.length);
         }
-        self.streams.insert(key, stream);
+        self.streams.insert(key.clone(), stream);
+        self.look_at(&key, due_ms);
     }
 
     pub(super) fn mark_dirty(&mut self, key: &StreamKey) {
@@ -281,7 +286,7 @@ impl Machine {
     }
 
     /// Ends a stream: for good, or softly while forks hold its bytes.
-    fn end(&mut self, key: &StreamKey, effects: &mut Vec<Effect>) {
+    pub(super) fn end(&mut self, key: &StreamKey, effects: &mut Vec<Effect>) {
         let Some(stream) = self.streams.get_mut(key) else {
             return;
         };
@@ -302,16 +307,21 @@ impl Machine {
         } else {
             stream.soft_deleted = true;
             stream.expiry = Expiry::Never;
+            self.look_at(key, None);
             self.mark_dirty(key);
         }
     }
 
     /// Removes a stream that nothing holds; a fork then owes its source the release of its hold.
-    fn remove(&mut self, key: &StreamKey, effects: &mut Vec<Effect>) {
+    pub(super) fn remove(&mut self, key: &StreamKey, effects: &mut Vec<Effect>) {
+        self.look_at(key, None);
         let Some(stream) = self.streams.remove(key) else {
             return;
         };
         self.hot_bytes -= stream.bytes.hot_len();
+        if let Some(pack) = stream.bytes.packed_hot() {
+            self.packed_hot.remove(&(pack, key.clone()));
+        }
         for chunk in stream.bytes.chunks() {
             if let Some(live) = self.packs.get_mut(&chunk.pack) {
                 *live -= u64::from(chunk.length);
@@ -337,91 +347,6 @@ impl Machine {
         }
     }
 
-    fn touch(&mut self, touch: &command::Touch) -> Outcome {
-        if let Some((key, stream)) = find(&mut self.streams, &touch.key)
-            && stream.incarnation.0 == touch.incarnation
-        {
-            stream.touched_ms = stream.touched_ms.max(touch.at_ms);
-            let key = key.clone();
-            self.mark_dirty(&key);
-        }
-        Outcome::Done
-    }
-
-    fn expire(&mut self, expire: &command::Expire, effects: &mut Vec<Effect>) -> Outcome {
-        if let Some((key, stream)) = find(&mut self.streams, &expire.key)
-            && stream.incarnation.0 == expire.incarnation
-            && !stream.soft_deleted
-        {
-            let key = key.clone();
-            self.end(&key, effects);
-        }
-        Outcome::Done
-    }
-
-    fn hold(&mut self, hold: &command::Hold, stamp_ms: u64) -> Outcome {
-        let Some((key, stream)) = find(&mut self.streams, &hold.key) else {
-            return Outcome::Refused(Refusal::SourceNotFound);
-        };
-        let key = key.clone();
-        let fork_key = StreamKey::from_stored(&hold.fork_key);
-        match stream.hold(fork_key, hold.hold_id, hold.offset, stamp_ms) {
-            Ok(held) => {
-                self.unconfirmed.insert(hold.hold_id, key.clone());
-                self.mark_dirty(&key);
-                Outcome::Held(held)
-            }
-            Err(refusal) => Outcome::Refused(refusal),
-        }
-    }
-
-    fn confirm_hold(&mut self, key: &str, incarnation: u64, hold_id: u64) -> Outcome {
-        self.unconfirmed.remove(&hold_id);
-        if let Some((key, stream)) = find(&mut self.streams, key)
-            && stream.incarnation.0 == incarnation
-            && stream.confirm_hold(hold_id)
-        {
-            let key = key.clone();
-            self.mark_dirty(&key);
-        }
-        Outcome::Done
-    }
-
-    fn release_hold(
-        &mut self,
-        key: &str,
-        incarnation: u64,
-        hold_id: u64,
-        effects: &mut Vec<Effect>,
-    ) -> Outcome {
-        self.unconfirmed.remove(&hold_id);
-        if let Some((key, stream)) = find(&mut self.streams, key)
-            && stream.incarnation.0 == incarnation
-        {
-            let key = key.clone();
-            if stream.release_hold(hold_id) {
-                self.remove(&key, effects);
-            } else {
-                self.mark_dirty(&key);
-            }
-        }
-        Outcome::Done
-    }
-
-    fn abandon_fork(&mut self, abandon: &command::AbandonFork, stamp_ms: u64) -> Outcome {
-        let stands = self
-            .streams
-            .get(abandon.fork_key.as_str())
-            .and_then(|s| s.fork.as_deref())
-            .is_some_and(|f| f.hold_id == abandon.hold_id);
-        if !stands {
-            self.abandoned
-                .retain(|_, at_ms| stamp_ms < at_ms.saturating_add(ABANDONED_KEPT_MS));
-            self.abandoned.insert(abandon.hold_id, stamp_ms);
-        }
-        Outcome::Abandoned { exists: stands }
-    }
-
     fn fence_bucket(&mut self, fence: command::FenceBucket) -> Outcome {
         let prefix = format!("{}/", fence.bucket);
         let streams = self
@@ -433,21 +358,9 @@ impl Machine {
         *fenced = (*fenced).max(fence.generation);
         Outcome::Fenced { streams }
     }
-
-    /// Bytes in memory after durable packs up to `durable_pack` were dropped from it.
-    pub(super) fn drop_packed(&mut self, durable_pack: u32, target: u64) {
-        for stream in self.streams.values_mut() {
-            if self.hot_bytes <= target {
-                break;
-            }
-            if stream.bytes.hot_len() > 0 {
-                self.hot_bytes -= stream.bytes.drop_packed(durable_pack);
-            }
-        }
-    }
 }
 
-fn find<'a>(
+pub(super) fn find<'a>(
     streams: &'a mut BTreeMap<StreamKey, Stream>,
     key: &str,
 ) -> Option<(&'a StreamKey, &'a mut Stream)> {

@@ -6,16 +6,20 @@
 
 mod batch;
 mod checkpoint;
+mod expiry;
+mod holds;
 mod log;
 mod machine;
 mod raft;
 mod read;
 mod stream;
 mod tails;
+#[cfg(test)]
+mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use raftproto::command::{Command, Expire, Touch, command::Kind};
+use raftproto::command::{Command, Expire, command::Kind};
 
 pub use self::batch::request_of;
 pub use self::checkpoint::{CheckpointPlan, PlaceChunk, combine_stream_states};
@@ -98,9 +102,6 @@ pub enum Effect {
     Ready,
 }
 
-/// How long a hold may stay unconfirmed before the sweep asks.
-const HOLD_UNCONFIRMED_MS: u64 = 30_000;
-
 /// See the module's head.
 pub struct Group {
     machine: Machine,
@@ -114,8 +115,6 @@ pub struct Group {
     /// When this leadership began: reads before it may not be logged.
     leader_since_ms: u64,
     durable_pack: u32,
-    /// Holds that the sweep asked about, and when.
-    asked_holds: BTreeMap<u64, u64>,
 }
 
 impl Group {
@@ -139,7 +138,6 @@ impl Group {
             now_ms: 0,
             leader_since_ms: u64::MAX,
             durable_pack,
-            asked_holds: BTreeMap::new(),
         })
     }
 
@@ -311,24 +309,6 @@ impl Group {
         }
     }
 
-    /// A read slides the stream's window; logged only when it slid far.
-    fn touched(&mut self, key: &StreamKey) {
-        let now_ms = self.now_ms;
-        let Some(stream) = self.machine.streams.get_mut(key) else {
-            return;
-        };
-        if stream.read_at(now_ms) {
-            let touch = Touch {
-                key: key.as_str().to_owned(),
-                incarnation: stream.incarnation.0,
-                at_ms: now_ms,
-            };
-            // Not proposed twice while this one is on its way.
-            stream.touched_ms = now_ms;
-            self.pending.push(Kind::Touch(touch), None);
-        }
-    }
-
     fn flush(&mut self, effects: &mut Vec<Effect>) {
         if !self.raft.is_leader() {
             self.lose_leadership(effects);
@@ -432,76 +412,6 @@ impl Group {
         self.keep_watched_alive();
         self.expire_due();
         self.check_holds(effects);
-    }
-
-    /// Live readers keep a stream alive (section 5.1).
-    fn keep_watched_alive(&mut self) {
-        let watched = self.machine.tails.keys().cloned().collect::<Vec<_>>();
-        for key in watched {
-            if self
-                .machine
-                .streams
-                .get(&key)
-                .is_some_and(|s| !self.is_expired(s))
-            {
-                self.touched(&key);
-            }
-        }
-    }
-
-    fn expire_due(&mut self) {
-        let mut due = Vec::new();
-        while let Some((deadline, key)) = self.machine.deadlines.pop_first() {
-            if deadline > self.now_ms {
-                self.machine.deadlines.insert((deadline, key));
-                break;
-            }
-            due.push(key);
-        }
-        for key in due {
-            let Some(stream) = self.machine.streams.get(&key) else {
-                continue;
-            };
-            let Some(deadline) = stream.deadline_ms(self.leader_since_ms) else {
-                continue;
-            };
-            if deadline <= self.now_ms {
-                let expire = Expire {
-                    key: key.as_str().to_owned(),
-                    incarnation: stream.incarnation.0,
-                };
-                self.pending.push(Kind::Expire(expire), None);
-                // Asked again only if the command should be lost.
-                self.machine.deadlines.insert((self.now_ms + 60_000, key));
-            } else {
-                self.machine.deadlines.insert((deadline, key));
-            }
-        }
-    }
-
-    fn check_holds(&mut self, effects: &mut Vec<Effect>) {
-        let now_ms = self.now_ms;
-        let unconfirmed = &self.machine.unconfirmed;
-        self.asked_holds
-            .retain(|id, _| unconfirmed.contains_key(id));
-        for (hold_id, source) in unconfirmed {
-            let asked = self.asked_holds.get(hold_id).copied().unwrap_or(0);
-            let Some(stream) = self.machine.streams.get(source) else {
-                continue;
-            };
-            let Some(hold) = stream.holds.iter().find(|h| h.hold_id == *hold_id) else {
-                continue;
-            };
-            if now_ms.saturating_sub(hold.since_ms.max(asked)) >= HOLD_UNCONFIRMED_MS {
-                self.asked_holds.insert(*hold_id, now_ms);
-                effects.push(Effect::CheckHold {
-                    source: source.clone(),
-                    incarnation: stream.incarnation,
-                    hold_id: *hold_id,
-                    fork_key: hold.fork_key.clone(),
-                });
-            }
-        }
     }
 }
 

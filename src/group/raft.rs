@@ -72,7 +72,6 @@ pub(super) struct Raft {
     saved: SavedHardState,
     /// Readies in flight, oldest first.
     in_flight: VecDeque<u64>,
-    persisted_now: Option<u64>,
 }
 
 impl Raft {
@@ -133,7 +132,6 @@ impl Raft {
                 ..start.hard_state
             },
             in_flight: VecDeque::new(),
-            persisted_now: None,
         })
     }
 
@@ -192,14 +190,11 @@ impl Raft {
             hard_state,
             entries,
         });
+        let committed = committed.into_iter().map(|e| self.committed(e)).collect();
         match persist {
             Some(_) => self.in_flight.push_back(number),
-            None if self.in_flight.is_empty() => self.persisted_now = Some(number),
+            None if self.in_flight.is_empty() => self.node.on_persist_ready(number),
             None => {}
-        }
-        let committed = committed.into_iter().map(|e| self.committed(e)).collect();
-        if let Some(number) = self.persisted_now.take() {
-            self.node.on_persist_ready(number);
         }
         Some((persist, committed))
     }

@@ -1,11 +1,12 @@
 //! Who waits for which stream, and what wakes them.
 //! Owns the list of watching cores of one group's streams; the readers themselves live on those cores, which
-//! hold one relay each. Assumes that `tell` is called in log order.
+//! hold one relay each. Assumes that `tell` is called in log order, and for the end of each stream, so that nobody
+//! watches a key that is free.
 
 use std::collections::BTreeMap;
 
 use super::Effect;
-use crate::protocol::{Incarnation, Offset, StreamKey, TailNews};
+use crate::protocol::{StreamKey, TailNews};
 
 /// See the module's head.
 #[derive(Debug, Default)]
@@ -47,27 +48,6 @@ impl Tails {
         };
         if let Some(cores) = cores {
             effects.push(Effect::Tail { cores, news });
-        }
-    }
-
-    /// Another stream stands at the key now.
-    pub(super) fn replaced(
-        &mut self,
-        key: &StreamKey,
-        now: Incarnation,
-        effects: &mut Vec<Effect>,
-    ) {
-        if self.is_watched(key) {
-            let news = TailNews {
-                key: key.clone(),
-                incarnation: now,
-                start: Offset::ZERO,
-                end: Offset::ZERO,
-                pieces: Vec::new(),
-                closed: false,
-                ended: true,
-            };
-            self.tell(news, effects);
         }
     }
 }

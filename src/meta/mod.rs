@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use raftproto::checkpoint::{self, MetaState};
 use raftproto::command::command::Kind;
 
-use crate::protocol::{BucketInfo, BucketName, Outcome, Refusal, SLOT_COUNT, Slot};
+use crate::protocol::{BucketEnd, BucketInfo, BucketName, Outcome, Refusal, SLOT_COUNT, Slot};
+
+/// Buckets of a cluster: every core has a copy of the table, and each change copies it anew.
+const BUCKETS_MAX: usize = 100_000;
 
 /// The cluster's tables.
 #[derive(Debug, Default, Clone)]
@@ -39,29 +42,38 @@ impl Tables {
 }
 
 impl Meta {
-    /// Applies one of the meta group's commands.
-    pub(crate) fn apply(&mut self, kind: Kind, stamp_ms: u64) -> Outcome {
+    /// Applies one of the meta group's commands. Answers also whether the tables changed that cores have copies of.
+    pub(crate) fn apply(&mut self, kind: Kind, stamp_ms: u64) -> (Outcome, bool) {
         match kind {
             Kind::CreateBucket(c) => self.create(c.bucket, stamp_ms),
             Kind::BeginDeleteBucket(b) => self.begin_delete(&b.bucket),
-            Kind::FinishDeleteBucket(f) => self.finish_delete(&f.bucket, f.generation, f.empty),
+            Kind::FinishDeleteBucket(f) => {
+                let end = self.finish_delete(&f.bucket, f.generation, f.empty);
+                // A marked bucket is in no table, so its removal changes none.
+                (Outcome::Finished(end), end == BucketEnd::Reopened)
+            }
             Kind::AssignSlots(a) => {
-                if self.slots.is_empty() && a.group_count > 0 {
+                let assigns = self.slots.is_empty() && a.group_count > 0;
+                if assigns {
                     let groups = (0..u32::from(SLOT_COUNT)).map(|slot| 1 + slot % a.group_count);
                     self.slots = groups.collect();
                 }
-                Outcome::Done
+                (Outcome::Done, assigns)
             }
-            _ => Outcome::Refused(Refusal::Unavailable),
+            _ => (Outcome::Refused(Refusal::Unavailable), false),
         }
     }
 
-    fn create(&mut self, name: String, stamp_ms: u64) -> Outcome {
+    fn create(&mut self, name: String, stamp_ms: u64) -> (Outcome, bool) {
         if let Some(bucket) = self.buckets.get(&name) {
             if bucket.deleting {
-                return Outcome::Refused(Refusal::BucketDeleting);
+                return (Outcome::Refused(Refusal::BucketDeleting), false);
             }
-            return Outcome::Bucket(info(&name, *bucket, false));
+            return (Outcome::Bucket(info(&name, *bucket, false)), false);
+        }
+        if self.buckets.len() >= BUCKETS_MAX {
+            let bound = "buckets_max";
+            return (Outcome::Refused(Refusal::Overloaded { bound }), false);
         }
         self.next_generation += 1;
         let bucket = Bucket {
@@ -71,32 +83,36 @@ impl Meta {
         };
         let answer = info(&name, bucket, true);
         self.buckets.insert(name, bucket);
-        Outcome::Bucket(answer)
+        (Outcome::Bucket(answer), true)
     }
 
-    fn begin_delete(&mut self, name: &str) -> Outcome {
+    fn begin_delete(&mut self, name: &str) -> (Outcome, bool) {
         match self.buckets.get_mut(name) {
-            None => Outcome::Refused(Refusal::BucketNotFound),
+            None => (Outcome::Refused(Refusal::BucketNotFound), false),
             Some(bucket) => {
-                bucket.deleting = true;
-                Outcome::Bucket(info(name, *bucket, false))
+                let was_open = !std::mem::replace(&mut bucket.deleting, true);
+                (Outcome::Bucket(info(name, *bucket, false)), was_open)
             }
         }
     }
 
-    fn finish_delete(&mut self, name: &str, generation: u64, empty: bool) -> Outcome {
-        let marked = |b: &&mut Bucket| b.deleting && b.generation == generation;
-        if let Some(bucket) = self.buckets.get_mut(name).filter(marked) {
-            if empty {
-                self.buckets.remove(name);
-            } else {
-                // All groups have fenced the old generation; creates go on under a new one.
-                self.next_generation += 1;
-                bucket.generation = self.next_generation;
-                bucket.deleting = false;
-            }
+    /// Ends the deletion that counted under `generation`. One whose generation is over changes nothing.
+    fn finish_delete(&mut self, name: &str, generation: u64, empty: bool) -> BucketEnd {
+        let Some(bucket) = self.buckets.get_mut(name) else {
+            // By this deletion, asked again, or by another.
+            return BucketEnd::Removed;
+        };
+        if !bucket.deleting || bucket.generation != generation {
+            return BucketEnd::Superseded;
         }
-        Outcome::Done
+        if empty {
+            self.buckets.remove(name);
+            return BucketEnd::Removed;
+        }
+        self.next_generation += 1;
+        bucket.generation = self.next_generation;
+        bucket.deleting = false;
+        BucketEnd::Reopened
     }
 
     /// Describes a bucket.
@@ -168,5 +184,85 @@ fn info(name: &str, bucket: Bucket, fresh: bool) -> BucketInfo {
         created_ms: bucket.created_ms,
         deleting: bucket.deleting,
         fresh,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use raftproto::command;
+
+    use super::*;
+
+    fn create(meta: &mut Meta, name: &str) -> (Outcome, bool) {
+        let bucket = name.to_owned();
+        meta.apply(Kind::CreateBucket(command::CreateBucket { bucket }), 1)
+    }
+
+    fn begin(meta: &mut Meta) -> (u64, bool) {
+        let bucket = "demo".to_owned();
+        let begin = Kind::BeginDeleteBucket(command::BeginDeleteBucket { bucket });
+        match meta.apply(begin, 2) {
+            (Outcome::Bucket(info), changed) => (info.generation, changed),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn finish(meta: &mut Meta, generation: u64, empty: bool) -> (BucketEnd, bool) {
+        let finish = command::FinishDeleteBucket {
+            bucket: "demo".to_owned(),
+            generation,
+            empty,
+        };
+        match meta.apply(Kind::FinishDeleteBucket(finish), 3) {
+            (Outcome::Finished(end), changed) => (end, changed),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn of_two_deletions_the_later_end_says_that_it_did_nothing() {
+        let mut meta = Meta::default();
+        create(&mut meta, "demo");
+        let (first, second) = (begin(&mut meta).0, begin(&mut meta).0);
+        assert_eq!(first, second);
+        // The first counted a stream, which was gone when the second counted.
+        assert_eq!(finish(&mut meta, first, false), (BucketEnd::Reopened, true));
+        assert_eq!(
+            finish(&mut meta, second, true),
+            (BucketEnd::Superseded, false)
+        );
+        let third = begin(&mut meta).0;
+        assert_eq!(finish(&mut meta, third, true), (BucketEnd::Removed, false));
+        assert_eq!(finish(&mut meta, third, true), (BucketEnd::Removed, false));
+    }
+
+    #[test]
+    fn only_what_changes_the_tables_says_so() {
+        let mut meta = Meta::default();
+        let assign = || Kind::AssignSlots(command::AssignSlots { group_count: 4 });
+        assert!(meta.apply(assign(), 1).1);
+        assert!(!meta.apply(assign(), 1).1);
+        assert!(create(&mut meta, "demo").1);
+        assert!(!create(&mut meta, "demo").1);
+        assert!(begin(&mut meta).1);
+        assert!(!begin(&mut meta).1);
+        assert!(!create(&mut meta, "demo").1, "refused while it is deleted");
+    }
+
+    #[test]
+    fn buckets_have_a_bound() {
+        let mut meta = Meta::default();
+        for name in 0..BUCKETS_MAX {
+            create(&mut meta, &name.to_string());
+        }
+        let refused = create(&mut meta, "demo");
+        assert!(matches!(
+            refused,
+            (Outcome::Refused(Refusal::Overloaded { .. }), false)
+        ));
+        assert!(matches!(
+            create(&mut meta, "7"),
+            (Outcome::Bucket(_), false)
+        ));
     }
 }

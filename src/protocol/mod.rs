@@ -19,8 +19,8 @@ pub use expiry::{Expiry, TtlSeconds, parse_rfc3339_ms, rfc3339_from_ms};
 pub use key::{BucketName, KeyError, SLOT_COUNT, Slot, StreamKey};
 pub use offset::{Offset, OffsetError, ReadFrom};
 pub use outcome::{
-    BucketInfo, ChunkRef, Created, Held, Listed, Meta, Outcome, Piece, ProducerAck, ReadPlan,
-    Watched,
+    BucketEnd, BucketInfo, ChunkRef, Created, Held, Listed, Meta, Outcome, Piece, ProducerAck,
+    ReadPlan, Watched,
 };
 pub use refusal::Refusal;
 pub use request::{

@@ -20,7 +20,7 @@ pub enum Outcome {
         /// For a producer's append.
         producer: Option<ProducerAck>,
     },
-    /// To `Delete`, `ConfirmHold`, `ReleaseHold`, `Settle`, `Unwatch`, `FinishDeleteBucket`.
+    /// To `Delete`, `ConfirmHold`, `ReleaseHold`, `Settle`, `Unwatch`.
     Done,
     /// To `Head`.
     Head(Meta),
@@ -44,6 +44,8 @@ pub enum Outcome {
     Listed(Listed),
     /// To `CreateBucket`, `GetBucket`, `BeginDeleteBucket`.
     Bucket(BucketInfo),
+    /// To `FinishDeleteBucket`.
+    Finished(BucketEnd),
     /// Not done; nothing changed.
     Refused(Refusal),
 }
@@ -183,4 +185,15 @@ pub struct BucketInfo {
     pub deleting: bool,
     /// Created by this request.
     pub fresh: bool,
+}
+
+/// What the end of a bucket's deletion came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BucketEnd {
+    /// The bucket is gone.
+    Removed,
+    /// It takes creates again, under a new generation.
+    Reopened,
+    /// Another deletion ended first and the bucket stands: what was counted says nothing about it.
+    Superseded,
 }

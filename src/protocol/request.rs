@@ -238,4 +238,6 @@ pub struct Hold {
     pub hold_id: u64,
     /// The precise byte position; `None`: the tail.
     pub offset: Option<Offset>,
+    /// The stream that the offset was found in; `Incarnation(0)`: whichever stands at the key.
+    pub incarnation: Incarnation,
 }

@@ -59,7 +59,6 @@ impl Stream {
             self.producers
                 .get_or_insert_default()
                 .accept(producer, self.tail);
-            self.closed_by = append.close.then(|| Box::new(producer.clone()));
         }
         let outcome = Outcome::Appended {
             tail: Offset(self.tail),

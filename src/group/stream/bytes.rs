@@ -196,6 +196,15 @@ impl StreamBytes {
         }
     }
 
+    /// The newest pack that has bytes which are still in memory.
+    pub(crate) fn packed_hot(&self) -> Option<u32> {
+        let newest = self
+            .chunks
+            .last()
+            .filter(|_| self.hot_start < self.packed_end);
+        newest.map(|c| c.pack)
+    }
+
     /// Drops from memory what durable chunks have, up to `durable_pack` included; answers the bytes freed.
     pub(crate) fn drop_packed(&mut self, durable_pack: u32) -> u64 {
         let durable = self.chunks.iter().rev().find(|c| c.pack <= durable_pack);

@@ -5,10 +5,8 @@ use prost::Message;
 use raftproto::checkpoint::{self, StreamState};
 
 use super::producer::ProducerPosition;
-use super::{HeldFor, Stream, StreamBytes};
-use crate::protocol::{
-    ChunkRef, ContentType, Expiry, ForkOrigin, Incarnation, Offset, Producer, StreamKey,
-};
+use super::{HOLD_UNCONFIRMED_MS, HeldFor, Holds, Stream, StreamBytes};
+use crate::protocol::{ChunkRef, ContentType, Expiry, ForkOrigin, Incarnation, Offset, StreamKey};
 
 /// Writes a stream with the chunks that no table has yet.
 pub(crate) fn encode(stream: &mut Stream) -> Vec<u8> {
@@ -72,11 +70,6 @@ fn state(stream: &Stream, chunks: Vec<checkpoint::Chunk>) -> StreamState {
             })
             .collect(),
         start: stream.own_start(),
-        closed_by: stream.closed_by.as_ref().map(|p| checkpoint::ClosedBy {
-            id: p.id.clone(),
-            epoch: p.epoch,
-            seq: p.seq,
-        }),
         chunks,
     }
 }
@@ -99,6 +92,17 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stream, prost::DecodeError> {
         (None, None) => Expiry::Never,
     };
     let chunks = state.chunks.iter().map(chunk_from).collect();
+    let mut holds = Holds::default();
+    for h in state.holds {
+        holds.insert(HeldFor {
+            fork_key: StreamKey::from_stored(&h.fork_key),
+            hold_id: h.hold_id,
+            offset: h.offset,
+            since_ms: h.since_ms,
+            confirmed: h.confirmed,
+            check_ms: h.since_ms.saturating_add(HOLD_UNCONFIRMED_MS),
+        });
+    }
     Ok(Stream {
         incarnation: Incarnation(state.incarnation),
         content_type: ContentType::from_stored(&state.content_type),
@@ -109,15 +113,10 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stream, prost::DecodeError> {
         touched_ms: state.touched_ms,
         created_ms: state.created_ms,
         read_ms: 0,
+        touch_proposed_ms: 0,
+        due_ms: None,
         stream_seq: state.stream_seq.map(Into::into),
         producers: (!state.producers.is_empty()).then(|| Box::new(producers)),
-        closed_by: state.closed_by.map(|p| {
-            Box::new(Producer {
-                id: p.id,
-                epoch: p.epoch,
-                seq: p.seq,
-            })
-        }),
         fork: state.fork.map(|f| {
             Box::new(ForkOrigin {
                 source: StreamKey::from_stored(&f.source_key),
@@ -128,17 +127,7 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stream, prost::DecodeError> {
                 requested_sub_offset: f.requested_sub_offset,
             })
         }),
-        holds: state
-            .holds
-            .into_iter()
-            .map(|h| HeldFor {
-                fork_key: StreamKey::from_stored(&h.fork_key),
-                hold_id: h.hold_id,
-                offset: h.offset,
-                since_ms: h.since_ms,
-                confirmed: h.confirmed,
-            })
-            .collect(),
+        holds,
         bytes: StreamBytes::loaded(state.start, chunks),
         is_dirty: false,
     })

@@ -1,6 +1,6 @@
 //! What a PUT makes, and whether what stands already matches it (protocol, section 5.1).
 
-use super::{Stream, StreamBytes};
+use super::{Holds, Stream, StreamBytes};
 use crate::protocol::{Create, Expiry, ForkOrigin, Incarnation, Refusal};
 
 impl Stream {
@@ -20,11 +20,12 @@ impl Stream {
             touched_ms: stamp_ms,
             created_ms: stamp_ms,
             read_ms: 0,
+            touch_proposed_ms: 0,
+            due_ms: None,
             stream_seq: None,
             producers: None,
-            closed_by: None,
             fork: create.fork.map(Box::new),
-            holds: Vec::new(),
+            holds: Holds::default(),
             bytes,
             is_dirty: false,
         }

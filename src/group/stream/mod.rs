@@ -10,11 +10,13 @@ mod producer;
 
 pub use self::bytes::{ALONE_BYTES_MIN, StreamBytes};
 pub(super) use self::codec::{combine, decode, encode, encode_replicated};
+pub(super) use self::fork::HOLD_UNCONFIRMED_MS;
+#[cfg(test)]
+pub(super) use self::fork::UNCONFIRMED_MAX;
+pub use self::fork::{HeldFor, Holds};
 pub use self::producer::{Producers, Verdict};
 
-use crate::protocol::{
-    ContentType, Expiry, ForkOrigin, Incarnation, Meta, Offset, Producer, StreamKey,
-};
+use crate::protocol::{ContentType, Expiry, ForkOrigin, Incarnation, Meta, Offset};
 
 /// The replicated state of one stream, and where its bytes are on this replica.
 #[derive(Debug)]
@@ -37,35 +39,22 @@ pub struct Stream {
     pub created_ms: u64,
     /// Last read that this leader served; not replicated, logged coarsely as a touch.
     pub read_ms: u64,
+    /// Last touch that this leader proposed; not replicated.
+    pub touch_proposed_ms: u64,
+    /// Where it stands in its group's queue of deadlines; not replicated.
+    pub due_ms: Option<u64>,
     /// Last `Stream-Seq`.
     pub stream_seq: Option<Box<str>>,
     /// Idempotent producers, if there are any.
     pub producers: Option<Box<Producers>>,
-    /// The producer's position that closed it.
-    pub closed_by: Option<Box<Producer>>,
     /// Where its inherited bytes come from.
     pub fork: Option<Box<ForkOrigin>>,
     /// Forks that keep its bytes.
-    pub holds: Vec<HeldFor>,
+    pub holds: Holds,
     /// Where its own bytes are.
     pub bytes: StreamBytes,
     /// Changed since the last checkpoint.
     pub is_dirty: bool,
-}
-
-/// A fork that keeps this stream's bytes up to `offset`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldFor {
-    /// The fork.
-    pub fork_key: StreamKey,
-    /// Names the hold.
-    pub hold_id: u64,
-    /// One past the last inherited byte.
-    pub offset: u64,
-    /// When it was granted, by the group's clock.
-    pub since_ms: u64,
-    /// The fork stands.
-    pub confirmed: bool,
 }
 
 impl Stream {

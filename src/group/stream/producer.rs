@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 
 use crate::protocol::{Producer, Refusal};
 
+/// Producers that a stream remembers. None is forgotten, since its next retry would be appended twice (I3).
+pub const PRODUCERS_MAX: usize = 10_000;
+
 /// The producers of one stream by id.
 #[derive(Debug, Default)]
 pub struct Producers(BTreeMap<Box<str>, ProducerPosition>);
@@ -36,6 +39,9 @@ impl Producers {
     pub fn judge(&self, producer: &Producer) -> Verdict {
         let Some(known) = self.0.get(producer.id.as_str()) else {
             return match producer.seq {
+                0 if self.0.len() >= PRODUCERS_MAX => Verdict::Refuse(Refusal::Overloaded {
+                    bound: "producers_per_stream_max",
+                }),
                 0 => Verdict::Accept,
                 received => Verdict::Refuse(Refusal::ProducerGap {
                     expected: 0,
@@ -130,5 +136,28 @@ mod tests {
             Verdict::Refuse(Refusal::EpochMustStartAtZero)
         );
         assert_eq!(producers.judge(&at(4, 0)), Verdict::Accept);
+    }
+
+    #[test]
+    fn a_stream_remembers_a_bounded_number_of_producers_and_forgets_none() {
+        let named = |id: usize, seq| Producer {
+            id: id.to_string(),
+            epoch: 0,
+            seq,
+        };
+        let mut producers = Producers::default();
+        for id in 0..PRODUCERS_MAX {
+            assert_eq!(producers.judge(&named(id, 0)), Verdict::Accept);
+            producers.accept(&named(id, 0), 1);
+        }
+        assert!(matches!(
+            producers.judge(&named(PRODUCERS_MAX, 0)),
+            Verdict::Refuse(Refusal::Overloaded { .. })
+        ));
+        assert!(matches!(
+            producers.judge(&named(0, 0)),
+            Verdict::Duplicate(_)
+        ));
+        assert_eq!(producers.judge(&named(0, 1)), Verdict::Accept);
     }
 }
