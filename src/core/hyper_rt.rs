@@ -13,6 +13,9 @@ use hyper::rt::{Executor, Read, ReadBufCursor, Sleep, Timer, Write};
 
 use super::timeouts::{Timeout, Timeouts};
 
+/// Up to here, copying pieces together is cheaper than telling the kernel of each.
+const SMALL_BYTES: usize = 1024;
+
 /// A glommio socket as hyper reads and writes it.
 pub struct GlommioIo<S>(pub S);
 
@@ -55,6 +58,16 @@ impl<S: AsyncWrite + AsRawFd + Unpin> Write for GlommioIo<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
+        let total: usize = slices.iter().map(|s| s.len()).sum();
+        if total <= SMALL_BYTES {
+            let mut small = [0; SMALL_BYTES];
+            let mut len = 0;
+            for slice in slices {
+                small[len..len + slice.len()].copy_from_slice(slice);
+                len += slice.len();
+            }
+            return Pin::new(&mut self.0).poll_write(cx, &small[..len]);
+        }
         match send_vectored(self.0.as_raw_fd(), slices) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 // Tries once more and then waits until the socket takes bytes.
