@@ -24,7 +24,8 @@ const STREAMS_MAX: usize = 4 << 20;
 /// See the module's head.
 pub struct Machine {
     pub(super) group: u32,
-    pub(super) streams: BTreeMap<StreamKey, Stream>,
+    /// Boxed: the tree's nodes are a third empty, and move their values about.
+    pub(super) streams: BTreeMap<StreamKey, Box<Stream>>,
     /// The same on all replicas; smaller only in tests.
     pub(super) streams_max: usize,
     /// When streams may end, by what was known when each was looked at; each stands here at most once.
@@ -213,7 +214,7 @@ impl Machine {
         for chunk in stream.bytes.chunks() {
             *self.packs.entry(chunk.pack).or_default() += u64::from(chunk.length);
         }
-        self.streams.insert(key.clone(), stream);
+        self.streams.insert(key.clone(), Box::new(stream));
         self.look_at(&key, due_ms);
     }
 
@@ -361,13 +362,12 @@ impl Machine {
 }
 
 pub(super) fn find<'a>(
-    streams: &'a mut BTreeMap<StreamKey, Stream>,
+    streams: &'a mut BTreeMap<StreamKey, Box<Stream>>,
     key: &str,
 ) -> Option<(&'a StreamKey, &'a mut Stream)> {
     // A range of one key hands out the stored key too, which saves making another.
-    streams
-        .range_mut::<str, _>((Bound::Included(key), Bound::Included(key)))
-        .next()
+    let found = streams.range_mut::<str, _>((Bound::Included(key), Bound::Included(key)));
+    found.map(|(key, stream)| (key, &mut **stream)).next()
 }
 
 fn expiry_from(expiry: Option<command::Expiry>) -> Expiry {
