@@ -206,6 +206,9 @@ fn tell_all(controls: &mut [StopHandle], byte: u8) {
     }
 }
 
+/// How long a core that starts or stops may sleep beside work that is done.
+const NUDGE_INTERVAL: Duration = Duration::from_millis(20);
+
 fn supervise(
     config: &Config,
     inbox: &Receiver<Event>,
@@ -217,15 +220,14 @@ fn supervise(
     let mut is_stopping = false;
     let limit = Duration::from_millis(config.shutdown_timeout_ms) * 2 + Duration::from_secs(5);
     let mut threads: Vec<i32> = Vec::new();
+    let mut waited = Duration::ZERO;
     while exited < cores {
-        let event = if is_stopping {
-            inbox
-                .recv_timeout(limit)
-                .map_err(|_| NodeError::StopTimeout)?
-        } else if listening < cores {
-            match inbox.recv_timeout(Duration::from_millis(20)) {
+        let event = if is_stopping || listening < cores {
+            match inbox.recv_timeout(NUDGE_INTERVAL) {
                 Ok(event) => event,
+                Err(_) if is_stopping && waited >= limit => return Err(NodeError::StopTimeout),
                 Err(_) => {
+                    waited += NUDGE_INTERVAL;
                     threads.iter().for_each(|thread| nudge(*thread));
                     continue;
                 }
@@ -233,6 +235,7 @@ fn supervise(
         } else {
             inbox.recv().map_err(|_| NodeError::StopTimeout)?
         };
+        waited = Duration::ZERO;
         match event {
             Event::Started(thread) => threads.push(thread),
             Event::Ready => {
