@@ -209,6 +209,9 @@ fn tell_all(controls: &mut [StopHandle], byte: u8) {
     }
 }
 
+/// How long a core that starts or stops may sleep beside work that is done.
+const NUDGE_INTERVAL: Duration = Duration::from_millis(20);
+
 fn supervise(
     config: &Config,
     inbox: &Receiver<Event>,
@@ -220,15 +223,15 @@ fn supervise(
     let mut stopping_since: Option<std::time::Instant> = None;
     let limit = Duration::from_millis(config.shutdown_timeout_ms) * 2 + Duration::from_secs(5);
     let mut threads: Vec<i32> = Vec::new();
+    let mut waited = Duration::ZERO;
     while exited < cores {
-        let event = if stopping_since.is_some() {
-            inbox
-                .recv_timeout(limit)
-                .map_err(|_| NodeError::StopTimeout)?
-        } else if listening < cores {
-            match inbox.recv_timeout(Duration::from_millis(20)) {
+        let is_stopping = stopping_since.is_some();
+        let event = if is_stopping || listening < cores {
+            match inbox.recv_timeout(NUDGE_INTERVAL) {
                 Ok(event) => event,
+                Err(_) if is_stopping && waited >= limit => return Err(NodeError::StopTimeout),
                 Err(_) => {
+                    waited += NUDGE_INTERVAL;
                     threads.iter().for_each(|thread| nudge(*thread));
                     continue;
                 }
@@ -236,6 +239,7 @@ fn supervise(
         } else {
             inbox.recv().map_err(|_| NodeError::StopTimeout)?
         };
+        waited = Duration::ZERO;
         match event {
             Event::Started(thread) => threads.push(thread),
             Event::Ready => {

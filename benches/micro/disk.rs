@@ -44,7 +44,7 @@ fn commits(commits: u64, records: u64) -> Duration {
     let config = config(dir.path(), 32 << 20);
     let executor = LocalExecutorBuilder::new(Placement::Unbound);
     let run = executor.spawn(move || async move {
-        let wal = Wal::open(config).await.expect("a fresh directory");
+        let wal = Wal::open(config, &[]).await.expect("a fresh directory");
         let payload = Bytes::from(vec![b'x'; 256]);
         let mut index = 0;
         let began = Instant::now();
@@ -82,7 +82,7 @@ pub fn recovery(c: &mut Criterion) {
     let config = config(dir.path(), 32 << 20);
     let executor = LocalExecutorBuilder::new(Placement::Unbound);
     let written = executor.spawn(move || async move {
-        let wal = Wal::open(config).await.expect("a fresh directory");
+        let wal = Wal::open(config, &[]).await.expect("a fresh directory");
         let payload = Bytes::from(vec![b'x'; 16 << 10]);
         for index in 1..=BYTES / (16 << 10) {
             wal.buffer(&record(index, &payload)).expect("it is open");
@@ -98,7 +98,7 @@ pub fn recovery(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(BYTES));
     group.bench_function("64_mib", |b| {
         b.iter(|| {
-            let recovered = recover(dir.path(), STORE, &|_, _, _| true, &mut |_, _| {});
+            let recovered = recover(dir.path(), STORE, &|_| Ok(true), &mut |_, _| {});
             recovered.expect("the log is whole")
         });
     });

@@ -224,3 +224,48 @@ fn a_write_that_fails_stops_the_groups_and_loses_nothing_acknowledged() {
         assert_eq!(c.read_all(&path_of(number)), text.as_bytes());
     }
 }
+
+#[test]
+fn a_checkpoint_without_room_is_written_later_and_appends_go_on() {
+    let dir = scratch_dir();
+    let settings = [
+        "--core-count",
+        "1",
+        "--raft-group-count",
+        "1",
+        "--checkpoint-bytes",
+        "64KiB",
+        "--wal-dir",
+        dir.path().to_str().unwrap(),
+    ];
+    let server = Server::start(&settings);
+    let own = dir.path().join("groups/00001");
+    std::fs::create_dir_all(&own).unwrap();
+    let full = ["pack-1.tmp", "table-1.tmp", "manifest.tmp"];
+    for name in full {
+        std::os::unix::fs::symlink("/dev/full", own.join(name)).unwrap();
+    }
+    let mut c = server.client();
+    c.create("/v1/stream/f", TEXT);
+    let began = std::time::Instant::now();
+    let mut length = 0;
+    while !own.join("manifest").is_file() {
+        assert!(began.elapsed().as_secs() < 30, "{}", server.log());
+        let reply = c.append("/v1/stream/f", TEXT, &[b'x'; 20_000]);
+        assert_eq!(reply.status, 204, "{}", reply.text());
+        length += 20_000;
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let log = server.log();
+    assert_eq!(
+        log.matches("event=checkpoint_failed group=1").count(),
+        full.len(),
+        "{log}"
+    );
+    assert!(log.contains("free space on this filesystem"), "{log}");
+    assert_eq!(c.get("/readyz").status, 200);
+    assert_eq!(c.read_all("/v1/stream/f").len(), length);
+    server.kill();
+    let server = Server::start(&settings);
+    assert_eq!(server.client().read_all("/v1/stream/f").len(), length);
+}

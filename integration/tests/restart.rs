@@ -204,6 +204,29 @@ fn in_memory_says_so_and_a_stop_ends_live_readers() {
 }
 
 #[test]
+fn a_stop_during_the_start_ends_it() {
+    for delay_ms in [0, 5, 10, 15, 20, 25, 30, 40, 60, 80] {
+        let mut server = Command::new(Server::binary())
+            .args(["server", "--listen", "127.0.0.1:0", "--core-count", "4"])
+            .args(["--no-pin", "--io-memory", "64KiB"])
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(delay_ms));
+        // SAFETY: the pid is that of a child that was not waited for.
+        unsafe { libc::kill(server.id() as libc::pid_t, libc::SIGTERM) };
+        let began = std::time::Instant::now();
+        while server.try_wait().unwrap().is_none() {
+            assert!(
+                began.elapsed() < std::time::Duration::from_secs(10),
+                "stopped after {delay_ms} ms, it hangs"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+#[test]
 fn the_configuration_can_be_checked() {
     let check = |arguments: &[&str]| {
         let output = Command::new(Server::binary())

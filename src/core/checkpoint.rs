@@ -1,8 +1,10 @@
 //! Writes checkpoints, so that the log before them can go: a pack with the bytes that no pack has, a delta table
 //! with the streams that changed, then the manifest that names both.
 //!
-//! A crash before the manifest is replaced leaves the old checkpoint and the log: nothing is lost.
+//! A crash before the manifest is replaced leaves the old checkpoint and the log: nothing is lost. A full disk does the
+//! same: what was planned is kept and written by a later round, since the group's state counts on the pack's places.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -21,6 +23,12 @@ const DELTAS_MAX: usize = 16;
 
 /// Segments after which groups that keep old ones alive are checkpointed, though they have changed little.
 const SEGMENTS_MAX: usize = 8;
+
+/// How long no round is tried after one that found no room.
+const NO_SPACE_WAIT_US: u64 = 1_000_000;
+
+/// A checkpoint that was planned and is not on disk.
+pub(super) type Planned = (CheckpointPlan, PackPlan);
 
 /// The files of one group's newest checkpoint.
 #[derive(Debug, Clone, Default)]
@@ -81,6 +89,7 @@ impl Core {
         let pinned = disk.wal.pinned();
         let has_old = pinned.segments > SEGMENTS_MAX && !pinned.oldest_needed_by.is_empty();
         if disk.is_checkpointing.get()
+            || self.clock.monotonic_us() < disk.no_checkpoint_until_us.get()
             || !(grown >= self.config.checkpoint_bytes || is_hot || has_old)
         {
             return;
@@ -101,7 +110,16 @@ impl Core {
     async fn checkpoint_all(self: &Rc<Self>) {
         let groups: Vec<u32> = self.groups.borrow().keys().copied().collect();
         for group in groups {
-            if let Err(error) = self.checkpoint_group(group).await {
+            let result = self.checkpoint_group(group).await;
+            if let (Err(error @ StorageError::NoSpace { .. }), Some(disk)) = (&result, &self.disk) {
+                log::warn!(
+                    "event=checkpoint_failed group={group} the log keeps what it has: {error}"
+                );
+                let until_us = self.clock.monotonic_us() + NO_SPACE_WAIT_US;
+                disk.no_checkpoint_until_us.set(until_us);
+                return;
+            }
+            if let Err(error) = result {
                 // The log still has everything, but the group's state counts on the checkpoint's files now.
                 self.fail(&error);
                 return;
@@ -120,30 +138,44 @@ impl Core {
             .cloned()
             .unwrap_or_default()
             .manifest;
-        let pack = before.next_pack.max(1);
         let hot_target = self.hot_target();
-        let (plan, packed) = {
-            let mut groups = self.groups.borrow_mut();
-            let Some(group) = groups.get_mut(&id) else {
-                return Ok(());
-            };
-            if group.applied().index <= before.index {
-                group.shed_hot_bytes(hot_target);
-                return Ok(());
+        let unwritten = disk.unwritten.borrow_mut().remove(&id);
+        let (plan, packed) = match unwritten {
+            Some(planned) => planned,
+            None => {
+                let mut groups = self.groups.borrow_mut();
+                let Some(group) = groups.get_mut(&id) else {
+                    return Ok(());
+                };
+                if group.applied().index <= before.index {
+                    group.shed_hot_bytes(hot_target);
+                    return Ok(());
+                }
+                let mut placer = Placer(PackPlan::new(id, before.next_pack.max(1)));
+                let plan = group.checkpoint(&mut placer);
+                (plan, placer.0)
             }
-            let mut placer = Placer(PackPlan::new(id, pack));
-            let plan = group.checkpoint(&mut placer);
-            (plan, placer.0)
         };
         let index = plan.position.index;
         let dir = disk.dir.clone();
-        let (manifest, bytes) =
-            storage::blocking::run(move || write(&dir, id, before, plan, packed)).await?;
+        let (written, planned) = storage::blocking::run(move || {
+            let written = write(&dir, id, before, &plan, &packed);
+            (written, (plan, packed))
+        })
+        .await;
+        let (manifest, bytes) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                disk.unwritten.borrow_mut().insert(id, planned);
+                return Err(error);
+            }
+        };
+        let durable_pack = manifest.next_pack - 1;
         disk.files.borrow_mut().insert(id, GroupFiles { manifest });
         add(&self.metrics.plain.checkpoints_total, 1);
         add(&self.metrics.plain.checkpoint_bytes_total, bytes);
         if let Some(group) = self.groups.borrow_mut().get_mut(&id) {
-            group.checkpointed(pack, hot_target);
+            group.checkpointed(durable_pack, hot_target);
         }
         disk.wal.release(id, index);
         Ok(())
@@ -156,22 +188,26 @@ impl Core {
 }
 
 /// Writes one checkpoint. Blocks.
+///
+/// # Errors
+/// [`StorageError::NoSpace`] if the checkpoint before stands as it was, and the same can be written again.
 fn write(
     dir: &Path,
     group: u32,
     before: GroupManifest,
-    plan: CheckpointPlan,
-    pack: PackPlan,
+    plan: &CheckpointPlan,
+    pack: &PackPlan,
 ) -> Result<(GroupManifest, u64), StorageError> {
     let own = group_dir(dir, group);
-    std::fs::create_dir_all(&own).map_err(|e| storage::io_error(&own, "create", e))?;
-    let mut bytes = 0;
+    if !own.is_dir() {
+        framed::create_dir(&own)?;
+    }
     let mut manifest = GroupManifest {
         version: raftproto::version::CHECKPOINT,
         group,
         index: plan.position.index,
         term: plan.position.term,
-        voters: plan.voters,
+        voters: plan.voters.clone(),
         hard_state: Some(HardState {
             term: plan.hard_state.term,
             vote: plan.hard_state.vote,
@@ -181,10 +217,33 @@ fn write(
         deltas: before.deltas.clone(),
         next_table: before.next_table.max(1),
         next_pack: before.next_pack.max(1),
-        packs: plan.packs,
-        group_state: plan.group_state.into(),
+        packs: plan.packs.clone(),
+        group_state: plan.group_state.clone().into(),
     };
+    let written = write_files(dir, &mut manifest, plan, pack);
+    if matches!(written, Err(StorageError::NoSpace { .. })) {
+        // What there was room for is in the way of others until it is written again.
+        remove_unused(dir, &before, &manifest, &before);
+    }
+    let bytes = written?;
+    remove_unused(dir, &before, &manifest, &manifest);
+    Ok((manifest, bytes))
+}
+
+fn write_files(
+    dir: &Path,
+    manifest: &mut GroupManifest,
+    plan: &CheckpointPlan,
+    pack: &PackPlan,
+) -> Result<u64, StorageError> {
+    let group = manifest.group;
+    let mut bytes = 0;
     if !pack.is_empty() {
+        assert_eq!(
+            pack.number(),
+            manifest.next_pack,
+            "the state names this pack"
+        );
         bytes += pack.write(&pack_path(dir, group, manifest.next_pack))?;
         manifest.next_pack += 1;
     }
@@ -198,20 +257,20 @@ fn write(
         manifest.next_table += 1;
     }
     if manifest.deltas.len() > DELTAS_MAX {
-        bytes += merge(dir, group, &mut manifest)?;
+        bytes += merge(dir, manifest)?;
     }
     framed::write_atomic(&manifest_path(dir, group), &manifest.encode_to_vec())?;
-    remove_unused(&before, &manifest, dir, group);
-    Ok((manifest, bytes))
+    Ok(bytes)
 }
 
 /// Joins the base and all deltas into a new base.
-fn merge(dir: &Path, group: u32, manifest: &mut GroupManifest) -> Result<u64, StorageError> {
+fn merge(dir: &Path, manifest: &mut GroupManifest) -> Result<u64, StorageError> {
     let joined = read_tables(dir, manifest)?;
     let entries = joined
         .iter()
-        .map(|(key, value)| (key.as_slice(), Some(value.as_slice())));
-    let bytes = table::write(&table_path(dir, group, manifest.next_table), entries)?;
+        .map(|(key, value)| (key.as_bytes(), Some(value.as_slice())));
+    let path = table_path(dir, manifest.group, manifest.next_table);
+    let bytes = table::write(&path, entries)?;
     manifest.base = manifest.next_table;
     manifest.next_table += 1;
     manifest.deltas.clear();
@@ -222,48 +281,196 @@ fn merge(dir: &Path, group: u32, manifest: &mut GroupManifest) -> Result<u64, St
 pub fn read_tables(
     dir: &Path,
     manifest: &GroupManifest,
-) -> Result<std::collections::BTreeMap<Vec<u8>, Vec<u8>>, StorageError> {
-    let mut joined = std::collections::BTreeMap::new();
-    let base = (manifest.base > 0).then_some(manifest.base);
-    for number in base.into_iter().chain(manifest.deltas.iter().copied()) {
-        table::read(
-            &table_path(dir, manifest.group, number),
-            &mut |key, value| {
-                match value {
-                    Some(value) => {
-                        let older = joined.get(key).map(Vec::as_slice);
-                        let value = combine_stream_states(older, value);
-                        joined.insert(key.to_vec(), value);
-                    }
-                    None => {
-                        joined.remove(key);
-                    }
+) -> Result<BTreeMap<String, Vec<u8>>, StorageError> {
+    let mut joined = BTreeMap::new();
+    for number in tables(manifest) {
+        let path = table_path(dir, manifest.group, number);
+        table::read(&path, &mut |key, value| {
+            let key = std::str::from_utf8(key).map_err(|_| "a stream's key is not text")?;
+            match value {
+                Some(value) => {
+                    let older = joined.get(key).map(Vec::as_slice);
+                    let value = combine_stream_states(older, value);
+                    joined.insert(key.to_owned(), value);
                 }
-                Ok(())
-            },
-        )?;
+                None => {
+                    joined.remove(key);
+                }
+            }
+            Ok(())
+        })?;
     }
     Ok(joined)
 }
 
-/// Removes files that only the checkpoint before needed. What is left by a crash here costs space only.
-fn remove_unused(before: &GroupManifest, now: &GroupManifest, dir: &Path, group: u32) {
-    let tables = before
-        .deltas
-        .iter()
-        .copied()
-        .chain((before.base > 0).then_some(before.base));
-    let unused_tables = tables.filter(|t| *t != now.base && !now.deltas.contains(t));
-    let unused_packs = before.packs.iter().filter(|p| !now.packs.contains(p));
-    let paths = unused_tables
-        .map(|t| table_path(dir, group, t))
-        .chain(unused_packs.map(|p| pack_path(dir, group, *p)));
-    for path in paths {
-        if let Err(error) = std::fs::remove_file(&path) {
-            log::warn!(
-                "event=file_not_removed path={} error=\"{error}\"",
-                path.display()
-            );
+/// The base and the deltas, oldest first.
+fn tables(manifest: &GroupManifest) -> impl Iterator<Item = u64> {
+    let base = (manifest.base > 0).then_some(manifest.base);
+    base.into_iter().chain(manifest.deltas.iter().copied())
+}
+
+/// Removes files of two checkpoints in a row, and those written on the way from one to the other, that `kept` does not
+/// name. What a crash leaves here goes at the next start.
+fn remove_unused(dir: &Path, before: &GroupManifest, after: &GroupManifest, kept: &GroupManifest) {
+    let new_tables = before.next_table.max(1)..after.next_table;
+    let new_packs = before.next_pack.max(1)..after.next_pack;
+    let kept_tables: BTreeSet<u64> = tables(kept).collect();
+    let unused_tables = tables(before)
+        .chain(new_tables)
+        .filter(|t| !kept_tables.contains(t));
+    let packs = before.packs.iter().copied().chain(new_packs);
+    let unused_packs = packs.filter(|p| !kept.packs.contains(p));
+    let group = after.group;
+    for table in unused_tables {
+        remove(&table_path(dir, group, table));
+    }
+    for pack in unused_packs {
+        remove(&pack_path(dir, group, pack));
+    }
+}
+
+/// Removes what a crash left in a group's directory: files that its manifest does not name. Blocks. Without a manifest
+/// nothing is touched: what the first checkpoint left is written over, and a manifest that was lost can be restored.
+///
+/// # Errors
+/// The system's, if the directory cannot be read.
+pub fn sweep(dir: &Path, manifest: &GroupManifest) -> Result<(), StorageError> {
+    if manifest.index == 0 {
+        return Ok(());
+    }
+    let own = group_dir(dir, manifest.group);
+    let entries = match std::fs::read_dir(&own) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(storage::io_error(&own, "list", error)),
+    };
+    let kept: BTreeSet<u64> = tables(manifest).collect();
+    for entry in entries {
+        let entry = entry.map_err(|e| storage::io_error(&own, "list", e))?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else {
+            continue;
+        };
+        let number = |prefix: &str| name.strip_prefix(prefix).map(str::parse);
+        let is_unused = match (number("table-"), number("pack-")) {
+            (Some(Ok(table)), _) => !kept.contains(&table),
+            (_, Some(Ok(pack))) => !manifest.packs.iter().any(|p| u64::from(*p) == pack),
+            _ => name.ends_with(".tmp"),
+        };
+        if is_unused {
+            log::info!("event=unused_file_removed path={}", entry.path().display());
+            remove(&entry.path());
         }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        log::warn!(
+            "event=file_not_removed path={} error=\"{error}\"",
+            path.display()
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::group::{LogPosition, SavedHardState};
+
+    fn plan(index: u64, packs: Vec<u32>) -> CheckpointPlan {
+        let key = StreamKey::from_stored(&format!("b/{}", index % 3));
+        CheckpointPlan {
+            position: LogPosition { index, term: 1 },
+            voters: vec![1],
+            hard_state: SavedHardState::default(),
+            delta: vec![(key, None)],
+            group_state: Vec::new(),
+            packs,
+        }
+    }
+
+    fn one_chunk(number: u32) -> PackPlan {
+        let mut pack = PackPlan::new(7, number);
+        pack.add("b/0", 1, 0, vec![bytes::Bytes::from_static(b"x")]);
+        pack
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(group_dir(dir, 7)).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn expected(manifest: &GroupManifest) -> Vec<String> {
+        let packs = manifest.packs.iter().map(|p| format!("pack-{p}"));
+        let tables = tables(manifest).map(|t| format!("table-{t}"));
+        let mut names: Vec<String> = packs.chain(tables).collect();
+        names.push("manifest".to_owned());
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn only_the_files_of_the_newest_checkpoint_are_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut manifest = GroupManifest::default();
+        for index in 1..=40 {
+            let pack = one_chunk(manifest.next_pack.max(1));
+            let plan = plan(index, vec![pack.number()]);
+            manifest = write(dir.path(), 7, manifest, &plan, &pack).unwrap().0;
+            assert_eq!(names(dir.path()), expected(&manifest), "round {index}");
+        }
+        assert!(manifest.base > 0);
+        let own = group_dir(dir.path(), 7);
+        for left in ["pack-99", "table-99", "pack-100.tmp", "manifest.tmp"] {
+            std::fs::write(own.join(left), b"").unwrap();
+        }
+        sweep(dir.path(), &manifest).unwrap();
+        assert_eq!(names(dir.path()), expected(&manifest));
+    }
+
+    #[test]
+    fn without_room_the_checkpoint_before_stands_and_the_same_is_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |before: &GroupManifest, index, pack: u32| {
+            let plan = plan(index, vec![pack]);
+            write(dir.path(), 7, before.clone(), &plan, &one_chunk(pack))
+        };
+        let before = write(&GroupManifest::default(), 1, 1).unwrap().0;
+        for full in ["pack-2.tmp", "table-2.tmp", "manifest.tmp"] {
+            let path = group_dir(dir.path(), 7).join(full);
+            std::os::unix::fs::symlink("/dev/full", path).unwrap();
+            let error = write(&before, 2, 2).unwrap_err();
+            assert!(matches!(error, StorageError::NoSpace { .. }), "{error}");
+            assert_eq!(names(dir.path()), expected(&before), "{full}");
+        }
+        let after = write(&before, 2, 2).unwrap().0;
+        assert_eq!(names(dir.path()), expected(&after));
+        assert_eq!(after.packs, [2]);
+    }
+
+    #[test]
+    fn a_key_that_is_not_text_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = GroupManifest {
+            group: 7,
+            base: 1,
+            ..GroupManifest::default()
+        };
+        std::fs::create_dir_all(group_dir(dir.path(), 7)).unwrap();
+        let path = table_path(dir.path(), 7, 1);
+        table::write(&path, [(&b"b/\xff"[..], None)].into_iter()).unwrap();
+        let text = read_tables(dir.path(), &manifest).unwrap_err().to_string();
+        assert!(
+            text.contains("table-1 is damaged") && text.contains("not text"),
+            "{text}"
+        );
     }
 }

@@ -17,7 +17,7 @@ mod tails;
 mod timeouts;
 mod turn;
 
-pub use checkpoint::{GroupFiles, manifest_path, read_tables};
+pub use checkpoint::{GroupFiles, manifest_path, read_tables, sweep};
 pub use mesh::{Mesh, MeshEnds, mesh};
 pub use message::Message;
 pub use start::{CoreStart, GroupStart, Progress, StopHandle, WalStart, run, stop_pair};
@@ -98,6 +98,10 @@ struct Disk {
     is_checkpointing: Cell<bool>,
     checkpoint_done: Event,
     files: RefCell<BTreeMap<u32, checkpoint::GroupFiles>>,
+    /// Checkpoints that found no room; the next round writes them before it plans others.
+    unwritten: RefCell<BTreeMap<u32, checkpoint::Planned>>,
+    /// In monotonic microseconds.
+    no_checkpoint_until_us: Cell<u64>,
 }
 
 enum Waiting {

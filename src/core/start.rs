@@ -107,6 +107,12 @@ pub enum CoreError {
         /// Why.
         source: raft::Error,
     },
+    /// The group with the slots' table did not take it.
+    #[error("the slots could not be assigned to groups: {outcome:?}")]
+    Slots {
+        /// Its answer.
+        outcome: Outcome,
+    },
     /// The node went away.
     #[error("the control of the core broke off")]
     Control,
@@ -136,7 +142,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     glommio::spawn_local(core.clone().give_way()).detach();
     glommio::spawn_local(core.timeouts.clone().run()).detach();
     core.campaign_all();
-    storage::blocking::awake(core.until_ready()).await;
+    storage::blocking::awake(core.until_ready()).await?;
     (start.progress)(Progress::Ready);
     expect(&mut control, b'g').await?;
 
@@ -217,7 +223,10 @@ async fn build(
     let disk = match wal {
         None => None,
         Some(start) => {
-            let wal = Wal::open(start.config).await?;
+            let hard_states = groups
+                .iter()
+                .map(|(id, group): (&u32, &Group)| hard_state_record(*id, group.hard_state()));
+            let wal = Wal::open(start.config, &hard_states.collect::<Vec<_>>()).await?;
             wal.adopt(start.pins);
             Some(Disk {
                 dir: start.dir,
@@ -228,6 +237,8 @@ async fn build(
                 is_checkpointing: Cell::new(false),
                 checkpoint_done: Event::default(),
                 files: RefCell::new(files),
+                unwritten: RefCell::default(),
+                no_checkpoint_until_us: Cell::new(0),
             })
         }
     };
@@ -286,7 +297,7 @@ impl GroupStart {
 
 impl Core {
     /// Waits until all own groups lead and the slots are known.
-    async fn until_ready(self: &Rc<Self>) {
+    async fn until_ready(self: &Rc<Self>) -> Result<(), CoreError> {
         let mut has_asked = false;
         loop {
             let seen = self.ready_changed.raised();
@@ -299,7 +310,7 @@ impl Core {
                 self.tables.borrow().slots.len()
             );
             if are_ready && !self.tables.borrow().slots.is_empty() {
-                return;
+                return Ok(());
             }
             if are_ready && self.id == 0 && !has_asked {
                 has_asked = true;
@@ -312,7 +323,7 @@ impl Core {
                     })
                     .await;
                 if !matches!(outcome, Outcome::Done) {
-                    log::error!("event=slots_not_assigned outcome={outcome:?}");
+                    return Err(CoreError::Slots { outcome });
                 }
                 continue;
             }

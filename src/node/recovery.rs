@@ -7,13 +7,18 @@ use prost::Message;
 use raftproto::checkpoint::GroupManifest;
 use storage::lock::DirLock;
 use storage::wal::{Record, WalConfig};
-use storage::{StorageError, framed, io_error, wal};
+use storage::{StorageError, framed, wal};
 
 use super::NodeError;
 use crate::config::Config;
-use crate::core::{GroupFiles, GroupStart, WalStart, manifest_path, read_tables, record_kind};
+use crate::core::{
+    GroupFiles, GroupStart, WalStart, manifest_path, read_tables, record_kind, sweep,
+};
 use crate::group::{LogEntry, LogPosition, Machine, RaftStart, SavedHardState};
 use crate::protocol::StreamKey;
+
+/// Bytes of a vote in a hard state's record.
+const VOTE_BYTES: usize = 8;
 
 /// What the cores start with.
 pub struct Start {
@@ -48,7 +53,9 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     let lock = DirLock::acquire(dir)?;
     let store_id = identity(dir, config)?;
     let wal_dir = dir.join("wal");
-    std::fs::create_dir_all(&wal_dir).map_err(|e| io_error(&wal_dir, "create", e))?;
+    framed::create_dir(&wal_dir)?;
+    framed::create_dir(&dir.join("groups"))?;
+    framed::sync_dir(&dir.join("groups"))?;
     let is_direct = wal::has_direct_io(&wal_dir)?;
     if !is_direct {
         log::warn!(
@@ -65,7 +72,13 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     let mut recovered = wal::recover(
         &wal_dir,
         store_id,
-        &|group, kind, index| kind >= wal::CARRIED_KIND || index > index_of(group),
+        &|record| match record.kind {
+            record_kind::HARD_STATE if record.payload.len() != VOTE_BYTES => {
+                Err("a hard state has no vote")
+            }
+            wal::CARRIED_KIND.. => Ok(true),
+            _ => Ok(record.index > index_of(record.group)),
+        },
         &mut |done, all| {
             let percent = (done * 100).checked_div(all).unwrap_or(100);
             if percent >= shown + 10 {
@@ -87,6 +100,10 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     for (group, manifest) in &manifests {
         let records = recovered.groups.remove(group).unwrap_or_default();
         starts.push((*group, start_group(dir, config, manifest, records)?));
+    }
+    // Nothing is removed before all was read.
+    for manifest in manifests.values() {
+        sweep(dir, manifest)?;
     }
     let mut pins_by_core: BTreeMap<u32, Vec<wal::Pin>> = BTreeMap::new();
     for pin in pins {
@@ -171,10 +188,9 @@ fn start_group(
 ) -> Result<GroupStart, NodeError> {
     let group = manifest.group;
     let tables = read_tables(dir, manifest)?;
-    let streams = tables.into_iter().map(|(key, value)| {
-        let key = String::from_utf8_lossy(&key).into_owned();
-        (StreamKey::from_stored(&key), value)
-    });
+    let streams = tables
+        .into_iter()
+        .map(|(key, value)| (StreamKey::from_stored(&key), value));
     let machine = Machine::load(group, &manifest.group_state, streams).map_err(|e| {
         NodeError::Data(format!(
             "the checkpoint of group {group} does not decode: {e}"
@@ -220,12 +236,12 @@ fn replay(
     let mut entries: Vec<LogEntry> = Vec::new();
     for record in records {
         if record.kind == record_kind::HARD_STATE {
-            let vote = record
-                .payload
-                .as_ref()
-                .try_into()
-                .map(u64::from_le_bytes)
-                .unwrap_or(0);
+            let vote = record.payload.as_ref().try_into();
+            let vote = vote.map(u64::from_le_bytes).map_err(|_| {
+                NodeError::Data(format!(
+                    "the log of group {group} has a hard state without a vote"
+                ))
+            })?;
             if record.term >= hard_state.term {
                 hard_state = SavedHardState {
                     term: record.term,

@@ -47,6 +47,16 @@ pub enum StorageError {
     /// An earlier write failed; nobody knows what is on disk, so nothing is written any more.
     #[error("the log was stopped by an earlier failure; restart the server")]
     Poisoned,
+    /// The filesystem is full, and that was found before anything was changed that counts: trying again is safe.
+    #[error("{op} {path}: {source}{}", advice(source))]
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        op: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
     /// The system's reason.
     #[error("{op} {path}: {source}{}", advice(source))]
     Io {
@@ -57,6 +67,21 @@ pub enum StorageError {
         /// Why it failed.
         source: std::io::Error,
     },
+}
+
+impl StorageError {
+    /// The same as [`StorageError::NoSpace`] if that is the system's reason. Only for failures that left nothing
+    /// behind.
+    pub(crate) fn or_no_space(self) -> StorageError {
+        match self {
+            StorageError::Io { path, op, source }
+                if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) =>
+            {
+                StorageError::NoSpace { path, op, source }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Wraps a system error.

@@ -5,7 +5,7 @@
 //! ```
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -15,6 +15,8 @@ use crate::{StorageError, io_error};
 const MAGIC: &[u8; 4] = b"URSF";
 const VERSION: u32 = 1;
 const HEADER: usize = 20;
+/// Bytes gathered for a write.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// Reads and verifies a file; `None` if there is none.
 ///
@@ -59,27 +61,72 @@ pub fn read(path: &Path) -> Result<Option<Bytes>, StorageError> {
 /// Replaces a file: after a crash the old or the new content is there, whole. Blocks; not for an executor.
 ///
 /// # Errors
-/// [`StorageError`].
+/// [`StorageError::NoSpace`] if the old content stands, or another.
 pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), StorageError> {
-    let tmp = path.with_extension("tmp");
-    let mut file = File::create(&tmp).map_err(|e| io_error(&tmp, "create", e))?;
     let mut header = Vec::with_capacity(HEADER);
     header.extend_from_slice(MAGIC);
     header.extend_from_slice(&VERSION.to_le_bytes());
     header.extend_from_slice(&(content.len() as u64).to_le_bytes());
     header.extend_from_slice(&crc32c::crc32c(content).to_le_bytes());
-    file.write_all(&header)
-        .map_err(|e| io_error(&tmp, "write", e))?;
-    file.write_all(content)
-        .map_err(|e| io_error(&tmp, "write", e))?;
-    publish(file, &tmp, path)
+    publish(path, |out| {
+        out.write_all(&header)?;
+        out.write_all(content)
+    })
 }
 
-/// Syncs a finished file, gives it its name, and syncs the directory. Blocks.
-pub(crate) fn publish(file: File, tmp: &Path, path: &Path) -> Result<(), StorageError> {
-    file.sync_all().map_err(|e| io_error(tmp, "sync", e))?;
-    std::fs::rename(tmp, path).map_err(|e| io_error(path, "rename", e))?;
-    sync_dir(path.parent().unwrap_or(Path::new(".")))
+/// Writes a file beside its place, synced, gives it its name, and syncs the directory. One that could not be
+/// written whole is removed. Blocks.
+///
+/// # Errors
+/// [`StorageError::NoSpace`] if nothing was changed, or another.
+pub(crate) fn publish(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
+) -> Result<(), StorageError> {
+    let tmp = path.with_extension("tmp");
+    let written = File::create(&tmp).and_then(|file| {
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
+        write(&mut out)?;
+        out.into_inner()?.sync_all()
+    });
+    if let Err(error) = written {
+        // It takes room, and counts for nothing; a start removes it too.
+        let _ = std::fs::remove_file(&tmp);
+        return Err(io_error(&tmp, "write", error).or_no_space());
+    }
+    std::fs::rename(&tmp, path).map_err(|e| io_error(path, "rename", e))?;
+    sync_dir(parent(path))
+}
+
+/// Makes a directory, and those above it that are missing, durable. Blocks.
+///
+/// # Errors
+/// [`StorageError`].
+pub fn create_dir(dir: &Path) -> Result<(), StorageError> {
+    let missing = dir.ancestors().take_while(|d| !d.is_dir()).count();
+    std::fs::create_dir_all(dir).map_err(|e| io_error(dir, "create", e).or_no_space())?;
+    if missing == 0 {
+        // Its name may not be on disk yet: an earlier start may have ended between the two calls.
+        return match sync_dir(parent(dir)) {
+            // Then somebody else made it.
+            Err(StorageError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                Ok(())
+            }
+            synced => synced,
+        };
+    }
+    for made in dir.ancestors().take(missing) {
+        sync_dir(parent(made))?;
+    }
+    Ok(())
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// Makes names in a directory durable. Blocks.
@@ -109,5 +156,27 @@ mod tests {
             std::fs::write(&path, &bad).unwrap();
             assert!(read(&path).is_err(), "bit {bit}");
         }
+    }
+    #[test]
+    fn a_file_that_finds_no_room_leaves_the_old_one_and_no_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        write_atomic(&path, b"old").unwrap();
+        let full = |_: &mut BufWriter<File>| Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
+        let error = publish(&path, full).unwrap_err();
+        assert!(matches!(error, StorageError::NoSpace { .. }), "{error}");
+        assert_eq!(read(&path).unwrap().unwrap(), "old");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn directories_are_made_once_and_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/c");
+        create_dir(&path).unwrap();
+        create_dir(&path).unwrap();
+        assert!(path.is_dir());
+        std::fs::write(dir.path().join("file"), b"").unwrap();
+        assert!(create_dir(&dir.path().join("file/a")).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use crate::{StorageError, io_error};
+use crate::{StorageError, framed, io_error};
 
 /// Held as long as the process uses the directory.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ impl DirLock {
     /// # Errors
     /// [`StorageError::Locked`] if another process has it.
     pub fn acquire(dir: &Path) -> Result<DirLock, StorageError> {
-        std::fs::create_dir_all(dir).map_err(|e| io_error(dir, "create", e))?;
+        framed::create_dir(dir)?;
         let path = dir.join("LOCK");
         let mut file = OpenOptions::new()
             .create(true)

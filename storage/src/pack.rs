@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -103,28 +103,21 @@ impl PackPlan {
     /// Writes the pack under its name, synced. Blocks; not for an executor. Answers its size in bytes.
     ///
     /// # Errors
-    /// [`StorageError::Io`].
-    pub fn write(self, path: &Path) -> Result<u64, StorageError> {
-        let tmp = path.with_extension("tmp");
-        let failed = |e| io_error(&tmp, "write", e);
-        let file = File::create(&tmp).map_err(|e| io_error(&tmp, "create", e))?;
-        let mut out = BufWriter::with_capacity(256 << 10, file);
-        out.write_all(MAGIC).map_err(failed)?;
-        out.write_all(&self.group.to_le_bytes()).map_err(failed)?;
-        out.write_all(&self.number.to_le_bytes()).map_err(failed)?;
-        for piece in &self.pieces {
-            out.write_all(piece).map_err(failed)?;
-        }
-        out.write_all(&self.index).map_err(failed)?;
-        out.write_all(&self.end.to_le_bytes()).map_err(failed)?;
-        out.write_all(&self.entries.to_le_bytes()).map_err(failed)?;
-        out.write_all(&crc32c::crc32c(&self.index).to_le_bytes())
-            .map_err(failed)?;
-        out.write_all(END_MAGIC).map_err(failed)?;
-        let file = out
-            .into_inner()
-            .map_err(|e| io_error(&tmp, "write", e.into_error()))?;
-        framed::publish(file, &tmp, path)?;
+    /// [`StorageError::NoSpace`] or [`StorageError::Io`].
+    pub fn write(&self, path: &Path) -> Result<u64, StorageError> {
+        framed::publish(path, |out| {
+            out.write_all(MAGIC)?;
+            out.write_all(&self.group.to_le_bytes())?;
+            out.write_all(&self.number.to_le_bytes())?;
+            for piece in &self.pieces {
+                out.write_all(piece)?;
+            }
+            out.write_all(&self.index)?;
+            out.write_all(&self.end.to_le_bytes())?;
+            out.write_all(&self.entries.to_le_bytes())?;
+            out.write_all(&crc32c::crc32c(&self.index).to_le_bytes())?;
+            out.write_all(END_MAGIC)
+        })?;
         Ok(self.end + self.index.len() as u64 + 24)
     }
 }

@@ -7,10 +7,8 @@
 //! ```
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufReader, Read, Write};
 use std::path::Path;
-
-use memmap2::Mmap;
 
 use crate::{StorageError, framed, io_error};
 
@@ -21,42 +19,35 @@ const GONE: u32 = u32::MAX;
 /// Writes a table under its name, synced; keys must ascend. Blocks; not for an executor. Answers its size.
 ///
 /// # Errors
-/// [`StorageError::Io`].
+/// [`StorageError::NoSpace`] or [`StorageError::Io`].
 pub fn write<'a>(
     path: &Path,
     entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
 ) -> Result<u64, StorageError> {
-    let tmp = path.with_extension("tmp");
-    let failed = |e| io_error(&tmp, "write", e);
-    let file = File::create(&tmp).map_err(|e| io_error(&tmp, "create", e))?;
-    let mut out = BufWriter::with_capacity(2 * BLOCK_BYTES, file);
-    out.write_all(MAGIC).map_err(failed)?;
-    let mut block = Vec::with_capacity(BLOCK_BYTES + 4096);
-    let mut count = 0u64;
     let mut size = 8;
-    for (key, value) in entries {
-        block.extend_from_slice(&(key.len() as u16).to_le_bytes());
-        block.extend_from_slice(&value.map_or(GONE, |v| v.len() as u32).to_le_bytes());
-        block.extend_from_slice(key);
-        block.extend_from_slice(value.unwrap_or_default());
-        count += 1;
-        if block.len() >= BLOCK_BYTES {
-            size += put_block(&mut out, &block).map_err(failed)?;
-            block.clear();
+    framed::publish(path, |out| {
+        out.write_all(MAGIC)?;
+        let mut block = Vec::with_capacity(BLOCK_BYTES + 4096);
+        let mut count = 0u64;
+        for (key, value) in entries {
+            block.extend_from_slice(&(key.len() as u16).to_le_bytes());
+            block.extend_from_slice(&value.map_or(GONE, |v| v.len() as u32).to_le_bytes());
+            block.extend_from_slice(key);
+            block.extend_from_slice(value.unwrap_or_default());
+            count += 1;
+            if block.len() >= BLOCK_BYTES {
+                size += put_block(out, &block)?;
+                block.clear();
+            }
         }
-    }
-    if !block.is_empty() {
-        size += put_block(&mut out, &block).map_err(failed)?;
-    }
-    let count = count.to_le_bytes();
-    out.write_all(&0u32.to_le_bytes()).map_err(failed)?;
-    out.write_all(&crc32c::crc32c(&count).to_le_bytes())
-        .map_err(failed)?;
-    out.write_all(&count).map_err(failed)?;
-    let file = out
-        .into_inner()
-        .map_err(|e| io_error(&tmp, "write", e.into_error()))?;
-    framed::publish(file, &tmp, path)?;
+        if !block.is_empty() {
+            size += put_block(out, &block)?;
+        }
+        let count = count.to_le_bytes();
+        out.write_all(&0u32.to_le_bytes())?;
+        out.write_all(&crc32c::crc32c(&count).to_le_bytes())?;
+        out.write_all(&count)
+    })?;
     Ok(size + 16)
 }
 
@@ -67,54 +58,67 @@ fn put_block(out: &mut impl Write, block: &[u8]) -> std::io::Result<u64> {
     Ok(8 + block.len() as u64)
 }
 
-/// Takes an entry: its key, and its value unless the key is gone.
-pub type Take<'a> = dyn FnMut(&[u8], Option<&[u8]>) -> Result<(), StorageError> + 'a;
+/// Takes an entry: its key, and its value unless the key is gone; or answers what is wrong with it.
+pub type Take<'a> = dyn FnMut(&[u8], Option<&[u8]>) -> Result<(), &'static str> + 'a;
 
-/// Reads a table in order, verifying each block. Blocks; not for an executor.
+/// Reads a table in order, verifying each block. Blocks; not for an executor. It is not mapped: a sector that the
+/// disk cannot read is an error here, and would be the end of the process there.
 ///
 /// # Errors
-/// [`StorageError::Corrupt`], or what `take` answers.
+/// [`StorageError::Corrupt`], or the system's.
 pub fn read(path: &Path, take: &mut Take<'_>) -> Result<(), StorageError> {
-    let corrupt = |offset: usize, what: &str| StorageError::Corrupt {
+    let corrupt = |offset: u64, what: &str| StorageError::Corrupt {
         path: path.to_owned(),
-        offset: offset as u64,
+        offset,
         what: what.to_owned(),
     };
+    let failed = |e| io_error(path, "read", e);
     let file = File::open(path).map_err(|e| io_error(path, "open", e))?;
-    // SAFETY: tables are never changed after they got their name, and the directory is locked.
-    let map = unsafe { Mmap::map(&file) }.map_err(|e| io_error(path, "map", e))?;
-    if map.get(..8) != Some(&MAGIC[..]) {
+    let size = file.metadata().map_err(failed)?.len();
+    let mut file = BufReader::with_capacity(4 * BLOCK_BYTES, file);
+    let mut magic = [0; 8];
+    if size < 8 {
+        return Err(corrupt(0, "not a state table"));
+    }
+    file.read_exact(&mut magic).map_err(failed)?;
+    if &magic != MAGIC {
         return Err(corrupt(0, "not a state table"));
     }
     let mut position = 8;
     let mut seen = 0u64;
+    let mut block = Vec::new();
     loop {
-        let head = map
-            .get(position..position + 8)
-            .ok_or_else(|| corrupt(position, "the table ends early"))?;
+        let mut head = [0; 8];
+        if size < position + 8 {
+            return Err(corrupt(position, "the table ends early"));
+        }
+        file.read_exact(&mut head).map_err(failed)?;
         let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
         let crc = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
         let content = if length == 0 { 8 } else { length };
-        let block = map
-            .get(position + 8..position + 8 + content)
-            .ok_or_else(|| corrupt(position, "the table ends early"))?;
-        if crc32c::crc32c(block) != crc {
+        let end = position + 8 + content as u64;
+        if size < end {
+            return Err(corrupt(position, "the table ends early"));
+        }
+        block.resize(content, 0);
+        file.read_exact(&mut block).map_err(failed)?;
+        if crc32c::crc32c(&block) != crc {
             return Err(corrupt(position, "the checksum of a block is wrong"));
         }
         if length == 0 {
-            if block != seen.to_le_bytes() || map.len() != position + 16 {
+            if block != seen.to_le_bytes() || size != end {
                 return Err(corrupt(position, "the number of entries is wrong"));
             }
             return Ok(());
         }
-        let mut rest = block;
+        let mut rest = &block[..];
         while !rest.is_empty() {
             let (key, value) =
                 take_entry(&mut rest).ok_or_else(|| corrupt(position, "an entry is cut"))?;
-            take(key, value)?;
+            take(key, value).map_err(|what| corrupt(position, what))?;
             seen += 1;
         }
-        position += 8 + length;
+        position = end;
     }
 }
 
@@ -162,5 +166,13 @@ mod tests {
             std::fs::write(&path, &bad).unwrap();
             assert!(read(&path, &mut |_, _| Ok(())).is_err(), "bit {bit}");
         }
+        for length in 0..good.len() {
+            std::fs::write(&path, &good[..length]).unwrap();
+            assert!(read(&path, &mut |_, _| Ok(())).is_err(), "cut at {length}");
+        }
+        std::fs::write(&path, &good).unwrap();
+        let error = read(&path, &mut |_, _| Err("wrong")).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("t is damaged at byte 8: wrong"), "{text}");
     }
 }

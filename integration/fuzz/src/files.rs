@@ -48,7 +48,7 @@ pub fn files(data: &[u8]) {
         }
         _ => {
             put(dir, &sound.segment_name, edited(&sound.segment, edits));
-            if let Ok(found) = wal::recover(dir, STORE, &|_, _, _| true, &mut |_, _| {}) {
+            if let Ok(found) = wal::recover(dir, STORE, &|_| Ok(true), &mut |_, _| {}) {
                 let records = found.groups.into_values().flatten();
                 for (number, found) in records.enumerate() {
                     let sound = record(number as u64);
@@ -127,7 +127,7 @@ fn sound() -> Sound {
         is_direct: false,
     };
     LocalExecutor::default().run(async move {
-        let wal = Wal::open(config).await.expect("a tmpfs takes it");
+        let wal = Wal::open(config, &[]).await.expect("a tmpfs takes it");
         for number in 0..RECORDS {
             wal.buffer(&record(number)).expect("the log is sound");
             if number % 3 == 2 {
@@ -165,7 +165,7 @@ mod tests {
         let sound = sound();
         let dir = scratch();
         put(dir.path(), &sound.segment_name, sound.segment);
-        let found = wal::recover(dir.path(), STORE, &|_, _, _| true, &mut |_, _| {}).unwrap();
+        let found = wal::recover(dir.path(), STORE, &|_| Ok(true), &mut |_, _| {}).unwrap();
         assert_eq!(found.groups[&3].len() as u64, RECORDS);
     }
 }

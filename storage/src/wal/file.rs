@@ -10,7 +10,7 @@ use super::segment::HEADER_BYTES;
 use crate::error::dma_error;
 use crate::{StorageError, blocking, framed, io_error};
 
-/// Bytes written at once while a new segment is filled with zeros.
+/// Bytes written at once while a new segment is filled with zeros; all lengths are multiples of a header's.
 const FILL_BYTES: usize = 1 << 20;
 
 /// Whether files in a directory can be written with direct I/O: tried out, since filesystems refuse it at the open
@@ -48,6 +48,15 @@ fn filesystem(dir: &Path) -> Option<i64> {
     // SAFETY: the path ends in zero, and the pointer is to a structure of the right type.
     let result = unsafe { libc::statfs(path.as_ptr(), &raw mut found) };
     (result == 0).then_some(found.f_type)
+}
+
+/// A file that may become a segment.
+pub(super) struct Prepared {
+    /// Its name until then.
+    pub(super) path: PathBuf,
+    pub(super) file: Rc<SegmentFile>,
+    /// Its length.
+    pub(super) size: u64,
 }
 
 /// One segment's file.
@@ -122,9 +131,7 @@ impl SegmentFile {
         taken.map_err(|e| dma_error(path, "allocate", e))?;
         let mut position = 0;
         while position < size {
-            let len = FILL_BYTES
-                .min((size - position) as usize)
-                .next_multiple_of(HEADER_BYTES);
+            let len = FILL_BYTES.min((size - position) as usize);
             let mut zeros = glommio::allocate_dma_buffer(len);
             zeros.as_bytes_mut().fill(0);
             self.write_all(path, zeros, len, position).await?;
@@ -152,19 +159,68 @@ impl SegmentFile {
     }
 }
 
-/// A file of `size` bytes that were all written once, so that a write changes no metadata of the filesystem.
+/// A file of `size` bytes that were all written once, so that a write changes no metadata of the filesystem. One
+/// that could not be made is removed.
+///
+/// # Errors
+/// [`StorageError::NoSpace`] or [`StorageError::Io`]; nothing of the log was touched.
 pub(super) async fn prepare(
     path: PathBuf,
     recycled: Option<PathBuf>,
     size: u64,
     is_direct: bool,
-) -> Result<(PathBuf, Rc<SegmentFile>), StorageError> {
+) -> Result<Prepared, StorageError> {
+    assert!(size.is_multiple_of(HEADER_BYTES as u64));
     let (path, is_new) = recycled.map_or((path, true), |recycled| (recycled, false));
-    let file = SegmentFile::open(&path, is_new, is_direct).await?;
-    if is_new {
-        file.fill(&path, size).await?;
+    let made = if is_new {
+        make(&path, size, is_direct).await
+    } else {
+        reopen(&path, is_direct).await
+    };
+    match made {
+        Ok(file) => Ok(Prepared {
+            path,
+            file: Rc::new(file),
+            size,
+        }),
+        Err(error) => {
+            blocking::run(move || remove(&path)).await;
+            Err(error.or_no_space())
+        }
     }
-    Ok((path, Rc::new(file)))
+}
+
+async fn make(path: &Path, size: u64, is_direct: bool) -> Result<SegmentFile, StorageError> {
+    let file = SegmentFile::open(path, true, is_direct).await?;
+    match file.fill(path, size).await {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            Rc::new(file).close(path).await;
+            Err(error)
+        }
+    }
+}
+
+/// A segment that is needed no more. Its name as a segment must be gone from the disk before it gets another header.
+async fn reopen(path: &Path, is_direct: bool) -> Result<SegmentFile, StorageError> {
+    let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
+    blocking::run(move || framed::sync_dir(&dir)).await?;
+    SegmentFile::open(path, false, is_direct).await
+}
+
+/// Removes a file; answers whether it is gone. Blocks.
+pub(super) fn remove(path: &Path) -> bool {
+    match std::fs::remove_file(path) {
+        Ok(()) => true,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+        Err(error) => {
+            log::warn!(
+                "event=segment_not_removed path={} error=\"{error}\"",
+                path.display()
+            );
+            false
+        }
+    }
 }
 
 /// Gives a file its final name, durably.

@@ -9,12 +9,13 @@ mod legacy;
 mod polling;
 mod recover;
 mod segment;
+mod spare;
 mod writer;
 
 pub use file::has_direct_io;
 pub use legacy::{LegacySegment, Pin};
-pub use recover::{Recovered, TornTail, recover};
-pub use segment::{Record, SegmentId};
+pub use recover::{Keep, Recovered, TornTail, recover};
+pub use segment::{Record, RecordRef, SegmentId};
 pub use writer::{Committed, PinReport, Wal, WalConfig};
 
 /// Records of this kind and above are repeated at the start of each segment, and keep no segment alive.

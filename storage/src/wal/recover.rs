@@ -6,11 +6,18 @@
 //! | a damaged frame | none | yes | torn tail: the write under way at the crash, never acknowledged |
 //! | anything | some | any | damage: only the last frame can be torn, since one write is under way |
 //! | anything | none | no | damage, unless the next segment's chain is that of the last good frame |
-//! | a damaged header | none | yes | a segment under creation at the crash |
-//! | a damaged header | any | no | damage |
+//! | a damaged header, or none | any | any | damage: it was synced before the file got its name |
+//! | the file is not as long as its header says | any | any | damage: its length was synced before the header |
+//!
+//! How a segment comes to be, and what a crash after each step leaves: (1) a `.free` file is filled and synced, or a
+//! segment that nobody needs is renamed to `.free` and the directory synced; (2) the header is written and synced; (3) it
+//! is renamed to `.wal`; (4) the directory is synced; (5) frames are written. A crash up to (4) leaves a `.free` file,
+//! which is removed here, or a whole segment without frames of its own: those of a recycled file have another nonce. An
+//! older segment goes only after the first frame behind (5) is synced, since that repeats what the older ones carry.
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -18,10 +25,13 @@ use memmap2::Mmap;
 
 use super::legacy::{LegacySegment, Pin, pins};
 use super::segment::{
-    CLEAN_END, HEADER_BYTES, Record, SegmentHeader, SegmentId, is_frame_start, read_frame,
-    take_record,
+    CLEAN_END, HEADER_BYTES, HeaderError, Record, RecordRef, SegmentHeader, SegmentId, VERSION,
+    is_frame_start, read_frame, take_record,
 };
 use crate::{StorageError, io_error};
+
+/// Bytes read at once.
+const READ_BYTES: usize = 128 << 10;
 
 /// What the log holds.
 #[derive(Debug, Default)]
@@ -47,21 +57,25 @@ pub struct TornTail {
 }
 
 impl Recovered {
-    /// Deletes the segments that no group needs and keeps the others until they are released.
+    /// What keeps the segments until they are released. Carried records need their segment too: until the group's new
+    /// lane has them, see [`super::Wal::adopt`].
     pub fn take_pins(&mut self, is_needed: &dyn Fn(u32, u64) -> bool) -> Vec<Pin> {
         pins(std::mem::take(&mut self.segments), is_needed)
     }
 }
 
-/// Reads all segments in `dir`. `keep` says which records (group, kind, index) are wanted; `progress` is told
-/// the segments done and all.
+/// Whether a record is wanted, or what is wrong with it.
+pub type Keep<'a> = dyn Fn(&RecordRef<'_>) -> Result<bool, &'static str> + 'a;
+
+/// Reads all segments in `dir`. `keep` says which records are wanted; `progress` is told the segments done and all.
 ///
 /// # Errors
-/// [`StorageError::Corrupt`] naming file and offset, [`StorageError::Foreign`], or the system's.
+/// [`StorageError::Corrupt`] naming file and offset, [`StorageError::Foreign`], [`StorageError::NewerVersion`], or the
+/// system's.
 pub fn recover(
     dir: &Path,
     store_id: [u8; 16],
-    keep: &dyn Fn(u32, u8, u64) -> bool,
+    keep: &Keep<'_>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Recovered, StorageError> {
     let mut recovered = Recovered::default();
@@ -136,27 +150,23 @@ struct Segment<'a> {
 
 impl Segment<'_> {
     /// Reads one segment; answers its last chain value.
-    fn read(
-        &self,
-        keep: &dyn Fn(u32, u8, u64) -> bool,
-        recovered: &mut Recovered,
-    ) -> Result<u32, StorageError> {
+    fn read(&self, keep: &Keep<'_>, recovered: &mut Recovered) -> Result<u32, StorageError> {
+        let failed = |e| io_error(self.path, "read", e);
         let file = File::open(self.path).map_err(|e| io_error(self.path, "open", e))?;
-        let length = file
-            .metadata()
-            .map_err(|e| io_error(self.path, "stat", e))?
-            .len();
-        let mut last_index = BTreeMap::new();
-        let mut chain = self.expected_chain.unwrap_or(0);
-        if length > 0 {
-            // SAFETY: the directory is locked by this process and nothing writes to its segments before
-            // recovery is over, so the mapped bytes do not change.
-            let map = unsafe { Mmap::map(&file) }.map_err(|e| io_error(self.path, "map", e))?;
-            chain = self.read_mapped(&map, keep, recovered, &mut last_index)?;
-        } else if !self.is_newest {
+        let length = file.metadata().map_err(failed)?.len();
+        if length == 0 {
             return Err(corrupt(self.path, 0, "the segment is empty"));
         }
+        // A sector that the disk cannot read is an error here; behind the map it would be the end of the process.
+        let mut reader = BufReader::with_capacity(READ_BYTES, &file);
+        std::io::copy(&mut reader, &mut std::io::sink()).map_err(failed)?;
+        // SAFETY: the directory is locked by this process and nothing writes to its segments before
+        // recovery is over, so the mapped bytes do not change.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| io_error(self.path, "map", e))?;
+        let mut last_index = BTreeMap::new();
+        let chain = self.read_mapped(&map, keep, recovered, &mut last_index)?;
         recovered.segments.push(LegacySegment {
+            id: self.id,
             path: self.path.to_owned(),
             last_index,
         });
@@ -166,25 +176,11 @@ impl Segment<'_> {
     fn read_mapped(
         &self,
         bytes: &[u8],
-        keep: &dyn Fn(u32, u8, u64) -> bool,
+        keep: &Keep<'_>,
         recovered: &mut Recovered,
         last_index: &mut BTreeMap<u32, u64>,
     ) -> Result<u32, StorageError> {
-        let Some(header) = SegmentHeader::decode(bytes) else {
-            return self.without_header(bytes, recovered);
-        };
-        if header.store_id != self.store_id {
-            return Err(StorageError::Foreign {
-                path: self.path.to_owned(),
-            });
-        }
-        if header.id != self.id {
-            return Err(corrupt(
-                self.path,
-                24,
-                "the header names another segment than the file's name",
-            ));
-        }
+        let header = self.header(bytes)?;
         if self
             .expected_chain
             .is_some_and(|expected| expected != header.chain)
@@ -199,7 +195,7 @@ impl Segment<'_> {
         if !alignment.is_power_of_two() || alignment > HEADER_BYTES {
             return Err(corrupt(self.path, 44, "the alignment is impossible"));
         }
-        let nonce = self.id.nonce();
+        let nonce = header.nonce;
         let mut chain = header.chain;
         let mut position = HEADER_BYTES;
         let mut number = 0;
@@ -220,11 +216,13 @@ impl Segment<'_> {
                         "a frame's records do not fill it",
                     ));
                 };
+                let last: &mut u64 = last_index.entry(record.group).or_default();
                 if record.kind < super::CARRIED_KIND {
-                    let last: &mut u64 = last_index.entry(record.group).or_default();
                     *last = (*last).max(record.index);
                 }
-                if keep(record.group, record.kind, record.index) {
+                let is_kept =
+                    keep(&record).map_err(|what| corrupt(self.path, position as u64, what))?;
+                if is_kept {
                     recovered
                         .groups
                         .entry(record.group)
@@ -268,16 +266,35 @@ impl Segment<'_> {
         Ok(chain)
     }
 
-    fn without_header(&self, bytes: &[u8], recovered: &mut Recovered) -> Result<u32, StorageError> {
-        let nonce = self.id.nonce();
-        if !self.is_newest || later_frame(bytes, HEADER_BYTES, nonce, 512, 0).is_some() {
-            return Err(corrupt(self.path, 0, "the segment's header is damaged"));
+    fn header(&self, bytes: &[u8]) -> Result<SegmentHeader, StorageError> {
+        let damaged = |offset, what: &str| Err(corrupt(self.path, offset, what));
+        let header = match SegmentHeader::decode(bytes) {
+            Ok(header) => header,
+            Err(HeaderError::Version(found)) if found > VERSION => {
+                return Err(StorageError::NewerVersion {
+                    path: self.path.to_owned(),
+                    found,
+                    known: VERSION,
+                });
+            }
+            Err(HeaderError::Version(_)) => {
+                return damaged(6, "its format version was never released");
+            }
+            Err(HeaderError::Damaged) => return damaged(0, "the segment's header is damaged"),
+        };
+        if header.store_id != self.store_id {
+            return Err(StorageError::Foreign {
+                path: self.path.to_owned(),
+            });
         }
-        recovered.torn.push(TornTail {
-            path: self.path.to_owned(),
-            offset: 0,
-        });
-        Ok(self.expected_chain.unwrap_or(0))
+        if header.id != self.id {
+            return damaged(24, "the header names another segment than the file's name");
+        }
+        if header.size != bytes.len() as u64 {
+            let what = format!("the segment was made with {} bytes", header.size);
+            return damaged(bytes.len().min(header.size as usize) as u64, &what);
+        }
+        Ok(header)
     }
 }
 

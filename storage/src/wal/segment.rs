@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! header, 4096 bytes:
-//!   magic "URSWAL01" | store id [16] | generation u64 | lane u32 | sequence u64 | alignment u32
-//!   | chain u32 (checksum of the lane's frame before) | crc32c of the 4092 bytes before the last four
+//!   magic "URSWAL" and two digits of the version | store id [16] | generation u64 | lane u32 | sequence u64
+//!   | alignment u32 | chain u32 (checksum of the lane's frame before) | nonce u64 | size of the file u64 | zeros
+//!   | crc32c of the 4092 bytes before the last four (in every version)
 //! frame, aligned, one per write:
 //!   magic u32 | nonce u64 | number u32 | chain u32 | length u32 | records u32 | flags u32 | crc32c u32
 //!   | records | zeros up to the alignment
@@ -12,8 +13,8 @@
 //! ```
 //!
 //! A frame's checksum covers its header, its records and its padding; `chain` is the checksum of the frame
-//! before. The nonce is made of generation, lane and sequence, so that frames left in a recycled file do not
-//! count.
+//! before. The nonce is random, so that frames left in a recycled file do not count, and no client can write a
+//! body that looks like a frame.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +25,9 @@ pub(super) const HEADER_BYTES: usize = 4096;
 /// Bytes of a frame's header.
 pub(super) const FRAME_BYTES: usize = 36;
 const RECORD_BYTES: usize = 25;
-const MAGIC: &[u8; 8] = b"URSWAL01";
+const MAGIC: &[u8; 6] = b"URSWAL";
+/// 1 had a predictable nonce and no size; it was never released.
+pub(super) const VERSION: u32 = 2;
 const FRAME_MAGIC: u32 = 0x4652_4d31;
 /// Flag of the frame that a clean stop writes.
 pub(super) const CLEAN_END: u32 = 1;
@@ -56,12 +59,6 @@ pub struct SegmentId {
 }
 
 impl SegmentId {
-    pub(super) fn nonce(self) -> u64 {
-        (self.generation << 40)
-            | (u64::from(self.lane & 0xff) << 32)
-            | (self.sequence & 0xffff_ffff)
-    }
-
     pub(super) fn path(self, dir: &Path) -> PathBuf {
         dir.join(format!(
             "{:010}-{:03}-{:010}.wal",
@@ -85,30 +82,66 @@ pub(super) struct SegmentHeader {
     pub(super) id: SegmentId,
     pub(super) alignment: u32,
     pub(super) chain: u32,
+    pub(super) nonce: u64,
+    /// Bytes of the whole file.
+    pub(super) size: u64,
+}
+
+/// Why a header was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeaderError {
+    /// It is not what was written.
+    Damaged,
+    /// It is whole, and of another version.
+    Version(u32),
+}
+
+/// A nonce that nobody can guess.
+pub(super) fn random_nonce() -> std::io::Result<u64> {
+    let mut bytes = [0u8; 8];
+    // SAFETY: the pointer and the length are those of the array.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if got == bytes.len() as isize {
+        Ok(u64::from_le_bytes(bytes))
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
 }
 
 impl SegmentHeader {
     pub(super) fn encode(&self, out: &mut [u8]) {
         assert_eq!(out.len(), HEADER_BYTES);
         out.fill(0);
-        out[..8].copy_from_slice(MAGIC);
+        out[..6].copy_from_slice(MAGIC);
+        out[6..8].copy_from_slice(&[b'0' + (VERSION / 10) as u8, b'0' + (VERSION % 10) as u8]);
         out[8..24].copy_from_slice(&self.store_id);
         out[24..32].copy_from_slice(&self.id.generation.to_le_bytes());
         out[32..36].copy_from_slice(&self.id.lane.to_le_bytes());
         out[36..44].copy_from_slice(&self.id.sequence.to_le_bytes());
         out[44..48].copy_from_slice(&self.alignment.to_le_bytes());
         out[48..52].copy_from_slice(&self.chain.to_le_bytes());
+        out[52..60].copy_from_slice(&self.nonce.to_le_bytes());
+        out[60..68].copy_from_slice(&self.size.to_le_bytes());
         let crc = crc32c::crc32c(&out[..HEADER_BYTES - 4]);
         out[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
     }
 
-    /// `None` if it is not a whole header.
-    pub(super) fn decode(bytes: &[u8]) -> Option<SegmentHeader> {
-        let bytes = bytes.get(..HEADER_BYTES)?;
-        let crc = u32_at(bytes, HEADER_BYTES - 4)?;
-        if &bytes[..8] != MAGIC || crc != crc32c::crc32c(&bytes[..HEADER_BYTES - 4]) {
-            return None;
+    /// Reads the header at the start of `bytes`.
+    pub(super) fn decode(bytes: &[u8]) -> Result<SegmentHeader, HeaderError> {
+        let bytes = bytes.get(..HEADER_BYTES).ok_or(HeaderError::Damaged)?;
+        let crc = u32_at(bytes, HEADER_BYTES - 4);
+        if &bytes[..6] != MAGIC || crc != Some(crc32c::crc32c(&bytes[..HEADER_BYTES - 4])) {
+            return Err(HeaderError::Damaged);
         }
+        match [bytes[6], bytes[7]].map(|digit| u32::from(digit).wrapping_sub(48)) {
+            [tens @ 0..=9, ones @ 0..=9] if 10 * tens + ones == VERSION => {}
+            [tens @ 0..=9, ones @ 0..=9] => return Err(HeaderError::Version(10 * tens + ones)),
+            _ => return Err(HeaderError::Damaged),
+        }
+        SegmentHeader::fields(bytes).ok_or(HeaderError::Damaged)
+    }
+
+    fn fields(bytes: &[u8]) -> Option<SegmentHeader> {
         Some(SegmentHeader {
             store_id: bytes[8..24].try_into().ok()?,
             id: SegmentId {
@@ -118,6 +151,8 @@ impl SegmentHeader {
             },
             alignment: u32_at(bytes, 44)?,
             chain: u32_at(bytes, 48)?,
+            nonce: u64_at(bytes, 52)?,
+            size: u64_at(bytes, 60)?,
         })
     }
 }
@@ -205,13 +240,19 @@ pub(super) fn put_record(out: &mut [u8], record: &Record) {
     out[25..].copy_from_slice(&record.payload);
 }
 
-/// A record's head, and its payload where it lies.
-pub(super) struct RecordRef<'a> {
-    pub(super) kind: u8,
-    pub(super) group: u32,
-    pub(super) index: u64,
-    pub(super) term: u64,
-    pub(super) payload: &'a [u8],
+/// A record whose payload is where it lies.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordRef<'a> {
+    /// The caller's kind.
+    pub kind: u8,
+    /// The Raft group.
+    pub group: u32,
+    /// Log index.
+    pub index: u64,
+    /// Raft term.
+    pub term: u64,
+    /// What is kept.
+    pub payload: &'a [u8],
 }
 
 /// Takes the next record off; `None` at the end or if the rest is not a record.

@@ -1,6 +1,8 @@
 //! Writes one lane: records gather in an aligned buffer, a commit is one direct write and one sync.
 //! Owns the lane's open segment, its buffer and the list of segments that groups still need.
-//! Invariants: one commit at a time; after a failure nothing is written any more (fail-stop).
+//! Invariants: one commit at a time; after a failure nothing is written any more (fail-stop), but for a lack of space
+//! that was found before anything was written; a segment goes only after those before it, and after what it carries is
+//! on disk in a later one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -8,15 +10,17 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use glommio::io::DmaBuffer;
+use glommio::sync::Semaphore;
 
-use super::file::{SegmentFile, prepare, publish};
+use super::file::{Prepared, SegmentFile, publish};
 use super::legacy::Pin;
 use super::polling;
 use super::segment::{
     CLEAN_END, FRAME_BYTES, FrameHeader, HEADER_BYTES, Record, SegmentHeader, SegmentId,
-    put_record, record_len, seal,
+    put_record, random_nonce, record_len, seal,
 };
-use crate::{StorageError, blocking};
+use super::spare::Spare;
+use crate::{StorageError, blocking, io_error};
 
 /// How a lane is written.
 #[derive(Debug, Clone)]
@@ -60,14 +64,25 @@ pub struct Wal {
     config: WalConfig,
     pending: RefCell<Pending>,
     open: RefCell<Option<OpenSegment>>,
-    /// Full segments, oldest first, with the highest index of each group.
-    sealed: RefCell<VecDeque<(SegmentId, BTreeMap<u32, u64>)>>,
+    /// Full segments, oldest first.
+    sealed: RefCell<VecDeque<Sealed>>,
     released: RefCell<BTreeMap<u32, u64>>,
     pins: RefCell<Vec<Pin>>,
-    prepared: Rc<RefCell<Prepared>>,
+    spare: Rc<Spare>,
     carry: RefCell<Option<Carry>>,
-    is_committing: Cell<bool>,
+    /// Whose turn it is to write.
+    writing: Semaphore,
+    is_closed: Cell<bool>,
     is_poisoned: Cell<bool>,
+}
+
+/// A full segment.
+struct Sealed {
+    id: SegmentId,
+    /// The highest index of each group.
+    last_index: BTreeMap<u32, u64>,
+    /// What it carries is on disk in a later segment too.
+    is_superseded: bool,
 }
 
 #[derive(Default)]
@@ -83,6 +98,7 @@ struct OpenSegment {
     id: SegmentId,
     file: Rc<SegmentFile>,
     path: PathBuf,
+    nonce: u64,
     size: u64,
     alignment: usize,
     position: u64,
@@ -91,24 +107,16 @@ struct OpenSegment {
     last_index: BTreeMap<u32, u64>,
 }
 
-/// A file that will be the next segment.
-#[derive(Default)]
-struct Prepared {
-    ready: Option<(PathBuf, Rc<SegmentFile>)>,
-    recycled: Option<PathBuf>,
-    is_under_way: bool,
-    counter: u64,
-}
-
 impl Wal {
-    /// Starts a lane with its first segment.
+    /// Starts a lane with its first segment. The records in `carried` are on disk when this ends.
     ///
     /// # Errors
-    /// [`StorageError::Io`].
-    pub async fn open(config: WalConfig) -> Result<Wal, StorageError> {
+    /// [`StorageError::Io`] or [`StorageError::NoSpace`].
+    pub async fn open(mut config: WalConfig, carried: &[Record]) -> Result<Wal, StorageError> {
         if config.is_direct {
             polling::settle(&config.dir, config.generation, config.lane).await?;
         }
+        config.segment_bytes = config.segment_bytes.next_multiple_of(HEADER_BYTES as u64);
         let wal = Wal {
             config,
             pending: RefCell::default(),
@@ -116,18 +124,32 @@ impl Wal {
             sealed: RefCell::default(),
             released: RefCell::default(),
             pins: RefCell::default(),
-            prepared: Rc::default(),
+            spare: Rc::default(),
             carry: RefCell::new(None),
-            is_committing: Cell::new(false),
+            writing: Semaphore::new(1),
+            is_closed: Cell::new(false),
             is_poisoned: Cell::new(false),
         };
-        wal.next_segment(0).await?;
+        let first = wal.spare.take(&wal.config, wal.config.segment_bytes);
+        wal.next_segment(first.await?).await?;
+        for record in carried {
+            wal.buffer(record)?;
+        }
+        wal.commit().await?;
         Ok(wal)
     }
 
-    /// Segments of earlier generations that this core's groups still need.
+    /// Segments of earlier generations in which this core's groups have something. What those carry for them was
+    /// written by [`Wal::open`], so from here on only the groups' indexes count.
     pub fn adopt(&self, pins: Vec<Pin>) {
         self.pins.borrow_mut().extend(pins);
+        self.release_pins(|pin| pin.index == 0);
+    }
+
+    fn release_pins(&self, is_done: impl Fn(&Pin) -> bool) {
+        let mut pins = self.pins.borrow_mut();
+        pins.extract_if(.., |pin| is_done(pin))
+            .for_each(Pin::release);
     }
 
     /// Records that stand at the start of each new segment, so that none before it is needed for them.
@@ -140,7 +162,7 @@ impl Wal {
     /// # Errors
     /// [`StorageError::Poisoned`].
     pub fn buffer(&self, record: &Record) -> Result<(), StorageError> {
-        if self.is_poisoned.get() {
+        if self.is_poisoned.get() || self.is_closed.get() {
             return Err(StorageError::Poisoned);
         }
         let mut pending = self.pending.borrow_mut();
@@ -155,7 +177,7 @@ impl Wal {
             pending.len
         };
         let to = from + record_len(record);
-        self.ensure(pending, to);
+        ensure(pending, to);
         let buffer = pending.buffer.as_mut().expect("ensured above");
         put_record(&mut buffer.as_bytes_mut()[from..to], record);
         pending.len = to;
@@ -166,25 +188,17 @@ impl Wal {
         }
     }
 
-    /// Makes room for `len` bytes and the padding behind them.
-    fn ensure(&self, pending: &mut Pending, len: usize) {
-        let needed = len + HEADER_BYTES;
-        if pending.buffer.as_ref().is_some_and(|b| b.len() >= needed) {
-            return;
-        }
-        let size = needed.next_power_of_two().max(64 << 10);
-        let mut fresh = glommio::allocate_dma_buffer(size);
-        if let Some(old) = &pending.buffer {
-            fresh.as_bytes_mut()[..pending.len].copy_from_slice(&old.as_bytes()[..pending.len]);
-        }
-        pending.buffer = Some(fresh);
-    }
-
     /// Writes and syncs all that was buffered. Records may be buffered meanwhile; they go with the next one.
     ///
     /// # Errors
-    /// Any failure stops the log for good.
+    /// [`StorageError::NoSpace`] if there is no room for the next segment: nothing was written, what was buffered
+    /// stays so, and the next commit tries again. Any other failure stops the log for good, and so does its end.
     pub async fn commit(&self) -> Result<Committed, StorageError> {
+        let turn = self.writing.acquire_permit(1).await;
+        let _turn = turn.map_err(|_| StorageError::Poisoned)?;
+        if self.is_closed.get() {
+            return Err(StorageError::Poisoned);
+        }
         self.write(0).await
     }
 
@@ -192,10 +206,8 @@ impl Wal {
         if self.is_poisoned.get() {
             return Err(StorageError::Poisoned);
         }
-        assert!(!self.is_committing.replace(true), "one commit at a time");
         let result = self.write_frame(flags).await;
-        self.is_committing.set(false);
-        if result.is_err() {
+        if !matches!(result, Ok(_) | Err(StorageError::NoSpace { .. })) {
             self.is_poisoned.set(true);
         }
         result
@@ -211,22 +223,25 @@ impl Wal {
         }
         pending.len = pending.len.max(FRAME_BYTES);
         let len = pending.len;
-        self.ensure(&mut pending, len);
+        ensure(&mut pending, len);
         let room = {
             let open = self.open.borrow();
             let open = open.as_ref().ok_or(StorageError::Poisoned)?;
             open.size - open.position
         };
         if (len + HEADER_BYTES) as u64 > room {
-            let carried = self
-                .carry
-                .borrow()
-                .as_ref()
-                .map(|carry| carry())
-                .unwrap_or_default();
-            let carried_len: usize = carried.iter().map(record_len).sum();
-            blocking::awake(self.next_segment(len + carried_len)).await?;
-            pending = self.with_carried(&carried, pending);
+            let carried = self.carried();
+            let size = self.segment_size(len + carried.len);
+            let file = match blocking::awake(self.spare.take(&self.config, size)).await {
+                Ok(file) => file,
+                Err(error) => {
+                    let mut newer = self.pending.borrow_mut();
+                    *newer = self.join(pending, std::mem::take(&mut *newer));
+                    return Err(error);
+                }
+            };
+            blocking::awake(self.next_segment(file)).await?;
+            pending = self.join(carried, pending);
         }
         let mut buffer = pending.buffer.take().expect("ensured above");
         let (file, path, position, total) = {
@@ -236,7 +251,7 @@ impl Wal {
             let bytes = &mut buffer.as_bytes_mut()[..total];
             bytes[pending.len..].fill(0);
             let header = FrameHeader {
-                nonce: open.id.nonce(),
+                nonce: open.nonce,
                 number: open.number,
                 chain: open.chain,
                 records: pending.records,
@@ -254,75 +269,85 @@ impl Wal {
         };
         file.write_all(&path, buffer, total, position).await?;
         file.sync(&path).await?;
+        self.supersede();
         Ok(Committed {
             bytes: total as u64,
             records: u64::from(pending.records),
         })
     }
 
-    /// The carried records in front of those that were buffered.
-    fn with_carried(&self, carried: &[Record], pending: Pending) -> Pending {
-        if carried.is_empty() {
-            return pending;
+    fn carried(&self) -> Pending {
+        let mut carried = Pending::default();
+        if let Some(carry) = self.carry.borrow().as_ref() {
+            for record in carry() {
+                self.put(&mut carried, &record);
+            }
         }
-        let mut joined = Pending::default();
-        for record in carried {
-            self.put(&mut joined, record);
-        }
-        let records = pending
-            .buffer
-            .as_ref()
-            .map_or(&[][..], |b| &b.as_bytes()[FRAME_BYTES..pending.len]);
-        let from = joined.len;
-        let to = from + records.len();
-        self.ensure(&mut joined, to);
-        let buffer = joined.buffer.as_mut().expect("ensured above");
-        buffer.as_bytes_mut()[from..to].copy_from_slice(records);
-        joined.len = to;
-        joined.records += pending.records;
-        joined.last_index = pending.last_index;
-        joined
+        carried
     }
 
-    /// Opens the next segment with room for a frame of `len` bytes.
-    async fn next_segment(&self, len: usize) -> Result<(), StorageError> {
+    /// Two batches as one.
+    fn join(&self, mut first: Pending, second: Pending) -> Pending {
+        if first.len == 0 {
+            return second;
+        }
+        if let Some(buffer) = second.buffer.filter(|_| second.len > FRAME_BYTES) {
+            let records = &buffer.as_bytes()[FRAME_BYTES..second.len];
+            let (from, to) = (first.len, first.len + records.len());
+            ensure(&mut first, to);
+            let joined = first.buffer.as_mut().expect("ensured above");
+            joined.as_bytes_mut()[from..to].copy_from_slice(records);
+            first.len = to;
+        }
+        first.records += second.records;
+        for (group, index) in second.last_index {
+            let last = first.last_index.entry(group).or_default();
+            *last = (*last).max(index);
+        }
+        first
+    }
+
+    /// The size of a segment that has room for a frame of `len` bytes.
+    fn segment_size(&self, len: usize) -> u64 {
+        let least = (len + 3 * HEADER_BYTES).next_multiple_of(HEADER_BYTES);
+        self.config.segment_bytes.max(least as u64)
+    }
+
+    /// Makes a file the open segment.
+    async fn next_segment(&self, prepared: Prepared) -> Result<(), StorageError> {
         // The old segment stays open until the new one is there: records are buffered meanwhile.
         let (sequence, chain) = {
             let open = self.open.borrow();
             open.as_ref()
                 .map_or((1, 0), |p| (p.id.sequence + 1, p.chain))
         };
-        let size = self
-            .config
-            .segment_bytes
-            .max((len + 3 * HEADER_BYTES).next_multiple_of(HEADER_BYTES) as u64);
-        let prepared = self.prepared.borrow_mut().ready.take();
-        let (temporary, file) = match prepared {
-            Some(prepared) if size == self.config.segment_bytes => prepared,
-            _ => prepare(self.temporary(), None, size, self.config.is_direct).await?,
-        };
         let id = SegmentId {
             generation: self.config.generation,
             lane: self.config.lane,
             sequence,
         };
+        let path = id.path(&self.config.dir);
+        let nonce = random_nonce().map_err(|e| io_error(&path, "make a nonce for", e))?;
+        let (temporary, file, size) = (prepared.path, prepared.file, prepared.size);
         let alignment = file.alignment();
         let header = SegmentHeader {
             store_id: self.config.store_id,
             id,
             alignment: alignment as u32,
             chain,
+            nonce,
+            size,
         };
         let mut block = glommio::allocate_dma_buffer(HEADER_BYTES);
         header.encode(&mut block.as_bytes_mut()[..HEADER_BYTES]);
         file.write_all(&temporary, block, HEADER_BYTES, 0).await?;
         file.sync(&temporary).await?;
-        let path = id.path(&self.config.dir);
         publish(temporary, path.clone(), self.config.dir.clone()).await?;
         let previous = self.open.borrow_mut().replace(OpenSegment {
             id,
             file,
             path,
+            nonce,
             size,
             alignment,
             position: HEADER_BYTES as u64,
@@ -331,112 +356,64 @@ impl Wal {
             last_index: BTreeMap::new(),
         });
         if let Some(previous) = previous {
-            self.sealed
-                .borrow_mut()
-                .push_back((previous.id, previous.last_index));
+            self.sealed.borrow_mut().push_back(Sealed {
+                id: previous.id,
+                last_index: previous.last_index,
+                is_superseded: false,
+            });
             previous.file.close(&previous.path).await;
         }
-        self.prepare_next();
+        self.spare.prepare_next(&self.config);
         Ok(())
     }
 
-    fn temporary(&self) -> PathBuf {
-        let mut prepared = self.prepared.borrow_mut();
-        prepared.counter += 1;
-        let name = format!(
-            "{:010}-{:03}-{}.free",
-            self.config.generation, self.config.lane, prepared.counter
-        );
-        self.config.dir.join(name)
-    }
-
-    /// Gets the next segment's file ready beside the appends.
-    fn prepare_next(&self) {
-        let temporary = self.temporary();
-        let shared = self.prepared.clone();
-        let size = self.config.segment_bytes;
-        let is_direct = self.config.is_direct;
-        let recycled = {
-            let mut prepared = shared.borrow_mut();
-            if prepared.is_under_way || prepared.ready.is_some() {
-                return;
-            }
-            prepared.is_under_way = true;
-            prepared.recycled.take()
-        };
-        glommio::spawn_local(async move {
-            let result = blocking::awake(prepare(temporary, recycled, size, is_direct)).await;
-            let mut prepared = shared.borrow_mut();
-            prepared.is_under_way = false;
-            match result {
-                Ok(ready) => prepared.ready = Some(ready),
-                Err(error) => {
-                    log::warn!("event=segment_not_prepared the next switch tries again: {error}")
-                }
-            }
-        })
-        .detach();
+    /// The open segment has a frame, whose carried records stand for those of all segments before.
+    fn supersede(&self) {
+        let mut sealed = self.sealed.borrow_mut();
+        let is_news = sealed.back().is_some_and(|s| !s.is_superseded);
+        for segment in sealed.iter_mut().rev().take_while(|s| !s.is_superseded) {
+            segment.is_superseded = true;
+        }
+        drop(sealed);
+        if is_news {
+            self.drop_released();
+        }
     }
 
     /// The group's records up to `index` are in a durable checkpoint.
     pub fn release(&self, group: u32, index: u64) {
         self.released.borrow_mut().insert(group, index);
-        self.pins
-            .borrow_mut()
-            .retain(|pin| pin.group != group || pin.index > index);
+        self.release_pins(|pin| pin.group == group && pin.index <= index);
         self.drop_released();
     }
 
     fn drop_released(&self) {
-        let released = self.released.borrow();
         let mut sealed = self.sealed.borrow_mut();
         // From the oldest on only: a lane must not have holes.
-        while let Some((id, last)) = sealed.front() {
-            let is_needed = last
-                .iter()
-                .any(|(group, index)| released.get(group).is_none_or(|done| done < index));
-            if is_needed {
+        while let Some(segment) = sealed.front() {
+            let is_needed = !segment.is_superseded || !self.needed_by(segment).is_empty();
+            let path = segment.id.path(&self.config.dir);
+            if is_needed || !self.spare.recycle(&self.config, &path) {
                 break;
             }
-            let path = id.path(&self.config.dir);
             sealed.pop_front();
-            self.recycle(path);
         }
     }
 
-    fn recycle(&self, path: PathBuf) {
-        let kept = {
-            let mut prepared = self.prepared.borrow_mut();
-            let is_full_size =
-                std::fs::metadata(&path).is_ok_and(|m| m.len() == self.config.segment_bytes);
-            let free = path.with_extension("free");
-            let is_kept = is_full_size
-                && prepared.recycled.is_none()
-                && std::fs::rename(&path, &free).is_ok();
-            if is_kept {
-                prepared.recycled = Some(free);
-            }
-            is_kept
-        };
-        if !kept && let Err(error) = std::fs::remove_file(&path) {
-            log::warn!(
-                "event=segment_not_removed path={} error=\"{error}\"",
-                path.display()
-            );
-        }
+    fn needed_by(&self, segment: &Sealed) -> Vec<u32> {
+        let released = self.released.borrow();
+        let is_needed =
+            |(group, index): &(&u32, &u64)| released.get(group).is_none_or(|done| done < index);
+        let needed = segment.last_index.iter().filter(is_needed);
+        needed.map(|(group, _)| *group).collect()
     }
 
     /// What is kept, and who needs the oldest of it.
     pub fn pinned(&self) -> PinReport {
         let sealed = self.sealed.borrow();
-        let released = self.released.borrow();
         let pins = self.pins.borrow();
         let oldest_needed_by = if pins.is_empty() {
-            let needs =
-                |(group, index): &(&u32, &u64)| released.get(group).is_none_or(|done| done < index);
-            sealed.front().map_or_else(Vec::new, |(_, last)| {
-                last.iter().filter(needs).map(|(group, _)| *group).collect()
-            })
+            sealed.front().map_or_else(Vec::new, |s| self.needed_by(s))
         } else {
             pins.iter().map(|pin| pin.group).collect()
         };
@@ -446,14 +423,32 @@ impl Wal {
         }
     }
 
-    /// Commits what is buffered and marks the end, so that damage to the last frame is found later.
+    /// Commits what is buffered and marks the end, so that damage to the last frame is found later. A commit under
+    /// way ends first; one that begins later is refused.
     ///
     /// # Errors
     /// As for [`Wal::commit`].
     pub async fn close(&self) -> Result<(), StorageError> {
+        self.is_closed.set(true);
+        let turn = self.writing.acquire_permit(1).await;
+        let _turn = turn.map_err(|_| StorageError::Poisoned)?;
         self.write(0).await?;
         self.write(CLEAN_END).await?;
         self.is_poisoned.set(true);
         Ok(())
     }
+}
+
+/// Makes room for `len` bytes and the padding behind them.
+fn ensure(pending: &mut Pending, len: usize) {
+    let needed = len + HEADER_BYTES;
+    if pending.buffer.as_ref().is_some_and(|b| b.len() >= needed) {
+        return;
+    }
+    let size = needed.next_power_of_two().max(64 << 10);
+    let mut fresh = glommio::allocate_dma_buffer(size);
+    if let Some(old) = &pending.buffer {
+        fresh.as_bytes_mut()[..pending.len].copy_from_slice(&old.as_bytes()[..pending.len]);
+    }
+    pending.buffer = Some(fresh);
 }

@@ -1,0 +1,80 @@
+//! The file that will be a lane's next segment, made ready beside the appends: a new one, or one that is needed no
+//! more. What is prepared and never used goes at the next start.
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::file::{Prepared, prepare, remove};
+use super::writer::WalConfig;
+use crate::{StorageError, blocking};
+
+/// See the module's head.
+#[derive(Default)]
+pub(super) struct Spare {
+    ready: RefCell<Option<Prepared>>,
+    recycled: RefCell<Option<PathBuf>>,
+    is_under_way: Cell<bool>,
+    counter: Cell<u64>,
+}
+
+impl Spare {
+    /// A file of `size` bytes: the one that is ready if it fits.
+    ///
+    /// # Errors
+    /// As for [`prepare`]; nothing of the log was touched.
+    pub(super) async fn take(
+        &self,
+        config: &WalConfig,
+        size: u64,
+    ) -> Result<Prepared, StorageError> {
+        if size == config.segment_bytes
+            && let Some(ready) = self.ready.borrow_mut().take()
+        {
+            return Ok(ready);
+        }
+        prepare(self.temporary(config), None, size, config.is_direct).await
+    }
+
+    fn temporary(&self, config: &WalConfig) -> PathBuf {
+        self.counter.set(self.counter.get() + 1);
+        let (generation, lane, counter) = (config.generation, config.lane, self.counter.get());
+        let name = format!("{generation:010}-{lane:03}-{counter}.free");
+        config.dir.join(name)
+    }
+
+    /// Gets a file ready if none is.
+    pub(super) fn prepare_next(self: &Rc<Self>, config: &WalConfig) {
+        if self.is_under_way.get() || self.ready.borrow().is_some() {
+            return;
+        }
+        self.is_under_way.set(true);
+        let temporary = self.temporary(config);
+        let recycled = self.recycled.borrow_mut().take();
+        let (size, is_direct) = (config.segment_bytes, config.is_direct);
+        let spare = self.clone();
+        glommio::spawn_local(async move {
+            match blocking::awake(prepare(temporary, recycled, size, is_direct)).await {
+                Ok(ready) => *spare.ready.borrow_mut() = Some(ready),
+                Err(error) => {
+                    log::warn!("event=segment_not_prepared the next switch tries again: {error}")
+                }
+            }
+            spare.is_under_way.set(false);
+        })
+        .detach();
+    }
+
+    /// Takes a segment that is needed no more out of the log: keeps its file for later, or removes it. Answers
+    /// whether it is out.
+    pub(super) fn recycle(&self, config: &WalConfig, path: &Path) -> bool {
+        let is_full_size = std::fs::metadata(path).is_ok_and(|m| m.len() == config.segment_bytes);
+        let free = path.with_extension("free");
+        let mut recycled = self.recycled.borrow_mut();
+        if is_full_size && recycled.is_none() && std::fs::rename(path, &free).is_ok() {
+            *recycled = Some(free);
+            return true;
+        }
+        remove(path)
+    }
+}
