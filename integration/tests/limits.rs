@@ -45,6 +45,8 @@ fn bodies_in_flight_and_hot_bytes_and_readers_have_bounds() {
     let server = Server::start(&[
         "--core-count",
         "1",
+        "--body-bytes-max",
+        "100KiB",
         "--body-bytes-in-flight-max",
         "100KiB",
         "--hot-bytes-max",
@@ -56,9 +58,19 @@ fn bodies_in_flight_and_hot_bytes_and_readers_have_bounds() {
     ]);
     let mut c = server.client();
     c.create("/v1/stream/l", TEXT);
-    let refused = c.append("/v1/stream/l", TEXT, &vec![b'x'; 200 << 10]);
+    // A body that is announced holds its share of the bound until it is there.
+    let mut announced = server.client();
+    announced
+        .write(b"POST /v1/stream/l HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\ncontent-length: 90000\r\nexpect: 100-continue\r\n\r\n")
+        .unwrap();
+    assert!(announced.line().contains("100 Continue"));
+    announced.line();
+    let refused = c.append("/v1/stream/l", TEXT, &[b'x'; 90_000]);
     assert_eq!((refused.status, refused.header("retry-after")), (503, "1"));
-    let mut accepted = 0;
+    assert!(refused.text().contains("body_bytes_in_flight_max"));
+    announced.write(&[b'x'; 90_000]).unwrap();
+    assert_eq!(announced.read_reply(false).unwrap().status, 204);
+    let mut accepted = 90_000;
     let full = loop {
         let reply = c.append("/v1/stream/l", TEXT, &vec![b'x'; 90 << 10]);
         if reply.status != 204 {

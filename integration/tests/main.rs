@@ -4,6 +4,7 @@ mod commands;
 mod conformance;
 mod faults;
 mod hostile;
+mod http;
 mod kills;
 mod limits;
 mod live;

@@ -123,7 +123,7 @@ pub struct Read {
     /// where to begin: an offset, -1 for the start, now for the end
     #[argh(option, default = "String::from(\"-1\")")]
     pub offset: String,
-    /// print lines of JSON, each with the offset after it
+    /// print lines of JSON, each with the offset after it; what is no text is base64, which a field says
     #[argh(switch)]
     pub json: bool,
 }
@@ -138,7 +138,7 @@ pub struct Tail {
     /// where to begin: an offset, -1 for the start, now for the end
     #[argh(option, default = "String::from(\"now\")")]
     pub offset: String,
-    /// print lines of JSON, each with the offset after it
+    /// print lines of JSON, each with the offset after it; what is no text is base64, which a field says
     #[argh(switch)]
     pub json: bool,
 }
@@ -186,6 +186,9 @@ pub fn parse(arguments: &[String]) -> Result<Arguments, EarlyExit> {
     let words = spread(arguments);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     Arguments::from_args(&["ursula"], &words).map_err(|mut early| {
+        if early.status.is_ok() {
+            early.output = show_switches(&early.output);
+        }
         let unknown = words
             .iter()
             .find(|w| w.starts_with("--") && early.output.contains(**w));
@@ -204,6 +207,15 @@ pub fn parse(arguments: &[String]) -> Result<Arguments, EarlyExit> {
 fn is_setting_command(arguments: &[String]) -> bool {
     let first = arguments.first().map(String::as_str);
     matches!(first, Some("server" | "config"))
+}
+
+/// Shows switches among the settings without the value that argh wants of every setting.
+fn show_switches(help: &str) -> String {
+    let switches = SETTINGS.iter().filter(|s| s.is_switch);
+    switches.fold(help.to_owned(), |help, switch| {
+        let flag = switch.key.replace('_', "-");
+        help.replace(&format!("--{flag} <{flag}>"), &format!("--{flag}"))
+    })
 }
 
 /// Writes `--name=value` as two words and gives switches among the settings their value, as argh wants it.
@@ -253,6 +265,16 @@ mod tests {
             ]
         );
         assert_eq!(file.unwrap().to_str(), Some("u.toml"));
+        for (text, value) in [
+            ("server --no-pin", "true"),
+            ("server --no-pin=true", "true"),
+            ("server --no-pin=false", "false"),
+        ] {
+            let Command::Server(server) = parse(&words(text)).unwrap().command else {
+                panic!("not a server");
+            };
+            assert_eq!(server.given().0["no_pin"], value, "{text}");
+        }
     }
 
     #[test]
@@ -285,6 +307,9 @@ mod tests {
                 text.contains(&flag) && text.contains(setting.allowed),
                 "{flag}"
             );
+            let has_value = text.contains(&format!("[{flag} <{}>]", &flag[2..]));
+            assert_eq!(has_value, !setting.is_switch, "{flag}");
         }
+        assert!(text.contains("[--no-pin]"));
     }
 }

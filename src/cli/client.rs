@@ -24,12 +24,24 @@ impl Target {
     /// # Errors
     /// [`CliError::Usage`].
     pub fn parse(url: &str) -> Result<Target, CliError> {
-        if url.starts_with("https://") {
-            let text =
-                "https is not spoken yet; give an http URL, for example of a local TLS proxy";
-            return Err(CliError::Usage(text.to_owned()));
+        let is_scheme = |text: &str| {
+            let good = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
+            !text.is_empty() && text.bytes().all(good)
+        };
+        let rest = match url.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+            Some((scheme, _)) if is_scheme(scheme) => {
+                return Err(CliError::Usage(format!(
+                    "{scheme} is not spoken; give an http URL, for example of a local TLS proxy"
+                )));
+            }
+            _ => url,
+        };
+        if rest.contains(['?', '#']) {
+            return Err(CliError::Usage(format!(
+                "{url:?}: give the stream's URL without a query or fragment; a ? in a path is %3F"
+            )));
         }
-        let rest = url.strip_prefix("http://").unwrap_or(url);
         let (authority, path) = match rest.find('/') {
             Some(0) => ("127.0.0.1:4437", rest),
             Some(at) => (&rest[..at], &rest[at..]),
@@ -39,6 +51,10 @@ impl Target {
                 )));
             }
         };
+        if authority.contains('@') {
+            let text = "a user name or password in the URL is not sent; give the URL without it";
+            return Err(CliError::Usage(text.to_owned()));
+        }
         let has_port = authority
             .rsplit(':')
             .next()
@@ -128,5 +144,42 @@ impl Client {
             .unwrap_or("no reason given")
             .to_owned();
         Err(CliError::Refused { status, message })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_http_or_a_path() {
+        for (url, authority, path) in [
+            ("http://a:1/v1/stream/x", "a:1", "/v1/stream/x"),
+            ("HTTP://a/b", "a:4437", "/b"),
+            ("a:1/b", "a:1", "/b"),
+            ("[::1]/b", "[::1]:4437", "/b"),
+            ("/demo/x", "127.0.0.1:4437", "/demo/x"),
+            ("/demo/a://b", "127.0.0.1:4437", "/demo/a://b"),
+        ] {
+            let target = Target::parse(url).unwrap();
+            assert_eq!(
+                (&*target.authority, &*target.path),
+                (authority, path),
+                "{url}"
+            );
+        }
+        for (url, part) in [
+            ("https://a/b", "https is not spoken"),
+            ("ftp://a/b", "ftp is not spoken"),
+            ("http://u:p@a/b", "user name"),
+            ("u@a/b", "user name"),
+            ("http://a/b?offset=-1", "without a query"),
+            ("http://a", "has no path"),
+        ] {
+            match Target::parse(url) {
+                Err(CliError::Usage(text)) => assert!(text.contains(part), "{url}: {text}"),
+                _ => panic!("{url} was taken"),
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What each client command does. Standard output is data, standard error is talk.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 
 use bytes::Bytes;
 use glommio::{LocalExecutorBuilder, Placement};
@@ -10,6 +10,7 @@ use hyper::{Method, Response};
 
 use super::arguments::{Append, Command, Create, Head, Read, Tail};
 use super::client::{Client, Target};
+use super::output::Printer;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,9 @@ pub enum CliError {
     /// No answer.
     #[error("no answer from {0}; is the server running there?")]
     Unavailable(String),
+    /// What a server of the protocol does not answer.
+    #[error("the answer is not of the protocol: {0}")]
+    Malformed(String),
     /// Standard input or output.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -43,7 +47,7 @@ impl CliError {
             } => 3,
             CliError::Refused { status: 409, .. } => 4,
             CliError::Refused { status: 503, .. } | CliError::Unavailable(_) => 5,
-            CliError::Refused { .. } | CliError::Io(_) => 1,
+            CliError::Refused { .. } | CliError::Malformed(_) | CliError::Io(_) => 1,
         }
     }
 }
@@ -108,7 +112,7 @@ fn said(response: Response<Incoming>) -> Result<(), CliError> {
     Ok(())
 }
 
-fn header(response: &Response<Incoming>, name: &str) -> String {
+fn header<T>(response: &Response<T>, name: &str) -> String {
     let value = response.headers().get(name).and_then(|v| v.to_str().ok());
     value.unwrap_or_default().to_owned()
 }
@@ -150,24 +154,41 @@ async fn append(append: &Append) -> Result<(), CliError> {
     said(client.send(Method::POST, "", &headers, body.into()).await?)
 }
 
+/// A value of a query: clients encode offsets, which are any text to them (section 8).
+fn encoded(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
+}
+
+/// GET with its whole body.
+async fn get(client: &mut Client, query: &str) -> Result<Response<Bytes>, CliError> {
+    let response = client.send(Method::GET, query, &[], Bytes::new()).await?;
+    let (head, body) = response.into_parts();
+    let body = body
+        .collect()
+        .await
+        .map_err(|e| CliError::Unavailable(e.to_string()))?;
+    Ok(Response::from_parts(head, body.to_bytes()))
+}
+
 async fn read(read: &Read) -> Result<(), CliError> {
     let mut client = connect(&read.url).await?;
     let mut offset = read.offset.clone();
+    let mut printer = Printer::new(std::io::stdout().lock(), read.json, &offset);
     loop {
-        let response = client
-            .send(Method::GET, &format!("?offset={offset}"), &[], Bytes::new())
-            .await?;
+        let response = get(&mut client, &format!("?offset={}", encoded(&offset))).await?;
         offset = header(&response, "stream-next-offset");
-        let is_last = header(&response, "stream-up-to-date") == "true";
-        let is_json = header(&response, "content-type").starts_with("application/json");
-        let body = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|e| CliError::Unavailable(e.to_string()))?;
-        print(&body.to_bytes(), is_json, read.json, &offset)?;
-        if is_last {
-            return Ok(());
+        let content_type = header(&response, "content-type");
+        printer.print(response.body(), &content_type, &offset)?;
+        if header(&response, "stream-up-to-date") == "true" {
+            return printer.finish(&offset);
         }
     }
 }
@@ -176,13 +197,21 @@ async fn read(read: &Read) -> Result<(), CliError> {
 async fn tail(tail: &Tail) -> Result<(), CliError> {
     let mut client = connect(&tail.url).await?;
     let mut offset = tail.offset.clone();
+    if offset == "now" {
+        // Asked once: after a reconnect, `now` would be beyond what was appended meanwhile.
+        offset = header(
+            &get(&mut client, "?offset=now").await?,
+            "stream-next-offset",
+        );
+    }
+    let mut printer = Printer::new(std::io::stdout().lock(), tail.json, &offset);
     let mut cursor = String::new();
     loop {
-        let query = format!("?offset={offset}&live=long-poll{cursor}");
-        let response = match client.send(Method::GET, &query, &[], Bytes::new()).await {
+        let query = format!("?offset={}&live=long-poll{cursor}", encoded(&offset));
+        let response = match get(&mut client, &query).await {
             Ok(response) => response,
-            Err(CliError::Unavailable(reason)) => {
-                eprintln!("reconnecting: {reason}");
+            Err(error @ (CliError::Unavailable(_) | CliError::Refused { status: 503, .. })) => {
+                eprintln!("reconnecting: {error}");
                 glommio::timer::sleep(std::time::Duration::from_millis(500)).await;
                 if let Ok(fresh) = connect(&tail.url).await {
                     client = fresh;
@@ -192,48 +221,15 @@ async fn tail(tail: &Tail) -> Result<(), CliError> {
             Err(error) => return Err(error),
         };
         offset = header(&response, "stream-next-offset");
-        cursor = format!("&cursor={}", header(&response, "stream-cursor"));
-        let is_closed = header(&response, "stream-closed") == "true";
-        let is_json = header(&response, "content-type").starts_with("application/json");
-        let is_empty = response.status() == hyper::StatusCode::NO_CONTENT;
-        let body = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|e| CliError::Unavailable(e.to_string()))?;
-        if !is_empty {
-            print(&body.to_bytes(), is_json, tail.json, &offset)?;
+        cursor = format!("&cursor={}", encoded(&header(&response, "stream-cursor")));
+        if response.status() != hyper::StatusCode::NO_CONTENT {
+            let content_type = header(&response, "content-type");
+            printer.print(response.body(), &content_type, &offset)?;
         }
-        if is_closed {
-            return Ok(());
+        if header(&response, "stream-closed") == "true" {
+            return printer.finish(&offset);
         }
     }
-}
-
-/// Bytes as they are; JSON one message a line; with `--json` an envelope with the offset.
-fn print(body: &Bytes, is_json: bool, in_envelope: bool, next: &str) -> Result<(), CliError> {
-    let mut out = std::io::stdout().lock();
-    if in_envelope {
-        let data = match serde_json::from_slice::<serde_json::Value>(body) {
-            Ok(value) if is_json => value,
-            _ => String::from_utf8_lossy(body).into_owned().into(),
-        };
-        writeln!(
-            out,
-            "{}",
-            serde_json::json!({ "next_offset": next, "data": data })
-        )?;
-    } else if is_json {
-        let messages: Vec<&serde_json::value::RawValue> =
-            serde_json::from_slice(body).unwrap_or_default();
-        for message in messages {
-            writeln!(out, "{}", message.get())?;
-        }
-    } else {
-        out.write_all(body)?;
-    }
-    out.flush()?;
-    Ok(())
 }
 
 async fn head(head: &Head) -> Result<(), CliError> {
@@ -258,4 +254,16 @@ async fn head(head: &Head) -> Result<(), CliError> {
         shown.for_each(|(name, value)| println!("{name}: {value}"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_of_any_server_is_one_value_of_a_query() {
+        for (offset, text) in [("-1", "-1"), ("0_7", "0_7"), ("a&b+c %", "a%26b%2Bc%20%25")] {
+            assert_eq!(encoded(offset), text);
+        }
+    }
 }

@@ -4,6 +4,7 @@
 mod arguments;
 mod client;
 mod commands;
+mod output;
 
 use std::process::ExitCode;
 

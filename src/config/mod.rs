@@ -99,8 +99,47 @@ pub fn load(
             format!("flag --{}", key.replace('_', "-")),
         )?;
     }
+    settle_wal_dir(&mut origins)?;
     let config = Config::from_origins(&origins)?;
+    if config.body_bytes_max > config.body_bytes_in_flight_max {
+        let source = |key: &str| origins.get(key).map_or("default", |o| &*o.source);
+        return Err(ConfigError::Contradiction(format!(
+            "`body_bytes_max` is {} ({}), but `body_bytes_in_flight_max` only {} ({}): \
+             the largest bodies would always be refused",
+            config.body_bytes_max,
+            source("body_bytes_max"),
+            config.body_bytes_in_flight_max,
+            source("body_bytes_in_flight_max"),
+        )));
+    }
     Ok((config, origins))
+}
+
+/// The setting that has two names, and its other one.
+const WAL_DIR: &str = "wal_dir";
+const RAFT_LOG_DIR: &str = "raft_log_dir";
+
+/// Joins both names of the data directory. An empty one is no "none": a variable that is not set where a script
+/// runs must not make a server that keeps nothing.
+fn settle_wal_dir(origins: &mut BTreeMap<&'static str, Origin>) -> Result<(), ConfigError> {
+    if let Some(other) = origins.remove(RAFT_LOG_DIR) {
+        let own = origins.entry(WAL_DIR).or_insert_with(|| other.clone());
+        if own.text != other.text {
+            return Err(ConfigError::Contradiction(format!(
+                "`{WAL_DIR}` and `{RAFT_LOG_DIR}` are one setting, but {} gives {:?} and {} gives {:?}",
+                own.source, own.text, other.source, other.text
+            )));
+        }
+    }
+    match origins.get(WAL_DIR) {
+        Some(origin) if origin.text.trim().is_empty() => Err(ConfigError::Bad {
+            key: WAL_DIR.to_owned(),
+            value: origin.text.clone(),
+            source_name: origin.source.clone(),
+            allowed: "a directory; leave it out to keep nothing".to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn put(
@@ -109,28 +148,15 @@ fn put(
     text: String,
     source: String,
 ) -> Result<(), ConfigError> {
-    let key = if key == "raft_log_dir" {
-        "wal_dir"
-    } else {
-        key
-    };
-    let Some(setting) = SETTINGS.iter().find(|s| s.key == key) else {
+    let known = SETTINGS.iter().map(|s| s.key).chain([RAFT_LOG_DIR]);
+    let Some(known) = known.into_iter().find(|k| *k == key) else {
         return Err(ConfigError::Unknown {
             key: key.to_owned(),
             source_name: source,
             suggestion: nearest(key),
         });
     };
-    if let Some(before) = origins.get(setting.key)
-        && before.source == source
-        && before.text != text
-    {
-        return Err(ConfigError::Contradiction(format!(
-            "{source}: `{key}` is given twice, as {:?} and as {text:?}",
-            before.text
-        )));
-    }
-    origins.insert(setting.key, Origin { text, source });
+    origins.insert(known, Origin { text, source });
     Ok(())
 }
 
@@ -263,5 +289,34 @@ mod tests {
                 .to_string()
                 .contains("environment URSULA_NOPE")
         );
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("u.toml");
+        std::fs::write(&file, "raft_log_dir = \"/b\"\n").unwrap();
+        let fails = |pairs: &[(&str, &str)], variables: &[(&str, &str)], file: Option<&Path>| {
+            load(&flags(pairs), environment(variables), file)
+                .unwrap_err()
+                .to_string()
+        };
+        let both = [("wal_dir", "/a"), ("raft_log_dir", "/b")];
+        assert!(fails(&both, &[], None).contains("flag --raft-log-dir gives \"/b\""));
+        assert!(fails(&both[..1], &[("URSULA_RAFT_LOG_DIR", "/b")], None).contains("environment"));
+        assert!(fails(&both[..1], &[], Some(&file)).contains("u.toml"));
+        let (config, _) = load(&flags(&both[1..]), std::iter::empty(), Some(&file)).unwrap();
+        assert_eq!(config.wal_dir.unwrap().to_str(), Some("/b"));
+        for key in ["wal_dir", "raft_log_dir"] {
+            assert!(
+                fails(&[(key, "")], &[], None).contains("a directory"),
+                "{key}"
+            );
+        }
+        let small = [("body_bytes_in_flight_max", "100KiB")];
+        let text = fails(&small, &[], None);
+        assert!(text.contains("33554432 (default)") && text.contains("--body-bytes-in-flight-max"));
+        let fitting = [small[0], ("body_bytes_max", "100KiB")];
+        assert!(load(&flags(&fitting), std::iter::empty(), None).is_ok());
     }
 }

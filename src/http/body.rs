@@ -1,17 +1,58 @@
 //! Collects a request's body, within its bounds: size, time, and the core's budget of bytes in flight.
 
+use std::cell::Cell;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_lite::FutureExt;
 use http_body_util::BodyExt;
-use hyper::body::Body;
+use hyper::body::{Body, Frame, SizeHint};
 
 use super::backend::{Backend, BodyBudget};
 use crate::protocol::Refusal;
 
 /// Bytes of a refused body that are read and thrown away.
 const DRAIN_BYTES_MAX: u64 = 4 << 20;
+
+/// A request's body, each byte of which is counted when it has arrived.
+pub struct Counted<'a, T> {
+    body: T,
+    received: &'a Cell<u64>,
+}
+
+impl<'a, T> Counted<'a, T> {
+    /// Counts into `received`.
+    pub fn new(body: T, received: &'a Cell<u64>) -> Counted<'a, T> {
+        Counted { body, received }
+    }
+}
+
+impl<T: Body<Data = Bytes> + Unpin> Body for Counted<'_, T> {
+    type Data = Bytes;
+    type Error = T::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, T::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            let len = frame.data_ref().map_or(0, |d| d.len() as u64);
+            self.received.set(self.received.get() + len);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 /// Reads a whole body.
 ///

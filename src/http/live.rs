@@ -10,9 +10,9 @@ use super::backend::{Backend, LiveTail, TailState};
 use super::body_out::ResponseBody;
 use super::header;
 use super::parse::ReadQuery;
-use super::read::{body_of, cacheable, data, etag, fetch, plan};
+use super::read::{body_of, cacheable, data, fetch, plan};
 use super::respond::Reply;
-use crate::protocol::{Offset, ReadFrom, Refusal, StreamKey, cursor::cursor};
+use crate::protocol::{Offset, Op, Outcome, ReadFrom, Refusal, Request, StreamKey, cursor::cursor};
 
 /// Answers with what is beyond the offset, as soon as there is something, or with 204 in time.
 pub async fn long_poll<B: Backend>(
@@ -42,7 +42,7 @@ pub async fn long_poll<B: Backend>(
         };
         state = waited.or(too_long).await.unwrap_or_else(|| tail.state());
         if state.incarnation != first.meta.incarnation || state.ended {
-            return Err(Refusal::NotFound);
+            return Err(why_ended(backend, key).await);
         }
     }
     if state.tail > position {
@@ -58,16 +58,23 @@ pub async fn long_poll<B: Backend>(
     Ok(nothing_new(backend, query, position, state.closed))
 }
 
+/// What became of the stream that was waited on: a source with forks is gone, all else is not found.
+async fn why_ended<B: Backend>(backend: &B, key: &StreamKey) -> Refusal {
+    match backend.submit(Request::on_key(key.clone(), Op::Head)).await {
+        Outcome::Refused(Refusal::Gone) => Refusal::Gone,
+        _ => Refusal::NotFound,
+    }
+}
+
 async fn answer<B: Backend>(
     backend: &B,
     key: &StreamKey,
     query: &ReadQuery,
     plan: crate::protocol::ReadPlan,
 ) -> Result<Reply, Refusal> {
-    let tag = etag(&plan, false);
     let fetched = fetch(backend, key, plan).await?;
     let mut reply = data(&fetched);
-    reply.set(std_header::ETAG, &tag);
+    reply.set(std_header::ETAG, &fetched.etag(false));
     put_cursor(backend, query, &mut reply);
     if query.from == ReadFrom::Now {
         reply.no_store();

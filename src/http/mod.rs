@@ -5,6 +5,7 @@ mod body;
 mod body_out;
 mod buckets;
 mod header;
+mod host;
 mod live;
 pub mod parse;
 pub mod path;
@@ -14,6 +15,8 @@ mod service;
 mod sse;
 pub mod sse_text;
 mod status;
+mod write;
 
 pub use body_out::ResponseBody;
-pub use service::{serve, stored};
+pub use service::serve;
+pub use write::stored;

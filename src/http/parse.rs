@@ -1,27 +1,38 @@
 //! Headers and query parameters become the words of the protocol, or a refusal that says what is wrong.
 
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use std::borrow::Cow;
+
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 
 use super::header;
-use super::path::stream_path;
+use super::path::{decode, stream_path};
 use crate::protocol::{
     ContentType, Expiry, ForkRequest, Offset, Producer, ReadFrom, Refusal, SEQ_MAX, StreamKey,
-    parse_rfc3339_ms,
+    TTL_SECONDS_MAX, TtlError, parse_rfc3339_ms, parse_ttl,
 };
 
 fn bad(text: impl Into<String>) -> Refusal {
     Refusal::Bad(text.into())
 }
 
-/// A header's text; refused if it is given twice or is not visible ASCII.
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Refusal> {
+/// A header's value; refused if it is given twice.
+fn once<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Refusal> {
     let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
+    let value = values.next();
     if values.next().is_some() {
         return Err(bad(format!("{name} is given more than once")));
     }
+    Ok(value)
+}
+
+/// A header's text; refused if it is given twice or is not visible ASCII.
+pub(super) fn text<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'a str>, Refusal> {
+    let Some(value) = once(headers, name)? else {
+        return Ok(None);
+    };
     let value = value
         .to_str()
         .map_err(|_| bad(format!("{name} must be visible ASCII")))?;
@@ -41,12 +52,19 @@ pub fn content_type(headers: &HeaderMap) -> Result<Option<ContentType>, Refusal>
     }
 }
 
-/// `Stream-Closed`: counts only when it is `true` in any case (section 4.1).
-pub fn closed(headers: &HeaderMap) -> bool {
-    let value = headers
-        .get(header::STREAM_CLOSED)
-        .and_then(|v| v.to_str().ok());
-    value.is_some_and(|v| v.trim().eq_ignore_ascii_case("true"))
+/// `Stream-Closed`: counts only when it is `true` in any case; other values are ignored (section 4.1).
+pub fn closed(headers: &HeaderMap) -> Result<bool, Refusal> {
+    let value = once(headers, &header::STREAM_CLOSED)?.and_then(|v| v.to_str().ok());
+    Ok(value.is_some_and(|v| v.trim().eq_ignore_ascii_case("true")))
+}
+
+/// `Transfer-Encoding`: hyper takes `chunked` off; any other coding would be stored as it came.
+pub fn transfer_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
+    match text(headers, &TRANSFER_ENCODING)? {
+        None => Ok(()),
+        Some(coding) if coding.eq_ignore_ascii_case("chunked") => Ok(()),
+        Some(_) => Err(bad("chunked is the only Transfer-Encoding that is taken")),
+    }
 }
 
 /// `Stream-TTL` and `Stream-Expires-At`.
@@ -56,11 +74,14 @@ pub fn expiry(headers: &HeaderMap) -> Result<Option<Expiry>, Refusal> {
     match (ttl, at) {
         (None, None) => Ok(None),
         (Some(_), Some(_)) => Err(bad("give Stream-TTL or Stream-Expires-At, not both")),
-        (Some(ttl), None) => match Expiry::parse_ttl(ttl) {
-            Some(expiry) => Ok(Some(expiry)),
-            None => Err(bad(
+        (Some(ttl), None) => match parse_ttl(ttl) {
+            Ok(ttl) => Ok(Some(Expiry::Ttl(ttl))),
+            Err(TtlError::Form) => Err(bad(
                 "Stream-TTL must be whole seconds, digits only, without leading zeros",
             )),
+            Err(TtlError::Range) => Err(bad(format!(
+                "Stream-TTL must be from 0 to {TTL_SECONDS_MAX} seconds"
+            ))),
         },
         (None, Some(at)) => match parse_rfc3339_ms(at) {
             Some(at_ms) => Ok(Some(Expiry::At(at_ms))),
@@ -161,6 +182,9 @@ fn whole(token: &str) -> Option<u64> {
     plain.then(|| token.parse().ok()).flatten()
 }
 
+/// Largest cursor that is taken for one that a server gave; higher ones are as good as none.
+const CURSOR_MAX: u64 = SEQ_MAX;
+
 /// How a GET wants its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LiveMode {
@@ -183,31 +207,51 @@ pub struct ReadQuery {
     pub cursor: Option<u64>,
 }
 
+/// The parameters of a query, percent-decoded once; one whose name does not decode is unknown, so it is left out.
+fn parameters(query: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
+    let pairs = query.unwrap_or("").split('&').filter(|p| !p.is_empty());
+    pairs.filter_map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        Some((decode(name).ok()?, value))
+    })
+}
+
+/// Keeps a parameter's decoded value; refused if it was there already.
+fn keep<'a>(kept: &mut Option<Cow<'a, str>>, name: &str, value: &'a str) -> Result<(), Refusal> {
+    if kept.is_some() {
+        return Err(bad(format!("{name} is given more than once")));
+    }
+    let decoded = decode(value).map_err(|_| bad(format!("{name} is not percent-encoded UTF-8")))?;
+    *kept = Some(decoded);
+    Ok(())
+}
+
 /// Reads the query of a GET; unknown parameters are ignored.
 ///
 /// # Errors
-/// [`Refusal::Bad`] for a malformed or repeated offset, an unknown mode, or a live mode without offset.
+/// [`Refusal::Bad`] for a malformed offset, an unknown mode, either of them given twice, or a live mode without
+/// offset.
 pub fn read_query(query: Option<&str>) -> Result<ReadQuery, Refusal> {
-    let mut offset: Option<&str> = None;
-    let mut mode = LiveMode::CatchUp;
-    let mut cursor = None;
-    for pair in query.unwrap_or("").split('&').filter(|p| !p.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match name {
-            "offset" if offset.is_some() => return Err(bad("offset is given more than once")),
-            "offset" => offset = Some(value),
-            "live" => {
-                mode = match value {
-                    "long-poll" => LiveMode::LongPoll,
-                    "sse" => LiveMode::Sse,
-                    _ => return Err(bad("live must be long-poll or sse")),
-                }
-            }
-            // What no server gave cannot be compared; the answer carries a fresh one.
-            "cursor" => cursor = value.parse().ok(),
+    let (mut offset, mut live, mut cursor) = (None, None, None);
+    for (name, value) in parameters(query) {
+        match &*name {
+            "offset" => keep(&mut offset, "offset", value)?,
+            "live" => keep(&mut live, "live", value)?,
+            "cursor" => cursor = decode(value).ok(),
             _ => {}
         }
     }
+    let mode = match live.as_deref() {
+        None => LiveMode::CatchUp,
+        Some("long-poll") => LiveMode::LongPoll,
+        Some("sse") => LiveMode::Sse,
+        Some(_) => return Err(bad("live must be long-poll or sse")),
+    };
+    // What no server gave cannot be compared, and nothing is above the largest; the answer carries a fresh one.
+    let cursor = cursor
+        .and_then(|text| text.parse().ok())
+        .filter(|cursor| *cursor <= CURSOR_MAX);
+    let offset = offset.as_deref();
     let from = match offset {
         None if mode != LiveMode::CatchUp => {
             return Err(bad("a live read needs an offset; -1 is the start"));
@@ -236,29 +280,25 @@ pub struct ListQuery {
 /// Reads `prefix`, `after` and `limit` (1 to 1,000, default 100).
 ///
 /// # Errors
-/// [`Refusal::Bad`].
+/// [`Refusal::Bad`] for a wrong or repeated one.
 pub fn list_query(query: Option<&str>) -> Result<ListQuery, Refusal> {
-    let mut list = ListQuery {
-        prefix: String::new(),
-        after: None,
-        limit: 100,
-    };
-    for pair in query.unwrap_or("").split('&').filter(|p| !p.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let decoded = || {
-            let text = super::path::decode(value)
-                .map_err(|_| bad(format!("{name} is not percent-encoded UTF-8")))?;
-            Ok::<String, Refusal>(text.into_owned())
-        };
-        match name {
-            "prefix" => list.prefix = decoded()?,
-            "after" => list.after = Some(decoded()?),
-            "limit" => {
-                let limit = value.parse().ok().filter(|l| (1..=1000).contains(l));
-                list.limit = limit.ok_or_else(|| bad("limit must be a number from 1 to 1000"))?;
-            }
+    let (mut prefix, mut after, mut limit) = (None, None, None);
+    for (name, value) in parameters(query) {
+        match &*name {
+            "prefix" => keep(&mut prefix, "prefix", value)?,
+            "after" => keep(&mut after, "after", value)?,
+            "limit" => keep(&mut limit, "limit", value)?,
             _ => {}
         }
+    }
+    let mut list = ListQuery {
+        prefix: prefix.map_or_else(String::new, Cow::into_owned),
+        after: after.map(Cow::into_owned),
+        limit: 100,
+    };
+    if let Some(text) = limit {
+        let limit = text.parse().ok().filter(|l| (1..=1000).contains(l));
+        list.limit = limit.ok_or_else(|| bad("limit must be a number from 1 to 1000"))?;
     }
     Ok(list)
 }
@@ -281,6 +321,10 @@ mod tests {
         for wrong in [
             "offset=",
             "offset=1&offset=2",
+            "offset=-1&offset=%2D1",
+            "offset=%252D1",
+            "offset=%zz",
+            "live=sse&live=long-poll&offset=-1",
             "live=sse",
             "live=x&offset=-1",
             "offset=%2e%2e",
@@ -292,7 +336,78 @@ mod tests {
             list_query(Some("prefix=a%2F&limit=5")).unwrap().prefix,
             "a/"
         );
-        assert!(list_query(Some("limit=0")).is_err());
+        for wrong in [
+            "limit=0",
+            "limit=1&limit=2",
+            "after=%ff",
+            "prefix=a&prefix=a",
+        ] {
+            assert!(list_query(Some(wrong)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn query_values_are_decoded_once() {
+        let from = |q: &str| read_query(Some(q)).map(|r| r.from);
+        assert_eq!(from("offset=%2D1"), Ok(ReadFrom::Start));
+        assert_eq!(from("offset=n%6fw"), Ok(ReadFrom::Now));
+        let token = Offset(7).to_string().replace('_', "%5F");
+        assert_eq!(
+            from(&format!("off%73et={token}")),
+            Ok(ReadFrom::At(Offset(7)))
+        );
+        assert_eq!(
+            read_query(Some("offset=-1&live=long%2Dpoll")).map(|r| r.mode),
+            Ok(LiveMode::LongPoll)
+        );
+    }
+
+    #[test]
+    fn cursors_that_no_server_gave_are_absent() {
+        let cursor = |text: &str| read_query(Some(&format!("cursor={text}"))).unwrap().cursor;
+        assert_eq!(cursor("17"), Some(17));
+        for absent in ["", "x", "-1", "18446744073709551615", "9007199254740992"] {
+            assert_eq!(cursor(absent), None, "{absent}");
+        }
+    }
+
+    #[test]
+    fn lifetimes_say_whether_form_or_range_is_wrong() {
+        let with = |name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            expiry(&headers)
+        };
+        assert_eq!(
+            with("stream-ttl", "999999999999"),
+            Ok(Some(Expiry::Ttl(TTL_SECONDS_MAX)))
+        );
+        for (text, part) in [("9999999999999", "from 0 to"), ("01", "leading zeros")] {
+            let Err(Refusal::Bad(reason)) = with("stream-ttl", text) else {
+                panic!("{text} was taken");
+            };
+            assert!(reason.contains(part), "{text}: {reason}");
+        }
+        assert!(with("stream-expires-at", "2030-01-01T00:00:00Z").is_ok());
+        assert!(with("stream-expires-at", "2030-01-01 00:00:00Z").is_err());
+    }
+
+    #[test]
+    fn a_header_counts_once() {
+        let with = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::STREAM_CLOSED, HeaderValue::from_static(value));
+            }
+            closed(&headers)
+        };
+        assert_eq!(with(&[]), Ok(false));
+        assert_eq!(with(&["TRUE"]), Ok(true));
+        for ignored in ["yes", "", "1", "true, true"] {
+            assert_eq!(with(&[ignored]), Ok(false), "{ignored}");
+        }
+        assert!(with(&["true", "true"]).is_err());
+        assert!(with(&["true", "false"]).is_err());
     }
 
     #[test]

@@ -49,7 +49,9 @@ pub fn route(path: &str) -> Result<Route, PathError> {
         "/healthz" => return Ok(Route::Health),
         "/readyz" => return Ok(Route::Ready),
         "/metrics" => return Ok(Route::Metrics),
-        "/" | "" | "/v1" | "/v1/" | "/v1/stream" => return Ok(Route::Nowhere),
+        "/" | "" | "/v1" | "/v1/" | "/v1/stream" | "/favicon.ico" | "/robots.txt" => {
+            return Ok(Route::Nowhere);
+        }
         _ => {}
     }
     let Some(rest) = path.strip_prefix('/') else {
@@ -166,6 +168,7 @@ mod tests {
         );
         assert_eq!(route("/demo/a/b"), Ok(Route::Nowhere));
         assert_eq!(route("/"), Ok(Route::Nowhere));
+        assert_eq!(route("/favicon.ico"), Ok(Route::Nowhere));
     }
 
     #[test]
@@ -184,6 +187,7 @@ mod tests {
             ("/v1/stream/__ds/x", PathError::Key(KeyError::Reserved)),
             ("/admin", PathError::Key(KeyError::BucketReserved)),
             ("/abc/x", PathError::Key(KeyError::BucketName)),
+            ("/demo/%73treams", PathError::Key(KeyError::ListReserved)),
         ] {
             assert_eq!(route(path), Err(error), "{path}");
         }

@@ -21,6 +21,8 @@ use crate::protocol::{
 pub struct Fetched {
     /// What was planned.
     pub plan: ReadPlan,
+    /// One past the last byte that was planned at first; `end` is beyond it if the first message is.
+    pub planned_end: Offset,
     /// One past the last byte.
     pub end: Offset,
     /// The stored bytes.
@@ -31,6 +33,12 @@ impl Fetched {
     /// The reader has all there is.
     pub fn is_up_to_date(&self) -> bool {
         self.end == self.plan.meta.tail
+    }
+
+    /// The tag of what is sent. A cut inside of the plan does not show in it: bytes do not change, so the cut
+    /// does not either, and the tag is known before it is made.
+    pub fn etag(&self, gzip: bool) -> String {
+        etag(&self.plan, self.end.max(self.planned_end), gzip)
     }
 }
 
@@ -49,13 +57,16 @@ pub async fn plan<B: Backend>(
     }
 }
 
-/// Fetches a plan's bytes. In JSON mode they end with a message, even if it is longer than the plan.
+/// Fetches a plan's bytes. In JSON mode they end with a message; if the first one is longer than the plan, it
+/// comes whole and alone, so that the same offset always gets the same bytes.
 pub async fn fetch<B: Backend>(
     backend: &B,
     key: &StreamKey,
     mut plan: ReadPlan,
 ) -> Result<Fetched, Refusal> {
     let is_json = plan.meta.content_type.is_json();
+    let planned_end = plan.end;
+    let first_planned = plan.end.0 - plan.start.0;
     loop {
         let mut pieces = backend.materialize(&plan).await?;
         if plan.lead > 0 && !strip_lead(&mut pieces) {
@@ -64,14 +75,20 @@ pub async fn fetch<B: Backend>(
         let planned = plan.end.0 - plan.start.0;
         if !is_json || planned == 0 {
             return Ok(Fetched {
+                planned_end,
                 end: plan.end,
                 plan,
                 pieces,
             });
         }
-        if let Some(len) = json::cut(&mut pieces, planned) {
+        if let Some(len) = json::cut(&mut pieces, first_planned) {
             let end = Offset(plan.start.0 + len);
-            return Ok(Fetched { plan, end, pieces });
+            return Ok(Fetched {
+                plan,
+                planned_end,
+                end,
+                pieces,
+            });
         }
         let wider = self::plan(
             backend,
@@ -80,6 +97,9 @@ pub async fn fetch<B: Backend>(
             planned.saturating_mul(4),
         )
         .await?;
+        if wider.meta.incarnation != plan.meta.incarnation {
+            return Err(Refusal::NotFound);
+        }
         if wider.end <= plan.end {
             return Err(Refusal::OffsetMisaligned);
         }
@@ -107,22 +127,36 @@ pub async fn catch_up<B: Backend>(
     if query.from == ReadFrom::Now {
         return Ok(at_tail(&plan));
     }
-    let gzip = accepts_gzip(headers) && plan.end.0 - plan.start.0 >= settings.gzip_bytes_min;
-    let etag = etag(&plan, gzip);
-    if matches_etag(headers, &etag) {
+    let planned = plan.end.0 - plan.start.0;
+    let may_compress = planned >= settings.gzip_bytes_min;
+    let gzip = may_compress && accepts_gzip(headers);
+    let finish = |reply: &mut Reply, etag: &str| {
+        reply.set(std_header::ETAG, etag);
+        cacheable(reply, &settings);
+        if may_compress {
+            reply.set_static(std_header::VARY, "accept-encoding");
+        }
+    };
+    let not_modified = |etag: &str| {
         let mut reply = Reply::new(StatusCode::NOT_MODIFIED);
-        reply.set(std_header::ETAG, &etag);
-        cacheable(&mut reply, &settings);
-        return Ok(reply);
+        finish(&mut reply, etag);
+        reply
+    };
+    // The tag of an answer that is not widened is known before any byte is read.
+    let expected = etag(&plan, plan.end, gzip);
+    if matches_etag(headers, &expected) {
+        return Ok(not_modified(&expected));
     }
     let fetched = fetch(backend, key, plan).await?;
+    let etag = fetched.etag(gzip);
+    if matches_etag(headers, &etag) {
+        return Ok(not_modified(&etag));
+    }
     let mut reply = data(&fetched);
-    reply.set(std_header::ETAG, &etag);
-    cacheable(&mut reply, &settings);
+    finish(&mut reply, &etag);
     let body = body_of(&fetched.plan, fetched.pieces);
     if gzip {
         reply.set_static(std_header::CONTENT_ENCODING, "gzip");
-        reply.set_static(std_header::VARY, "accept-encoding");
         return Ok(reply.body(ResponseBody::full(compress(body).await)));
     }
     Ok(reply.body(ResponseBody::row(body)))
@@ -167,19 +201,17 @@ fn at_tail(plan: &ReadPlan) -> Reply {
     reply.body(ResponseBody::row(body_of(plan, Vec::new())))
 }
 
-/// Named by positions alone, so that it costs no byte of data; varies with closure (section 10.1).
-pub fn etag(plan: &ReadPlan, gzip: bool) -> String {
-    let closed = if plan.meta.closed && plan.is_up_to_date() {
-        ":c"
-    } else {
-        ""
+/// Names the whole messages of a range: `{id}:{start}:{end}`, then `:c` where the reader learns of closure
+/// (section 10.1), or `:p` where more follows, so that no 304 repeats an "up to date" that is over.
+fn etag(plan: &ReadPlan, end: Offset, gzip: bool) -> String {
+    let state = match (end == plan.meta.tail, plan.meta.closed) {
+        (true, true) => ":c",
+        (true, false) => "",
+        (false, _) => ":p",
     };
     let coding = if gzip { ":gz" } else { "" };
-    let (start, end) = (plan.start.0, plan.end.0);
-    format!(
-        "\"{:x}:{start}:{end}{closed}{coding}\"",
-        plan.meta.incarnation.0
-    )
+    let (id, start) = (plan.meta.incarnation.0, plan.start.0);
+    format!("\"{id:x}:{start}:{}{state}{coding}\"", end.0)
 }
 
 fn matches_etag(headers: &HeaderMap, etag: &str) -> bool {
@@ -206,18 +238,27 @@ pub fn cacheable(reply: &mut Reply, settings: &HttpSettings) {
 }
 
 fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let accepted = headers
-        .get(std_header::ACCEPT_ENCODING)
-        .and_then(|v| v.to_str().ok());
-    accepted.is_some_and(|value| {
-        value.split(',').any(|one| {
+    let accepted = headers.get_all(std_header::ACCEPT_ENCODING).iter();
+    accepted
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|one| {
             let mut parts = one.split(';').map(str::trim);
             let is_gzip = parts
                 .next()
                 .is_some_and(|coding| coding.eq_ignore_ascii_case("gzip"));
-            is_gzip && !parts.any(|p| matches!(p, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+            is_gzip && !parts.any(is_zero_weight)
         })
-    })
+}
+
+/// `q=0` with any number of zeros behind a point, in any case (RFC 9110, section 12.4.2).
+fn is_zero_weight(parameter: &str) -> bool {
+    let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+    name.trim().eq_ignore_ascii_case("q")
+        && value
+            .trim()
+            .parse::<f32>()
+            .is_ok_and(|weight| weight <= 0.0)
 }
 
 /// Compresses in slices, so that the core's other clients wait for one slice at most.

@@ -6,7 +6,7 @@ use hyper::{Response, StatusCode};
 use super::backend::HttpSettings;
 use super::body_out::ResponseBody;
 use super::header;
-use crate::protocol::{Created, Expiry, Meta, ProducerAck, rfc3339_from_ms};
+use crate::protocol::{Created, Expiry, Meta, Offset, ProducerAck, rfc3339_from_ms};
 
 /// An answer in the making.
 pub struct Reply {
@@ -142,6 +142,12 @@ pub fn head(meta: &Meta) -> Reply {
     reply
 }
 
+/// Says that a stream is closed, and its final offset.
+pub fn put_closed(reply: &mut Reply, tail: Offset) {
+    reply.set_static(header::STREAM_CLOSED, "true");
+    reply.set(header::STREAM_NEXT_OFFSET, &tail.to_string());
+}
+
 fn put_meta(reply: &mut Reply, meta: &Meta) {
     reply.set(std_header::CONTENT_TYPE, meta.content_type.as_str());
     reply.set(header::STREAM_NEXT_OFFSET, &meta.tail.to_string());
@@ -152,7 +158,7 @@ fn put_meta(reply: &mut Reply, meta: &Meta) {
 
 /// To POST.
 pub fn appended(
-    tail: crate::protocol::Offset,
+    tail: Offset,
     closed: bool,
     is_new_data: bool,
     producer: Option<ProducerAck>,

@@ -1,23 +1,22 @@
 //! The single entry of a request: route, parse, ask, answer.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use hyper::body::Body;
-use hyper::header::{ALLOW, HOST, HeaderMap, ORIGIN};
+use hyper::header::{ALLOW, HeaderMap, ORIGIN};
 use hyper::{Method, Request as HttpRequest, Response, StatusCode};
 
-use super::backend::{Backend, ForkCreate, Operation};
-use super::body::collect;
+use super::backend::{Backend, Operation};
+use super::body::Counted;
 use super::body_out::ResponseBody;
+use super::host::{authority, location};
 use super::parse::{self, LiveMode};
-use super::path::{PathError, Route, path_of, route};
+use super::path::{PathError, Route, route};
 use super::respond::{self, Reply};
-use super::{buckets, live, read, sse, status};
-use crate::protocol::{
-    Append, BucketName, ContentType, Create, Expiry, ForkOrigin, Incarnation, KeyError, Offset, Op,
-    Outcome, Refusal, Request, StreamKey, json,
-};
+use super::{buckets, live, read, sse, status, write};
+use crate::protocol::{KeyError, Op, Outcome, Refusal, Request, StreamKey};
 
 /// Serves one request.
 pub async fn serve<B, T>(backend: Rc<B>, request: HttpRequest<T>) -> Response<ResponseBody>
@@ -34,14 +33,15 @@ where
         Method::POST | Method::PUT | Method::DELETE
     );
     let is_cors = !is_write || request.headers().contains_key(ORIGIN);
-    let bytes_in = request.body().size_hint().lower();
+    let received = Cell::new(0);
+    let request = request.map(|body| Counted::new(body, &received));
     let mut operation = Operation::Unknown;
     let reply = match answer(backend.clone(), request, &mut operation).await {
         Ok(reply) => reply,
         Err(refusal) => status::refused(&refusal, settings.retry_after_s),
     };
     let micros = backend.monotonic_us() - began_us;
-    backend.answered(operation, reply.status().as_u16(), micros, bytes_in);
+    backend.answered(operation, reply.status().as_u16(), micros, received.get());
     let response = reply.finish(&settings, is_head, is_cors);
     if let Some(bytes) = response.body().known_len() {
         backend.sent(bytes);
@@ -59,11 +59,13 @@ where
     T: Body<Data = Bytes> + Unpin,
 {
     let (head, body) = request.into_parts();
-    let target = route(head.uri.path()).map_err(path_refusal)?;
+    let authority = authority(&head)?;
+    parse::transfer_encoding(&head.headers)?;
     if head.method == Method::OPTIONS {
         *operation = Operation::Preflight;
         return Ok(respond::preflight(&backend.settings()));
     }
+    let target = route(head.uri.path()).map_err(path_refusal)?;
     // All but the append are boxed: this future is moved about as a whole, and the append is what there is most of.
     match target {
         Route::Stream(key) => {
@@ -71,11 +73,12 @@ where
             match head.method {
                 Method::PUT => {
                     *operation = Operation::Create;
-                    Box::pin(put(&*backend, key, &head.headers, body)).await
+                    let url = location(authority, &key);
+                    Box::pin(write::put(&*backend, key, &head.headers, url, body)).await
                 }
                 Method::POST => {
                     *operation = Operation::Append;
-                    post(&*backend, key, &head.headers, body).await
+                    write::post(&*backend, key, &head.headers, body).await
                 }
                 Method::GET => Box::pin(get(backend, key, &head.headers, query, operation)).await,
                 Method::HEAD => {
@@ -84,7 +87,7 @@ where
                 }
                 Method::DELETE => {
                     *operation = Operation::Delete;
-                    Box::pin(delete(&*backend, key)).await
+                    Box::pin(write::delete(&*backend, key)).await
                 }
                 _ => Ok(not_allowed("GET, HEAD, POST, PUT, DELETE, OPTIONS")),
             }
@@ -162,164 +165,6 @@ async fn ops<B: Backend>(backend: &B, target: &Route) -> Reply {
     reply
 }
 
-async fn put<B, T>(
-    backend: &B,
-    key: StreamKey,
-    headers: &HeaderMap,
-    body: T,
-) -> Result<Reply, Refusal>
-where
-    B: Backend,
-    T: Body<Data = Bytes> + Unpin,
-{
-    let given_type = parse::content_type(headers)?;
-    let expiry = parse::expiry(headers)?;
-    let fork = parse::fork(headers)?;
-    let (raw_body, _budget) = collect(backend, body).await?;
-    let url = url_of(headers, &key);
-    let mut create = Create {
-        content_type: given_type.clone().unwrap_or_else(ContentType::default_type),
-        expiry: expiry.unwrap_or(Expiry::Never),
-        closed: parse::closed(headers),
-        body: Bytes::new(),
-        bucket_generation: 0,
-        fork: None,
-    };
-    if let Some(fork) = fork {
-        create.bucket_generation = generation(backend, &key).await?;
-        create.fork = Some(ForkOrigin {
-            source: fork.source.clone(),
-            incarnation: Incarnation(0),
-            offset: fork.offset.unwrap_or(Offset::ZERO),
-            hold_id: 0,
-            requested_offset: fork.offset,
-            requested_sub_offset: fork.sub_offset,
-        });
-        let fork_create = ForkCreate {
-            create,
-            has_content_type: given_type.is_some(),
-            has_expiry: expiry.is_some(),
-            raw_body,
-        };
-        let created = backend.create_fork(key, fork, fork_create).await?;
-        return Ok(respond::created(&created, &url));
-    }
-    create.body = stored(&create.content_type, raw_body, true)?;
-    // The second try is for a bucket that was made anew while this core still knew the old one.
-    for _ in 0..2 {
-        create.bucket_generation = generation(backend, &key).await?;
-        match backend
-            .submit(Request::on_key(key.clone(), Op::Create(create.clone())))
-            .await
-        {
-            Outcome::Created(created) => return Ok(respond::created(&created, &url)),
-            Outcome::Refused(Refusal::BucketStale) => {}
-            Outcome::Refused(refusal) => return Err(refusal),
-            _ => return Err(Refusal::Unavailable),
-        }
-    }
-    Err(Refusal::BucketNotFound)
-}
-
-/// The generation of the key's bucket; 0 in the root namespace.
-async fn generation<B: Backend>(backend: &B, key: &StreamKey) -> Result<u64, Refusal> {
-    if key.bucket().is_empty() {
-        return Ok(0);
-    }
-    backend
-        .bucket_generation(&BucketName::from_stored(key.bucket()))
-        .await
-}
-
-/// A body as it is stored: JSON in messages, all else as it is.
-///
-/// # Errors
-/// [`Refusal::Bad`] for what is not JSON, or an empty array in an append.
-pub fn stored(content_type: &ContentType, raw: Bytes, is_create: bool) -> Result<Bytes, Refusal> {
-    if !content_type.is_json() || raw.is_empty() {
-        return Ok(raw);
-    }
-    json::frame(&raw, is_create).map_err(|error| match error {
-        json::JsonError::Invalid(reason) => {
-            Refusal::Bad(format!("the body is not valid JSON: {reason}"))
-        }
-        json::JsonError::EmptyArray => {
-            Refusal::Bad("an empty JSON array appends nothing".to_owned())
-        }
-    })
-}
-
-/// `Location`: the URL that the client used, as far as it is known.
-fn url_of(headers: &HeaderMap, key: &StreamKey) -> String {
-    let path = path_of(key);
-    match headers.get(HOST).and_then(|h| h.to_str().ok()) {
-        Some(host) if !host.is_empty() => format!("http://{host}{path}"),
-        _ => path,
-    }
-}
-
-async fn post<B, T>(
-    backend: &B,
-    key: StreamKey,
-    headers: &HeaderMap,
-    body: T,
-) -> Result<Reply, Refusal>
-where
-    B: Backend,
-    T: Body<Data = Bytes> + Unpin,
-{
-    let producer = parse::producer(headers)?;
-    let stream_seq = parse::stream_seq(headers)?;
-    let close = parse::closed(headers);
-    let (raw, _budget) = collect(backend, body).await?;
-    let content_type = match parse::content_type(headers) {
-        // The type of an empty body does not count (section 5.2).
-        _ if raw.is_empty() => None,
-        Ok(None) => {
-            return Err(Refusal::Bad(
-                "an append with a body needs a Content-Type".to_owned(),
-            ));
-        }
-        Ok(given) => given,
-        Err(refusal) => return Err(refusal),
-    };
-    if raw.is_empty() && !close {
-        return Err(Refusal::Bad(
-            "an append needs a body, or Stream-Closed: true to close".to_owned(),
-        ));
-    }
-    let body = match &content_type {
-        Some(content_type) => stored(content_type, raw, false)?,
-        None => raw,
-    };
-    let has_data = !body.is_empty();
-    let append = Append {
-        content_type,
-        body,
-        close,
-        stream_seq,
-        producer,
-    };
-    match backend
-        .submit(Request::on_key(key, Op::Append(append)))
-        .await
-    {
-        Outcome::Appended {
-            tail,
-            closed,
-            duplicate,
-            producer,
-        } => Ok(respond::appended(
-            tail,
-            closed,
-            has_data && !duplicate,
-            producer,
-        )),
-        Outcome::Refused(refusal) => Err(refusal),
-        _ => Err(Refusal::Unavailable),
-    }
-}
-
 async fn get<B: Backend>(
     backend: Rc<B>,
     key: StreamKey,
@@ -345,14 +190,6 @@ async fn get<B: Backend>(
 async fn head_of<B: Backend>(backend: &B, key: StreamKey) -> Result<Reply, Refusal> {
     match backend.submit(Request::on_key(key, Op::Head)).await {
         Outcome::Head(meta) => Ok(respond::head(&meta)),
-        Outcome::Refused(refusal) => Err(refusal),
-        _ => Err(Refusal::Unavailable),
-    }
-}
-
-async fn delete<B: Backend>(backend: &B, key: StreamKey) -> Result<Reply, Refusal> {
-    match backend.submit(Request::on_key(key, Op::Delete)).await {
-        Outcome::Done => Ok(Reply::new(StatusCode::NO_CONTENT)),
         Outcome::Refused(refusal) => Err(refusal),
         _ => Err(Refusal::Unavailable),
     }

@@ -3,7 +3,7 @@
 use hyper::StatusCode;
 
 use super::header;
-use super::respond::Reply;
+use super::respond::{Reply, put_closed};
 use crate::protocol::{KeyError, Refusal};
 
 /// An error answer: a status, a code for programs, a text for people.
@@ -13,10 +13,7 @@ pub fn refused(refusal: &Refusal, retry_after_s: u64) -> Reply {
     let mut reply = Reply::new(status).body_json(text);
     reply.no_store();
     match refusal {
-        Refusal::Closed { tail } => {
-            reply.set_static(header::STREAM_CLOSED, "true");
-            reply.set(header::STREAM_NEXT_OFFSET, &tail.to_string());
-        }
+        Refusal::Closed { tail } => put_closed(&mut reply, *tail),
         Refusal::StaleEpoch { current } => reply.set_number(header::PRODUCER_EPOCH, *current),
         Refusal::ProducerGap { expected, received } => {
             reply.set_number(header::PRODUCER_EXPECTED_SEQ, *expected);
@@ -200,6 +197,9 @@ fn key_text(error: KeyError) -> &'static str {
         KeyError::Control => "a stream id must not have control characters",
         KeyError::BadSegment => "a stream path must not have empty, `.` or `..` segments",
         KeyError::Reserved => "paths below __ds are reserved by the protocol",
+        KeyError::ListReserved => {
+            "the stream id `streams` is reserved: /{bucket}/streams lists the bucket"
+        }
         KeyError::BucketName => "a bucket name matches ^[a-z0-9_-]{4,64}$",
         KeyError::BucketReserved => "this bucket name is reserved by the server",
     }

@@ -18,22 +18,39 @@ pub enum Expiry {
     At(u64),
 }
 
-impl Expiry {
-    /// Reads `Stream-TTL`: decimal digits without sign, leading zero, point or exponent.
-    pub fn parse_ttl(text: &str) -> Option<Expiry> {
-        let plain = !text.is_empty()
-            && text.len() <= 12
-            && text.bytes().all(|b| b.is_ascii_digit())
-            && (text == "0" || !text.starts_with('0'));
-        if !plain {
-            return None;
-        }
-        text.parse().ok().map(Expiry::Ttl)
+/// Longest window: some 30,000 years.
+pub const TTL_SECONDS_MAX: TtlSeconds = 999_999_999_999;
+
+/// Why a text is no window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TtlError {
+    /// Not digits alone, or with a leading zero.
+    Form,
+    /// Above [`TTL_SECONDS_MAX`].
+    Range,
+}
+
+/// Reads `Stream-TTL`: decimal digits without sign, leading zero, point or exponent.
+///
+/// # Errors
+/// [`TtlError`].
+pub fn parse_ttl(text: &str) -> Result<TtlSeconds, TtlError> {
+    let plain = !text.is_empty()
+        && text.bytes().all(|b| b.is_ascii_digit())
+        && (text == "0" || !text.starts_with('0'));
+    if !plain {
+        return Err(TtlError::Form);
     }
+    let seconds = text.parse().ok().filter(|s| *s <= TTL_SECONDS_MAX);
+    seconds.ok_or(TtlError::Range)
 }
 
 /// Reads an RFC 3339 timestamp as milliseconds since 1970; `None` if it is malformed or before 1970.
 pub fn parse_rfc3339_ms(text: &str) -> Option<u64> {
+    // The parser takes any byte between date and time.
+    if !matches!(text.as_bytes().get(10), Some(b'T' | b't')) {
+        return None;
+    }
     let instant = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     u64::try_from(instant.unix_timestamp_nanos() / 1_000_000).ok()
 }
@@ -53,10 +70,13 @@ mod tests {
 
     #[test]
     fn a_ttl_is_plain_decimal() {
-        assert_eq!(Expiry::parse_ttl("3600"), Some(Expiry::Ttl(3600)));
-        assert_eq!(Expiry::parse_ttl("0"), Some(Expiry::Ttl(0)));
-        for bad in ["", "+1", "-1", "01", "1.0", "3e3", "abc", "9999999999999"] {
-            assert_eq!(Expiry::parse_ttl(bad), None, "{bad}");
+        assert_eq!(parse_ttl("3600"), Ok(3600));
+        assert_eq!(parse_ttl("0"), Ok(0));
+        for bad in ["", "+1", "-1", "01", "1.0", "3e3", "abc"] {
+            assert_eq!(parse_ttl(bad), Err(TtlError::Form), "{bad}");
+        }
+        for far in ["1000000000000", "9999999999999", &"9".repeat(40)] {
+            assert_eq!(parse_ttl(far), Err(TtlError::Range), "{far}");
         }
     }
 
@@ -64,7 +84,14 @@ mod tests {
     fn timestamps_round_trip() {
         let ms = parse_rfc3339_ms("2030-01-01T02:00:00+02:00").unwrap();
         assert_eq!(rfc3339_from_ms(ms), "2030-01-01T00:00:00Z");
-        assert_eq!(parse_rfc3339_ms("tomorrow"), None);
-        assert_eq!(parse_rfc3339_ms("1969-01-01T00:00:00Z"), None);
+        for bad in [
+            "tomorrow",
+            "1969-01-01T00:00:00Z",
+            "2030-01-01 00:00:00Z",
+            "2030-01-01_00:00:00Z",
+            "2030-01-01T00:00:00",
+        ] {
+            assert_eq!(parse_rfc3339_ms(bad), None, "{bad}");
+        }
     }
 }

@@ -31,6 +31,8 @@ pub enum KeyError {
     BadSegment,
     /// The first segment is `__ds`, which the protocol reserves (section 6.1).
     Reserved,
+    /// The id is `streams`, whose path in a bucket is the list.
+    ListReserved,
     /// The bucket name does not match `^[a-z0-9_-]{4,64}$`.
     BucketName,
     /// The bucket name is one that the server needs for itself.
@@ -60,6 +62,9 @@ impl StreamKey {
     /// [`KeyError`] as for [`StreamKey::root`].
     pub fn in_bucket(bucket: &BucketName, id: &str) -> Result<StreamKey, KeyError> {
         check_id(id)?;
+        if id == "streams" {
+            return Err(KeyError::ListReserved);
+        }
         Ok(StreamKey(format!("{bucket}/{id}").into()))
     }
 
@@ -192,6 +197,11 @@ mod tests {
         assert_ne!(in_bucket, root);
         assert_eq!((in_bucket.bucket(), in_bucket.id()), ("demo", "x"));
         assert_eq!((root.bucket(), root.id()), ("", "demo/x"));
+        assert_eq!(
+            StreamKey::in_bucket(&bucket, "streams"),
+            Err(KeyError::ListReserved)
+        );
+        assert!(StreamKey::root("streams").is_ok());
     }
 
     #[test]

@@ -15,7 +15,9 @@ mod request;
 mod tail;
 
 pub use content_type::ContentType;
-pub use expiry::{Expiry, TtlSeconds, parse_rfc3339_ms, rfc3339_from_ms};
+pub use expiry::{
+    Expiry, TTL_SECONDS_MAX, TtlError, TtlSeconds, parse_rfc3339_ms, parse_ttl, rfc3339_from_ms,
+};
 pub use key::{BucketName, KeyError, SLOT_COUNT, Slot, StreamKey};
 pub use offset::{Offset, OffsetError, ReadFrom};
 pub use outcome::{

@@ -98,13 +98,6 @@ pub struct ReadPlan {
     pub pieces: Vec<Piece>,
 }
 
-impl ReadPlan {
-    /// The plan reaches the tail.
-    pub fn is_up_to_date(&self) -> bool {
-        self.end == self.meta.tail
-    }
-}
-
 /// A contiguous range of a plan.
 #[derive(Debug, Clone)]
 pub enum Piece {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::value::RawValue;
 use ursula::http::{parse, path, sse_text};
-use ursula::protocol::{BucketName, ContentType, Expiry, Offset, json};
+use ursula::protocol::{BucketName, ContentType, Offset, json};
 
 /// Reads the input as one of the things that a client sends.
 pub fn requests(data: &[u8]) {
@@ -67,6 +67,7 @@ fn headers(bytes: &[u8]) {
     }
     let _ = parse::content_type(&map);
     let _ = parse::closed(&map);
+    let _ = parse::transfer_encoding(&map);
     let _ = parse::expiry(&map);
     let _ = parse::stream_seq(&map);
     let _ = parse::producer(&map);
@@ -163,7 +164,7 @@ fn values(text: &str) {
     if let Ok(name) = BucketName::parse(text) {
         assert!((4..=64).contains(&name.as_str().len()));
     }
-    let _ = Expiry::parse_ttl(text);
+    let _ = ursula::protocol::parse_ttl(text);
     let _ = ursula::protocol::parse_rfc3339_ms(text);
     let _ = path::decode(text);
 }
