@@ -126,6 +126,7 @@ fn spawn(
             mesh,
             listen,
             wal: part.wal,
+            etag_nonce: start.etag_nonce,
             control,
             progress: Box::new(move |step| {
                 use crate::core::Progress;

@@ -120,7 +120,7 @@ impl Backend for Accepting {
         Err(Refusal::Unavailable)
     }
 
-    async fn bucket_generation(&self, _name: &BucketName) -> Result<u64, Refusal> {
+    async fn bucket_generation(&self, _name: &BucketName, _stale: bool) -> Result<u64, Refusal> {
         Err(Refusal::Unavailable)
     }
 
@@ -200,7 +200,7 @@ pub fn parse_to_reply(c: &mut Criterion) {
     let input = Bytes::from(requests);
     let (config, _) = ursula::config::load(&BTreeMap::default(), std::iter::empty(), None)
         .expect("the defaults are valid");
-    let backend = Rc::new(Accepting(Rc::new(config.http_settings())));
+    let backend = Rc::new(Accepting(Rc::new(config.http_settings(0))));
     let mut group = c.benchmark_group("http_parse_to_reply");
     group.throughput(Throughput::Elements(REQUESTS as u64));
     group.bench_function("100_appends_of_256_bytes", |b| {

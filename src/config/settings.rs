@@ -267,8 +267,9 @@ settings! {
 
 impl Config {
     /// The HTTP layer's part.
-    pub fn http_settings(&self) -> HttpSettings {
+    pub fn http_settings(&self, etag_nonce: u32) -> HttpSettings {
         HttpSettings {
+            etag_nonce,
             body_bytes_max: self.body_bytes_max,
             body_timeout_ms: self.body_timeout_ms,
             read_chunk_bytes: self.read_chunk_bytes,

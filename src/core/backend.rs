@@ -94,9 +94,13 @@ impl Backend for CoreBackend {
         self.0.fork(key, fork, create).await
     }
 
-    async fn bucket_generation(&self, name: &BucketName) -> Result<u64, Refusal> {
+    async fn bucket_generation(
+        &self,
+        name: &BucketName,
+        is_known_stale: bool,
+    ) -> Result<u64, Refusal> {
         let known = self.0.tables.borrow().buckets.get(name).copied();
-        if let Some(generation) = known {
+        if let Some(generation) = known.filter(|_| !is_known_stale) {
             return Ok(generation);
         }
         // This core's copy may be older than a create that was acknowledged elsewhere.

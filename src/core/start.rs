@@ -21,6 +21,7 @@ use super::turn::hard_state_record;
 use super::{Core, Disk, MeshEnds, Message};
 use crate::config::Config;
 use crate::group::{Group, Machine, RaftStart};
+use crate::http::backend::HttpSettings;
 use crate::ops::metrics::{CoreMetrics, add};
 use crate::protocol::{GroupTarget, Op, Outcome, Request};
 
@@ -40,6 +41,8 @@ pub struct CoreStart {
     pub listen: SocketAddr,
     /// Its log; `None`: in memory.
     pub wal: Option<WalStart>,
+    /// See [`crate::http::backend::HttpSettings::etag_nonce`].
+    pub etag_nonce: u32,
     /// Receives `g` (listen), `s` (stop), `q` (quit).
     pub control: StdUnixStream,
     /// Tells the node how far it is.
@@ -127,7 +130,14 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     (start.progress)(Progress::Started(unsafe { libc::gettid() }));
     let mut control = control_stream(start.control);
     // Nothing else wakes this executor yet; see `storage::blocking`.
-    let built = build(start.id, start.cores, start.config, start.groups, start.wal);
+    let http = start.config.http_settings(start.etag_nonce);
+    let built = build(
+        (start.id, start.cores),
+        start.config,
+        http,
+        start.groups,
+        start.wal,
+    );
     let core = storage::blocking::awake(built).await?;
     log::debug!("event=core_built core={}", core.id);
     let receiver = Rc::downgrade(&core);
@@ -204,9 +214,9 @@ fn limits(core: &Core) -> ConnectionLimits {
 }
 
 async fn build(
-    id: u16,
-    cores: u16,
+    (id, cores): (u16, u16),
     config: Config,
+    http: HttpSettings,
     starts: Vec<GroupStart>,
     wal: Option<WalStart>,
 ) -> Result<Rc<Core>, CoreError> {
@@ -245,7 +255,7 @@ async fn build(
     let core = Rc::new(Core {
         id,
         cores,
-        http: Rc::new(config.http_settings()),
+        http: Rc::new(http),
         config,
         clock: Clock::start(),
         timeouts: Rc::default(),

@@ -160,7 +160,7 @@ impl Machine {
             return Outcome::Refused(Refusal::HoldExpired);
         }
         if self.streams.len() >= self.streams_max {
-            return Outcome::Refused(Refusal::Overloaded {
+            return Outcome::Refused(Refusal::LimitReached {
                 bound: "streams_per_group_max",
             });
         }

@@ -184,7 +184,7 @@ fn a_group_has_a_bounded_number_of_streams() {
     let refused = world.ask("c", create(Expiry::Never));
     assert!(matches!(
         refused,
-        Outcome::Refused(Refusal::Overloaded { .. })
+        Outcome::Refused(Refusal::LimitReached { .. })
     ));
     let stands = world.ask("a", create(Expiry::Never));
     assert!(matches!(stands, Outcome::Created(c) if !c.fresh));

@@ -40,10 +40,15 @@ pub trait Backend: 'static {
         create: ForkCreate,
     ) -> impl Future<Output = Result<Created, Refusal>>;
 
-    /// The generation of a bucket that takes creates; asks the meta group if this core does not know it.
-    fn bucket_generation(&self, name: &BucketName) -> impl Future<Output = Result<u64, Refusal>>;
+    /// The generation of a bucket that takes creates; asks the meta group if this core does not know it, or knows a stale
+    /// one.
+    fn bucket_generation(
+        &self,
+        name: &BucketName,
+        is_known_stale: bool,
+    ) -> impl Future<Output = Result<u64, Refusal>>;
 
-    /// Creates a bucket and tells every core before it answers.
+    /// Creates a bucket. Other cores hear of it at about the same time; those that have not ask.
     fn create_bucket(&self, name: BucketName) -> impl Future<Output = Result<BucketInfo, Refusal>>;
 
     /// Removes an empty bucket, over all groups.
@@ -161,6 +166,9 @@ pub struct LiveUpdate {
 /// Bounds and times of the HTTP layer; each is a setting of the same name.
 #[derive(Debug, Clone)]
 pub struct HttpSettings {
+    /// A part of every tag: a store that was made anew counts its streams from the start again, and its tags must not
+    /// be taken for those of the old one.
+    pub etag_nonce: u32,
     /// Largest request body in bytes.
     pub body_bytes_max: u64,
     /// Time for a whole body to arrive.

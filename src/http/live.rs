@@ -74,7 +74,10 @@ async fn answer<B: Backend>(
 ) -> Result<Reply, Refusal> {
     let fetched = fetch(backend, key, plan).await?;
     let mut reply = data(&fetched);
-    reply.set(std_header::ETAG, &fetched.etag(false));
+    reply.set(
+        std_header::ETAG,
+        &fetched.etag(backend.settings().etag_nonce, false),
+    );
     put_cursor(backend, query, &mut reply);
     if query.from == ReadFrom::Now {
         reply.no_store();

@@ -37,8 +37,8 @@ impl Fetched {
 
     /// The tag of what is sent. A cut inside of the plan does not show in it: bytes do not change, so the cut
     /// does not either, and the tag is known before it is made.
-    pub fn etag(&self, gzip: bool) -> String {
-        etag(&self.plan, self.end.max(self.planned_end), gzip)
+    pub fn etag(&self, nonce: u32, gzip: bool) -> String {
+        etag(&self.plan, self.end.max(self.planned_end), nonce, gzip)
     }
 }
 
@@ -143,12 +143,12 @@ pub async fn catch_up<B: Backend>(
         reply
     };
     // The tag of an answer that is not widened is known before any byte is read.
-    let expected = etag(&plan, plan.end, gzip);
+    let expected = etag(&plan, plan.end, settings.etag_nonce, gzip);
     if matches_etag(headers, &expected) {
         return Ok(not_modified(&expected));
     }
     let fetched = fetch(backend, key, plan).await?;
-    let etag = fetched.etag(gzip);
+    let etag = fetched.etag(settings.etag_nonce, gzip);
     if matches_etag(headers, &etag) {
         return Ok(not_modified(&etag));
     }
@@ -201,9 +201,9 @@ fn at_tail(plan: &ReadPlan) -> Reply {
     reply.body(ResponseBody::row(body_of(plan, Vec::new())))
 }
 
-/// Names the whole messages of a range: `{id}:{start}:{end}`, then `:c` where the reader learns of closure
+/// Names the whole messages of a range: `{store}:{id}:{start}:{end}`, then `:c` where the reader learns of closure
 /// (section 10.1), or `:p` where more follows, so that no 304 repeats an "up to date" that is over.
-fn etag(plan: &ReadPlan, end: Offset, gzip: bool) -> String {
+fn etag(plan: &ReadPlan, end: Offset, nonce: u32, gzip: bool) -> String {
     let state = match (end == plan.meta.tail, plan.meta.closed) {
         (true, true) => ":c",
         (true, false) => "",
@@ -211,7 +211,7 @@ fn etag(plan: &ReadPlan, end: Offset, gzip: bool) -> String {
     };
     let coding = if gzip { ":gz" } else { "" };
     let (id, start) = (plan.meta.incarnation.0, plan.start.0);
-    format!("\"{id:x}:{start}:{}{state}{coding}\"", end.0)
+    format!("\"{nonce:x}:{id:x}:{start}:{}{state}{coding}\"", end.0)
 }
 
 fn matches_etag(headers: &HeaderMap, etag: &str) -> bool {

@@ -170,6 +170,13 @@ fn describe(refusal: &Refusal) -> (StatusCode, &'static str, String) {
             "overloaded",
             format!("a bound of this server is reached ({bound}); try again later"),
         ),
+        Refusal::LimitReached { bound } => (
+            S::CONFLICT,
+            "limit_reached",
+            format!(
+                "a limit is reached ({bound}); delete something or use another stream or bucket"
+            ),
+        ),
         Refusal::Unavailable => (
             S::SERVICE_UNAVAILABLE,
             "unavailable",

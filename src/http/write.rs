@@ -40,7 +40,7 @@ where
         fork: None,
     };
     if let Some(fork) = fork {
-        create.bucket_generation = generation(backend, &key).await?;
+        create.bucket_generation = generation(backend, &key, false).await?;
         create.fork = Some(ForkOrigin {
             source: fork.source.clone(),
             incarnation: Incarnation(0),
@@ -60,8 +60,8 @@ where
     }
     create.body = stored(&create.content_type, raw_body, true)?;
     // The second try is for a bucket that was made anew while this core still knew the old one.
-    for _ in 0..2 {
-        create.bucket_generation = generation(backend, &key).await?;
+    for is_known_stale in [false, true] {
+        create.bucket_generation = generation(backend, &key, is_known_stale).await?;
         match backend
             .submit(Request::on_key(key.clone(), Op::Create(create.clone())))
             .await
@@ -76,12 +76,16 @@ where
 }
 
 /// The generation of the key's bucket; 0 in the root namespace.
-async fn generation<B: Backend>(backend: &B, key: &StreamKey) -> Result<u64, Refusal> {
+async fn generation<B: Backend>(
+    backend: &B,
+    key: &StreamKey,
+    is_known_stale: bool,
+) -> Result<u64, Refusal> {
     if key.bucket().is_empty() {
         return Ok(0);
     }
     backend
-        .bucket_generation(&BucketName::from_stored(key.bucket()))
+        .bucket_generation(&BucketName::from_stored(key.bucket()), is_known_stale)
         .await
 }
 

@@ -73,7 +73,7 @@ impl Meta {
         }
         if self.buckets.len() >= BUCKETS_MAX {
             let bound = "buckets_max";
-            return (Outcome::Refused(Refusal::Overloaded { bound }), false);
+            return (Outcome::Refused(Refusal::LimitReached { bound }), false);
         }
         self.next_generation += 1;
         let bucket = Bucket {
@@ -258,7 +258,7 @@ mod tests {
         let refused = create(&mut meta, "demo");
         assert!(matches!(
             refused,
-            (Outcome::Refused(Refusal::Overloaded { .. }), false)
+            (Outcome::Refused(Refusal::LimitReached { .. }), false)
         ));
         assert!(matches!(
             create(&mut meta, "7"),

@@ -22,6 +22,8 @@ const VOTE_BYTES: usize = 8;
 
 /// What the cores start with.
 pub struct Start {
+    /// Tells the tags of this store's answers from those of another that stood at the same address.
+    pub etag_nonce: u32,
     /// Held as long as the node runs.
     pub lock: Option<DirLock>,
     /// One part per core.
@@ -45,8 +47,10 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     let groups = 0..=config.raft_group_count as u32;
     let Some(dir) = &config.wal_dir else {
         let fresh = groups.map(|group| (group, fresh(config, group)));
+        let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
         return Ok(Start {
             lock: None,
+            etag_nonce: random as u32,
             cores: distribute(cores, fresh, |_| None),
         });
     };
@@ -125,6 +129,7 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     };
     Ok(Start {
         lock: Some(lock),
+        etag_nonce: u32::from_le_bytes([store_id[0], store_id[1], store_id[2], store_id[3]]),
         cores: distribute(cores, starts.into_iter(), wal_of),
     })
 }

@@ -92,6 +92,11 @@ pub enum Refusal {
         /// Which one: the name of its setting.
         bound: &'static str,
     },
+    /// A limit that time does not lift is reached.
+    LimitReached {
+        /// Which one.
+        bound: &'static str,
+    },
     /// The group has no leader yet, or the node is stopping; certainly not done.
     Unavailable,
     /// It was proposed, and whether it is done is not known.

@@ -39,7 +39,7 @@ impl Producers {
     pub fn judge(&self, producer: &Producer) -> Verdict {
         let Some(known) = self.0.get(producer.id.as_str()) else {
             return match producer.seq {
-                0 if self.0.len() >= PRODUCERS_MAX => Verdict::Refuse(Refusal::Overloaded {
+                0 if self.0.len() >= PRODUCERS_MAX => Verdict::Refuse(Refusal::LimitReached {
                     bound: "producers_per_stream_max",
                 }),
                 0 => Verdict::Accept,
@@ -152,7 +152,7 @@ mod tests {
         }
         assert!(matches!(
             producers.judge(&named(PRODUCERS_MAX, 0)),
-            Verdict::Refuse(Refusal::Overloaded { .. })
+            Verdict::Refuse(Refusal::LimitReached { .. })
         ));
         assert!(matches!(
             producers.judge(&named(0, 0)),
