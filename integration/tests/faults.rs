@@ -114,10 +114,8 @@ fn without_direct_io_there_is_one_warning_and_data_is_kept() {
     assert_eq!(warnings(&server), 0, "{}", server.log());
 }
 
-#[test]
-fn a_filesystem_that_refuses_direct_io_is_used_without() {
-    let dir = scratch_dir();
-    // The filesystem is seen by this server only, and goes with it.
+/// Starts the server with a filesystem of its own on `dir`, which goes with it.
+fn mounting(filesystem: &str, dir: &Path) -> Command {
     let mut command = Command::new("unshare");
     // SAFETY: a call without arguments.
     if unsafe { libc::geteuid() } != 0 {
@@ -125,9 +123,16 @@ fn a_filesystem_that_refuses_direct_io_is_used_without() {
     }
     command
         .args(["--mount", "sh", "-c"])
-        .arg("mount -t ramfs none \"$0\" && exec \"$@\"")
-        .arg(dir.path())
+        .arg(format!("mount -t {filesystem} none \"$0\" && exec \"$@\""))
+        .arg(dir)
         .arg(Server::binary());
+    command
+}
+
+#[test]
+fn a_filesystem_that_refuses_direct_io_is_used_without() {
+    let dir = scratch_dir();
+    let command = mounting("ramfs", dir.path());
     let settings = [
         "--core-count",
         "1",
@@ -268,4 +273,73 @@ fn a_checkpoint_without_room_is_written_later_and_appends_go_on() {
     server.kill();
     let server = Server::start(&settings);
     assert_eq!(server.client().read_all("/v1/stream/f").len(), length);
+}
+
+#[test]
+fn a_full_disk_refuses_writes_until_there_is_room_and_loses_nothing() {
+    let dir = scratch_dir();
+    let command = mounting("tmpfs -o size=24m", dir.path());
+    let settings = [
+        "--core-count",
+        "1",
+        "--wal-segment-bytes",
+        "1MiB",
+        "--wal-dir",
+        dir.path().to_str().unwrap(),
+    ];
+    let server = Server::try_start_by(command, &settings).unwrap_or_else(|log| panic!("{log}"));
+    let inside = format!("/proc/{}/root{}", server.pid(), dir.path().display());
+    let ballast = Path::new(&inside).join("ballast");
+    std::fs::write(&ballast, vec![1; 12 << 20]).unwrap();
+    server.client().create("/v1/stream/f", TEXT);
+    let acknowledged = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut c = server.client();
+            let mut acknowledged = 0;
+            // The last one waits for room; those after it would be refused.
+            while c.append("/v1/stream/f", TEXT, &[b'x'; 50_000]).status == 204 {
+                acknowledged += 50_000;
+                if acknowledged > 10_000_000 && ballast_is_gone(&ballast) {
+                    break;
+                }
+            }
+            acknowledged
+        });
+        let mut c = server.client();
+        let began = std::time::Instant::now();
+        while c.get("/readyz").status == 200 {
+            assert!(
+                began.elapsed().as_secs() < 30,
+                "it never got full: {}",
+                server.log()
+            );
+        }
+        let reasons = c.get("/readyz").text();
+        assert!(
+            reasons.contains("disk is full"),
+            "{reasons} {}",
+            server.log()
+        );
+        let refused = c.append("/v1/stream/f", TEXT, b"x");
+        assert_eq!(refused.status, 503);
+        assert!(refused.text().contains("disk_space"), "{}", refused.text());
+        assert_eq!(c.get("/v1/stream/f").status, 200, "reads go on");
+        std::fs::remove_file(&ballast).unwrap();
+        while c.get("/readyz").status != 200 {
+            assert!(began.elapsed().as_secs() < 60, "{}", server.log());
+        }
+        writer.join().unwrap()
+    });
+    let mut c = server.client();
+    assert_eq!(c.read_all("/v1/stream/f").len(), acknowledged);
+    assert_eq!(
+        server.log().matches("event=disk_full").count(),
+        1,
+        "{}",
+        server.log()
+    );
+}
+
+fn ballast_is_gone(ballast: &Path) -> bool {
+    !ballast.exists()
 }

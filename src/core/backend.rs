@@ -243,6 +243,9 @@ impl Backend for CoreBackend {
                 Some(report) if report.failed => {
                     reasons.push(format!("core {core}: its WAL failed"))
                 }
+                Some(report) if report.disk_full => {
+                    reasons.push(format!("core {core}: its disk is full"))
+                }
                 Some(report) if report.groups_waiting > 0 => {
                     reasons.push(format!(
                         "core {core}: {} groups have no leader",

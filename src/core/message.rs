@@ -50,4 +50,6 @@ pub struct CoreReport {
     pub groups_waiting: u32,
     /// The core stopped serving for good.
     pub failed: bool,
+    /// The core refuses writes until its disk has room.
+    pub disk_full: bool,
 }

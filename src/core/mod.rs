@@ -84,6 +84,8 @@ pub struct Core {
     stop: Rc<Event>,
     /// The WAL failed: nothing is served any more.
     is_failed: Cell<bool>,
+    /// The disk has no room for the log: writes are refused until it has.
+    is_full: Cell<bool>,
     ready_changed: Event,
 }
 

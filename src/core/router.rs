@@ -73,8 +73,14 @@ impl Core {
     fn refuse_growth(&self, request: &Request) -> Option<Refusal> {
         let grows = matches!(&request.op, Op::Append(a) if !a.body.is_empty())
             || matches!(request.op, Op::Create(_));
+        if !grows {
+            return None;
+        }
+        if self.is_full.get() {
+            return Some(self.overloaded("disk_space"));
+        }
         let is_full = self.hot_bytes.get() >= self.config.hot_bytes_max;
-        (grows && is_full).then(|| self.overloaded("hot_bytes_max"))
+        is_full.then(|| self.overloaded("hot_bytes_max"))
     }
 
     /// Gives a request to an own group.
@@ -299,6 +305,7 @@ impl Core {
             snapshot: self.metrics.snapshot(self.id),
             groups_waiting: groups.values().filter(|g| !g.is_ready()).count() as u32,
             failed: self.is_failed.get(),
+            disk_full: self.is_full.get(),
         }
     }
 

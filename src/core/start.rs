@@ -281,6 +281,7 @@ async fn build(
         groups_ready: Cell::new(0),
         stop: Rc::default(),
         is_failed: Cell::new(false),
+        is_full: Cell::new(false),
         ready_changed: Event::default(),
     });
     if let Some(disk) = &core.disk {
@@ -338,6 +339,10 @@ impl Core {
                 continue;
             }
             self.ready_changed.beyond(seen).await;
+            if self.is_failed.get() {
+                // The log has the reason.
+                return Err(StorageError::Poisoned.into());
+            }
         }
     }
 

@@ -3,7 +3,8 @@
 
 use std::rc::Rc;
 
-use storage::wal::Record;
+use storage::StorageError;
+use storage::wal::{Committed, Record, Wal};
 
 use super::Core;
 use crate::group::{Effect, Input, Persist, ReplyTo, SavedHardState};
@@ -21,6 +22,9 @@ pub mod kind {
 
 /// How often time passes for the groups.
 const TICK_MS: u64 = 250;
+
+/// How often a full disk is tried again.
+const FULL_RETRY: std::time::Duration = std::time::Duration::from_millis(250);
 
 impl Core {
     /// Runs turns until the core stops.
@@ -103,7 +107,7 @@ impl Core {
         let batch = std::mem::take(&mut *self.unsynced.borrow_mut());
         if let Some(disk) = &self.disk {
             let began_us = self.clock.monotonic_us();
-            match disk.wal.commit().await {
+            match self.commit_when_there_is_room(&disk.wal).await {
                 Ok(committed) => {
                     let micros = self.clock.monotonic_us() - began_us;
                     disk.wal_bytes.set(disk.wal_bytes.get() + committed.bytes);
@@ -123,6 +127,34 @@ impl Core {
         Ok(())
     }
 
+    /// Commits; while the disk is full, waits for room. Nothing of the batch is lost meanwhile, and new writes are refused.
+    async fn commit_when_there_is_room(
+        self: &Rc<Self>,
+        wal: &Wal,
+    ) -> Result<Committed, StorageError> {
+        loop {
+            match wal.commit().await {
+                Err(error @ StorageError::NoSpace { .. }) => {
+                    if !self.is_full.replace(true) {
+                        log::error!(
+                            "event=disk_full core={} writes are refused until there is room: {error}",
+                            self.id
+                        );
+                    }
+                    // Segments that a checkpoint releases are room too.
+                    self.checkpoint_if_due();
+                    self.sleep(FULL_RETRY).await;
+                }
+                result => {
+                    if self.is_full.replace(false) && result.is_ok() {
+                        log::info!("event=disk_has_room core={}", self.id);
+                    }
+                    return result;
+                }
+            }
+        }
+    }
+
     /// A write or sync failed: this core's groups stop for good. Nothing is retried, since after a failed sync
     /// nobody knows what is on disk.
     pub(super) fn fail(self: &Rc<Self>, error: &storage::StorageError) {
@@ -132,6 +164,7 @@ impl Core {
                 self.id
             );
         }
+        self.ready_changed.raise();
         let waiting: Vec<u64> = self.waiting.borrow().keys().copied().collect();
         for id in waiting {
             self.answer(ReplyTo(id), Outcome::Refused(Refusal::OutcomeUnknown));
@@ -179,11 +212,15 @@ impl Core {
             if self.is_failed.get() {
                 return;
             }
+            self.post_late_news();
+            if self.is_full.get() {
+                // Nothing that a tick proposes is worth the room.
+                continue;
+            }
             let ids: Vec<u32> = self.groups.borrow().keys().copied().collect();
             for id in ids {
                 self.step(id, Input::Tick);
             }
-            self.post_late_news();
         }
     }
 

@@ -60,8 +60,8 @@ macro_rules! plain_metrics {
 plain_metrics! {
     /// Bytes of answered bodies.
     response_body_bytes_total: "counter", "Bytes sent in response bodies.";
-    /// Bytes of announced request bodies.
-    request_body_bytes_total: "counter", "Bytes announced in request bodies.";
+    /// Bytes of received request bodies.
+    request_body_bytes_total: "counter", "Bytes received in request bodies.";
     /// Open client connections.
     connections: "gauge", "Open client connections.";
     /// Panics that cost a connection.

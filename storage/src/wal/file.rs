@@ -105,9 +105,8 @@ impl SegmentFile {
         };
         let written = written.map_err(|e| dma_error(path, "write", e))?;
         if written != total {
-            // A regular file takes a write whole, or the disk is full or broken.
-            let source =
-                std::io::Error::new(std::io::ErrorKind::WriteZero, "a write came back short");
+            // A regular file takes a write whole unless the disk is full, which the next write would say.
+            let source = std::io::Error::from_raw_os_error(libc::ENOSPC);
             return Err(io_error(path, "write", source));
         }
         Ok(())
