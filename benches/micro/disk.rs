@@ -6,18 +6,20 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use glommio::{LocalExecutorBuilder, Placement};
-use storage::wal::{Record, Wal, WalConfig, has_direct_io, recover};
+use storage::wal::{IoMode, Record, Wal, WalConfig, has_direct_io, recover};
 
 const STORE: [u8; 16] = [7; 16];
 
-fn config(dir: &Path, segment_bytes: u64) -> WalConfig {
+fn config(dir: &Path, segment_bytes: u64, wanted: IoMode) -> WalConfig {
+    let is_direct = has_direct_io(dir).expect("the directory is writable");
+    let io_mode = if is_direct { wanted } else { IoMode::Buffered };
     WalConfig {
         dir: dir.to_owned(),
         store_id: STORE,
         generation: 1,
         lane: 0,
         segment_bytes,
-        is_direct: has_direct_io(dir).expect("the directory is writable"),
+        io_mode,
     }
 }
 
@@ -39,9 +41,9 @@ fn scratch() -> tempfile::TempDir {
 }
 
 /// `commits` commits of `records` records of 256 bytes each; the time of all.
-fn commits(commits: u64, records: u64) -> Duration {
+fn commits(commits: u64, records: u64, mode: IoMode) -> Duration {
     let dir = scratch();
-    let config = config(dir.path(), 32 << 20);
+    let config = config(dir.path(), 32 << 20, mode);
     let executor = LocalExecutorBuilder::new(Placement::Unbound);
     let run = executor.spawn(move || async move {
         let wal = Wal::open(config, &[]).await.expect("a fresh directory");
@@ -66,11 +68,13 @@ fn commits(commits: u64, records: u64) -> Duration {
 /// One write and one sync, for one record and for sixteen.
 pub fn append_and_sync(c: &mut Criterion) {
     let mut group = c.benchmark_group("wal_commit");
-    for records in [1, 16] {
-        group.throughput(Throughput::Elements(records));
-        group.bench_function(format!("{records}_records_of_256_bytes"), |b| {
-            b.iter_custom(|iterations| commits(iterations, records));
-        });
+    for (name, mode) in [("fdatasync", IoMode::Direct), ("dsync", IoMode::DirectSync)] {
+        for records in [1, 16] {
+            group.throughput(Throughput::Elements(records));
+            group.bench_function(format!("{name}_{records}_records_of_256_bytes"), |b| {
+                b.iter_custom(|iterations| commits(iterations, records, mode));
+            });
+        }
     }
     group.finish();
 }
@@ -79,7 +83,7 @@ pub fn append_and_sync(c: &mut Criterion) {
 pub fn recovery(c: &mut Criterion) {
     const BYTES: u64 = 64 << 20;
     let dir = scratch();
-    let config = config(dir.path(), 32 << 20);
+    let config = config(dir.path(), 32 << 20, IoMode::Direct);
     let executor = LocalExecutorBuilder::new(Placement::Unbound);
     let written = executor.spawn(move || async move {
         let wal = Wal::open(config, &[]).await.expect("a fresh directory");

@@ -317,6 +317,8 @@ fn thirty_kills_under_load_lose_nothing_and_double_nothing() {
             checkpoint,
             "--hot-bytes-max",
             "32MiB",
+            "--wal-sync",
+            ["fdatasync", "dsync"][round % 2],
         ];
         let server = Server::start(&settings);
         let mut client = server.client();

@@ -211,6 +211,9 @@ settings! {
         boolean, "do not pin executors to CPUs; for shared machines.";
     node_id: u64, "1", "a whole number from 1 to 65535",
         |t| within(t.parse().ok(), 1, 65_535), "this node's number.";
+    wal_sync: String, "fdatasync", "fdatasync or dsync",
+        |t| Some(t.to_owned()).filter(|t| ["fdatasync", "dsync"].contains(&t.as_str())),
+        "how an append reaches the disk: a write and a sync, or one write that is durable by itself; measure which is faster.";
     wal_segment_bytes: u64, "32MiB", "bytes from 1MiB to 4GiB",
         |t| within(bytes(t), 1 << 20, 4 << 30).map(|b| b.next_multiple_of(4096)), "size of a WAL segment.";
     checkpoint_bytes: u64, "64MiB", "bytes from 64KiB to 64GiB",

@@ -6,7 +6,7 @@ use std::path::Path;
 use prost::Message;
 use raftproto::checkpoint::GroupManifest;
 use storage::lock::DirLock;
-use storage::wal::{Record, WalConfig};
+use storage::wal::{IoMode, Record, WalConfig};
 use storage::{StorageError, framed, wal};
 
 use super::NodeError;
@@ -67,6 +67,11 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
             wal_dir.display()
         );
     }
+    let io_mode = match (is_direct, config.wal_sync.as_str()) {
+        (false, _) => IoMode::Buffered,
+        (true, "dsync") => IoMode::DirectSync,
+        (true, _) => IoMode::Direct,
+    };
     let mut manifests = BTreeMap::new();
     for group in groups {
         manifests.insert(group, read_manifest(dir, group)?);
@@ -121,7 +126,7 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
                 generation,
                 lane: core,
                 segment_bytes: config.wal_segment_bytes,
-                is_direct,
+                io_mode,
             },
             dir: dir.clone(),
             pins: pins_by_core.remove(&core).unwrap_or_default(),

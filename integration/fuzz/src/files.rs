@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use glommio::LocalExecutor;
-use storage::wal::{self, Record, Wal, WalConfig};
+use storage::wal::{self, IoMode, Record, Wal, WalConfig};
 use storage::{framed, table};
 
 const STORE: [u8; 16] = [7; 16];
@@ -124,7 +124,7 @@ fn sound() -> Sound {
         generation: 1,
         lane: 0,
         segment_bytes: 32 << 10,
-        is_direct: false,
+        io_mode: IoMode::Buffered,
     };
     LocalExecutor::default().run(async move {
         let wal = Wal::open(config, &[]).await.expect("a tmpfs takes it");

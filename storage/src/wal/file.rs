@@ -50,6 +50,18 @@ fn filesystem(dir: &Path) -> Option<i64> {
     (result == 0).then_some(found.f_type)
 }
 
+/// How a segment is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoMode {
+    /// Through the page cache, then fdatasync: where the filesystem has no direct I/O.
+    Buffered,
+    /// Direct writes, then fdatasync.
+    Direct,
+    /// Direct writes that are on stable storage when they end (O_DSYNC): one step instead of two. How the two compare
+    /// differs from disk to disk, and on one disk with the state of its filesystem: measure.
+    DirectSync,
+}
+
 /// A file that may become a segment.
 pub(super) struct Prepared {
     /// Its name until then.
@@ -62,28 +74,35 @@ pub(super) struct Prepared {
 /// One segment's file.
 pub(super) enum SegmentFile {
     Direct(Rc<DmaFile>),
+    DirectSync(Rc<DmaFile>),
     Buffered(BufferedFile),
 }
 
 impl SegmentFile {
-    async fn open(path: &Path, is_new: bool, is_direct: bool) -> Result<SegmentFile, StorageError> {
+    async fn open(path: &Path, is_new: bool, mode: IoMode) -> Result<SegmentFile, StorageError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(is_new);
-        let opened = if is_direct {
-            options
-                .dma_open(path)
-                .await
-                .map(|f| SegmentFile::Direct(Rc::new(f)))
-        } else {
-            options.buffered_open(path).await.map(SegmentFile::Buffered)
-        };
-        opened.map_err(|e| dma_error(path, "open", e))
+        let failed = |e| dma_error(path, "open", e);
+        Ok(match mode {
+            IoMode::Buffered => {
+                SegmentFile::Buffered(options.buffered_open(path).await.map_err(failed)?)
+            }
+            IoMode::Direct => {
+                SegmentFile::Direct(Rc::new(options.dma_open(path).await.map_err(failed)?))
+            }
+            IoMode::DirectSync => {
+                options.custom_flags(libc::O_DSYNC);
+                SegmentFile::DirectSync(Rc::new(options.dma_open(path).await.map_err(failed)?))
+            }
+        })
     }
 
     /// Bytes that a frame is padded to.
     pub(super) fn alignment(&self) -> usize {
         match self {
-            SegmentFile::Direct(file) => (file.alignment() as usize).max(512),
+            SegmentFile::Direct(file) | SegmentFile::DirectSync(file) => {
+                (file.alignment() as usize).max(512)
+            }
             SegmentFile::Buffered(_) => 512,
         }
     }
@@ -98,7 +117,9 @@ impl SegmentFile {
     ) -> Result<(), StorageError> {
         buffer.trim_to_size(total);
         let written = match self {
-            SegmentFile::Direct(file) => file.write_at(buffer, position).await,
+            SegmentFile::Direct(file) | SegmentFile::DirectSync(file) => {
+                file.write_at(buffer, position).await
+            }
             SegmentFile::Buffered(file) => {
                 file.write_at(buffer.as_bytes().to_vec(), position).await
             }
@@ -115,6 +136,7 @@ impl SegmentFile {
     pub(super) async fn sync(&self, path: &Path) -> Result<(), StorageError> {
         let synced = match self {
             SegmentFile::Direct(file) => file.fdatasync().await,
+            SegmentFile::DirectSync(_) => Ok(()),
             SegmentFile::Buffered(file) => file.fdatasync().await,
         };
         synced.map_err(|e| dma_error(path, "sync", e))
@@ -123,7 +145,9 @@ impl SegmentFile {
     /// Takes `size` bytes, written once.
     async fn fill(&self, path: &Path, size: u64) -> Result<(), StorageError> {
         let taken = match self {
-            SegmentFile::Direct(file) => file.pre_allocate(size, false).await,
+            SegmentFile::Direct(file) | SegmentFile::DirectSync(file) => {
+                file.pre_allocate(size, false).await
+            }
             // Filesystems without direct I/O may lack this too; the zeros below take the room.
             SegmentFile::Buffered(_) => Ok(()),
         };
@@ -146,7 +170,9 @@ impl SegmentFile {
             return;
         };
         let closed = match file {
-            SegmentFile::Direct(file) => file.close_rc().await.map(|_| ()),
+            SegmentFile::Direct(file) | SegmentFile::DirectSync(file) => {
+                file.close_rc().await.map(|_| ())
+            }
             SegmentFile::Buffered(file) => file.close().await,
         };
         if let Err(error) = closed {
@@ -167,14 +193,14 @@ pub(super) async fn prepare(
     path: PathBuf,
     recycled: Option<PathBuf>,
     size: u64,
-    is_direct: bool,
+    mode: IoMode,
 ) -> Result<Prepared, StorageError> {
     assert!(size.is_multiple_of(HEADER_BYTES as u64));
     let (path, is_new) = recycled.map_or((path, true), |recycled| (recycled, false));
     let made = if is_new {
-        make(&path, size, is_direct).await
+        make(&path, size, mode).await
     } else {
-        reopen(&path, is_direct).await
+        reopen(&path, mode).await
     };
     match made {
         Ok(file) => Ok(Prepared {
@@ -189,8 +215,8 @@ pub(super) async fn prepare(
     }
 }
 
-async fn make(path: &Path, size: u64, is_direct: bool) -> Result<SegmentFile, StorageError> {
-    let file = SegmentFile::open(path, true, is_direct).await?;
+async fn make(path: &Path, size: u64, mode: IoMode) -> Result<SegmentFile, StorageError> {
+    let file = SegmentFile::open(path, true, mode).await?;
     match file.fill(path, size).await {
         Ok(()) => Ok(file),
         Err(error) => {
@@ -201,10 +227,10 @@ async fn make(path: &Path, size: u64, is_direct: bool) -> Result<SegmentFile, St
 }
 
 /// A segment that is needed no more. Its name as a segment must be gone from the disk before it gets another header.
-async fn reopen(path: &Path, is_direct: bool) -> Result<SegmentFile, StorageError> {
+async fn reopen(path: &Path, mode: IoMode) -> Result<SegmentFile, StorageError> {
     let dir = path.parent().unwrap_or(Path::new(".")).to_owned();
     blocking::run(move || framed::sync_dir(&dir)).await?;
-    SegmentFile::open(path, false, is_direct).await
+    SegmentFile::open(path, false, mode).await
 }
 
 /// Removes a file; answers whether it is gone. Blocks.

@@ -12,7 +12,7 @@ mod segment;
 mod spare;
 mod writer;
 
-pub use file::has_direct_io;
+pub use file::{IoMode, has_direct_io};
 pub use legacy::{LegacySegment, Pin};
 pub use recover::{Keep, Recovered, TornTail, recover};
 pub use segment::{Record, RecordRef, SegmentId};

@@ -33,7 +33,7 @@ impl Spare {
         {
             return Ok(ready);
         }
-        prepare(self.temporary(config), None, size, config.is_direct).await
+        prepare(self.temporary(config), None, size, config.io_mode).await
     }
 
     fn temporary(&self, config: &WalConfig) -> PathBuf {
@@ -51,10 +51,10 @@ impl Spare {
         self.is_under_way.set(true);
         let temporary = self.temporary(config);
         let recycled = self.recycled.borrow_mut().take();
-        let (size, is_direct) = (config.segment_bytes, config.is_direct);
+        let (size, mode) = (config.segment_bytes, config.io_mode);
         let spare = self.clone();
         glommio::spawn_local(async move {
-            match blocking::awake(prepare(temporary, recycled, size, is_direct)).await {
+            match blocking::awake(prepare(temporary, recycled, size, mode)).await {
                 Ok(ready) => *spare.ready.borrow_mut() = Some(ready),
                 Err(error) => {
                     log::warn!("event=segment_not_prepared the next switch tries again: {error}")

@@ -21,7 +21,11 @@ fn config(dir: &Path, generation: u64) -> WalConfig {
         generation,
         lane: 0,
         segment_bytes: 64 << 10,
-        is_direct: has_direct_io(dir).unwrap(),
+        io_mode: if has_direct_io(dir).unwrap() {
+            IoMode::Direct
+        } else {
+            IoMode::Buffered
+        },
     }
 }
 

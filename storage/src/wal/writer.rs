@@ -12,7 +12,7 @@ use std::rc::Rc;
 use glommio::io::DmaBuffer;
 use glommio::sync::Semaphore;
 
-use super::file::{Prepared, SegmentFile, publish};
+use super::file::{IoMode, Prepared, SegmentFile, publish};
 use super::legacy::Pin;
 use super::polling;
 use super::segment::{
@@ -35,8 +35,8 @@ pub struct WalConfig {
     pub lane: u32,
     /// Size of a segment in bytes.
     pub segment_bytes: u64,
-    /// The filesystem takes direct I/O: see [`super::has_direct_io`].
-    pub is_direct: bool,
+    /// How segments are written; see [`super::has_direct_io`] for what the filesystem takes.
+    pub io_mode: IoMode,
 }
 
 /// What a commit wrote.
@@ -113,7 +113,7 @@ impl Wal {
     /// # Errors
     /// [`StorageError::Io`] or [`StorageError::NoSpace`].
     pub async fn open(mut config: WalConfig, carried: &[Record]) -> Result<Wal, StorageError> {
-        if config.is_direct {
+        if config.io_mode != IoMode::Buffered {
             polling::settle(&config.dir, config.generation, config.lane).await?;
         }
         config.segment_bytes = config.segment_bytes.next_multiple_of(HEADER_BYTES as u64);

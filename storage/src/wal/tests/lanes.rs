@@ -177,7 +177,7 @@ fn without_room_for_a_segment_nothing_is_lost_and_a_later_commit_succeeds() {
     }
     on_executor(move || async move {
         let buffered = WalConfig {
-            is_direct: false,
+            io_mode: IoMode::Buffered,
             ..config(&path, 1)
         };
         let wal = Wal::open(buffered, &[]).await.unwrap();
