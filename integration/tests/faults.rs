@@ -115,7 +115,7 @@ fn without_direct_io_there_is_one_warning_and_data_is_kept() {
 }
 
 /// Starts the server with a filesystem of its own on `dir`, which goes with it.
-fn mounting(filesystem: &str, dir: &Path) -> Command {
+fn start_on(filesystem: &str, dir: &Path) -> Server {
     let mut command = Command::new("unshare");
     // SAFETY: a call without arguments.
     if unsafe { libc::geteuid() } != 0 {
@@ -126,22 +126,21 @@ fn mounting(filesystem: &str, dir: &Path) -> Command {
         .arg(format!("mount -t {filesystem} none \"$0\" && exec \"$@\""))
         .arg(dir)
         .arg(Server::binary());
-    command
-}
-
-#[test]
-fn a_filesystem_that_refuses_direct_io_is_used_without() {
-    let dir = scratch_dir();
-    let command = mounting("ramfs", dir.path());
     let settings = [
         "--core-count",
         "1",
         "--wal-segment-bytes",
         "1MiB",
         "--wal-dir",
-        dir.path().to_str().unwrap(),
+        dir.to_str().unwrap(),
     ];
-    let server = Server::try_start_by(command, &settings).unwrap_or_else(|log| panic!("{log}"));
+    Server::try_start_by(command, &settings).unwrap_or_else(|log| panic!("{log}"))
+}
+
+#[test]
+fn a_filesystem_that_refuses_direct_io_is_used_without() {
+    let dir = scratch_dir();
+    let server = start_on("ramfs", dir.path());
     assert_eq!(warnings(&server), 1, "{}", server.log());
     let mut c = server.client();
     c.create("/v1/stream/t", TEXT);
@@ -278,16 +277,7 @@ fn a_checkpoint_without_room_is_written_later_and_appends_go_on() {
 #[test]
 fn a_full_disk_refuses_writes_until_there_is_room_and_loses_nothing() {
     let dir = scratch_dir();
-    let command = mounting("tmpfs -o size=24m", dir.path());
-    let settings = [
-        "--core-count",
-        "1",
-        "--wal-segment-bytes",
-        "1MiB",
-        "--wal-dir",
-        dir.path().to_str().unwrap(),
-    ];
-    let server = Server::try_start_by(command, &settings).unwrap_or_else(|log| panic!("{log}"));
+    let server = start_on("tmpfs -o size=24m", dir.path());
     let inside = format!("/proc/{}/root{}", server.pid(), dir.path().display());
     let ballast = Path::new(&inside).join("ballast");
     std::fs::write(&ballast, vec![1; 12 << 20]).unwrap();
@@ -299,7 +289,7 @@ fn a_full_disk_refuses_writes_until_there_is_room_and_loses_nothing() {
             // The last one waits for room; those after it would be refused.
             while c.append("/v1/stream/f", TEXT, &[b'x'; 50_000]).status == 204 {
                 acknowledged += 50_000;
-                if acknowledged > 10_000_000 && ballast_is_gone(&ballast) {
+                if acknowledged > 10_000_000 && !ballast.exists() {
                     break;
                 }
             }
@@ -338,8 +328,4 @@ fn a_full_disk_refuses_writes_until_there_is_room_and_loses_nothing() {
         "{}",
         server.log()
     );
-}
-
-fn ballast_is_gone(ballast: &Path) -> bool {
-    !ballast.exists()
 }

@@ -10,6 +10,11 @@ use crate::group::{Effect, Input, ReplyTo};
 use crate::ops::metrics::add;
 use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, StreamKey, TailNews};
 
+/// What frees something is never refused at a bound.
+fn gives_back(request: &Request) -> bool {
+    matches!(request.op, Op::Unwatch { .. })
+}
+
 impl Core {
     /// Asks the group that a request is for, wherever it lives.
     pub(super) async fn ask(self: &Rc<Self>, request: Request) -> Outcome {
@@ -34,9 +39,9 @@ impl Core {
             let id = self.next_id();
             self.asked.borrow_mut().insert(id, slot);
             add(&self.metrics.plain.core_hops_total, 1);
-            let frees = matches!(request.op, Op::Unwatch { .. });
+            let must_arrive = gives_back(&request);
             let message = Message::Request { id, request };
-            if frees {
+            if must_arrive {
                 self.post_answer(owner, message);
             } else if self.post(owner, message).is_err() {
                 self.asked.borrow_mut().remove(&id);
@@ -57,11 +62,9 @@ impl Core {
     }
 
     fn refuse_at_bound(&self, request: &Request) -> Option<Refusal> {
-        // What gives something back is never refused.
-        let frees = matches!(request.op, Op::Unwatch { .. });
         let waiting = self.waiting.borrow().len() + self.asked.borrow().len();
         let is_full = waiting as u64 >= self.config.requests_in_flight_max;
-        (is_full && !frees).then(|| self.overloaded("requests_in_flight_max"))
+        (is_full && !gives_back(request)).then(|| self.overloaded("requests_in_flight_max"))
     }
 
     fn overloaded(&self, bound: &'static str) -> Refusal {

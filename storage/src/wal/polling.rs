@@ -2,8 +2,8 @@
 //!
 //! glommio 0.9 asks once per device and executor, by a polled read of the first file that it opens there. On an empty
 //! file that read ends before it reaches the device, and counts as "polled I/O works". From then on writes go through
-//! the polled ring, and while one is under way the executor cannot sleep: it spins through the kernel at full CPU (13
-//! system calls per append were seen at 2,000 appends a second, and a fifth of the CPU time once this was settled).
+//! the polled ring, and while one is under way the executor cannot sleep: it spins through the kernel at full CPU (at 2,000
+//! appends a second, 13 system calls for each; benches/NOTES.md has what this probe saves).
 
 use std::path::Path;
 
