@@ -15,3 +15,9 @@ pub mod command {
 pub mod checkpoint {
     include!(concat!(env!("OUT_DIR"), "/ursula.checkpoint.v1.rs"));
 }
+
+/// What nodes say to each other.
+#[allow(clippy::all, missing_docs, reason = "generated")]
+pub mod peer {
+    include!(concat!(env!("OUT_DIR"), "/ursula.peer.v1.rs"));
+}

@@ -6,6 +6,9 @@ pub const COMMANDS: u32 = 1;
 /// Version of [`crate::checkpoint::GroupManifest`] and of all that it refers to.
 pub const CHECKPOINT: u32 = 1;
 
+/// Version of the protocol between nodes, [`crate::peer`].
+pub const PEER: u32 = 1;
+
 /// A message was written by a newer ursula than this one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(

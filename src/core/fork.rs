@@ -201,6 +201,7 @@ impl Core {
         let read = Read {
             from: ReadFrom::At(from),
             bytes_max,
+            is_live: false,
         };
         let plan = match self
             .ask(Request::on_key(fork.source.clone(), Op::Read(read)))

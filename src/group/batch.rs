@@ -175,6 +175,7 @@ pub(super) fn command_of(request: Request) -> Result<Kind, Op> {
         | Op::ReadInherited { .. }
         | Op::MatchFork { .. }
         | Op::List { .. }
+        | Op::Confirm { .. }
         | Op::GetBucket(_)) => return Err(op),
     })
 }

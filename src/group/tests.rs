@@ -164,6 +164,7 @@ fn read() -> Op {
     Op::Read(Read {
         from: ReadFrom::Start,
         bytes_max: 1 << 20,
+        is_live: false,
     })
 }
 

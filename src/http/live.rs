@@ -21,7 +21,7 @@ pub async fn long_poll<B: Backend>(
     query: &ReadQuery,
 ) -> Result<Reply, Refusal> {
     let settings = backend.settings();
-    let first = plan(backend, key, query.from, settings.read_chunk_bytes).await?;
+    let first = plan(backend, key, query.from, settings.read_chunk_bytes, true).await?;
     if first.end > first.start {
         return answer(backend, key, query, first).await;
     }
@@ -51,6 +51,7 @@ pub async fn long_poll<B: Backend>(
             key,
             ReadFrom::At(position),
             settings.read_chunk_bytes,
+            true,
         )
         .await?;
         return answer(backend, key, query, now).await;

@@ -48,8 +48,14 @@ pub async fn plan<B: Backend>(
     key: &StreamKey,
     from: ReadFrom,
     bytes_max: u64,
+    is_live: bool,
 ) -> Result<ReadPlan, Refusal> {
-    let request = Request::on_key(key.clone(), Op::Read(Read { from, bytes_max }));
+    let read = Read {
+        from,
+        bytes_max,
+        is_live,
+    };
+    let request = Request::on_key(key.clone(), Op::Read(read));
     match backend.submit(request).await {
         Outcome::Read(plan) => Ok(plan),
         Outcome::Refused(refusal) => Err(refusal),
@@ -95,6 +101,7 @@ pub async fn fetch<B: Backend>(
             key,
             ReadFrom::At(plan.start),
             planned.saturating_mul(4),
+            true,
         )
         .await?;
         if wider.meta.incarnation != plan.meta.incarnation {
@@ -123,7 +130,7 @@ pub async fn catch_up<B: Backend>(
     headers: &HeaderMap,
 ) -> Result<Reply, Refusal> {
     let settings = backend.settings();
-    let plan = plan(backend, key, query.from, settings.read_chunk_bytes).await?;
+    let plan = plan(backend, key, query.from, settings.read_chunk_bytes, false).await?;
     if query.from == ReadFrom::Now {
         return Ok(at_tail(&plan));
     }

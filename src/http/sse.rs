@@ -33,7 +33,7 @@ pub async fn follow<B: Backend>(
 ) -> Result<Reply, Refusal> {
     let settings = backend.settings();
     let bytes_max = settings.read_chunk_bytes.min(CATCH_UP_BYTES);
-    let first = plan(&*backend, &key, query.from, bytes_max).await?;
+    let first = plan(&*backend, &key, query.from, bytes_max, true).await?;
     // A wrong offset is told by a status, not by an event stream that breaks off.
     let first = fetch(&*backend, &key, first).await?;
     let tail = backend.watch(&key).await?;
@@ -141,6 +141,7 @@ impl<B: Backend> Reader<B> {
             &self.key,
             ReadFrom::At(self.position),
             bytes_max,
+            true,
         )
         .await?;
         if now.meta.incarnation != self.incarnation {

@@ -24,6 +24,7 @@ pub fn refused(refusal: &Refusal, retry_after_s: u64) -> Reply {
         }
         Refusal::Overloaded { .. }
         | Refusal::Unavailable
+        | Refusal::NotLeader { .. }
         | Refusal::BucketStale
         | Refusal::HoldExpired => {
             reply.set_number(hyper::header::RETRY_AFTER, retry_after_s);
@@ -177,7 +178,7 @@ fn describe(refusal: &Refusal) -> (StatusCode, &'static str, String) {
                 "a limit is reached ({bound}); delete something or use another stream or bucket"
             ),
         ),
-        Refusal::Unavailable => (
+        Refusal::Unavailable | Refusal::NotLeader { .. } => (
             S::SERVICE_UNAVAILABLE,
             "unavailable",
             "not served at this moment; nothing was done, try again".into(),

@@ -40,6 +40,11 @@ pub enum Outcome {
         /// How many.
         streams: u64,
     },
+    /// To `Confirm`: what is applied up to this index of the group's log holds all that was acknowledged.
+    Confirmed {
+        /// Log index.
+        index: u64,
+    },
     /// To `List`.
     Listed(Listed),
     /// To `CreateBucket`, `GetBucket`, `BeginDeleteBucket`.

@@ -99,6 +99,11 @@ pub enum Refusal {
     },
     /// The group has no leader yet, or the node is stopping; certainly not done.
     Unavailable,
+    /// Another node leads the group; certainly not done. Between nodes only: a client is never told.
+    NotLeader {
+        /// The leader's node; 0: not known.
+        node: u64,
+    },
     /// It was proposed, and whether it is done is not known.
     OutcomeUnknown,
     /// Bytes on disk are damaged; the log names file and offset.

@@ -116,6 +116,14 @@ pub enum Op {
         /// The expiry counts.
         has_expiry: bool,
     },
+    /// Asked by a replica that does not lead, so that it can answer a linearizable read from its own state: the group
+    /// leads, and a stream is there as its leader judges it. Without a key, only the former.
+    Confirm {
+        /// The stream must be visible: not deleted, and its time not over by the leader's knowledge.
+        visible: bool,
+        /// The read slides the stream's window.
+        slides: bool,
+    },
     /// Keys of one group in order.
     List {
         /// The bucket.
@@ -227,6 +235,8 @@ pub struct Read {
     pub from: ReadFrom,
     /// At most so many bytes; at least one is planned if there is one.
     pub bytes_max: u64,
+    /// A step of a live read: any replica may answer it from what it has applied, if it knows the offset.
+    pub is_live: bool,
 }
 
 /// Asks a source stream to keep its bytes for a fork.
