@@ -2,14 +2,14 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = [
-        "proto/command.proto",
-        "proto/checkpoint.proto",
-        "proto/peer.proto",
-    ];
-    let descriptors = protox::compile(files, ["proto"])?;
-    prost_build::Config::new()
-        .bytes(["."])
-        .compile_fds(descriptors)?;
+    let mut config = prost_build::Config::new();
+    config.bytes(["."]);
+    let base = ["proto/command.proto", "proto/checkpoint.proto"];
+    config.compile_fds(protox::compile(base, ["proto"])?)?;
+    // What imports messages of those two takes their types, not copies.
+    config.extern_path(".ursula.command.v1", "crate::command");
+    config.extern_path(".ursula.checkpoint.v1", "crate::checkpoint");
+    let sent = ["proto/peer.proto"];
+    config.compile_fds(protox::compile(sent, ["proto"])?)?;
     Ok(())
 }

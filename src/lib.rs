@@ -11,4 +11,6 @@ pub mod http;
 pub mod meta;
 pub mod node;
 pub mod ops;
+pub mod peer;
 pub mod protocol;
+pub mod wire;

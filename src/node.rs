@@ -1,5 +1,6 @@
 //! One node: recovery, one executor per core, signals, an orderly end.
 
+mod identity;
 mod preflight;
 mod recovery;
 

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput};
-use ursula::group::{Effect, Group, Input, Machine, RaftStart, ReplyTo};
+use raftproto::checkpoint::Membership;
+use ursula::group::{Effect, Group, Input, Machine, Now, RaftStart, ReplyTo};
 use ursula::protocol::{Append, ContentType, Create, Expiry, Op, Request, StreamKey};
 
 const STREAMS: usize = 1000;
@@ -15,7 +16,7 @@ fn settle(group: &mut Group, effects: &mut Vec<Effect>) -> usize {
         for effect in std::mem::take(effects) {
             match effect {
                 Effect::Persist(persist) => {
-                    group.step(1, Input::Persisted(persist.number), effects);
+                    group.step(now(), Input::Persisted(persist.number), effects);
                 }
                 Effect::Reply { .. } => replies += 1,
                 _ => {}
@@ -23,6 +24,13 @@ fn settle(group: &mut Group, effects: &mut Vec<Effect>) -> usize {
         }
     }
     replies
+}
+
+fn now() -> Now {
+    Now {
+        wall_ms: 1,
+        monotonic_us: 1,
+    }
 }
 
 fn keys() -> Vec<StreamKey> {
@@ -34,19 +42,22 @@ fn keys() -> Vec<StreamKey> {
 fn ask(group: &mut Group, key: &StreamKey, op: Op, effects: &mut Vec<Effect>) {
     let request = Request::on_key(key.clone(), op);
     let reply_to = ReplyTo(1);
-    group.step(1, Input::Request { request, reply_to }, effects);
+    group.step(now(), Input::Request { request, reply_to }, effects);
 }
 
 fn leading_group(keys: &[StreamKey]) -> Group {
     let start = RaftStart {
         node_id: 1,
-        voters: vec![1],
+        membership: Membership {
+            voters: vec![1],
+            ..Membership::default()
+        },
         ..RaftStart::default()
     };
     let mut group = Group::new(Machine::new(1), start, 0).expect("the configuration is valid");
     let mut effects = Vec::new();
     group
-        .campaign(1, &mut effects)
+        .campaign(now(), &mut effects)
         .expect("the only voter wins");
     settle(&mut group, &mut effects);
     for key in keys {
@@ -60,7 +71,7 @@ fn leading_group(keys: &[StreamKey]) -> Group {
         };
         ask(&mut group, key, Op::Create(create), &mut effects);
     }
-    group.step(1, Input::Flush, &mut effects);
+    group.step(now(), Input::Flush, &mut effects);
     assert_eq!(settle(&mut group, &mut effects), keys.len());
     group
 }
@@ -90,7 +101,7 @@ pub fn apply(c: &mut Criterion) {
                     };
                     ask(&mut group, &keys[next], Op::Append(append), &mut effects);
                 }
-                group.step(1, Input::Flush, &mut effects);
+                group.step(now(), Input::Flush, &mut effects);
                 assert_eq!(settle(&mut group, &mut effects), BATCH);
             },
             BatchSize::SmallInput,

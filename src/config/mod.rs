@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use settings::{
-    CheckArguments, Config, Given, SETTINGS, ServerArguments, Setting, allowed_cpus,
+    CheckArguments, Config, Given, Peer, SETTINGS, ServerArguments, Setting, allowed_cpus,
 };
 
 /// A setting that cannot be used; names key, value, source and what is allowed.
@@ -112,7 +112,30 @@ pub fn load(
             source("body_bytes_in_flight_max"),
         )));
     }
+    check_cluster(&config)?;
     Ok((config, origins))
+}
+
+/// What a node of a cluster needs.
+fn check_cluster(config: &Config) -> Result<(), ConfigError> {
+    let wrong = |text: String| Err(ConfigError::Contradiction(text));
+    if config.peers.is_empty() {
+        return Ok(());
+    }
+    let id = config.node_id;
+    if !config.peers.iter().any(|p| p.id == id) {
+        return wrong(format!(
+            "`node_id` is {id}, but `peers` does not name it: each node's `peers` names all, itself included"
+        ));
+    }
+    if config.cluster_listen.is_none() {
+        return wrong("`peers` is set, but `cluster_listen` is not: the other nodes must be able to connect".to_owned());
+    }
+    if config.wal_dir.is_none() {
+        // One that forgot its log would vote again in a term in which it has voted (Raft, section 5.2).
+        return wrong("`peers` is set, but `wal_dir` is not: a node of a cluster must keep its log".to_owned());
+    }
+    Ok(())
 }
 
 /// The setting that has two names, and its other one.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::value::{boolean, bytes, millis};
 use super::{ConfigError, Origin};
+use crate::group::{RaftSettings, ReadMode};
 use crate::http::backend::HttpSettings;
 
 /// What is known of a setting beside its value.
@@ -51,11 +52,36 @@ impl Value for SocketAddr {
     }
 }
 
+impl Value for Option<SocketAddr> {
+    fn show(&self) -> Option<String> {
+        self.as_ref().map(|a| format!("\"{a}\""))
+    }
+}
+
+impl Value for Vec<Peer> {
+    fn show(&self) -> Option<String> {
+        let all: Vec<String> = self
+            .iter()
+            .map(|p| format!("{}={}", p.id, p.address))
+            .collect();
+        (!all.is_empty()).then(|| format!("{:?}", all.join(",")))
+    }
+}
+
 impl Value for Option<PathBuf> {
     fn show(&self) -> Option<String> {
         self.as_ref()
             .map(|p| format!("{:?}", p.display().to_string()))
     }
+}
+
+/// A node of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its number.
+    pub id: u64,
+    /// `host:port` where its peers connect.
+    pub address: String,
 }
 
 /// What flags gave: settings by key, and the file of `--config`.
@@ -155,6 +181,28 @@ fn within(value: Option<u64>, from: u64, to: u64) -> Option<u64> {
     value.filter(|v| (from..=to).contains(v))
 }
 
+fn peers(text: &str) -> Option<Vec<Peer>> {
+    let mut peers: Vec<Peer> = Vec::new();
+    for one in text.split(',').filter(|one| !one.trim().is_empty()) {
+        let (id, address) = one.trim().split_once('=')?;
+        let id = within(id.parse().ok(), 1, 65_535)?;
+        let (host, port) = address.rsplit_once(':')?;
+        let is_known = peers.iter().any(|p| p.id == id || p.address == address);
+        if host.is_empty() || port.parse::<u16>().ok()? == 0 || is_known {
+            return None;
+        }
+        let address = address.to_owned();
+        peers.push(Peer { id, address });
+    }
+    peers.sort_unstable_by_key(|p| p.id);
+    Some(peers)
+}
+
+fn name(text: &str) -> Option<String> {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    ((1..=64).contains(&text.len()) && text.bytes().all(is_plain)).then(|| text.to_owned())
+}
+
 fn cores(text: &str) -> Option<u64> {
     match text {
         "auto" => Some(allowed_cpus().len().clamp(1, 64) as u64),
@@ -211,6 +259,19 @@ settings! {
         boolean, "do not pin executors to CPUs; for shared machines.";
     node_id: u64, "1", "a whole number from 1 to 65535",
         |t| within(t.parse().ok(), 1, 65_535), "this node's number.";
+    peers: Vec<Peer>, "", "1=host:port,2=host:port,3=host:port with each node's number and cluster address",
+        peers, "the nodes that form the cluster, this one included; without it, the node is alone.";
+    cluster_listen: Option<SocketAddr>, "", "an address and port such as 10.0.0.1:4447",
+        |t| if t.is_empty() { Some(None) } else { t.parse().ok().map(Some) }, "where the other nodes connect.";
+    cluster_id: String, "ursula", "1 to 64 letters, digits, - and _",
+        name, "name of the cluster: nodes of another one are refused; fixed when a data directory is made.";
+    election_timeout_ms: u64, "300ms", "a time from 100ms to 60s",
+        |t| within(millis(t), 100, 60_000), "a group without a leader for so long elects one.";
+    read_mode: String, "lease", "lease or read-index",
+        |t| Some(t.to_owned()).filter(|t| ["lease", "read-index"].contains(&t.as_str())),
+        "how a leader makes sure that it leads: by a lease, which trusts that the nodes' clocks run equally fast, or by a round of messages.";
+    log_bytes_max: u64, "64MiB", "bytes from 1MiB to 64GiB",
+        |t| within(bytes(t), 1 << 20, 64 << 30), "bytes of applied log kept in memory for nodes that lack them, per core; a node that lacks more gets a checkpoint.";
     wal_sync: String, "fdatasync", "fdatasync or dsync",
         |t| Some(t.to_owned()).filter(|t| ["fdatasync", "dsync"].contains(&t.as_str())),
         "how an append reaches the disk: a write and a sync, or one write that is durable by itself; measure which is faster.";
@@ -268,7 +329,27 @@ settings! {
         |t| Some(t.to_owned()).filter(|t| ["logfmt", "json"].contains(&t.as_str())), "form of the log.";
 }
 
+/// Ticks of an election time-out.
+const ELECTION_TICKS: u64 = 6;
+
 impl Config {
+    /// The groups' part.
+    pub fn raft_settings(&self) -> RaftSettings {
+        let groups = (self.raft_group_count + 1).div_ceil(self.core_count).max(1);
+        RaftSettings {
+            tick_ms: (self.election_timeout_ms / ELECTION_TICKS).max(1),
+            election_ticks: ELECTION_TICKS as usize,
+            heartbeat_ticks: 2,
+            read_mode: match self.read_mode.as_str() {
+                "read-index" => ReadMode::ReadIndex,
+                _ => ReadMode::Lease,
+            },
+            log_bytes_max: self.log_bytes_max / groups,
+            uncommitted_bytes_max: 64 << 20,
+            seed: std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), self.node_id),
+        }
+    }
+
     /// The HTTP layer's part.
     pub fn http_settings(&self, etag_nonce: u32) -> HttpSettings {
         HttpSettings {

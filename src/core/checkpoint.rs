@@ -88,13 +88,15 @@ impl Core {
         let is_hot = self.hot_bytes.get() >= self.config.hot_bytes_max / 2 && grown > 0;
         let pinned = disk.wal.pinned();
         let has_old = pinned.segments > SEGMENTS_MAX && !pinned.oldest_needed_by.is_empty();
+        let is_wanted = !disk.wanted.borrow().is_empty();
         if disk.is_checkpointing.get()
             || self.clock.monotonic_us() < disk.no_checkpoint_until_us.get()
-            || !(grown >= self.config.checkpoint_bytes || is_hot || has_old)
+            || !(grown >= self.config.checkpoint_bytes || is_hot || has_old || is_wanted)
         {
             return;
         }
         disk.is_checkpointing.set(true);
+        disk.wanted.borrow_mut().clear();
         disk.checkpointed_at.set(disk.wal_bytes.get());
         let core = self.clone();
         glommio::spawn_local(async move {
@@ -102,6 +104,7 @@ impl Core {
             if let Some(disk) = &core.disk {
                 disk.is_checkpointing.set(false);
                 disk.checkpoint_done.raise();
+                core.checkpoint_if_due();
             }
         })
         .detach();
@@ -156,7 +159,7 @@ impl Core {
                 (plan, placer.0)
             }
         };
-        let index = plan.position.index;
+        let (position, membership) = (plan.position, plan.membership.clone());
         let dir = disk.dir.clone();
         let (written, planned) = storage::blocking::run(move || {
             let written = write(&dir, id, before, &plan, &packed);
@@ -175,9 +178,9 @@ impl Core {
         add(&self.metrics.plain.checkpoints_total, 1);
         add(&self.metrics.plain.checkpoint_bytes_total, bytes);
         if let Some(group) = self.groups.borrow_mut().get_mut(&id) {
-            group.checkpointed(durable_pack, hot_target);
+            group.checkpointed(durable_pack, position, &membership, hot_target);
         }
-        disk.wal.release(id, index);
+        disk.wal.release(id, position.index);
         Ok(())
     }
 
@@ -207,7 +210,8 @@ fn write(
         group,
         index: plan.position.index,
         term: plan.position.term,
-        voters: plan.voters.clone(),
+        voters: plan.membership.voters.clone(),
+        membership: Some(plan.membership.clone()),
         hard_state: Some(HardState {
             term: plan.hard_state.term,
             vote: plan.hard_state.vote,
@@ -385,7 +389,7 @@ mod tests {
         let key = StreamKey::from_stored(&format!("b/{}", index % 3));
         CheckpointPlan {
             position: LogPosition { index, term: 1 },
-            voters: vec![1],
+            membership: Default::default(),
             hard_state: SavedHardState::default(),
             delta: vec![(key, None)],
             group_state: Vec::new(),

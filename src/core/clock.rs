@@ -35,6 +35,14 @@ impl Clock {
         }
     }
 
+    /// Both clocks.
+    pub fn now(&self) -> crate::group::Now {
+        crate::group::Now {
+            wall_ms: self.now_ms(),
+            monotonic_us: self.monotonic_us(),
+        }
+    }
+
     /// Microseconds since the core started.
     pub fn monotonic_us(&self) -> u64 {
         self.began.elapsed().as_micros() as u64

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use raftproto::peer::{Batch, GroupStatus};
+
 use crate::meta::Tables;
 use crate::ops::metrics::CoreSnapshot;
 use crate::protocol::{Outcome, Request, TailNews};
@@ -27,6 +29,20 @@ pub enum Message {
     News(TailNews),
     /// New tables of group 0.
     Tables(Arc<Tables>),
+    /// What another node sent for groups of the other core.
+    FromPeer {
+        /// The node.
+        node: u64,
+        /// What it sent.
+        batch: Box<Batch>,
+    },
+    /// Who leads a group, by what its core knows.
+    Leader {
+        /// The group.
+        group: u32,
+        /// The node; 0: nobody.
+        node: u64,
+    },
     /// How are you?
     Probe {
         /// The asking core's number for it.
@@ -46,6 +62,8 @@ pub enum Message {
 pub struct CoreReport {
     /// Its series.
     pub snapshot: CoreSnapshot,
+    /// Its groups.
+    pub groups: Vec<GroupStatus>,
     /// Groups that do not take requests yet.
     pub groups_waiting: u32,
     /// The core stopped serving for good.

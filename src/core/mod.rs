@@ -9,12 +9,15 @@ pub mod listen;
 mod materialize;
 mod mesh;
 mod message;
+mod peers;
 mod router;
 mod saga;
 mod signal;
 mod start;
+mod status;
 mod tails;
 mod timeouts;
+mod transfer;
 mod turn;
 
 pub use checkpoint::{GroupFiles, manifest_path, read_tables, sweep};
@@ -24,7 +27,7 @@ pub use start::{CoreStart, GroupStart, Progress, StopHandle, WalStart, run, stop
 pub use turn::kind as record_kind;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -43,6 +46,7 @@ use crate::group::{Group, ReplyTo};
 use crate::http::backend::HttpSettings;
 use crate::meta::Tables;
 use crate::ops::metrics::CoreMetrics;
+use crate::peer::Link;
 use crate::protocol::{Outcome, StreamKey, TailNews};
 
 /// One executor and all that it owns.
@@ -64,6 +68,10 @@ pub struct Core {
     /// News that found the other core's queue full.
     late_news: RefCell<BTreeMap<(u16, StreamKey), TailNews>>,
     mesh: RefCell<Option<Rc<Mesh<Message>>>>,
+    /// To each of the other nodes.
+    links: RefCell<BTreeMap<u64, Rc<Link>>>,
+    /// The node that leads each group; 0: nobody.
+    leaders: RefCell<Vec<u64>>,
     hub: Rc<TailHub>,
     /// Raised when a group has something for the next turn.
     turn: Event,
@@ -80,7 +88,6 @@ pub struct Core {
     metrics: CoreMetrics,
     body_bytes: Rc<Cell<u64>>,
     hot_bytes: Cell<u64>,
-    groups_ready: Cell<u32>,
     stop: Rc<Event>,
     /// The WAL failed: nothing is served any more.
     is_failed: Cell<bool>,
@@ -104,6 +111,10 @@ struct Disk {
     unwritten: RefCell<BTreeMap<u32, checkpoint::Planned>>,
     /// In monotonic microseconds.
     no_checkpoint_until_us: Cell<u64>,
+    /// Checkpoints that were fetched and are not in their place yet.
+    fetched: RefCell<BTreeMap<u32, checkpoint::GroupFiles>>,
+    /// Groups of which another node needs a checkpoint.
+    wanted: RefCell<BTreeSet<u32>>,
 }
 
 enum Waiting {
@@ -115,6 +126,12 @@ enum Waiting {
     There {
         core: u16,
         id: u64,
+        since_us: u64,
+    },
+    OtherNode {
+        node: u64,
+        group: u32,
+        token: u64,
         since_us: u64,
     },
 }

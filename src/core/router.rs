@@ -53,7 +53,7 @@ impl Core {
             .unwrap_or(Outcome::Refused(Refusal::OutcomeUnknown))
     }
 
-    fn group_of(&self, request: &Request) -> Option<u32> {
+    pub(super) fn group_of(&self, request: &Request) -> Option<u32> {
         match &request.target {
             GroupTarget::Key(key) => self.tables.borrow().group_of(key.slot()),
             GroupTarget::Meta => Some(0),
@@ -88,16 +88,23 @@ impl Core {
 
     /// Gives a request to an own group.
     fn give(self: &Rc<Self>, group: u32, request: Request, reply_to: ReplyTo) {
+        self.give_input(group, Input::Request { request, reply_to }, reply_to);
+    }
+
+    /// The same for a request of whatever origin.
+    pub(super) fn give_input(self: &Rc<Self>, group: u32, input: Input, reply_to: ReplyTo) {
         if self.is_failed.get() {
             self.answer(reply_to, Outcome::Refused(Refusal::Unavailable));
             return;
         }
-        if let Some(refusal) = self.refuse_growth(&request) {
+        if let Input::Request { request, .. } | Input::Forwarded { request, .. } = &input
+            && let Some(refusal) = self.refuse_growth(request)
+        {
             self.answer(reply_to, Outcome::Refused(refusal));
             return;
         }
         let mut effects = Vec::new();
-        let now_ms = self.clock.now_ms();
+        let now = self.clock.now();
         {
             let mut groups = self.groups.borrow_mut();
             let Some(group) = groups.get_mut(&group) else {
@@ -106,7 +113,7 @@ impl Core {
                 return;
             };
             let had_pending = group.has_pending();
-            group.step(now_ms, Input::Request { request, reply_to }, &mut effects);
+            group.step(now, input, &mut effects);
             if group.has_pending() && !had_pending {
                 self.to_flush.borrow_mut().push(group.id());
                 self.turn.raise();
@@ -123,10 +130,17 @@ impl Core {
                 Effect::Reply { reply_to, outcome } => self.answer(reply_to, outcome),
                 Effect::Tail { cores, news } => self.tell(&cores, &news),
                 Effect::TablesChanged => self.share_tables(),
-                Effect::Ready => {
-                    self.groups_ready.set(self.groups_ready.get() + 1);
-                    self.ready_changed.raise();
-                }
+                Effect::LeaderChanged => self.leader_changed(group),
+                Effect::Send(message) => self.send_to_peer(message),
+                Effect::Forward {
+                    node,
+                    token,
+                    request,
+                } => self.forward(group, node, token, &request),
+                Effect::Trouble(bad) => self.trouble(group, bad),
+                Effect::CheckpointWanted => self.checkpoint_wanted(group),
+                Effect::FetchCheckpoint { node, index } => self.fetch_checkpoint(group, node, index),
+                Effect::Install(persist) => self.install(group, persist),
                 saga @ (Effect::Deliver { .. }
                 | Effect::CheckHold { .. }
                 | Effect::ResumeBucketDeletion(_)) => {
@@ -153,6 +167,15 @@ impl Core {
             Some(Waiting::There { core, id, since_us }) => {
                 self.metrics_of_write(since_us);
                 self.post_answer(core, Message::Reply { id, outcome });
+            }
+            Some(Waiting::OtherNode {
+                node,
+                group,
+                token,
+                since_us,
+            }) => {
+                self.metrics_of_write(since_us);
+                self.reply_to_peer(node, group, token, &outcome);
             }
         }
     }
@@ -214,7 +237,7 @@ impl Core {
         .detach();
     }
 
-    fn share_tables(&self) {
+    pub(super) fn share_tables(&self) {
         let Some(tables) = self
             .groups
             .borrow()
@@ -243,7 +266,7 @@ impl Core {
     }
 
     /// Posts what the other core waits for; see [`super::mesh::Mesh::deliver`].
-    fn post_answer(&self, core: u16, message: Message) {
+    pub(super) fn post_answer(&self, core: u16, message: Message) {
         if let Some(mesh) = &*self.mesh.borrow() {
             mesh.deliver(core, message);
         }
@@ -275,6 +298,8 @@ impl Core {
                 *self.tables.borrow_mut() = tables;
                 self.ready_changed.raise();
             }
+            Message::FromPeer { node, batch } => self.on_peer_batch(node, *batch),
+            Message::Leader { group, node } => self.note_leader(group, node),
             Message::Probe { id } => {
                 let report = Box::new(self.report());
                 if self.post(from, Message::Probed { id, report }).is_err() {
@@ -300,13 +325,16 @@ impl Core {
         plain.hot_bytes.set(self.hot_bytes.get());
         plain.live_readers.set(self.hub.readers());
         plain.body_bytes_in_flight.set(self.body_bytes.get());
-        plain.groups_ready.set(u64::from(self.groups_ready.get()));
+        plain
+            .groups_ready
+            .set(groups.values().filter(|g| g.has_leader()).count() as u64);
         if let Some(disk) = &self.disk {
             plain.wal_segments.set(disk.wal.pinned().segments as u64);
         }
         CoreReport {
             snapshot: self.metrics.snapshot(self.id),
-            groups_waiting: groups.values().filter(|g| !g.is_ready()).count() as u32,
+            groups: groups.values().map(|group| self.group_status(group)).collect(),
+            groups_waiting: groups.values().filter(|g| !g.has_leader()).count() as u32,
             failed: self.is_failed.get(),
             disk_full: self.is_full.get(),
         }

@@ -110,12 +110,6 @@ pub enum CoreError {
         /// Why.
         source: raft::Error,
     },
-    /// The group with the slots' table did not take it.
-    #[error("the slots could not be assigned to groups: {outcome:?}")]
-    Slots {
-        /// Its answer.
-        outcome: Outcome,
-    },
     /// The node went away.
     #[error("the control of the core broke off")]
     Control,
@@ -151,7 +145,16 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     glommio::spawn_local(core.clone().ticks()).detach();
     glommio::spawn_local(core.clone().give_way()).detach();
     glommio::spawn_local(core.timeouts.clone().run()).detach();
-    core.campaign_all();
+    let alone: Vec<u32> = core
+        .groups
+        .borrow()
+        .values()
+        .filter(|group| group.is_alone())
+        .map(Group::id)
+        .collect();
+    core.campaign(alone);
+    core.share_tables();
+    let peers = core.connect_peers()?;
     storage::blocking::awake(core.until_ready()).await?;
     (start.progress)(Progress::Ready);
     expect(&mut control, b'g').await?;
@@ -174,11 +177,13 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
         ))
     };
     expect(&mut control, b's').await?;
+    core.hand_over().await;
     core.stop.raise();
     serving.await;
     (start.progress)(Progress::Drained);
     expect(&mut control, b'q').await?;
     core.close().await?;
+    drop(peers);
     Ok(())
 }
 
@@ -249,6 +254,8 @@ async fn build(
                 files: RefCell::new(files),
                 unwritten: RefCell::default(),
                 no_checkpoint_until_us: Cell::new(0),
+                fetched: RefCell::default(),
+                wanted: RefCell::default(),
             })
         }
     };
@@ -267,6 +274,8 @@ async fn build(
         next_id: Cell::new(1),
         late_news: RefCell::default(),
         mesh: RefCell::new(None),
+        links: RefCell::default(),
+        leaders: RefCell::default(),
         hub: Rc::default(),
         turn: Event::default(),
         served: Event::default(),
@@ -278,7 +287,6 @@ async fn build(
         metrics: CoreMetrics::default(),
         body_bytes: Rc::default(),
         hot_bytes: Cell::new(0),
-        groups_ready: Cell::new(0),
         stop: Rc::default(),
         is_failed: Cell::new(false),
         is_full: Cell::new(false),
@@ -307,42 +315,36 @@ impl GroupStart {
 }
 
 impl Core {
-    /// Waits until all own groups lead and the slots are known.
+    /// Waits until all own groups without other members lead and the slots are known. A node of a cluster serves at once:
+    /// what needs a leader waits for one.
     async fn until_ready(self: &Rc<Self>) -> Result<(), CoreError> {
-        let mut has_asked = false;
         loop {
             let seen = self.ready_changed.raised();
-            let all = self.groups.borrow().len();
-            let are_ready = self.groups_ready.get() as usize == all;
-            log::debug!(
-                "event=core_starting core={} groups_ready={} groups={all} slots={}",
-                self.id,
-                self.groups_ready.get(),
-                self.tables.borrow().slots.len()
-            );
-            if are_ready && !self.tables.borrow().slots.is_empty() {
+            let is_ready = |group: &Group| !group.is_alone() || group.is_ready();
+            let are_ready = self.groups.borrow().values().all(is_ready);
+            let is_clustered = !self.groups.borrow().values().all(Group::is_alone);
+            if are_ready && (is_clustered || !self.tables.borrow().slots.is_empty()) {
                 return Ok(());
-            }
-            if are_ready && self.id == 0 && !has_asked {
-                has_asked = true;
-                let group_count = self.config.raft_group_count as u32;
-                let op = Op::AssignSlots { group_count };
-                let outcome = self
-                    .ask(Request {
-                        target: GroupTarget::Meta,
-                        op,
-                    })
-                    .await;
-                if !matches!(outcome, Outcome::Done) {
-                    return Err(CoreError::Slots { outcome });
-                }
-                continue;
             }
             self.ready_changed.beyond(seen).await;
             if self.is_failed.get() {
                 // The log has the reason.
                 return Err(StorageError::Poisoned.into());
             }
+        }
+    }
+
+    /// Fills the slots' table of a new cluster.
+    pub(super) async fn assign_slots(self: &Rc<Self>) {
+        let group_count = self.config.raft_group_count as u32;
+        let request = Request {
+            target: GroupTarget::Meta,
+            op: Op::AssignSlots { group_count },
+        };
+        match self.ask(request).await {
+            // Where it was not done, another leader does it.
+            Outcome::Done | Outcome::Refused(_) => {}
+            outcome => log::error!("event=slots_not_assigned outcome={outcome:?}"),
         }
     }
 

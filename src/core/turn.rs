@@ -7,7 +7,7 @@ use storage::StorageError;
 use storage::wal::{Committed, Record, Wal};
 
 use super::Core;
-use crate::group::{Effect, Input, Persist, ReplyTo, SavedHardState};
+use crate::group::{Effect, Group, Input, Persist, ReplyTo, SavedHardState};
 use crate::protocol::{Outcome, Refusal};
 
 /// Kinds of WAL records. From 128 on they are repeated at the start of each segment and pin none.
@@ -58,10 +58,13 @@ impl Core {
     /// Steps an own group and carries out the effects.
     pub(super) fn step(self: &Rc<Self>, id: u32, input: Input) {
         let mut effects = Vec::new();
-        let now_ms = self.clock.now_ms();
+        if self.is_failed.get() {
+            return;
+        }
+        let now = self.clock.now();
         if let Some(group) = self.groups.borrow_mut().get_mut(&id) {
             let had_pending = group.has_pending();
-            group.step(now_ms, input, &mut effects);
+            group.step(now, input, &mut effects);
             if group.has_pending() && !had_pending {
                 self.to_flush.borrow_mut().push(id);
                 self.turn.raise();
@@ -207,11 +210,24 @@ impl Core {
 
     /// Lets time pass for the groups.
     pub(super) async fn ticks(self: Rc<Self>) {
+        let raft_tick_ms = self.config.raft_settings().tick_ms;
+        let is_clustered = !self.groups.borrow().values().all(Group::is_alone);
+        let tick_ms = if is_clustered { raft_tick_ms } else { TICK_MS };
+        let mut since_ms = 0;
         loop {
-            self.sleep(std::time::Duration::from_millis(TICK_MS)).await;
+            // Never two ticks in a shorter time than one: a follower that counts too fast breaks its leader's lease.
+            self.sleep(std::time::Duration::from_millis(tick_ms)).await;
             if self.is_failed.get() {
                 return;
             }
+            if is_clustered && !self.is_full.get() {
+                self.raft_ticks();
+            }
+            since_ms += tick_ms;
+            if since_ms < TICK_MS {
+                continue;
+            }
+            since_ms = 0;
             self.post_late_news();
             if self.is_full.get() {
                 // Nothing that a tick proposes is worth the room.
@@ -224,14 +240,20 @@ impl Core {
         }
     }
 
-    /// Starts the elections; with one voter each is won once its first entry is on disk.
-    pub(super) fn campaign_all(self: &Rc<Self>) {
+    fn raft_ticks(self: &Rc<Self>) {
         let ids: Vec<u32> = self.groups.borrow().keys().copied().collect();
         for id in ids {
+            self.step(id, Input::RaftTick);
+        }
+    }
+
+    /// Starts elections; with one voter each is won once its first entry is on disk.
+    pub(super) fn campaign(self: &Rc<Self>, ids: Vec<u32>) {
+        for id in ids {
             let mut effects: Vec<Effect> = Vec::new();
-            let now_ms = self.clock.now_ms();
+            let now = self.clock.now();
             if let Some(group) = self.groups.borrow_mut().get_mut(&id)
-                && let Err(error) = group.campaign(now_ms, &mut effects)
+                && let Err(error) = group.campaign(now, &mut effects)
             {
                 log::error!("event=campaign_failed group={id} error=\"{error}\"");
             }

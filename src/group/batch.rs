@@ -25,6 +25,10 @@ pub(super) struct Pending {
 pub(super) struct Proposed {
     pub(super) position: LogPosition,
     pub(super) replies: Vec<Option<ReplyTo>>,
+    /// Bytes of its payload.
+    pub(super) bytes: u64,
+    /// How long its answer is waited for if another replica leads by then.
+    pub(super) until_us: u64,
 }
 
 /// Largest entry, but for a single command that is larger; keeps a turn's work bounded. A large body has an entry of
@@ -85,6 +89,7 @@ impl Proposed {
     pub(super) fn take(
         proposed: &mut VecDeque<Proposed>,
         position: LogPosition,
+        uncommitted_bytes: &mut u64,
         lost: &mut Vec<ReplyTo>,
     ) -> Vec<Option<ReplyTo>> {
         while let Some(first) = proposed.front() {
@@ -94,6 +99,7 @@ impl Proposed {
             let Some(first) = proposed.pop_front() else {
                 break;
             };
+            *uncommitted_bytes -= first.bytes;
             if first.position == position {
                 return first.replies;
             }
@@ -110,6 +116,22 @@ fn body_len(kind: &Kind) -> u64 {
         _ => 0,
     };
     body as u64 + 64
+}
+
+/// The operation goes through the log.
+pub(super) fn is_command(op: &Op) -> bool {
+    !matches!(
+        op,
+        Op::Head
+            | Op::Read(_)
+            | Op::Watch { .. }
+            | Op::Unwatch { .. }
+            | Op::ReadInherited { .. }
+            | Op::MatchFork { .. }
+            | Op::List { .. }
+            | Op::Confirm { .. }
+            | Op::GetBucket(_)
+    )
 }
 
 /// A request as the command that is proposed for it; `None` for what changes nothing.

@@ -6,6 +6,7 @@
 use prost::Message;
 use raftproto::checkpoint::{AbandonedFork, BucketFence, GroupState, OutboxMessage};
 use raftproto::command::Command;
+use raftproto::checkpoint::Membership;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::log::LogPosition;
@@ -23,8 +24,8 @@ const CHUNK_BYTES_MAX: u64 = 256 << 10;
 pub struct CheckpointPlan {
     /// The state holds everything up to here.
     pub position: LogPosition,
-    /// The newest configuration's voters.
-    pub voters: Vec<u64>,
+    /// The membership there.
+    pub membership: Membership,
     /// The hard state now.
     pub hard_state: SavedHardState,
     /// Changed streams in key order; `None`: gone.
@@ -77,7 +78,7 @@ impl Group {
         machine.packs.retain(|_, live| *live > 0);
         CheckpointPlan {
             position: self.applied,
-            voters: self.raft.voters(),
+            membership: self.raft.membership(),
             hard_state: self.raft.hard_state(),
             delta,
             group_state: machine.group_state().encode_to_vec(),
@@ -86,7 +87,18 @@ impl Group {
     }
 
     /// The checkpoint with this pack is durable: hot bytes above `hot_bytes_target` may leave memory.
-    pub fn checkpointed(&mut self, pack: u32, hot_bytes_target: u64) {
+    pub fn checkpointed(
+        &mut self,
+        pack: u32,
+        position: LogPosition,
+        membership: &Membership,
+        hot_bytes_target: u64,
+    ) {
+        if position.index < self.raft.checkpoint_index() {
+            // A fetched one took the state's place meanwhile.
+            return;
+        }
+        self.raft.checkpointed(position, membership);
         self.durable_pack = self.durable_pack.max(pack);
         self.shed_hot_bytes(hot_bytes_target);
     }

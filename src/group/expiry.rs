@@ -29,7 +29,11 @@ impl Group {
                 incarnation: stream.incarnation.0,
                 at_ms: now_ms,
             };
-            self.pending.push(Kind::Touch(touch), None);
+            if self.is_ready {
+                self.pending.push(Kind::Touch(touch), None);
+            } else {
+                self.touches.push(key.clone());
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! `Bytes` here, in the WAL's buffer and in hot memory.
 //! Invariants: `payloads[i]` belongs to `entries[i]`; indexes are contiguous.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -28,15 +29,24 @@ pub struct LogPosition {
     pub term: u64,
 }
 
+/// What an entry costs beside its payload, in bytes.
+const ENTRY_BYTES: u64 = 128;
+
 /// See the module's head.
 pub(super) struct GroupLog {
     before: LogPosition,
     entries: VecDeque<Entry>,
     payloads: VecDeque<Bytes>,
-    /// Payloads of proposals that raft-rs has numbered but not yet handed over as ready.
-    proposed: VecDeque<(u64, Bytes)>,
+    payload_bytes: u64,
+    /// Payloads that raft-rs knows as descriptors and has not yet handed over as ready: own proposals and what a leader
+    /// sent. Index and term name an entry (Raft, section 5.3).
+    offered: VecDeque<(LogPosition, Bytes)>,
     hard_state: HardState,
     conf_state: ConfState,
+    /// What a replica that lacks the entries can be given instead.
+    checkpoint: Option<(LogPosition, ConfState)>,
+    /// raft-rs asked for a checkpoint that is not there.
+    checkpoint_wanted: Cell<bool>,
 }
 
 impl GroupLog {
@@ -50,21 +60,29 @@ impl GroupLog {
             before,
             entries: VecDeque::new(),
             payloads: VecDeque::new(),
-            proposed: VecDeque::new(),
+            payload_bytes: 0,
+            offered: VecDeque::new(),
             hard_state,
             conf_state,
+            checkpoint: None,
+            checkpoint_wanted: Cell::new(false),
         }
     }
 
-    /// Remembers the payload of the proposal that raft-rs numbered `index`.
-    pub(super) fn propose(&mut self, index: u64, payload: Bytes) {
-        self.proposed.push_back((index, payload));
+    /// Remembers the payload of an entry that raft-rs is told of as a descriptor.
+    pub(super) fn offer(&mut self, position: LogPosition, payload: Bytes) {
+        self.offered.push_back((position, payload));
+    }
+
+    /// What raft-rs has not taken by now it will not take.
+    pub(super) fn drop_offers(&mut self) {
+        self.offered.clear();
     }
 
     /// Takes entries of a ready; a later entry at a lower index replaces all from there on.
     pub(super) fn append(&mut self, entries: Vec<Entry>) {
         for entry in entries {
-            let payload = self.take_proposed(&entry);
+            let payload = self.take_offered(&entry);
             self.put(entry, payload);
         }
     }
@@ -78,23 +96,27 @@ impl GroupLog {
         let keep = (entry.index - self.before.index - 1) as usize;
         assert!(keep <= self.entries.len(), "a gap in the log");
         self.entries.truncate(keep);
-        self.payloads.truncate(keep);
+        let gone = self.payloads.drain(keep..);
+        self.payload_bytes -= gone.map(|p| p.len() as u64).sum::<u64>();
+        self.payload_bytes += payload.len() as u64;
         self.entries.push_back(entry);
         self.payloads.push_back(payload);
     }
 
-    fn take_proposed(&mut self, entry: &Entry) -> Bytes {
-        while let Some((index, payload)) = self.proposed.pop_front() {
-            if index == entry.index && descriptor(&payload) == entry.data {
-                return payload;
-            }
-            if index > entry.index {
-                self.proposed.push_front((index, payload));
-                break;
-            }
+    fn take_offered(&mut self, entry: &Entry) -> Bytes {
+        let position = LogPosition {
+            index: entry.index,
+            term: entry.term,
+        };
+        let found = self.offered.iter().position(|(p, _)| *p == position);
+        if let Some((_, payload)) = found.and_then(|found| self.offered.remove(found)) {
+            return payload;
+        }
+        if entry.entry_type() != EntryType::EntryNormal {
+            return Bytes::copy_from_slice(&entry.data);
         }
         assert!(
-            entry.data.is_empty() || entry.entry_type() != EntryType::EntryNormal,
+            entry.data.is_empty(),
             "entry {} of term {} has no payload",
             entry.index,
             entry.term
@@ -114,12 +136,51 @@ impl GroupLog {
             let Some(entry) = self.entries.pop_front() else {
                 break;
             };
-            self.payloads.pop_front();
+            let payload = self.payloads.pop_front();
+            self.payload_bytes -= payload.map_or(0, |p| p.len() as u64);
             self.before = LogPosition {
                 index: entry.index,
                 term: entry.term,
             };
         }
+    }
+
+    /// Forgets applied entries up to `index`, as far as payloads fill more than `bytes_max`.
+    pub(super) fn compact_above(&mut self, index: u64, bytes_max: u64) {
+        while self.payload_bytes + ENTRY_BYTES * self.entries.len() as u64 > bytes_max
+            && self.before.index < index
+        {
+            self.compact(self.before.index + 1);
+        }
+    }
+
+    /// The state is that of a checkpoint now, and the log begins behind it.
+    pub(super) fn restore(&mut self, position: LogPosition, conf_state: ConfState) {
+        self.before = position;
+        self.entries.clear();
+        self.payloads.clear();
+        self.payload_bytes = 0;
+        self.offered.clear();
+        self.checkpoint = Some((position, conf_state.clone()));
+        self.conf_state = conf_state;
+    }
+
+    /// A checkpoint is on disk that replicas can be given.
+    pub(super) fn set_checkpoint(&mut self, position: LogPosition, conf_state: ConfState) {
+        self.checkpoint = Some((position, conf_state));
+    }
+
+    pub(super) fn checkpoint_index(&self) -> u64 {
+        self.checkpoint.as_ref().map_or(0, |(at, _)| at.index)
+    }
+
+    /// Whether a checkpoint was asked for since this was called last.
+    pub(super) fn take_checkpoint_wanted(&self) -> bool {
+        self.checkpoint_wanted.replace(false)
+    }
+
+    pub(super) fn set_conf_state(&mut self, conf_state: ConfState) {
+        self.conf_state = conf_state;
     }
 
     pub(super) fn set_hard_state(&mut self, hard_state: HardState) {
@@ -134,7 +195,7 @@ impl GroupLog {
         &self.conf_state
     }
 
-    fn last(&self) -> u64 {
+    pub(super) fn last(&self) -> u64 {
         self.before.index + self.entries.len() as u64
     }
 }
@@ -203,8 +264,24 @@ impl Storage for GroupLog {
         Ok(self.last())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> Result<Snapshot> {
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    /// The checkpoint's position only: its files travel beside Raft.
+    fn snapshot(&self, request_index: u64, _to: u64) -> Result<Snapshot> {
+        match &self.checkpoint {
+            Some((position, conf_state))
+                if position.index >= self.before.index && position.index >= request_index =>
+            {
+                let mut snapshot = Snapshot::default();
+                let metadata = snapshot.mut_metadata();
+                metadata.index = position.index;
+                metadata.term = position.term;
+                metadata.set_conf_state(conf_state.clone());
+                Ok(snapshot)
+            }
+            _ => {
+                self.checkpoint_wanted.set(true);
+                Err(StorageError::SnapshotTemporarilyUnavailable.into())
+            }
+        }
     }
 }
 

@@ -274,6 +274,27 @@ impl Machine {
         outcome
     }
 
+    /// The state was replaced as a whole: tells those who follow streams what became of them.
+    pub(super) fn tell_all(&mut self, effects: &mut Vec<Effect>) {
+        for (key, cores) in self.tails.take_all() {
+            let stream = self.streams.get(&key).filter(|s| !s.soft_deleted);
+            let tail = Offset(stream.map_or(0, |s| s.tail));
+            let news = TailNews {
+                key: key.clone(),
+                incarnation: stream.map_or(Incarnation(u64::MAX), |s| s.incarnation),
+                start: tail,
+                end: tail,
+                pieces: Vec::new(),
+                closed: stream.is_some_and(|s| s.closed),
+                ended: stream.is_none(),
+            };
+            for core in &cores {
+                self.tails.watch(&key, *core);
+            }
+            self.tails.tell(news, effects);
+        }
+    }
+
     fn delete(&mut self, key: &str, effects: &mut Vec<Effect>) -> Outcome {
         let Some((key, stream)) = find(&mut self.streams, key) else {
             return Outcome::Refused(Refusal::NotFound);

@@ -8,10 +8,14 @@ mod batch;
 mod checkpoint;
 mod expiry;
 mod holds;
+mod lead;
+mod linear;
 mod log;
 mod machine;
+mod peer;
 mod raft;
 mod read;
+mod route;
 mod stream;
 mod tails;
 #[cfg(test)]
@@ -20,16 +24,23 @@ mod tests;
 use std::collections::VecDeque;
 
 use raftproto::command::{Command, Expire, command::Kind};
+use raftproto::checkpoint::Membership;
+use raftproto::peer::RaftMessage;
 
 pub use self::batch::request_of;
 pub use self::checkpoint::{CheckpointPlan, PlaceChunk, combine_stream_states};
 pub use self::log::LogPosition;
 pub use self::machine::{BatchError, Machine};
-pub use self::raft::{LogEntry, Persist, RaftStart, SavedHardState};
+pub use self::peer::{BadMessage, node_of};
+pub use self::raft::{
+    LogEntry, Persist, RaftSettings, RaftStart, ReadMode, Replica, SavedHardState,
+};
 
-use self::batch::{Pending, Proposed, command_of};
+use self::batch::{Pending, Proposed};
+use self::linear::Leadership;
 use self::machine::decode_batch;
 use self::raft::Raft;
+use self::route::Waiting;
 use crate::meta::Tables;
 use crate::protocol::{
     BucketName, GroupTarget, Incarnation, Op, Outcome, Refusal, Request, StreamKey, TailNews,
@@ -38,6 +49,15 @@ use crate::protocol::{
 /// Whom an outcome goes to; the shell's own number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ReplyTo(pub u64);
+
+impl std::fmt::Debug for Fetched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fetched")
+            .field("position", &self.position)
+            .field("membership", &self.membership)
+            .finish_non_exhaustive()
+    }
+}
 
 /// What a group is told.
 #[derive(Debug)]
@@ -49,6 +69,37 @@ pub enum Input {
         /// Who gets the outcome.
         reply_to: ReplyTo,
     },
+    /// Another node asks, since it believes that this one leads.
+    Forwarded {
+        /// What.
+        request: Request,
+        /// Who gets the outcome.
+        reply_to: ReplyTo,
+    },
+    /// The answer to an [`Effect::Forward`].
+    ForwardReply {
+        /// Its token.
+        token: u64,
+        /// The answer.
+        outcome: Outcome,
+    },
+    /// An [`Effect::Forward`] did not leave this node.
+    NotSent {
+        /// Its token.
+        token: u64,
+    },
+    /// A message of another replica.
+    Peer(RaftMessage),
+    /// The link to a node broke: what was sent and not answered may have arrived or not.
+    LinkLost(u64),
+    /// The files that [`Effect::FetchCheckpoint`] asked for are there, and this is their state.
+    Fetched(Box<Fetched>),
+    /// They could not be had.
+    FetchFailed,
+    /// Hand leadership over: to the replica on this node, or to whichever has most of the log.
+    TransferLeader(Option<u64>),
+    /// One tick of [`RaftSettings::tick_ms`] has passed.
+    RaftTick,
     /// The WAL is free: propose what has gathered.
     Flush,
     /// The ready with this number, and all before it, are on disk.
@@ -62,6 +113,30 @@ pub enum Input {
 pub enum Effect {
     /// Write to the WAL and sync, then answer [`Input::Persisted`].
     Persist(Persist),
+    /// The checkpoint that was fetched takes the place of the group's files; then as for `Persist`.
+    Install(Persist),
+    /// Send a message to the node of its receiver; it may be lost.
+    Send(RaftMessage),
+    /// Ask the group on another node; answer [`Input::ForwardReply`] or [`Input::NotSent`].
+    Forward {
+        /// The node.
+        node: u64,
+        /// Names the question.
+        token: u64,
+        /// What.
+        request: Request,
+    },
+    /// Write a checkpoint soon: a replica needs it.
+    CheckpointWanted,
+    /// Get the files of a checkpoint from a node, of this log index or a later one.
+    FetchCheckpoint {
+        /// The node.
+        node: u64,
+        /// The log index.
+        index: u64,
+    },
+    /// A peer's message was refused; the replica is not sound if its log was lost or has parted.
+    Trouble(BadMessage),
     /// Answer a request.
     Reply {
         /// Who asked.
@@ -98,8 +173,29 @@ pub enum Effect {
     ResumeBucketDeletion(BucketName),
     /// The tables of group 0 changed: give every core a copy.
     TablesChanged,
-    /// The group takes requests from now on.
-    Ready,
+    /// Another replica leads, or none is known to.
+    LeaderChanged,
+}
+
+/// A point in time, as the shell knows it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Now {
+    /// The wall clock in milliseconds since 1970.
+    pub wall_ms: u64,
+    /// A monotonic clock in microseconds, since any point.
+    pub monotonic_us: u64,
+}
+
+/// A checkpoint that came from another replica, loaded.
+pub struct Fetched {
+    /// Its state.
+    pub machine: Machine,
+    /// What it holds.
+    pub position: LogPosition,
+    /// The membership there.
+    pub membership: Membership,
+    /// Its newest pack.
+    pub durable_pack: u32,
 }
 
 /// See the module's head.
@@ -108,8 +204,27 @@ pub struct Group {
     raft: Raft,
     pending: Pending,
     proposed: VecDeque<Proposed>,
+    /// Payload bytes of `proposed`.
+    uncommitted_bytes: u64,
+    waiting: Waiting,
+    leadership: Leadership,
     applied: LogPosition,
     is_ready: bool,
+    /// The leader at the end of the last step.
+    known_leader: u64,
+    /// A checkpoint is being fetched, from this raft id in this term.
+    fetching: Option<(u64, u64)>,
+    fetched: Option<Box<Fetched>>,
+    /// A checkpoint takes the place of the files with this ready.
+    installing: Option<u64>,
+    /// Why this replica is not sound.
+    trouble: Option<BadMessage>,
+    /// Streams that were read here, for the leader.
+    touches: Vec<StreamKey>,
+    now: Now,
+    /// Nobody gets a vote before: a lease may rest on a promise that was forgotten with the last stop.
+    no_vote_until_us: u64,
+    ticks: u64,
     /// The time of the current step; never goes back, and never below the log's last stamp.
     now_ms: u64,
     /// When this leadership began: reads before it may not be logged.
@@ -128,46 +243,73 @@ impl Group {
         durable_pack: u32,
     ) -> Result<Group, ::raft::Error> {
         let applied = start.checkpoint;
+        let group = machine.group;
         Ok(Group {
             machine,
-            raft: Raft::new(start)?,
+            raft: Raft::new(group, start)?,
             pending: Pending::default(),
             proposed: VecDeque::new(),
+            uncommitted_bytes: 0,
+            waiting: Waiting::default(),
+            leadership: Leadership::default(),
             applied,
             is_ready: false,
+            known_leader: 0,
+            fetching: None,
+            fetched: None,
+            installing: None,
+            trouble: None,
+            touches: Vec::new(),
+            now: Now::default(),
+            no_vote_until_us: u64::MAX,
+            ticks: 0,
             now_ms: 0,
             leader_since_ms: u64::MAX,
             durable_pack,
         })
     }
 
-    /// Starts an election. With one voter it is won once its first entry is on disk.
+    /// Starts an election. With one voter it is won once its first entry is on disk; with several it must only be called
+    /// where this replica was never told of a leader.
     ///
     /// # Errors
     /// Raft's.
-    pub fn campaign(
-        &mut self,
-        now_ms: u64,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), ::raft::Error> {
-        self.set_now(now_ms);
+    pub fn campaign(&mut self, now: Now, effects: &mut Vec<Effect>) -> Result<(), ::raft::Error> {
+        self.set_now(now);
         self.raft.campaign()?;
         self.drive(effects);
         Ok(())
     }
 
     /// Takes one input.
-    pub fn step(&mut self, now_ms: u64, input: Input, effects: &mut Vec<Effect>) {
-        self.set_now(now_ms);
+    pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
+        self.set_now(now);
         match input {
-            Input::Request { request, reply_to } => self.on_request(request, reply_to, effects),
-            Input::Flush => self.flush(effects),
-            Input::Persisted(number) => {
-                self.raft.persisted(number);
-                self.drive(effects);
+            Input::Request { request, reply_to } => {
+                self.on_request(request, reply_to, false, effects);
             }
+            Input::Forwarded { request, reply_to } => {
+                self.on_request(request, reply_to, true, effects);
+            }
+            Input::ForwardReply { token, outcome } => {
+                self.on_forward_reply(token, outcome, effects);
+            }
+            Input::NotSent { token } => self.not_sent(token, effects),
+            Input::Peer(message) => self.on_peer(message, effects),
+            Input::LinkLost(node) => {
+                self.raft.unreachable(node);
+                self.lose_answers_of(node, effects);
+            }
+            Input::Fetched(fetched) => self.on_fetched(fetched),
+            Input::FetchFailed => self.fetching = None,
+            Input::TransferLeader(node) => self.transfer_leader(node, effects),
+            Input::RaftTick => self.on_raft_tick(effects),
+            Input::Flush => self.flush(effects),
+            Input::Persisted(number) => self.on_persisted(number, effects),
             Input::Tick => self.on_tick(effects),
         }
+        self.drive(effects);
+        self.forward_touches(effects);
     }
 
     /// The group's number.
@@ -187,7 +329,10 @@ impl Group {
 
     /// Nothing is on its way to the disk.
     pub fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.proposed.is_empty() && self.raft.is_idle()
+        self.pending.is_empty()
+            && self.proposed.is_empty()
+            && self.waiting.is_empty()
+            && self.raft.is_idle()
     }
 
     /// Bytes in memory.
@@ -205,6 +350,61 @@ impl Group {
         self.applied
     }
 
+    /// The raft id of the leader that this replica knows of; 0: none.
+    pub fn leader(&self) -> u64 {
+        self.raft.leader()
+    }
+
+    /// This replica leads, though perhaps without being ready.
+    pub fn is_leader(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// Somebody leads, for all that is known here.
+    pub fn has_leader(&self) -> bool {
+        self.is_ready || (self.raft.leader() != 0 && !self.raft.is_leader())
+    }
+
+    /// This replica's raft id.
+    pub fn raft_id(&self) -> u64 {
+        self.raft.id()
+    }
+
+    /// The current term.
+    pub fn term(&self) -> u64 {
+        self.raft.term()
+    }
+
+    /// Committed up to this log index, as far as is known here.
+    pub fn commit(&self) -> u64 {
+        self.raft.commit()
+    }
+
+    /// The log's end.
+    pub fn last_index(&self) -> u64 {
+        self.raft.last_index()
+    }
+
+    /// The members by the applied entries.
+    pub fn membership(&self) -> Membership {
+        self.raft.membership()
+    }
+
+    /// The replicas as this leader sees them; empty on others.
+    pub fn replicas(&self) -> Vec<Replica> {
+        self.raft.replicas()
+    }
+
+    /// Nobody else is a member.
+    pub fn is_alone(&self) -> bool {
+        self.raft.is_alone()
+    }
+
+    /// Why this replica does not take part.
+    pub fn trouble(&self) -> Option<BadMessage> {
+        self.trouble
+    }
+
     /// The hard state as a new WAL segment repeats it.
     pub fn hard_state(&self) -> SavedHardState {
         self.raft.hard_state()
@@ -220,28 +420,16 @@ impl Group {
         self.machine.state_hash()
     }
 
-    fn set_now(&mut self, now_ms: u64) {
-        self.now_ms = self.now_ms.max(now_ms).max(self.machine.last_stamp_ms);
-    }
-
-    fn on_request(&mut self, request: Request, reply_to: ReplyTo, effects: &mut Vec<Effect>) {
-        let reply = |outcome| Effect::Reply { reply_to, outcome };
-        if !self.is_ready {
-            effects.push(reply(Outcome::Refused(Refusal::Unavailable)));
-            return;
+    fn set_now(&mut self, now: Now) {
+        if self.no_vote_until_us == u64::MAX {
+            let settings = self.raft.settings();
+            let promise_ms = settings.tick_ms * settings.election_ticks as u64;
+            let is_fresh = self.raft.last_index() == 0 && self.raft.term() == 0;
+            let wait_us = if is_fresh { 0 } else { promise_ms * 1000 };
+            self.no_vote_until_us = now.monotonic_us + wait_us;
         }
-        if let Some(refusal) = self.refuse_early(&request) {
-            effects.push(reply(Outcome::Refused(refusal)));
-            return;
-        }
-        let key = match &request.target {
-            GroupTarget::Key(key) => Some(key.clone()),
-            GroupTarget::Meta | GroupTarget::Group(_) => None,
-        };
-        match command_of(request) {
-            Ok(kind) => self.pending.push(kind, Some(reply_to)),
-            Err(op) => effects.push(reply(self.answer(key, op))),
-        }
+        self.now = now;
+        self.now_ms = self.now_ms.max(now.wall_ms).max(self.machine.last_stamp_ms);
     }
 
     /// Refuses what could only be refused, without an entry. A stream whose time is over ends first, so that
@@ -250,10 +438,12 @@ impl Group {
         let GroupTarget::Key(key) = &request.target else {
             return None;
         };
+        // With other voters, what is missing here may be there already by another leader's word.
+        let is_certain = self.raft.is_alone();
         let stream = self.machine.streams.get(key);
         let needs_stream = matches!(request.op, Op::Append(_) | Op::Delete);
         let Some(stream) = stream else {
-            return (needs_stream && !self.is_touched_by_pending()).then_some(Refusal::NotFound);
+            return (is_certain && needs_stream && !self.is_touched_by_pending()).then_some(Refusal::NotFound);
         };
         let is_write = needs_stream || matches!(request.op, Op::Create(_) | Op::Hold(_));
         if is_write && !stream.soft_deleted && self.is_expired(stream) {
@@ -274,6 +464,7 @@ impl Group {
     fn answer(&mut self, key: Option<StreamKey>, op: Op) -> Outcome {
         let Some(key) = key else {
             return match (op, &self.machine.meta) {
+                (Op::Confirm { .. }, _) => self.confirmed(),
                 (Op::GetBucket(name), Some(meta)) => meta.bucket(&name),
                 (
                     Op::List {
@@ -288,6 +479,7 @@ impl Group {
             };
         };
         match op {
+            Op::Confirm { visible, slides } => self.confirm(&key, visible, slides),
             Op::Head => self.head(&key),
             Op::Read(read) => self.read(&key, &read),
             Op::Watch { core } => self.watch(&key, core),
@@ -311,40 +503,68 @@ impl Group {
 
     fn flush(&mut self, effects: &mut Vec<Effect>) {
         if !self.raft.is_leader() {
-            self.lose_leadership(effects);
+            self.refuse_pending(effects);
             return;
         }
         while !self.pending.is_empty() {
             let (payload, replies) = self.pending.take_entry(self.now_ms);
+            let bytes = payload.len() as u64;
             match self.raft.propose(payload) {
-                Ok(position) => self.proposed.push_back(Proposed { position, replies }),
+                Ok(position) => {
+                    self.uncommitted_bytes += bytes;
+                    self.proposed.push_back(Proposed {
+                        position,
+                        replies,
+                        bytes,
+                        until_us: self.now.monotonic_us + PROPOSED_PATIENCE_US,
+                    });
+                }
                 Err(_) => refuse(replies, &Refusal::Unavailable, effects),
             }
         }
-        self.drive(effects);
     }
 
-    /// Takes readies until there is none: persists, applies, answers.
+    /// Takes readies until there is none: persists, sends, applies, answers.
     fn drive(&mut self, effects: &mut Vec<Effect>) {
-        while let Some((persist, committed)) = self.raft.ready() {
-            if let Some(persist) = persist {
-                effects.push(Effect::Persist(persist));
+        while self.installing.is_none()
+            && let Some(step) = self.raft.ready()
+        {
+            effects.extend(step.messages.into_iter().map(Effect::Send));
+            if let Some(position) = step.restored {
+                self.restored(position, step.persist, effects);
+                break;
             }
-            for entry in committed {
+            effects.extend(step.persist.map(Effect::Persist));
+            for entry in step.committed {
                 let position = LogPosition {
                     index: entry.index,
                     term: entry.term,
                 };
-                self.apply(position, &entry.payload, effects);
+                if entry.is_conf_change {
+                    self.passed(position, effects);
+                    self.raft.change_membership(&entry.payload);
+                } else {
+                    self.apply(position, &entry.payload, effects);
+                }
             }
             self.raft.applied(self.applied.index);
+            for (context, index) in step.reads {
+                self.on_confirmed(&context, index, effects);
+            }
         }
-        if !self.is_ready && self.raft.is_leader() && self.applied.term == self.raft.term() {
-            self.become_ready(effects);
+        self.look_at_leader(effects);
+        self.answer_confirmed(effects);
+        if self.raft.take_checkpoint_wanted() {
+            effects.push(Effect::CheckpointWanted);
         }
     }
 
-    fn apply(&mut self, position: LogPosition, payload: &bytes::Bytes, effects: &mut Vec<Effect>) {
+    /// The entry at `position` is the log's: answers for others that stood there are certain.
+    fn passed(
+        &mut self,
+        position: LogPosition,
+        effects: &mut Vec<Effect>,
+    ) -> Vec<Option<ReplyTo>> {
         assert_eq!(
             position.index,
             self.applied.index + 1,
@@ -352,12 +572,19 @@ impl Group {
         );
         self.applied = position;
         let mut lost = Vec::new();
-        let replies = Proposed::take(&mut self.proposed, position, &mut lost);
-        refuse(
-            lost.into_iter().map(Some),
-            &Refusal::OutcomeUnknown,
-            effects,
+        let replies = Proposed::take(
+            &mut self.proposed,
+            position,
+            &mut self.uncommitted_bytes,
+            &mut lost,
         );
+        // Another leader's entry stands in the place: this one never will.
+        refuse(lost.into_iter().map(Some), &Refusal::Unavailable, effects);
+        replies
+    }
+
+    fn apply(&mut self, position: LogPosition, payload: &bytes::Bytes, effects: &mut Vec<Effect>) {
+        let replies = self.passed(position, effects);
         if payload.is_empty() {
             return;
         }
@@ -367,6 +594,7 @@ impl Group {
             // since going on would make this replica differ from the others (I5).
             Err(error) => panic!("group {}, entry {}: {error}", self.id(), position.index),
         };
+        let from = effects.len();
         let mut replies = replies.into_iter();
         for command in batch.commands {
             let outcome = self.machine.apply(batch.stamp_ms, command, effects);
@@ -374,46 +602,25 @@ impl Group {
                 effects.push(Effect::Reply { reply_to, outcome });
             }
         }
-    }
-
-    fn become_ready(&mut self, effects: &mut Vec<Effect>) {
-        self.is_ready = true;
-        self.set_now(self.now_ms);
-        self.leader_since_ms = self.now_ms;
-        for (outbox_id, command) in &self.machine.outbox {
-            effects.push(Effect::Deliver {
-                outbox_id: *outbox_id,
-                command: command.clone(),
-            });
+        if !self.is_ready {
+            // The leader carries them out; a new one begins with all that is left.
+            let is_leaders = |e: &mut Effect| matches!(e, Effect::Deliver { .. });
+            effects.extract_if(from.., is_leaders).for_each(drop);
         }
-        if let Some(meta) = &self.machine.meta {
-            effects.push(Effect::TablesChanged);
-            effects.extend(
-                meta.deleting()
-                    .into_iter()
-                    .map(Effect::ResumeBucketDeletion),
-            );
-        }
-        effects.push(Effect::Ready);
-    }
-
-    fn lose_leadership(&mut self, effects: &mut Vec<Effect>) {
-        refuse(self.pending.take_replies(), &Refusal::Unavailable, effects);
-        for proposed in std::mem::take(&mut self.proposed) {
-            refuse(proposed.replies, &Refusal::OutcomeUnknown, effects);
-        }
-        self.is_ready = false;
     }
 
     fn on_tick(&mut self, effects: &mut Vec<Effect>) {
-        if !self.is_ready {
+        self.keep_watched_alive();
+        if !self.is_ready || self.raft.is_transferring() {
             return;
         }
-        self.keep_watched_alive();
         self.expire_due();
         self.check_holds(effects);
     }
 }
+
+/// How long the answer to a proposal is waited for after its leader was deposed, in microseconds.
+const PROPOSED_PATIENCE_US: u64 = 5_000_000;
 
 fn refuse(
     replies: impl IntoIterator<Item = Option<ReplyTo>>,

@@ -1,14 +1,17 @@
-//! Drives raft-rs: proposals in, readies out as effects.
-//! Owns the `RawNode` of one group. Uses the asynchronous ready interface only (entries leave before the
-//! sync returns); `persisted` must be called in the order of the readies.
+//! Drives raft-rs: proposals and peers' messages in, readies out as effects.
+//! Owns the `RawNode` of one group. Uses the asynchronous ready interface only (a leader's entries leave before its
+//! sync returns); `persisted` must be called in the order of the readies, and what a follower answers waits for it.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use raft::prelude::{ConfState, Entry, EntryType, HardState};
-use raft::{RawNode, StateRole};
+use raft::prelude::{ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot};
+use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
+use raftproto::checkpoint::Membership;
+use raftproto::peer::RaftMessage;
 
 use super::log::{GroupLog, LogPosition, descriptor};
+use super::peer::{self, BadMessage, node_of};
 
 /// What must reach the disk before the ready with this number is persisted.
 #[derive(Debug, Clone)]
@@ -49,33 +52,113 @@ pub struct LogEntry {
 pub(super) struct Committed {
     pub(super) index: u64,
     pub(super) term: u64,
+    pub(super) is_conf_change: bool,
     pub(super) payload: Bytes,
+}
+
+/// How linearizable reads make sure that this node still leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadMode {
+    /// By a lease, on the assumption that the monotonic clocks of the nodes run equally fast within a tenth.
+    #[default]
+    Lease,
+    /// By a round of heartbeats for each batch of reads: no assumption on clocks.
+    ReadIndex,
+}
+
+/// Times and bounds of a group's Raft.
+#[derive(Debug, Clone, Copy)]
+pub struct RaftSettings {
+    /// Milliseconds between two [`super::Input::RaftTick`].
+    pub tick_ms: u64,
+    /// Ticks without a leader after which a replica may campaign; the actual number is up to twice as large.
+    pub election_ticks: usize,
+    /// Ticks between heartbeats.
+    pub heartbeat_ticks: usize,
+    /// See [`ReadMode`].
+    pub read_mode: ReadMode,
+    /// Payload bytes of applied entries that are kept for replicas that lack them.
+    pub log_bytes_max: u64,
+    /// Payload bytes that may be proposed and not yet applied.
+    pub uncommitted_bytes_max: u64,
+    /// What the drawing of election time-outs starts from.
+    pub seed: u64,
+}
+
+impl Default for RaftSettings {
+    fn default() -> RaftSettings {
+        RaftSettings {
+            tick_ms: 50,
+            election_ticks: 6,
+            heartbeat_ticks: 2,
+            read_mode: ReadMode::Lease,
+            log_bytes_max: 4 << 20,
+            uncommitted_bytes_max: 64 << 20,
+            seed: 0,
+        }
+    }
 }
 
 /// What a group starts from.
 #[derive(Debug, Clone, Default)]
 pub struct RaftStart {
-    /// This node.
+    /// This replica's raft id.
     pub node_id: u64,
-    /// The voters of the newest configuration.
-    pub voters: Vec<u64>,
+    /// The membership at the checkpoint.
+    pub membership: Membership,
     /// What the checkpoint holds.
     pub checkpoint: LogPosition,
     /// The newest hard state found.
     pub hard_state: SavedHardState,
     /// The log after the checkpoint, contiguous.
     pub entries: Vec<LogEntry>,
+    /// Times and bounds.
+    pub settings: RaftSettings,
+}
+
+/// A follower as the leader sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replica {
+    /// Its raft id.
+    pub raft_id: u64,
+    /// It has the log up to here.
+    pub matched: u64,
+    /// It was heard of lately.
+    pub is_active: bool,
+    /// It is being given a checkpoint.
+    pub is_installing: bool,
+    /// It votes.
+    pub is_voter: bool,
+}
+
+/// What one ready brings.
+#[derive(Default)]
+pub(super) struct Step {
+    pub(super) persist: Option<Persist>,
+    pub(super) messages: Vec<RaftMessage>,
+    pub(super) committed: Vec<Committed>,
+    /// Contexts and indexes of confirmed reads.
+    pub(super) reads: Vec<(Vec<u8>, u64)>,
+    /// A checkpoint replaces state and log.
+    pub(super) restored: Option<LogPosition>,
 }
 
 pub(super) struct Raft {
     node: RawNode<GroupLog>,
+    group: u32,
     saved: SavedHardState,
     /// Readies in flight, oldest first.
     in_flight: VecDeque<u64>,
+    /// Messages that leave once the ready with the number is persisted.
+    held_messages: VecDeque<(u64, Vec<RaftMessage>)>,
+    settings: RaftSettings,
+    /// The state that the election time-out was drawn for, and how often one was drawn.
+    drawn_for: (u64, StateRole),
+    draws: u64,
 }
 
 impl Raft {
-    pub(super) fn new(start: RaftStart) -> Result<Raft, raft::Error> {
+    pub(super) fn new(group: u32, start: RaftStart) -> Result<Raft, raft::Error> {
         let last = start
             .entries
             .last()
@@ -86,11 +169,11 @@ impl Raft {
             // Only what was verified is in the log, so the commit index is clamped to it.
             commit: start.hard_state.commit.clamp(start.checkpoint.index, last),
         };
-        let conf_state = ConfState {
-            voters: start.voters.clone(),
-            ..ConfState::default()
-        };
-        let mut log = GroupLog::new(start.checkpoint, hard_state, conf_state);
+        let conf_state = peer::conf_state(&start.membership);
+        let mut log = GroupLog::new(start.checkpoint, hard_state, conf_state.clone());
+        if start.checkpoint.index > 0 {
+            log.set_checkpoint(start.checkpoint, conf_state);
+        }
         for saved in start.entries {
             let entry_type = if saved.is_conf_change {
                 EntryType::EntryConfChangeV2
@@ -111,28 +194,36 @@ impl Raft {
             };
             log.put(entry, saved.payload);
         }
+        let settings = start.settings;
         let config = raft::Config {
             id: start.node_id,
-            election_tick: 10,
-            heartbeat_tick: 3,
+            election_tick: settings.election_ticks,
+            heartbeat_tick: settings.heartbeat_ticks,
             applied: start.checkpoint.index,
             pre_vote: true,
             check_quorum: true,
-            max_size_per_msg: 4 << 20,
-            max_inflight_msgs: 256,
+            max_size_per_msg: 1 << 20,
+            max_inflight_msgs: 64,
             max_committed_size_per_ready: 64 << 20,
             ..raft::Config::default()
         };
         config.validate()?;
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        Ok(Raft {
+        let mut raft = Raft {
             node: RawNode::new(&config, log, &logger)?,
+            group,
             saved: SavedHardState {
                 commit: 0,
                 ..start.hard_state
             },
             in_flight: VecDeque::new(),
-        })
+            held_messages: VecDeque::new(),
+            settings,
+            drawn_for: (u64::MAX, StateRole::Follower),
+            draws: 0,
+        };
+        raft.draw_time_out();
+        Ok(raft)
     }
 
     /// Starts an election; with one voter it is won at once.
@@ -140,12 +231,166 @@ impl Raft {
         self.node.campaign()
     }
 
+    /// Lets one tick pass.
+    pub(super) fn tick(&mut self) {
+        self.draw_time_out();
+        self.node.tick();
+        self.draw_time_out();
+    }
+
+    /// raft-rs draws its election time-outs from the system's randomness; a seed must replay them.
+    fn draw_time_out(&mut self) {
+        let state = (self.node.raft.term, self.node.raft.state);
+        if state != self.drawn_for {
+            self.drawn_for = state;
+            self.draws += 1;
+        }
+        let seed = [
+            self.settings.seed,
+            self.node.raft.id,
+            u64::from(self.group),
+            self.draws,
+        ];
+        let bytes: Vec<u8> = seed.iter().flat_map(|s| s.to_le_bytes()).collect();
+        let span = self.settings.election_ticks as u64;
+        let drawn = span + xxhash_rust::xxh3::xxh3_64(&bytes) % span;
+        self.node.raft.set_randomized_election_timeout(drawn as usize);
+    }
+
+    /// Gives a peer's message to raft-rs.
+    ///
+    /// # Errors
+    /// [`BadMessage`]; nothing was changed.
+    pub(super) fn step(&mut self, message: RaftMessage) -> Result<(), BadMessage> {
+        let committed = self.node.raft.raft_log.committed;
+        let own_id = self.node.raft.id;
+        let (message, payloads) =
+            peer::incoming(own_id, self.node.store(), committed, message)?;
+        for (position, payload) in payloads {
+            self.node.mut_store().offer(position, payload);
+        }
+        self.step_raw(message);
+        Ok(())
+    }
+
+    /// The state of the checkpoint that a leader pointed to is there: raft-rs decides whether it is still wanted.
+    pub(super) fn restore(&mut self, from: u64, term: u64, at: LogPosition, members: &Membership) {
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        metadata.index = at.index;
+        metadata.term = at.term;
+        metadata.set_conf_state(peer::conf_state(members));
+        let message = Message {
+            msg_type: MessageType::MsgSnapshot as i32,
+            to: self.node.raft.id,
+            from,
+            term,
+            snapshot: Some(snapshot),
+            ..Message::default()
+        };
+        self.step_raw(message);
+    }
+
+    fn step_raw(&mut self, message: Message) {
+        // What raft-rs refuses here (a message of an unknown peer, a proposal that it drops) changes nothing.
+        let _ = self.node.step(message);
+        self.draw_time_out();
+    }
+
     pub(super) fn is_leader(&self) -> bool {
         self.node.raft.state == StateRole::Leader
     }
 
+    /// The leader that this replica knows of; 0: none.
+    pub(super) fn leader(&self) -> u64 {
+        self.node.raft.leader_id
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.node.raft.id
+    }
+
     pub(super) fn term(&self) -> u64 {
         self.node.raft.term
+    }
+
+    pub(super) fn commit(&self) -> u64 {
+        self.node.raft.raft_log.committed
+    }
+
+    pub(super) fn last_index(&self) -> u64 {
+        self.node.raft.raft_log.last_index()
+    }
+
+    /// Leadership is on its way to another replica: nothing can be proposed.
+    pub(super) fn is_transferring(&self) -> bool {
+        self.node.raft.lead_transferee.is_some()
+    }
+
+    /// Nobody else votes: what is on this disk is committed.
+    pub(super) fn is_alone(&self) -> bool {
+        let conf = self.node.store().conf_state();
+        conf.voters.len() <= 1 && conf.voters_outgoing.is_empty() && conf.learners.is_empty()
+    }
+
+    /// Hands leadership over to the replica that has most of the log, or to the one on `node`. False: there is none.
+    pub(super) fn transfer(&mut self, node: Option<u64>) -> bool {
+        let best = self
+            .replicas()
+            .into_iter()
+            .filter(|r| r.is_voter && r.is_active && !r.is_installing && r.raft_id != self.id())
+            .filter(|r| node.is_none_or(|node| node_of(r.raft_id) == node))
+            .max_by_key(|r| r.matched);
+        if let Some(best) = best {
+            self.node.transfer_leader(best.raft_id);
+        }
+        best.is_some()
+    }
+
+    /// The replicas as this leader sees them; empty on others.
+    pub(super) fn replicas(&self) -> Vec<Replica> {
+        if !self.is_leader() {
+            return Vec::new();
+        }
+        let conf = self.node.store().conf_state();
+        let mut replicas: Vec<Replica> = self
+            .node
+            .raft
+            .prs()
+            .iter()
+            .map(|(id, progress)| Replica {
+                raft_id: *id,
+                matched: progress.matched,
+                is_active: progress.recent_active || *id == self.id(),
+                is_installing: progress.state == ProgressState::Snapshot,
+                is_voter: conf.voters.contains(id) || conf.voters_outgoing.contains(id),
+            })
+            .collect();
+        replicas.sort_unstable_by_key(|r| r.raft_id);
+        replicas
+    }
+
+    /// The link to a node broke: what was sent may be lost.
+    pub(super) fn unreachable(&mut self, node: u64) {
+        for replica in self.replicas() {
+            if node_of(replica.raft_id) == node {
+                self.node.report_unreachable(replica.raft_id);
+                if replica.is_installing {
+                    self.checkpoint_failed(replica.raft_id);
+                }
+            }
+        }
+    }
+
+    /// A replica did not take the checkpoint that it was pointed to: it is told again.
+    pub(super) fn checkpoint_failed(&mut self, raft_id: u64) {
+        self.node.report_snapshot(raft_id, SnapshotStatus::Failure);
+    }
+
+    /// Asks the other voters whether this replica still leads. The context must never have been used before: an answer to
+    /// an earlier round would count for this one (etcd issue 20418).
+    pub(super) fn confirm_leadership(&mut self, context: Vec<u8>) {
+        self.node.read_index(context);
     }
 
     /// Proposes a payload; answers its position in the log. Only for leaders.
@@ -155,23 +400,35 @@ impl Raft {
     pub(super) fn propose(&mut self, payload: Bytes) -> Result<LogPosition, raft::Error> {
         assert!(self.is_leader(), "only a leader proposes");
         self.node.propose(Vec::new(), descriptor(&payload))?;
-        let index = self.node.raft.raft_log.last_index();
-        self.node.mut_store().propose(index, payload);
-        Ok(LogPosition {
-            index,
+        let position = LogPosition {
+            index: self.last_index(),
             term: self.term(),
-        })
+        };
+        self.node.mut_store().offer(position, payload);
+        Ok(position)
     }
 
-    /// Takes the next ready, if there is one: what to persist, and what is committed.
-    pub(super) fn ready(&mut self) -> Option<(Option<Persist>, Vec<Committed>)> {
+    /// Takes the next ready, if there is one.
+    pub(super) fn ready(&mut self) -> Option<Step> {
         if !self.node.has_ready() {
+            self.node.mut_store().drop_offers();
             return None;
         }
         let mut ready = self.node.ready();
+        let number = ready.number();
+        let mut restored = None;
+        if !ready.snapshot().is_empty() {
+            let metadata = ready.snapshot().get_metadata();
+            let position = LogPosition {
+                index: metadata.index,
+                term: metadata.term,
+            };
+            let conf_state = metadata.get_conf_state().clone();
+            self.node.mut_store().restore(position, conf_state);
+            restored = Some(position);
+        }
         let committed = ready.take_committed_entries();
         let entries = ready.take_entries();
-        let number = ready.number();
         let hard_state = ready.hs().cloned().and_then(|hs| self.changed(hs));
         let saved = entries
             .iter()
@@ -182,21 +439,43 @@ impl Raft {
             .into_iter()
             .map(|(i, t, k)| self.log_entry(i, t, k))
             .collect::<Vec<_>>();
-        // One voter: nobody to send to. Messages become effects together with the peer links.
-        debug_assert!(ready.messages().is_empty() && ready.persisted_messages().is_empty());
+        let messages = self.outgoing(ready.take_messages());
+        let held = self.outgoing(ready.take_persisted_messages());
+        let reads = ready.take_read_states();
         self.node.advance_append_async(ready);
-        let persist = (hard_state.is_some() || !entries.is_empty()).then_some(Persist {
-            number,
-            hard_state,
-            entries,
-        });
-        let committed = committed.into_iter().map(|e| self.committed(e)).collect();
-        match persist {
-            Some(_) => self.in_flight.push_back(number),
-            None if self.in_flight.is_empty() => self.node.on_persist_ready(number),
-            None => {}
+        let persist = (hard_state.is_some() || !entries.is_empty() || restored.is_some())
+            .then_some(Persist {
+                number,
+                hard_state,
+                entries,
+            });
+        let mut step = Step {
+            messages,
+            committed: committed.into_iter().map(|e| self.committed(e)).collect(),
+            reads: reads.into_iter().map(|r| (r.request_ctx, r.index)).collect(),
+            restored,
+            persist,
+        };
+        match &step.persist {
+            Some(_) => {
+                self.in_flight.push_back(number);
+                self.held_messages.push_back((number, held));
+            }
+            None if self.in_flight.is_empty() => {
+                self.node.on_persist_ready(number);
+                step.messages.extend(held);
+            }
+            None => self.held_messages.push_back((number, held)),
         }
-        Some((persist, committed))
+        Some(step)
+    }
+
+    fn outgoing(&self, messages: Vec<Message>) -> Vec<RaftMessage> {
+        let log = self.node.store();
+        messages
+            .into_iter()
+            .filter_map(|m| peer::outgoing(self.group, log, m))
+            .collect()
     }
 
     fn changed(&mut self, hs: HardState) -> Option<SavedHardState> {
@@ -232,7 +511,8 @@ impl Raft {
             .payload(entry.index)
             .cloned()
             .unwrap_or_default();
-        if entry.entry_type() == EntryType::EntryNormal && !entry.data.is_empty() {
+        let is_conf_change = entry.entry_type() != EntryType::EntryNormal;
+        if !is_conf_change && !entry.data.is_empty() {
             assert_eq!(
                 entry.data[..4],
                 (payload.len() as u32).to_le_bytes(),
@@ -243,24 +523,67 @@ impl Raft {
         Committed {
             index: entry.index,
             term: entry.term,
+            is_conf_change,
             payload,
         }
     }
 
-    /// The ready with this number, and all before, are on disk.
-    pub(super) fn persisted(&mut self, number: u64) {
+    /// The ready with this number, and all before, are on disk. Answers the messages that waited for it.
+    pub(super) fn persisted(&mut self, number: u64) -> Vec<RaftMessage> {
         while self.in_flight.front().is_some_and(|n| *n <= number) {
             self.in_flight.pop_front();
         }
-        self.node.on_persist_ready(number);
+        let still = self.in_flight.front().copied().unwrap_or(u64::MAX);
+        let mut messages = Vec::new();
+        let mut last = number;
+        while self.held_messages.front().is_some_and(|(n, _)| *n < still) {
+            if let Some((ready, held)) = self.held_messages.pop_front() {
+                last = last.max(ready);
+                messages.extend(held);
+            }
+        }
+        self.node.on_persist_ready(last);
+        messages
     }
 
-    /// Entries up to `index` are applied; those that no follower needs are forgotten.
+    /// Entries up to `index` are applied; those that no replica may need are forgotten.
     pub(super) fn applied(&mut self, index: u64) {
         self.node.advance_apply_to(index);
-        if self.node.store().conf_state().voters.len() <= 1 {
+        if self.is_alone() {
             self.node.mut_store().compact(index);
+        } else {
+            let max = self.settings.log_bytes_max;
+            self.node.mut_store().compact_above(index, max);
         }
+    }
+
+    /// Applies a committed membership change.
+    pub(super) fn change_membership(&mut self, payload: &Bytes) {
+        use prost011::Message as _;
+        let change = match ConfChangeV2::decode(payload.as_ref()) {
+            Ok(change) => change,
+            Err(error) => panic!("group {}: a membership change: {error}", self.group),
+        };
+        match self.node.apply_conf_change(&change) {
+            Ok(conf_state) => self.node.mut_store().set_conf_state(conf_state),
+            Err(error) => panic!("group {}: a membership change: {error}", self.group),
+        }
+    }
+
+    /// A checkpoint of the state at `position` is on disk.
+    pub(super) fn checkpointed(&mut self, position: LogPosition, members: &Membership) {
+        let conf_state = peer::conf_state(members);
+        self.node.mut_store().set_checkpoint(position, conf_state);
+    }
+
+    /// Where the newest checkpoint stands; 0: there is none.
+    pub(super) fn checkpoint_index(&self) -> u64 {
+        self.node.store().checkpoint_index()
+    }
+
+    /// A replica needs a checkpoint that is not there.
+    pub(super) fn take_checkpoint_wanted(&self) -> bool {
+        self.node.store().take_checkpoint_wanted()
     }
 
     pub(super) fn hard_state(&self) -> SavedHardState {
@@ -272,8 +595,14 @@ impl Raft {
         }
     }
 
-    pub(super) fn voters(&self) -> Vec<u64> {
-        self.node.store().conf_state().voters.clone()
+    /// The membership by the entries applied so far.
+    pub(super) fn membership(&self) -> Membership {
+        let conf: &ConfState = self.node.store().conf_state();
+        peer::membership(conf)
+    }
+
+    pub(super) fn settings(&self) -> &RaftSettings {
+        &self.settings
     }
 
     pub(super) fn is_idle(&self) -> bool {

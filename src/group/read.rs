@@ -23,11 +23,27 @@ impl Group {
         Ok(stream)
     }
 
-    /// Whether the stream's time is over by this leader's knowledge.
+    /// Whether the stream's time is over by this leader's knowledge. On other replicas only the log ends streams.
     pub(super) fn is_expired(&self, stream: &Stream) -> bool {
-        stream
-            .deadline_ms(self.leader_since_ms)
-            .is_some_and(|d| d <= self.now_ms)
+        let deadline_ms = stream.deadline_ms(self.leader_since_ms);
+        self.is_ready && deadline_ms.is_some_and(|d| d <= self.now_ms)
+    }
+
+    /// This leader's word for another replica: see [`crate::protocol::Op::Confirm`].
+    pub(super) fn confirm(&mut self, key: &StreamKey, visible: bool, slides: bool) -> Outcome {
+        if visible && let Err(refusal) = self.visible(key) {
+            return Outcome::Refused(refusal);
+        }
+        if slides {
+            self.touched(key);
+        }
+        self.confirmed()
+    }
+
+    pub(super) fn confirmed(&self) -> Outcome {
+        Outcome::Confirmed {
+            index: self.applied.index,
+        }
     }
 
     pub(super) fn head(&self, key: &StreamKey) -> Outcome {

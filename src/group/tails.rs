@@ -39,6 +39,11 @@ impl Tails {
         self.watchers.keys()
     }
 
+    /// Forgets all; answers who watched what.
+    pub(super) fn take_all(&mut self) -> Vec<(StreamKey, Vec<u16>)> {
+        std::mem::take(&mut self.watchers).into_iter().collect()
+    }
+
     /// Tells all watching cores; after an end they are forgotten.
     pub(super) fn tell(&mut self, news: TailNews, effects: &mut Vec<Effect>) {
         let cores = if news.ended {

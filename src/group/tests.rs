@@ -30,7 +30,7 @@ impl World {
     fn of(group: u32, now_ms: u64) -> World {
         let start = RaftStart {
             node_id: 1,
-            voters: vec![1],
+            membership: members(&[1]),
             ..RaftStart::default()
         };
         let mut world = World {
@@ -43,7 +43,7 @@ impl World {
             others: Vec::new(),
         };
         let mut effects = Vec::new();
-        world.group.campaign(now_ms, &mut effects).unwrap();
+        world.group.campaign(world.now(), &mut effects).unwrap();
         world.take(effects);
         world.settle();
         assert!(world.group.is_ready());
@@ -51,9 +51,16 @@ impl World {
         world
     }
 
+    fn now(&self) -> Now {
+        Now {
+            wall_ms: self.now_ms,
+            monotonic_us: self.now_ms * 1000,
+        }
+    }
+
     fn step(&mut self, input: Input) {
         let mut effects = Vec::new();
-        self.group.step(self.now_ms, input, &mut effects);
+        self.group.step(self.now(), input, &mut effects);
         self.take(effects);
     }
 
@@ -132,6 +139,13 @@ impl World {
             }
         }
         machine
+    }
+}
+
+fn members(voters: &[u64]) -> Membership {
+    Membership {
+        voters: voters.to_vec(),
+        ..Membership::default()
     }
 }
 

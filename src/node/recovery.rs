@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use prost::Message;
-use raftproto::checkpoint::GroupManifest;
+use raftproto::checkpoint::{GroupManifest, Membership};
 use storage::lock::DirLock;
 use storage::wal::{IoMode, Record, WalConfig};
 use storage::{StorageError, framed, wal};
 
 use super::NodeError;
+use super::identity::Identity;
 use crate::config::Config;
 use crate::core::{
     GroupFiles, GroupStart, WalStart, manifest_path, read_tables, record_kind, sweep,
@@ -55,7 +56,8 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
         });
     };
     let lock = DirLock::acquire(dir)?;
-    let store_id = identity(dir, config)?;
+    let identity = Identity::of(dir, config)?;
+    let store_id = identity.store_id;
     let wal_dir = dir.join("wal");
     framed::create_dir(&wal_dir)?;
     framed::create_dir(&dir.join("groups"))?;
@@ -108,7 +110,7 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     let mut starts = Vec::new();
     for (group, manifest) in &manifests {
         let records = recovered.groups.remove(group).unwrap_or_default();
-        starts.push((*group, start_group(dir, config, manifest, records)?));
+        starts.push((*group, start_group(dir, config, &identity, manifest, records)?));
     }
     // Nothing is removed before all was read.
     for manifest in manifests.values() {
@@ -161,7 +163,8 @@ fn fresh(config: &Config, group: u32) -> GroupStart {
         machine: Machine::new(group),
         raft: RaftStart {
             node_id: config.node_id,
-            voters: vec![config.node_id],
+            membership: bootstrap(&[config.node_id]),
+            settings: config.raft_settings(),
             ..RaftStart::default()
         },
         files: GroupFiles::default(),
@@ -193,6 +196,7 @@ fn read_manifest(dir: &Path, group: u32) -> Result<GroupManifest, NodeError> {
 fn start_group(
     dir: &Path,
     config: &Config,
+    identity: &Identity,
     manifest: &GroupManifest,
     records: Vec<Record>,
 ) -> Result<GroupStart, NodeError> {
@@ -211,19 +215,20 @@ fn start_group(
         term: manifest.term,
     };
     let (hard_state, entries) = replay(group, manifest, records)?;
-    let voters = if manifest.voters.is_empty() {
-        vec![config.node_id]
-    } else {
-        manifest.voters.clone()
+    let membership = match &manifest.membership {
+        Some(membership) => membership.clone(),
+        None if manifest.voters.is_empty() => bootstrap(&identity.voters),
+        None => bootstrap(&manifest.voters),
     };
     Ok(GroupStart {
         machine,
         raft: RaftStart {
             node_id: config.node_id,
-            voters,
+            membership,
             checkpoint,
             hard_state,
             entries,
+            settings: config.raft_settings(),
         },
         files: GroupFiles {
             manifest: manifest.clone(),
@@ -267,6 +272,11 @@ fn replay(
         {
             entries.pop();
         }
+        // A checkpoint of another replica took the place of a log that had parted from it: terms never fall (Raft,
+        // section 5.3), so what is older than the checkpoint is of that log.
+        if entries.is_empty() && record.term < manifest.term {
+            continue;
+        }
         let expected = entries.last().map_or(manifest.index, |last| last.index) + 1;
         if record.index != expected {
             return Err(NodeError::Data(format!(
@@ -287,63 +297,10 @@ fn replay(
     Ok((hard_state, entries))
 }
 
-/// What must not change between starts: `ursula 1`, the store's id, the number of groups, the node's id.
-fn identity(dir: &Path, config: &Config) -> Result<[u8; 16], NodeError> {
-    let path = dir.join("node.ursula");
-    if let Some(bytes) = framed::read(&path)? {
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let fields: Vec<&str> = text.split_whitespace().collect();
-        let [version, store, groups, node] = fields[..] else {
-            return Err(NodeError::Data(format!(
-                "{} is not readable",
-                path.display()
-            )));
-        };
-        if version != "1" {
-            return Err(NodeError::Data(format!(
-                "{} was written by a newer ursula: start that one",
-                path.display()
-            )));
-        }
-        if groups.parse() != Ok(config.raft_group_count) {
-            return Err(NodeError::Data(format!(
-                "raft_group_count is {groups} in {}, not {}: it is fixed when a data directory is made; give --raft-group-count {groups}",
-                dir.display(),
-                config.raft_group_count
-            )));
-        }
-        if node.parse() != Ok(config.node_id) {
-            return Err(NodeError::Data(format!(
-                "{} belongs to node {node}, not {}; give --node-id {node}",
-                dir.display(),
-                config.node_id
-            )));
-        }
-        return u128::from_str_radix(store, 16)
-            .map(u128::to_le_bytes)
-            .map_err(|_| NodeError::Data(format!("{} is not readable", path.display())));
+/// The members of a group that has no checkpoint yet.
+fn bootstrap(voters: &[u64]) -> Membership {
+    Membership {
+        voters: voters.to_vec(),
+        ..Membership::default()
     }
-    let wal_dir = dir.join("wal");
-    if wal_dir.is_dir()
-        && std::fs::read_dir(&wal_dir).is_ok_and(|mut entries| entries.next().is_some())
-    {
-        return Err(NodeError::Data(format!(
-            "{} is missing, but {} holds data: restore the directory as a whole from a backup",
-            path.display(),
-            wal_dir.display()
-        )));
-    }
-    let mut store = [0u8; 16];
-    // SAFETY: the pointer and the length are those of the array.
-    let got = unsafe { libc::getrandom(store.as_mut_ptr().cast(), store.len(), 0) };
-    if got != store.len() as isize {
-        return Err(std::io::Error::last_os_error().into());
-    }
-    let number = u128::from_le_bytes(store);
-    let text = format!(
-        "1 {number:032x} {} {}",
-        config.raft_group_count, config.node_id
-    );
-    framed::write_atomic(&path, text.as_bytes())?;
-    Ok(store)
 }

@@ -160,6 +160,15 @@ impl PackReader {
     }
 }
 
+impl PackReader {
+    /// The packs below a directory are others from now on.
+    pub fn forget(&self, dir: &Path) {
+        self.open
+            .borrow_mut()
+            .retain(|(path, _)| !path.starts_with(dir));
+    }
+}
+
 fn read_chunk(
     known: Option<Arc<File>>,
     path: &Path,

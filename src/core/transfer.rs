@@ -1,0 +1,435 @@
+//! A checkpoint's way from a replica that has it to one that lacks the log before it.
+//!
+//! The giver opens all files that its manifest names before it sends the first byte, so a later checkpoint cannot take them
+//! away. The taker gathers them beside its own (`incoming/`), verifies each by its hash, loads the state, and only when
+//! Raft has accepted it exchanges both directories in one step. A crash before leaves the old state, one after the new.
+//! An attempt that broke off goes on where it was: files that are whole are not sent again.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_lite::{Stream, StreamExt, stream};
+use prost::Message as _;
+use raftproto::checkpoint::GroupManifest;
+use raftproto::peer::{CheckpointFile, CheckpointPart, FetchCheckpointRequest};
+use storage::{StorageError, blocking, framed, io_error};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::Core;
+use super::checkpoint::{GroupFiles, group_dir, manifest_path, read_tables};
+use crate::group::{Fetched, Input, LogPosition, Machine, Persist};
+use crate::protocol::StreamKey;
+
+/// Bytes of a part.
+const PART_BYTES: usize = 256 << 10;
+
+/// Pause after each part: a transfer takes 64 MiB a second at most, and the disk has room for others.
+const PART_PAUSE: Duration = Duration::from_millis(4);
+
+/// Attempts to find a manifest whose files are all still there.
+const ATTEMPTS: usize = 5;
+
+/// Why a checkpoint could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// The disk.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The giver's checkpoint is older than what was asked for; it will write another.
+    #[error("the checkpoint of group {group} stands at {found}, not yet at {wanted}")]
+    TooOld {
+        /// The group.
+        group: u32,
+        /// What is there.
+        found: u64,
+        /// What was asked for.
+        wanted: u64,
+    },
+    /// The other node said something impossible.
+    #[error("the checkpoint of group {group} from node {node}: {what}")]
+    Bad {
+        /// The group.
+        group: u32,
+        /// Who sent it.
+        node: u64,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// Where a checkpoint gathers: a data directory of its own.
+fn incoming_dir(dir: &Path) -> PathBuf {
+    dir.join("incoming")
+}
+
+/// An open checkpoint.
+struct Source {
+    manifest: bytes::Bytes,
+    files: Vec<(CheckpointFile, File)>,
+}
+
+/// Opens all files of a group's newest checkpoint. Blocks.
+fn open_source(dir: &Path, group: u32, index: u64) -> Result<Source, TransferError> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        match try_open(dir, group, index) {
+            // A newer checkpoint took a file away meanwhile: its manifest names others.
+            Err(TransferError::Storage(StorageError::Io { source, .. }))
+                if source.kind() == std::io::ErrorKind::NotFound && attempt < ATTEMPTS => {}
+            result => return result,
+        }
+    }
+}
+
+fn try_open(dir: &Path, group: u32, wanted: u64) -> Result<Source, TransferError> {
+    let path = manifest_path(dir, group);
+    let bytes = framed::read(&path)?.unwrap_or_default();
+    let manifest = GroupManifest::decode(bytes.clone()).map_err(|e| TransferError::Bad {
+        group,
+        node: 0,
+        what: format!("{}: {e}", path.display()),
+    })?;
+    if manifest.index < wanted || manifest.index == 0 {
+        return Err(TransferError::TooOld {
+            group,
+            found: manifest.index,
+            wanted,
+        });
+    }
+    let mut files = Vec::new();
+    for name in names(&manifest) {
+        let path = group_dir(dir, group).join(&name);
+        let file = File::open(&path).map_err(|e| io_error(&path, "open", e))?;
+        let (length, hash) = hash_of(&path, &file)?;
+        files.push((CheckpointFile { name, length, hash }, file));
+    }
+    Ok(Source {
+        manifest: bytes,
+        files,
+    })
+}
+
+/// The files that a manifest names.
+fn names(manifest: &GroupManifest) -> Vec<String> {
+    let base = (manifest.base > 0).then_some(manifest.base);
+    let tables = base.into_iter().chain(manifest.deltas.iter().copied());
+    let tables = tables.map(|number| format!("table-{number}"));
+    let packs = manifest.packs.iter().map(|number| format!("pack-{number}"));
+    tables.chain(packs).collect()
+}
+
+fn hash_of(path: &Path, file: &File) -> Result<(u64, bytes::Bytes), StorageError> {
+    let mut hash = Xxh3::new();
+    let mut buffer = vec![0; PART_BYTES];
+    let mut length = 0;
+    loop {
+        let read = file
+            .read_at(&mut buffer, length)
+            .map_err(|e| io_error(path, "read", e))?;
+        if read == 0 {
+            let digest = hash.digest128().to_be_bytes();
+            return Ok((length, bytes::Bytes::copy_from_slice(&digest)));
+        }
+        hash.update(&buffer[..read]);
+        length += read as u64;
+    }
+}
+
+/// The parts of a group's checkpoint, read one at a time as they are asked for.
+///
+/// # Errors
+/// [`TransferError`].
+pub async fn give(
+    dir: PathBuf,
+    request: FetchCheckpointRequest,
+) -> Result<impl Stream<Item = Result<CheckpointPart, TransferError>>, TransferError> {
+    let (group, index) = (request.group, request.index);
+    let source = blocking::run(move || open_source(&dir, group, index)).await?;
+    let first = CheckpointPart {
+        manifest: source.manifest,
+        files: source.files.iter().map(|(f, _)| f.clone()).collect(),
+        ..CheckpointPart::default()
+    };
+    let mut wanted = source.files;
+    wanted.retain(|(file, _)| !request.have.contains(file));
+    wanted.reverse();
+    let state = (wanted, None::<(CheckpointFile, std::sync::Arc<File>)>, 0u64);
+    let rest = stream::try_unfold(state, |(mut wanted, mut open, mut position)| async move {
+        if open.as_ref().is_none_or(|(file, _)| position >= file.length) {
+            open = wanted.pop().map(|(f, file)| (f, std::sync::Arc::new(file)));
+            position = 0;
+        }
+        let Some((file, source)) = open else {
+            return Ok(None);
+        };
+        let length = (file.length - position).min(PART_BYTES as u64) as usize;
+        let reader = source.clone();
+        let data = blocking::run(move || {
+            let mut data = vec![0; length];
+            reader.read_exact_at(&mut data, position).map(|()| data)
+        })
+        .await
+        .map_err(|e| io_error(Path::new(&file.name), "read", e))?;
+        glommio::timer::sleep(PART_PAUSE).await;
+        let part = CheckpointPart {
+            name: file.name.clone(),
+            position,
+            data: data.into(),
+            ..CheckpointPart::default()
+        };
+        let position = position + length as u64;
+        Ok(Some((part, (wanted, Some((file, source)), position))))
+    });
+    Ok(stream::once(Ok(first)).chain(rest))
+}
+
+/// What is there from an attempt before. Blocks.
+fn gathered(root: &Path, group: u32) -> Vec<CheckpointFile> {
+    let own = group_dir(root, group);
+    let Ok(entries) = std::fs::read_dir(&own) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let hashed = File::open(&path)
+            .map_err(|e| io_error(&path, "open", e))
+            .and_then(|file| hash_of(&path, &file));
+        if let Ok((length, hash)) = hashed
+            && name != "manifest"
+        {
+            found.push(CheckpointFile { name, length, hash });
+        }
+    }
+    found
+}
+
+/// Puts a part in its place. Blocks.
+fn take_part(root: &Path, group: u32, part: &CheckpointPart) -> Result<(), StorageError> {
+    let path = group_dir(root, group).join(&part.name);
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| io_error(&path, "open", e))?;
+    if part.position == 0 {
+        file.set_len(0).map_err(|e| io_error(&path, "cut", e))?;
+    }
+    file.write_all_at(&part.data, part.position)
+        .map_err(|e| io_error(&path, "write", e))
+}
+
+/// Verifies and syncs what was gathered, and loads its state. Blocks.
+fn load(
+    root: &Path,
+    group: u32,
+    node: u64,
+    manifest_bytes: &bytes::Bytes,
+    files: &[CheckpointFile],
+) -> Result<(GroupManifest, Fetched), TransferError> {
+    let bad = |what: String| TransferError::Bad { group, node, what };
+    let manifest =
+        GroupManifest::decode(manifest_bytes.clone()).map_err(|e| bad(e.to_string()))?;
+    raftproto::version::check(
+        "a checkpoint",
+        manifest.version,
+        raftproto::version::CHECKPOINT,
+    )
+    .map_err(|e| bad(e.to_string()))?;
+    if manifest.group != group || names(&manifest).len() != files.len() {
+        return Err(bad("its manifest names other files".to_owned()));
+    }
+    for expected in files {
+        let path = group_dir(root, group).join(&expected.name);
+        let file = File::open(&path).map_err(|e| io_error(&path, "open", e))?;
+        let (length, hash) = hash_of(&path, &file)?;
+        if (length, &hash) != (expected.length, &expected.hash) {
+            // The next attempt gets it anew.
+            let _ = std::fs::remove_file(&path);
+            return Err(bad(format!("{} did not arrive as it was", expected.name)));
+        }
+        file.sync_all().map_err(|e| io_error(&path, "sync", e))?;
+    }
+    framed::write_atomic(&manifest_path(root, group), manifest_bytes)?;
+    let tables = read_tables(root, &manifest)?;
+    let streams = tables
+        .into_iter()
+        .map(|(key, value)| (StreamKey::from_stored(&key), value));
+    let machine = Machine::load(group, &manifest.group_state, streams)
+        .map_err(|e| bad(e.to_string()))?;
+    let membership = manifest.membership.clone().unwrap_or_default();
+    let fetched = Fetched {
+        machine,
+        position: LogPosition {
+            index: manifest.index,
+            term: manifest.term,
+        },
+        membership,
+        durable_pack: manifest.next_pack.saturating_sub(1),
+    };
+    Ok((manifest, fetched))
+}
+
+/// Exchanges the gathered checkpoint with the group's directory, in one step. Blocks.
+fn exchange(dir: &Path, group: u32) -> Result<(), StorageError> {
+    let root = incoming_dir(dir);
+    let (new, own) = (group_dir(&root, group), group_dir(dir, group));
+    if !own.is_dir() {
+        framed::create_dir(&own)?;
+    }
+    let path = |p: &Path| {
+        std::ffi::CString::new(p.as_os_str().as_encoded_bytes())
+            .map_err(|e| io_error(p, "name", e.into()))
+    };
+    let (from, to) = (path(&new)?, path(&own)?);
+    // SAFETY: both are texts that end with a zero and outlive the call.
+    let result = unsafe {
+        libc::renameat2(
+            libc::AT_FDCWD,
+            from.as_ptr(),
+            libc::AT_FDCWD,
+            to.as_ptr(),
+            libc::RENAME_EXCHANGE,
+        )
+    };
+    if result != 0 {
+        return Err(io_error(&own, "exchange", std::io::Error::last_os_error()));
+    }
+    framed::sync_dir(&dir.join("groups"))?;
+    framed::sync_dir(&root.join("groups"))?;
+    // What stood there before is of no use any more.
+    if let Err(error) = std::fs::remove_dir_all(&new) {
+        log::warn!("event=old_checkpoint_not_removed path={} error=\"{error}\"", new.display());
+    }
+    Ok(())
+}
+
+impl Core {
+    /// Gets a checkpoint from another node, in a task of its own.
+    pub(super) fn fetch_checkpoint(self: &Rc<Self>, group: u32, node: u64, index: u64) {
+        let core = self.clone();
+        glommio::spawn_local(async move {
+            let input = match core.gather(group, node, index).await {
+                Ok(fetched) => Input::Fetched(Box::new(fetched)),
+                Err(error) => {
+                    log::warn!("event=checkpoint_not_fetched group={group} node={node} {error}");
+                    Input::FetchFailed
+                }
+            };
+            core.step(group, input);
+        })
+        .detach();
+    }
+
+    async fn gather(
+        self: &Rc<Self>,
+        group: u32,
+        node: u64,
+        index: u64,
+    ) -> Result<Fetched, TransferError> {
+        let bad = |what: String| TransferError::Bad { group, node, what };
+        let Some(disk) = &self.disk else {
+            return Err(bad("this node has no disk".to_owned()));
+        };
+        let root = incoming_dir(&disk.dir);
+        let own = group_dir(&root, group);
+        let (listed, place) = (root.clone(), own.clone());
+        let have = blocking::run(move || {
+            std::fs::create_dir_all(&place).map_err(|e| io_error(&place, "create", e))?;
+            Ok::<_, StorageError>(gathered(&listed, group))
+        })
+        .await?;
+        log::info!(
+            "event=checkpoint_fetch group={group} node={node} index={index} files_there={}",
+            have.len()
+        );
+        let request = FetchCheckpointRequest {
+            from: Some(self.hello()),
+            group,
+            index,
+            have,
+        };
+        let mut parts = self.fetch_from(node, request).await.map_err(bad)?;
+        let first = parts
+            .next()
+            .await
+            .unwrap_or_else(|| Err("it ended at once".to_owned()));
+        let first = first.map_err(bad)?;
+        let is_name = |name: &str| {
+            let number = name.strip_prefix("table-").or(name.strip_prefix("pack-"));
+            number.is_some_and(|n| n.parse::<u64>().is_ok())
+        };
+        if let Some(file) = first.files.iter().find(|f| !is_name(&f.name)) {
+            return Err(bad(format!("{:?} is not a file's name", file.name)));
+        }
+        let mut bytes = 0;
+        while let Some(part) = parts.next().await {
+            let part = part.map_err(bad)?;
+            let is_listed = |f: &CheckpointFile| {
+                f.name == part.name && part.position + part.data.len() as u64 <= f.length
+            };
+            if !first.files.iter().any(is_listed) {
+                return Err(bad(format!("{:?} has bytes that it was not to have", part.name)));
+            }
+            bytes += part.data.len();
+            let root = root.clone();
+            blocking::run(move || take_part(&root, group, &part)).await?;
+        }
+        log::info!("event=checkpoint_fetched group={group} node={node} bytes={bytes}");
+        let (manifest, fetched) = blocking::run(move || {
+            load(&root, group, node, &first.manifest, &first.files)
+        })
+        .await?;
+        let files = GroupFiles { manifest };
+        disk.fetched.borrow_mut().insert(group, files);
+        Ok(fetched)
+    }
+
+    /// Puts a fetched checkpoint in the place of the group's files; then as any other ready.
+    pub(super) fn install(self: &Rc<Self>, group: u32, persist: Persist) {
+        let core = self.clone();
+        glommio::spawn_local(async move {
+            let Some(disk) = &core.disk else {
+                return;
+            };
+            // A checkpoint of its own that is under way would write into the new directory.
+            while disk.is_checkpointing.replace(true) {
+                let seen = disk.checkpoint_done.raised();
+                disk.checkpoint_done.beyond(seen).await;
+            }
+            let dir = disk.dir.clone();
+            let exchanged = blocking::run(move || exchange(&dir, group)).await;
+            disk.packs.forget(&group_dir(&disk.dir, group));
+            disk.unwritten.borrow_mut().remove(&group);
+            let files = disk.fetched.borrow_mut().remove(&group);
+            disk.is_checkpointing.set(false);
+            disk.checkpoint_done.raise();
+            match (exchanged, files) {
+                (Ok(()), Some(files)) => {
+                    let index = files.manifest.index;
+                    log::info!("event=checkpoint_installed group={group} index={index}");
+                    disk.files.borrow_mut().insert(group, files);
+                    core.persist(group, persist);
+                    disk.wal.release(group, index);
+                }
+                (Err(error), _) => core.fail(&error),
+                (Ok(()), None) => core.fail(&StorageError::Poisoned),
+            }
+        })
+        .detach();
+    }
+
+    /// Another node needs a checkpoint of a group.
+    pub(super) fn checkpoint_wanted(self: &Rc<Self>, group: u32) {
+        if let Some(disk) = &self.disk {
+            disk.wanted.borrow_mut().insert(group);
+            self.checkpoint_if_due();
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Coming to lead, ceasing to, handing over; ticks; and what other replicas say.
+
+use raftproto::peer::RaftMessage;
+
+use super::log::LogPosition;
+use super::peer::{BadMessage, node_of};
+use super::{Effect, Fetched, Group, Persist, refuse};
+use crate::protocol::Refusal;
+
+/// Ticks after which a replica that did not take its checkpoint is told of it again.
+const CHECKPOINT_TICKS: u64 = 100;
+
+/// Ticks between looks at what waits for too long.
+const LATE_TICKS: u64 = 10;
+
+impl Group {
+    /// Steps from one role to the other, as raft-rs has done before.
+    pub(super) fn look_at_leader(&mut self, effects: &mut Vec<Effect>) {
+        let leader = self.raft.leader();
+        if self.is_ready && !self.raft.is_leader() {
+            self.cease_to_lead(effects);
+        }
+        if !self.is_ready
+            && self.raft.is_leader()
+            && self.applied.term == self.raft.term()
+            && self.installing.is_none()
+        {
+            self.become_ready(effects);
+        }
+        if leader != self.known_leader {
+            self.known_leader = leader;
+            effects.push(Effect::LeaderChanged);
+            self.retry_held(effects);
+        }
+    }
+
+    fn become_ready(&mut self, effects: &mut Vec<Effect>) {
+        self.is_ready = true;
+        self.set_now(self.now);
+        self.leader_since_ms = self.now_ms;
+        for (outbox_id, command) in &self.machine.outbox {
+            effects.push(Effect::Deliver {
+                outbox_id: *outbox_id,
+                command: command.clone(),
+            });
+        }
+        if let Some(meta) = &self.machine.meta {
+            effects.push(Effect::TablesChanged);
+            effects.extend(
+                meta.deleting()
+                    .into_iter()
+                    .map(Effect::ResumeBucketDeletion),
+            );
+        }
+        effects.push(Effect::LeaderChanged);
+        self.retry_held(effects);
+    }
+
+    fn cease_to_lead(&mut self, effects: &mut Vec<Effect>) {
+        self.is_ready = false;
+        self.leader_since_ms = u64::MAX;
+        self.refuse_pending(effects);
+        // What was proposed may still be committed: its answer comes when its place in the log is known.
+        for asked in self.take_unconfirmed() {
+            self.on_request(
+                asked.request,
+                asked.reply_to,
+                asked.is_forwarded,
+                effects,
+            );
+        }
+    }
+
+    /// Hands leadership over. What was asked before is proposed first; what is asked meanwhile waits.
+    pub(super) fn transfer_leader(&mut self, node: Option<u64>, effects: &mut Vec<Effect>) {
+        if !self.raft.is_leader() || self.raft.is_transferring() {
+            return;
+        }
+        self.flush(effects);
+        self.end_lease();
+        if !self.raft.transfer(node) {
+            log::debug!("event=no_replica_to_hand_over_to group={}", self.id());
+        }
+    }
+
+    pub(super) fn on_raft_tick(&mut self, effects: &mut Vec<Effect>) {
+        if self.installing.is_some() {
+            return;
+        }
+        self.ticks += 1;
+        let was_transferring = self.raft.is_transferring();
+        self.raft.tick();
+        if was_transferring && !self.raft.is_transferring() {
+            // It failed, or is done: a lease needs a new round either way.
+            self.end_lease();
+        }
+        self.repeat_round();
+        self.retry_held(effects);
+        if self.ticks.is_multiple_of(LATE_TICKS) {
+            self.give_up_late(effects);
+            self.give_up_proposed(effects);
+        }
+        if self.ticks.is_multiple_of(CHECKPOINT_TICKS) {
+            let replicas = self.raft.replicas();
+            for replica in replicas.iter().filter(|r| r.is_installing) {
+                self.raft.checkpoint_failed(replica.raft_id);
+            }
+        }
+    }
+
+    fn give_up_proposed(&mut self, effects: &mut Vec<Effect>) {
+        if self.is_ready {
+            return;
+        }
+        let now_us = self.now.monotonic_us;
+        for proposed in &mut self.proposed {
+            if proposed.until_us <= now_us {
+                let replies = std::mem::take(&mut proposed.replies);
+                refuse(replies, &Refusal::OutcomeUnknown, effects);
+            }
+        }
+    }
+
+    pub(super) fn on_peer(&mut self, message: RaftMessage, effects: &mut Vec<Effect>) {
+        use ::raft::prelude::MessageType as T;
+        if self.installing.is_some() || self.trouble.is_some() {
+            return;
+        }
+        let kind = message.r#type as i32;
+        let asks_for_vote = kind == T::MsgRequestVote as i32 || kind == T::MsgRequestPreVote as i32;
+        if asks_for_vote && self.now.monotonic_us < self.no_vote_until_us {
+            return;
+        }
+        if kind == T::MsgSnapshot as i32 {
+            return self.on_checkpoint_offer(&message, effects);
+        }
+        match self.raft.step(message) {
+            Ok(()) => {}
+            Err(bad @ (BadMessage::LogLost | BadMessage::Diverged)) => {
+                self.trouble = Some(bad);
+                effects.push(Effect::Trouble(bad));
+            }
+            Err(bad) => effects.push(Effect::Trouble(bad)),
+        }
+    }
+
+    /// The leader has compacted what this replica lacks, and points to a checkpoint.
+    fn on_checkpoint_offer(&mut self, message: &RaftMessage, effects: &mut Vec<Effect>) {
+        let Some(offer) = &message.checkpoint else {
+            return;
+        };
+        let is_wanted = message.term >= self.raft.term() && offer.index > self.raft.commit();
+        if !is_wanted || self.fetching.is_some() || message.to != self.raft.id() {
+            return;
+        }
+        self.fetching = Some((message.from, message.term));
+        effects.push(Effect::FetchCheckpoint {
+            node: node_of(message.from),
+            index: offer.index,
+        });
+    }
+
+    pub(super) fn on_fetched(&mut self, fetched: Box<Fetched>) {
+        let Some((from, term)) = self.fetching.take() else {
+            return;
+        };
+        if fetched.position.index <= self.applied.index || self.installing.is_some() {
+            return;
+        }
+        let (position, membership) = (fetched.position, fetched.membership.clone());
+        self.fetched = Some(fetched);
+        self.raft.restore(from, term, position, &membership);
+    }
+
+    /// raft-rs has taken the checkpoint: its state is the group's from now on, once the files are in their place.
+    pub(super) fn restored(
+        &mut self,
+        position: LogPosition,
+        persist: Option<Persist>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (Some(fetched), Some(persist)) = (self.fetched.take(), persist) else {
+            return;
+        };
+        assert_eq!(fetched.position, position, "another checkpoint than the fetched one");
+        let tails = std::mem::take(&mut self.machine.tails);
+        self.machine = fetched.machine;
+        self.machine.tails = tails;
+        self.durable_pack = fetched.durable_pack;
+        self.applied = position;
+        self.installing = Some(persist.number);
+        self.machine.tell_all(effects);
+        if self.machine.meta.is_some() {
+            effects.push(Effect::TablesChanged);
+        }
+        effects.push(Effect::Install(persist));
+    }
+
+    pub(super) fn on_persisted(&mut self, number: u64, effects: &mut Vec<Effect>) {
+        let messages = self.raft.persisted(number);
+        effects.extend(messages.into_iter().map(Effect::Send));
+        if self.installing.take_if(|n| *n <= number).is_some() {
+            self.raft.applied(self.applied.index);
+            self.retry_held(effects);
+        }
+    }
+}

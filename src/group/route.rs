@@ -1,0 +1,356 @@
+//! Who answers a request: this replica if it leads, its leader if not. Reads that are not of writes are answered from
+//! this replica's own state once the leader has said up to where that must be applied.
+//! Owns the requests that wait for a leader and those that are under way to one. Invariants: every request is answered
+//! once; one that may have been proposed elsewhere is sent again only where a producer makes that safe.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::batch::{Pending, command_of, is_command};
+use super::peer::node_of;
+use super::{Effect, Group, ReplyTo, refuse};
+use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, StreamKey};
+
+/// How long a request waits for a leader, and for a leader's answer, in microseconds.
+const PATIENCE_US: u64 = 5_000_000;
+
+/// Requests of one group that wait for a leader.
+const HELD_MAX: usize = 4096;
+
+/// A request and who asked.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) request: Request,
+    pub(super) reply_to: ReplyTo,
+    /// Another node sent it: it is not sent on.
+    pub(super) is_forwarded: bool,
+    pub(super) until_us: u64,
+}
+
+/// A question to the leader.
+#[derive(Debug)]
+struct Underway {
+    /// `None`: nobody waits for the answer.
+    asked: Option<Asked>,
+    node: u64,
+    /// The leader only confirms; the answer is this replica's.
+    is_confirmation: bool,
+}
+
+/// See the module's head.
+#[derive(Default)]
+pub(super) struct Waiting {
+    /// Without a leader.
+    held: VecDeque<Asked>,
+    underway: BTreeMap<u64, Underway>,
+    next_token: u64,
+    /// Confirmed reads that wait until their index is applied.
+    confirmed: BTreeMap<u64, Vec<Asked>>,
+}
+
+impl Waiting {
+    fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.underway.is_empty() && self.confirmed.is_empty()
+    }
+}
+
+impl Group {
+    pub(super) fn on_request(
+        &mut self,
+        request: Request,
+        reply_to: ReplyTo,
+        is_forwarded: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let asked = Asked {
+            request,
+            reply_to,
+            is_forwarded,
+            until_us: self.now.monotonic_us + PATIENCE_US,
+        };
+        self.dispatch(asked, effects);
+    }
+
+    fn dispatch(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
+        if !self.raft.is_leader() || self.installing.is_some() {
+            if asked.is_forwarded {
+                let node = node_of(self.raft.leader());
+                reply(asked.reply_to, Refusal::NotLeader { node }, effects);
+                return;
+            }
+            return self.follow(asked, effects);
+        }
+        if !self.is_ready || self.raft.is_transferring() {
+            return self.hold(asked, effects);
+        }
+        if is_command(&asked.request.op) {
+            return self.command(asked, effects);
+        }
+        let is_local = matches!(asked.request.op, Op::Watch { .. } | Op::Unwatch { .. });
+        if is_local || self.leads_for_certain() {
+            self.answer_here(asked, effects);
+        } else {
+            self.confirm_by_round(asked);
+        }
+    }
+
+    fn command(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
+        if self.uncommitted_bytes > self.raft.settings().uncommitted_bytes_max {
+            let bound = "uncommitted_bytes_max";
+            return reply(asked.reply_to, Refusal::Overloaded { bound }, effects);
+        }
+        if let Some(refusal) = self.refuse_early(&asked.request) {
+            return reply(asked.reply_to, refusal, effects);
+        }
+        if let Ok(kind) = command_of(asked.request) {
+            self.pending.push(kind, Some(asked.reply_to));
+        }
+    }
+
+    /// Answers from the applied state.
+    pub(super) fn answer_here(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
+        let outcome = self.answer(key_of(&asked.request), asked.request.op);
+        effects.push(Effect::Reply {
+            reply_to: asked.reply_to,
+            outcome,
+        });
+    }
+
+    /// A request that came to a replica which does not lead.
+    fn follow(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
+        if self.installing.is_none() && self.answers_without_leader(&asked.request) {
+            let outcome = self.answer(key_of(&asked.request), asked.request.op.clone());
+            let is_known = match (&outcome, &asked.request.op) {
+                (Outcome::Refused(_), Op::Unwatch { .. }) => true,
+                (Outcome::Refused(_), _) => false,
+                // Up to the tail, or up to date, only the leader knows.
+                (Outcome::Read(plan), Op::Read(read)) => read.is_live || plan.end < plan.meta.tail,
+                _ => true,
+            };
+            if is_known {
+                effects.push(Effect::Reply {
+                    reply_to: asked.reply_to,
+                    outcome,
+                });
+                return;
+            }
+        }
+        let leader = node_of(self.raft.leader());
+        if leader == 0 || self.raft.is_leader() || self.installing.is_some() {
+            return self.hold(asked, effects);
+        }
+        let is_confirmation = !is_command(&asked.request.op);
+        let request = if is_confirmation {
+            confirmation_of(&asked.request)
+        } else {
+            asked.request.clone()
+        };
+        self.ask_leader(leader, request, Some(asked), is_confirmation, effects);
+    }
+
+    /// Whether a replica may try to answer by itself.
+    fn answers_without_leader(&self, request: &Request) -> bool {
+        match &request.op {
+            Op::Watch { .. } | Op::Unwatch { .. } | Op::ReadInherited { .. } => true,
+            Op::Read(read) => read.from != crate::protocol::ReadFrom::Now,
+            _ => false,
+        }
+    }
+
+    fn ask_leader(
+        &mut self,
+        node: u64,
+        request: Request,
+        asked: Option<Asked>,
+        is_confirmation: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let token = self.waiting.token();
+        let underway = Underway {
+            asked,
+            node,
+            is_confirmation,
+        };
+        self.waiting.underway.insert(token, underway);
+        effects.push(Effect::Forward {
+            node,
+            token,
+            request,
+        });
+    }
+
+    /// Tells the leader of a stream that is read here, so that its window slides.
+    pub(super) fn forward_touches(&mut self, effects: &mut Vec<Effect>) {
+        let leader = node_of(self.raft.leader());
+        for key in std::mem::take(&mut self.touches) {
+            if leader != 0 && !self.raft.is_leader() {
+                let op = Op::Confirm {
+                    visible: true,
+                    slides: true,
+                };
+                self.ask_leader(leader, Request::on_key(key, op), None, true, effects);
+            }
+        }
+    }
+
+    fn hold(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
+        if self.waiting.held.len() >= HELD_MAX {
+            let bound = "requests_without_leader";
+            return reply(asked.reply_to, Refusal::Overloaded { bound }, effects);
+        }
+        self.waiting.held.push_back(asked);
+    }
+
+    /// The leader has answered, or refused.
+    pub(super) fn on_forward_reply(
+        &mut self,
+        token: u64,
+        outcome: Outcome,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(underway) = self.waiting.underway.remove(&token) else {
+            return;
+        };
+        let Some(asked) = underway.asked else {
+            return;
+        };
+        let is_safe = underway.is_confirmation || is_repeatable(&asked.request);
+        match outcome {
+            Outcome::Confirmed { index } if underway.is_confirmation => {
+                self.answer_at(index, asked, effects);
+            }
+            // Certainly not done: it waits for a leader, or for the next tick.
+            Outcome::Refused(Refusal::NotLeader { .. } | Refusal::Unavailable) => {
+                self.hold(asked, effects);
+            }
+            Outcome::Refused(Refusal::OutcomeUnknown) if is_safe => self.hold(asked, effects),
+            outcome => effects.push(Effect::Reply {
+                reply_to: asked.reply_to,
+                outcome,
+            }),
+        }
+    }
+
+    /// Answers from the own state once `index` is applied.
+    pub(super) fn answer_at(&mut self, index: u64, asked: Asked, effects: &mut Vec<Effect>) {
+        if self.applied.index >= index {
+            self.answer_here(asked, effects);
+        } else {
+            self.waiting.confirmed.entry(index).or_default().push(asked);
+        }
+    }
+
+    /// Answers the confirmed reads whose index is applied by now.
+    pub(super) fn answer_confirmed(&mut self, effects: &mut Vec<Effect>) {
+        while let Some(first) = self.waiting.confirmed.first_entry() {
+            if *first.key() > self.applied.index {
+                return;
+            }
+            for asked in first.remove() {
+                self.answer_here(asked, effects);
+            }
+        }
+    }
+
+    /// What was sent to a node and not answered may be done or not.
+    pub(super) fn lose_answers_of(&mut self, node: u64, effects: &mut Vec<Effect>) {
+        let tokens: Vec<u64> = self
+            .waiting
+            .underway
+            .iter()
+            .filter(|(_, u)| u.node == node)
+            .map(|(token, _)| *token)
+            .collect();
+        for token in tokens {
+            let outcome = Outcome::Refused(Refusal::OutcomeUnknown);
+            self.on_forward_reply(token, outcome, effects);
+        }
+    }
+
+    /// A request could not be sent: certainly not done.
+    pub(super) fn not_sent(&mut self, token: u64, effects: &mut Vec<Effect>) {
+        self.on_forward_reply(token, Outcome::Refused(Refusal::Unavailable), effects);
+    }
+
+    /// Another leader, or a tick: what waited for one is tried again, and what waited too long is refused.
+    pub(super) fn retry_held(&mut self, effects: &mut Vec<Effect>) {
+        let now_us = self.now.monotonic_us;
+        for asked in std::mem::take(&mut self.waiting.held) {
+            if asked.until_us <= now_us {
+                reply(asked.reply_to, Refusal::Unavailable, effects);
+            } else {
+                self.dispatch(asked, effects);
+            }
+        }
+    }
+
+    /// Gives up what was under way for too long.
+    pub(super) fn give_up_late(&mut self, effects: &mut Vec<Effect>) {
+        let now_us = self.now.monotonic_us;
+        let is_late = |_: &u64, u: &mut Underway| {
+            u.asked.as_ref().is_none_or(|asked| asked.until_us <= now_us)
+        };
+        let late: Vec<Underway> = self
+            .waiting
+            .underway
+            .extract_if(.., is_late)
+            .map(|(_, underway)| underway)
+            .collect();
+        for underway in late {
+            let refusal = if underway.is_confirmation {
+                Refusal::Unavailable
+            } else {
+                Refusal::OutcomeUnknown
+            };
+            refuse(underway.asked.map(|a| Some(a.reply_to)), &refusal, effects);
+        }
+        for late in self.waiting.confirmed.values_mut() {
+            for asked in late.extract_if(.., |asked| asked.until_us <= now_us) {
+                reply(asked.reply_to, Refusal::Unavailable, effects);
+            }
+        }
+        self.waiting.confirmed.retain(|_, asked| !asked.is_empty());
+    }
+
+    /// The commands that were not proposed yet are refused: certainly not done.
+    pub(super) fn refuse_pending(&mut self, effects: &mut Vec<Effect>) {
+        refuse(self.pending.take_replies(), &Refusal::Unavailable, effects);
+        self.pending = Pending::default();
+    }
+}
+
+fn reply(reply_to: ReplyTo, refusal: Refusal, effects: &mut Vec<Effect>) {
+    let outcome = Outcome::Refused(refusal);
+    effects.push(Effect::Reply { reply_to, outcome });
+}
+
+fn key_of(request: &Request) -> Option<StreamKey> {
+    match &request.target {
+        GroupTarget::Key(key) => Some(key.clone()),
+        GroupTarget::Meta | GroupTarget::Group(_) => None,
+    }
+}
+
+/// Done twice it has the effect and the answer of once.
+fn is_repeatable(request: &Request) -> bool {
+    match &request.op {
+        Op::Append(append) => append.producer.is_some(),
+        op => !is_command(op),
+    }
+}
+
+/// What the leader is asked so that a replica may answer this read.
+fn confirmation_of(request: &Request) -> Request {
+    let op = Op::Confirm {
+        visible: matches!(request.op, Op::Head | Op::Read(_) | Op::Watch { .. }),
+        slides: matches!(request.op, Op::Read(_) | Op::Watch { .. }),
+    };
+    Request {
+        target: request.target.clone(),
+        op,
+    }
+}

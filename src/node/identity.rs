@@ -1,0 +1,112 @@
+//! What must not change between starts of a data directory, in its file `node.ursula`: `ursula 2`, the store's id, the
+//! number of groups, the node's number, the cluster's name, and the nodes that founded it.
+
+use std::path::Path;
+
+use storage::framed;
+
+use super::NodeError;
+use crate::config::Config;
+
+/// See the module's head.
+pub struct Identity {
+    /// Which data directory this is: drawn when it is made.
+    pub store_id: [u8; 16],
+    /// The first members of all groups.
+    pub voters: Vec<u64>,
+}
+
+impl Identity {
+    /// Reads a directory's identity, or gives a new directory one.
+    ///
+    /// # Errors
+    /// [`NodeError::Data`] where the settings are not those of the directory.
+    pub fn of(dir: &Path, config: &Config) -> Result<Identity, NodeError> {
+        let path = dir.join("node.ursula");
+        match framed::read(&path)? {
+            Some(bytes) => read(dir, &path, &String::from_utf8_lossy(&bytes), config),
+            None => make(dir, &path, config),
+        }
+    }
+}
+
+fn read(dir: &Path, path: &Path, text: &str, config: &Config) -> Result<Identity, NodeError> {
+    let unreadable = || NodeError::Data(format!("{} is not readable", path.display()));
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    let (store, groups, node, cluster, voters) = match fields[..] {
+        ["1", store, groups, node] => (store, groups, node, None, node),
+        ["2", store, groups, node, cluster, voters] => {
+            (store, groups, node, Some(cluster), voters)
+        }
+        [version, ..] if version.parse::<u32>().is_ok_and(|v| v > 2) => {
+            return Err(NodeError::Data(format!(
+                "{} was written by a newer ursula: start that one",
+                path.display()
+            )));
+        }
+        _ => return Err(unreadable()),
+    };
+    if groups.parse() != Ok(config.raft_group_count) {
+        return Err(NodeError::Data(format!(
+            "raft_group_count is {groups} in {}, not {}: it is fixed when a data directory is made; give --raft-group-count {groups}",
+            dir.display(),
+            config.raft_group_count
+        )));
+    }
+    if node.parse() != Ok(config.node_id) {
+        return Err(NodeError::Data(format!(
+            "{} belongs to node {node}, not {}; give --node-id {node}",
+            dir.display(),
+            config.node_id
+        )));
+    }
+    if let Some(cluster) = cluster
+        && cluster != config.cluster_id
+    {
+        return Err(NodeError::Data(format!(
+            "{} belongs to the cluster {cluster}, not {}; give --cluster-id {cluster}",
+            dir.display(),
+            config.cluster_id
+        )));
+    }
+    let voters: Result<Vec<u64>, _> = voters.split(',').map(str::parse).collect();
+    let store_id = u128::from_str_radix(store, 16).map_err(|_| unreadable())?;
+    Ok(Identity {
+        store_id: store_id.to_le_bytes(),
+        voters: voters.map_err(|_| unreadable())?,
+    })
+}
+
+fn make(dir: &Path, path: &Path, config: &Config) -> Result<Identity, NodeError> {
+    let wal_dir = dir.join("wal");
+    if wal_dir.is_dir()
+        && std::fs::read_dir(&wal_dir).is_ok_and(|mut entries| entries.next().is_some())
+    {
+        return Err(NodeError::Data(format!(
+            "{} is missing, but {} holds data: restore the directory as a whole from a backup",
+            path.display(),
+            wal_dir.display()
+        )));
+    }
+    let mut store_id = [0u8; 16];
+    // SAFETY: the pointer and the length are those of the array.
+    let got = unsafe { libc::getrandom(store_id.as_mut_ptr().cast(), store_id.len(), 0) };
+    if got != store_id.len() as isize {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    let voters: Vec<u64> = match config.peers.is_empty() {
+        true => vec![config.node_id],
+        false => config.peers.iter().map(|p| p.id).collect(),
+    };
+    let listed: Vec<String> = voters.iter().map(u64::to_string).collect();
+    let text = format!(
+        "2 {:032x} {} {} {} {}",
+        u128::from_le_bytes(store_id),
+        config.raft_group_count,
+        config.node_id,
+        config.cluster_id,
+        listed.join(",")
+    );
+    framed::write_atomic(path, text.as_bytes())?;
+    Ok(Identity { store_id, voters })
+}
