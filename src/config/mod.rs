@@ -129,11 +129,17 @@ fn check_cluster(config: &Config) -> Result<(), ConfigError> {
         ));
     }
     if config.cluster_listen.is_none() {
-        return wrong("`peers` is set, but `cluster_listen` is not: the other nodes must be able to connect".to_owned());
+        return wrong(
+            "`peers` is set, but `cluster_listen` is not: the other nodes must be able to connect"
+                .to_owned(),
+        );
     }
     if config.wal_dir.is_none() {
         // One that forgot its log would vote again in a term in which it has voted (Raft, section 5.2).
-        return wrong("`peers` is set, but `wal_dir` is not: a node of a cluster must keep its log".to_owned());
+        return wrong(
+            "`peers` is set, but `wal_dir` is not: a node of a cluster must keep its log"
+                .to_owned(),
+        );
     }
     Ok(())
 }

@@ -202,6 +202,17 @@ impl Backend for CoreBackend {
         self.0.stop.beyond(0).await;
     }
 
+    fn leader_elsewhere(&self, key: &StreamKey) -> Option<String> {
+        let core = &self.0;
+        let links = core.links.borrow();
+        if links.is_empty() {
+            return None;
+        }
+        let group = core.tables.borrow().group_of(key.slot())?;
+        let node = core.leaders.borrow().get(group as usize).copied()?;
+        links.get(&node)?.client_address()
+    }
+
     fn settings(&self) -> Rc<HttpSettings> {
         self.0.http.clone()
     }

@@ -129,11 +129,9 @@ impl Core {
             }
         };
         match self.group_of(&request) {
-            Some(own) if own == group => self.give_input(
-                group,
-                Input::Forwarded { request, reply_to },
-                reply_to,
-            ),
+            Some(own) if own == group => {
+                self.give_input(group, Input::Forwarded { request, reply_to }, reply_to)
+            }
             _ => self.answer(reply_to, Outcome::Refused(Refusal::Unavailable)),
         }
     }
@@ -235,6 +233,11 @@ impl Core {
                 self.step(group, Input::TransferLeader(None));
             }
         }
-        log::info!("event=handed_over core={} groups={} left={}", self.id, all.len(), led().len());
+        log::info!(
+            "event=handed_over core={} groups={} left={}",
+            self.id,
+            all.len(),
+            led().len()
+        );
     }
 }

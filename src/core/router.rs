@@ -139,7 +139,9 @@ impl Core {
                 } => self.forward(group, node, token, &request),
                 Effect::Trouble(bad) => self.trouble(group, bad),
                 Effect::CheckpointWanted => self.checkpoint_wanted(group),
-                Effect::FetchCheckpoint { node, index } => self.fetch_checkpoint(group, node, index),
+                Effect::FetchCheckpoint { node, index } => {
+                    self.fetch_checkpoint(group, node, index)
+                }
                 Effect::Install(persist) => self.install(group, persist),
                 saga @ (Effect::Deliver { .. }
                 | Effect::CheckHold { .. }
@@ -333,7 +335,10 @@ impl Core {
         }
         CoreReport {
             snapshot: self.metrics.snapshot(self.id),
-            groups: groups.values().map(|group| self.group_status(group)).collect(),
+            groups: groups
+                .values()
+                .map(|group| self.group_status(group))
+                .collect(),
             groups_waiting: groups.values().filter(|g| !g.has_leader()).count() as u32,
             failed: self.is_failed.get(),
             disk_full: self.is_full.get(),

@@ -29,15 +29,23 @@ impl Core {
                     is_installing: r.is_installing,
                 })
                 .collect(),
-            trouble: group
-                .trouble()
-                .map(|t| t.to_string())
-                .unwrap_or_default(),
+            trouble: group.trouble().map(|t| t.to_string()).unwrap_or_default(),
         }
     }
 }
 impl Core {
-    pub(super) fn connect_peers(self: &std::rc::Rc<Self>) -> Result<(), super::start::CoreError> { Ok(()) }
-    pub(super) fn hello(&self) -> raftproto::peer::Hello { Default::default() }
-    pub(super) async fn fetch_from(&self, _n: u64, _r: raftproto::peer::FetchCheckpointRequest) -> Result<futures_lite::stream::Empty<Result<raftproto::peer::CheckpointPart, String>>, String> { Err(String::new()) }
+    pub(super) fn connect_peers(self: &std::rc::Rc<Self>) -> Result<(), super::start::CoreError> {
+        Ok(())
+    }
+    pub(super) fn hello(&self) -> raftproto::peer::Hello {
+        Default::default()
+    }
+    pub(super) async fn fetch_from(
+        &self,
+        _n: u64,
+        _r: raftproto::peer::FetchCheckpointRequest,
+    ) -> Result<futures_lite::stream::Empty<Result<raftproto::peer::CheckpointPart, String>>, String>
+    {
+        Err(String::new())
+    }
 }

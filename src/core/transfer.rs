@@ -159,7 +159,10 @@ pub async fn give(
     wanted.reverse();
     let state = (wanted, None::<(CheckpointFile, std::sync::Arc<File>)>, 0u64);
     let rest = stream::try_unfold(state, |(mut wanted, mut open, mut position)| async move {
-        if open.as_ref().is_none_or(|(file, _)| position >= file.length) {
+        if open
+            .as_ref()
+            .is_none_or(|(file, _)| position >= file.length)
+        {
             open = wanted.pop().map(|(f, file)| (f, std::sync::Arc::new(file)));
             position = 0;
         }
@@ -234,8 +237,7 @@ fn load(
     files: &[CheckpointFile],
 ) -> Result<(GroupManifest, Fetched), TransferError> {
     let bad = |what: String| TransferError::Bad { group, node, what };
-    let manifest =
-        GroupManifest::decode(manifest_bytes.clone()).map_err(|e| bad(e.to_string()))?;
+    let manifest = GroupManifest::decode(manifest_bytes.clone()).map_err(|e| bad(e.to_string()))?;
     raftproto::version::check(
         "a checkpoint",
         manifest.version,
@@ -261,8 +263,8 @@ fn load(
     let streams = tables
         .into_iter()
         .map(|(key, value)| (StreamKey::from_stored(&key), value));
-    let machine = Machine::load(group, &manifest.group_state, streams)
-        .map_err(|e| bad(e.to_string()))?;
+    let machine =
+        Machine::load(group, &manifest.group_state, streams).map_err(|e| bad(e.to_string()))?;
     let membership = manifest.membership.clone().unwrap_or_default();
     let fetched = Fetched {
         machine,
@@ -305,7 +307,10 @@ fn exchange(dir: &Path, group: u32) -> Result<(), StorageError> {
     framed::sync_dir(&root.join("groups"))?;
     // What stood there before is of no use any more.
     if let Err(error) = std::fs::remove_dir_all(&new) {
-        log::warn!("event=old_checkpoint_not_removed path={} error=\"{error}\"", new.display());
+        log::warn!(
+            "event=old_checkpoint_not_removed path={} error=\"{error}\"",
+            new.display()
+        );
     }
     Ok(())
 }
@@ -375,17 +380,18 @@ impl Core {
                 f.name == part.name && part.position + part.data.len() as u64 <= f.length
             };
             if !first.files.iter().any(is_listed) {
-                return Err(bad(format!("{:?} has bytes that it was not to have", part.name)));
+                return Err(bad(format!(
+                    "{:?} has bytes that it was not to have",
+                    part.name
+                )));
             }
             bytes += part.data.len();
             let root = root.clone();
             blocking::run(move || take_part(&root, group, &part)).await?;
         }
         log::info!("event=checkpoint_fetched group={group} node={node} bytes={bytes}");
-        let (manifest, fetched) = blocking::run(move || {
-            load(&root, group, node, &first.manifest, &first.files)
-        })
-        .await?;
+        let (manifest, fetched) =
+            blocking::run(move || load(&root, group, node, &first.manifest, &first.files)).await?;
         let files = GroupFiles { manifest };
         disk.fetched.borrow_mut().insert(group, files);
         Ok(fetched)

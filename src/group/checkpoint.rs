@@ -4,9 +4,9 @@
 //! stream goes into a delta table; what was written before is never written again.
 
 use prost::Message;
+use raftproto::checkpoint::Membership;
 use raftproto::checkpoint::{AbandonedFork, BucketFence, GroupState, OutboxMessage};
 use raftproto::command::Command;
-use raftproto::checkpoint::Membership;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::log::LogPosition;

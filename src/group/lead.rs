@@ -62,12 +62,7 @@ impl Group {
         self.refuse_pending(effects);
         // What was proposed may still be committed: its answer comes when its place in the log is known.
         for asked in self.take_unconfirmed() {
-            self.on_request(
-                asked.request,
-                asked.reply_to,
-                asked.is_forwarded,
-                effects,
-            );
+            self.on_request(asked.request, asked.reply_to, asked.is_forwarded, effects);
         }
     }
 
@@ -182,7 +177,10 @@ impl Group {
         let (Some(fetched), Some(persist)) = (self.fetched.take(), persist) else {
             return;
         };
-        assert_eq!(fetched.position, position, "another checkpoint than the fetched one");
+        assert_eq!(
+            fetched.position, position,
+            "another checkpoint than the fetched one"
+        );
         let tails = std::mem::take(&mut self.machine.tails);
         self.machine = fetched.machine;
         self.machine.tails = tails;

@@ -109,7 +109,13 @@ impl Group {
     /// Takes the reads that waited for a round.
     pub(super) fn take_unconfirmed(&mut self) -> Vec<Asked> {
         let mut reads = std::mem::take(&mut self.leadership.next);
-        reads.extend(self.leadership.round.take().into_iter().flat_map(|r| r.reads));
+        reads.extend(
+            self.leadership
+                .round
+                .take()
+                .into_iter()
+                .flat_map(|r| r.reads),
+        );
         self.leadership.lease_until_us = 0;
         reads
     }

@@ -23,8 +23,8 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use raftproto::command::{Command, Expire, command::Kind};
 use raftproto::checkpoint::Membership;
+use raftproto::command::{Command, Expire, command::Kind};
 use raftproto::peer::RaftMessage;
 
 pub use self::batch::request_of;
@@ -443,7 +443,8 @@ impl Group {
         let stream = self.machine.streams.get(key);
         let needs_stream = matches!(request.op, Op::Append(_) | Op::Delete);
         let Some(stream) = stream else {
-            return (is_certain && needs_stream && !self.is_touched_by_pending()).then_some(Refusal::NotFound);
+            return (is_certain && needs_stream && !self.is_touched_by_pending())
+                .then_some(Refusal::NotFound);
         };
         let is_write = needs_stream || matches!(request.op, Op::Create(_) | Op::Hold(_));
         if is_write && !stream.soft_deleted && self.is_expired(stream) {
@@ -560,11 +561,7 @@ impl Group {
     }
 
     /// The entry at `position` is the log's: answers for others that stood there are certain.
-    fn passed(
-        &mut self,
-        position: LogPosition,
-        effects: &mut Vec<Effect>,
-    ) -> Vec<Option<ReplyTo>> {
+    fn passed(&mut self, position: LogPosition, effects: &mut Vec<Effect>) -> Vec<Option<ReplyTo>> {
         assert_eq!(
             position.index,
             self.applied.index + 1,

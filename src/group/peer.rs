@@ -23,7 +23,9 @@ pub enum BadMessage {
     #[error("its entries are damaged or do not follow each other")]
     Entries,
     /// The leader counts on entries that this replica has not: its log was lost.
-    #[error("the leader knows of entries that this replica acknowledged and does not have: its log was lost")]
+    #[error(
+        "the leader knows of entries that this replica acknowledged and does not have: its log was lost"
+    )]
     LogLost,
     /// An entry contradicts what was committed here: the logs have parted for good.
     #[error("an entry contradicts one that is committed here")]

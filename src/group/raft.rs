@@ -5,7 +5,9 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use raft::prelude::{ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot};
+use raft::prelude::{
+    ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot,
+};
 use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 use raftproto::checkpoint::Membership;
 use raftproto::peer::RaftMessage;
@@ -254,7 +256,9 @@ impl Raft {
         let bytes: Vec<u8> = seed.iter().flat_map(|s| s.to_le_bytes()).collect();
         let span = self.settings.election_ticks as u64;
         let drawn = span + xxhash_rust::xxh3::xxh3_64(&bytes) % span;
-        self.node.raft.set_randomized_election_timeout(drawn as usize);
+        self.node
+            .raft
+            .set_randomized_election_timeout(drawn as usize);
     }
 
     /// Gives a peer's message to raft-rs.
@@ -264,8 +268,7 @@ impl Raft {
     pub(super) fn step(&mut self, message: RaftMessage) -> Result<(), BadMessage> {
         let committed = self.node.raft.raft_log.committed;
         let own_id = self.node.raft.id;
-        let (message, payloads) =
-            peer::incoming(own_id, self.node.store(), committed, message)?;
+        let (message, payloads) = peer::incoming(own_id, self.node.store(), committed, message)?;
         for (position, payload) in payloads {
             self.node.mut_store().offer(position, payload);
         }
@@ -452,7 +455,10 @@ impl Raft {
         let mut step = Step {
             messages,
             committed: committed.into_iter().map(|e| self.committed(e)).collect(),
-            reads: reads.into_iter().map(|r| (r.request_ctx, r.index)).collect(),
+            reads: reads
+                .into_iter()
+                .map(|r| (r.request_ctx, r.index))
+                .collect(),
             restored,
             persist,
         };

@@ -292,7 +292,9 @@ impl Group {
     pub(super) fn give_up_late(&mut self, effects: &mut Vec<Effect>) {
         let now_us = self.now.monotonic_us;
         let is_late = |_: &u64, u: &mut Underway| {
-            u.asked.as_ref().is_none_or(|asked| asked.until_us <= now_us)
+            u.asked
+                .as_ref()
+                .is_none_or(|asked| asked.until_us <= now_us)
         };
         let late: Vec<Underway> = self
             .waiting

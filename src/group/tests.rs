@@ -3,6 +3,7 @@
 mod checkpoint;
 mod expiry;
 mod holds;
+mod replicas;
 
 use std::collections::{BTreeMap, VecDeque};
 

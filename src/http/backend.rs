@@ -81,6 +81,9 @@ pub trait Backend: 'static {
     /// Resolves when live reads must end because the node stops.
     fn stopping(&self) -> impl Future<Output = ()>;
 
+    /// Where the clients of the node that leads the stream's group connect, if that is another node.
+    fn leader_elsewhere(&self, key: &StreamKey) -> Option<String>;
+
     /// The bounds and times of the HTTP layer.
     fn settings(&self) -> Rc<HttpSettings>;
 

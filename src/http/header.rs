@@ -35,6 +35,10 @@ names! {
     STREAM_EARLIEST_OFFSET = "stream-earliest-offset";
     /// `unknown`: the request may or may not have been done.
     STREAM_OUTCOME = "stream-outcome";
+    /// `host:port` of the node that leads the stream's group, where that is another one: the shorter way.
+    STREAM_LEADER_HINT = "stream-leader-hint";
+    /// RFC 7240; `redirect` is understood.
+    PREFER = "prefer";
     /// An idempotent producer's id.
     PRODUCER_ID = "producer-id";
     /// Its epoch.
@@ -52,10 +56,10 @@ names! {
 /// Request headers that a browser may send.
 pub const ALLOWED: &str = "content-type, authorization, if-none-match, stream-seq, stream-ttl, \
     stream-expires-at, stream-closed, stream-forked-from, stream-fork-offset, stream-fork-sub-offset, \
-    producer-id, producer-epoch, producer-seq, last-event-id, accept, cache-control";
+    producer-id, producer-epoch, producer-seq, last-event-id, accept, cache-control, prefer";
 
 /// Response headers that a browser's script may see.
 pub const EXPOSED: &str = "etag, location, retry-after, stream-next-offset, stream-cursor, \
     stream-up-to-date, stream-closed, stream-ttl, stream-expires-at, stream-sse-data-encoding, \
-    stream-earliest-offset, stream-outcome, producer-epoch, producer-seq, producer-expected-seq, \
+    stream-earliest-offset, stream-outcome, stream-leader-hint, producer-epoch, producer-seq, producer-expected-seq, \
     producer-received-seq";

@@ -11,6 +11,7 @@ use hyper::{Method, Request as HttpRequest, Response, StatusCode};
 use super::backend::{Backend, Operation};
 use super::body::Counted;
 use super::body_out::ResponseBody;
+use super::header;
 use super::host::{authority, location};
 use super::parse::{self, LiveMode};
 use super::path::{PathError, Route, route};
@@ -59,6 +60,7 @@ where
     T: Body<Data = Bytes> + Unpin,
 {
     let (head, body) = request.into_parts();
+    let retry_after_s = backend.settings().retry_after_s;
     let authority = authority(&head)?;
     parse::transfer_encoding(&head.headers)?;
     if head.method == Method::OPTIONS {
@@ -70,7 +72,14 @@ where
     match target {
         Route::Stream(key) => {
             let query = head.uri.query();
-            match head.method {
+            let leader = backend.leader_elsewhere(&key);
+            if let Some(leader) = leader
+                .as_deref()
+                .filter(|_| prefers_redirect(&head.headers))
+            {
+                return Ok(redirect(leader, &head.uri));
+            }
+            let answered = match head.method {
                 Method::PUT => {
                     *operation = Operation::Create;
                     let url = location(authority, &key);
@@ -90,7 +99,14 @@ where
                     Box::pin(write::delete(&*backend, key)).await
                 }
                 _ => Ok(not_allowed("GET, HEAD, POST, PUT, DELETE, OPTIONS")),
-            }
+            };
+            let Some(leader) = leader else {
+                return answered;
+            };
+            let mut reply =
+                answered.unwrap_or_else(|refusal| status::refused(&refusal, retry_after_s));
+            reply.set(header::STREAM_LEADER_HINT, &leader);
+            Ok(reply)
         }
         Route::Bucket(name) => {
             *operation = Operation::Bucket;
@@ -123,6 +139,25 @@ where
             Ok(Reply::new(StatusCode::NOT_FOUND).body_text(text.to_owned()))
         }
     }
+}
+
+/// `Prefer: redirect`, among others (RFC 7240).
+fn prefers_redirect(headers: &HeaderMap) -> bool {
+    let given = headers.get_all(header::PREFER);
+    let texts = given.iter().filter_map(|value| value.to_str().ok());
+    texts
+        .flat_map(|text| text.split(','))
+        .any(|one| one.trim().eq_ignore_ascii_case("redirect"))
+}
+
+/// To the node that leads, for clients that want to know.
+fn redirect(leader: &str, target: &hyper::Uri) -> Reply {
+    let path = target.path_and_query().map_or("/", |p| p.as_str());
+    let mut reply = Reply::new(StatusCode::TEMPORARY_REDIRECT);
+    reply.set(hyper::header::LOCATION, &format!("http://{leader}{path}"));
+    reply.set(header::STREAM_LEADER_HINT, leader);
+    reply.no_store();
+    reply
 }
 
 fn path_refusal(error: PathError) -> Refusal {

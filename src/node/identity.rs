@@ -35,9 +35,7 @@ fn read(dir: &Path, path: &Path, text: &str, config: &Config) -> Result<Identity
     let fields: Vec<&str> = text.split_whitespace().collect();
     let (store, groups, node, cluster, voters) = match fields[..] {
         ["1", store, groups, node] => (store, groups, node, None, node),
-        ["2", store, groups, node, cluster, voters] => {
-            (store, groups, node, Some(cluster), voters)
-        }
+        ["2", store, groups, node, cluster, voters] => (store, groups, node, Some(cluster), voters),
         [version, ..] if version.parse::<u32>().is_ok_and(|v| v > 2) => {
             return Err(NodeError::Data(format!(
                 "{} was written by a newer ursula: start that one",

@@ -110,7 +110,10 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     let mut starts = Vec::new();
     for (group, manifest) in &manifests {
         let records = recovered.groups.remove(group).unwrap_or_default();
-        starts.push((*group, start_group(dir, config, &identity, manifest, records)?));
+        starts.push((
+            *group,
+            start_group(dir, config, &identity, manifest, records)?,
+        ));
     }
     // Nothing is removed before all was read.
     for manifest in manifests.values() {
@@ -136,9 +139,17 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     };
     Ok(Start {
         lock: Some(lock),
-        etag_nonce: u32::from_le_bytes([store_id[0], store_id[1], store_id[2], store_id[3]]),
+        etag_nonce: etag_nonce(config, store_id),
         cores: distribute(cores, starts.into_iter(), wal_of),
     })
+}
+
+/// All nodes of a cluster give the same tags.
+fn etag_nonce(config: &Config, store_id: [u8; 16]) -> u32 {
+    match config.peers.is_empty() {
+        true => u32::from_le_bytes([store_id[0], store_id[1], store_id[2], store_id[3]]),
+        false => xxhash_rust::xxh3::xxh3_64(config.cluster_id.as_bytes()) as u32,
+    }
 }
 
 fn distribute(
