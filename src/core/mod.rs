@@ -1,6 +1,7 @@
 //! The shell: what one executor owns. Only here tasks are spawned and clocks are read.
 
 mod backend;
+mod balance;
 mod checkpoint;
 pub mod clock;
 mod fork;
@@ -72,6 +73,8 @@ pub struct Core {
     links: RefCell<BTreeMap<u64, Rc<Link>>>,
     /// The node that leads each group; 0: nobody.
     leaders: RefCell<Vec<u64>>,
+    /// Since when this core leads its groups, in monotonic microseconds.
+    led_since: RefCell<BTreeMap<u32, u64>>,
     hub: Rc<TailHub>,
     /// Raised when a group has something for the next turn.
     turn: Event,

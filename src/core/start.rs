@@ -276,6 +276,7 @@ async fn build(
         mesh: RefCell::new(None),
         links: RefCell::default(),
         leaders: RefCell::default(),
+        led_since: RefCell::default(),
         hub: Rc::default(),
         turn: Event::default(),
         served: Event::default(),

@@ -11,7 +11,9 @@ use raftproto::command::{self, Command, CommandBatch, command::Kind};
 use super::ReplyTo;
 use super::log::LogPosition;
 use super::stream::ALONE_BYTES_MIN;
-use crate::protocol::{Append, Create, Expiry, GroupTarget, Hold, Op, Request, StreamKey};
+use crate::protocol::{
+    Append, Create, Expiry, GroupTarget, Hold, Member, MemberChange, Op, Request, StreamKey,
+};
 
 /// Commands that the next entry will carry.
 #[derive(Default)]
@@ -175,6 +177,9 @@ pub(super) fn command_of(request: Request) -> Result<Kind, Op> {
             generation,
         }),
         Op::AssignSlots { group_count } => Kind::AssignSlots(command::AssignSlots { group_count }),
+        Op::ChangeMembers { base, change } => {
+            Kind::ChangeMembers(change_members_command(&base, change))
+        }
         Op::CreateBucket(bucket) => Kind::CreateBucket(command::CreateBucket {
             bucket: bucket.as_str().to_owned(),
         }),
@@ -240,6 +245,22 @@ fn append_command(key: String, append: Append) -> command::Append {
             id: p.id,
             epoch: p.epoch,
             seq: p.seq,
+        }),
+    }
+}
+
+fn change_members_command(base: &[Member], change: MemberChange) -> command::ChangeMembers {
+    use command::change_members::Change;
+    let member = |m: &Member| command::Member {
+        raft_id: m.raft_id,
+        cluster_address: m.address.clone(),
+    };
+    command::ChangeMembers {
+        base: base.iter().map(member).collect(),
+        change: Some(match change {
+            MemberChange::Add(added) => Change::Add(member(&added)),
+            MemberChange::Remove(node) => Change::Remove(node),
+            MemberChange::Replace(node) => Change::Replace(node),
         }),
     }
 }

@@ -129,6 +129,10 @@ impl Group {
         if kind == T::MsgSnapshot as i32 {
             return self.on_checkpoint_offer(&message, effects);
         }
+        if !self.raft.has_members() && kind == T::MsgAppend as i32 && message.index == 0 {
+            // A log tells how members changed, not who they were: a replica that joins begins with a checkpoint.
+            return;
+        }
         match self.raft.step(message) {
             Ok(()) => {}
             Err(bad @ (BadMessage::LogLost | BadMessage::Diverged)) => {

@@ -265,10 +265,14 @@ impl Storage for GroupLog {
     }
 
     /// The checkpoint's position only: its files travel beside Raft.
-    fn snapshot(&self, request_index: u64, _to: u64) -> Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
+        // One that is not a member there would refuse it without a word.
+        let has = |conf: &ConfState| conf.voters.contains(&to) || conf.learners.contains(&to);
         match &self.checkpoint {
             Some((position, conf_state))
-                if position.index >= self.before.index && position.index >= request_index =>
+                if position.index >= self.before.index
+                    && position.index >= request_index
+                    && has(conf_state) =>
             {
                 let mut snapshot = Snapshot::default();
                 let metadata = snapshot.mut_metadata();

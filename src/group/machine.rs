@@ -116,6 +116,7 @@ impl Machine {
             Kind::CreateBucket(_)
             | Kind::BeginDeleteBucket(_)
             | Kind::FinishDeleteBucket(_)
+            | Kind::ChangeMembers(_)
             | Kind::AssignSlots(_) => match &mut self.meta {
                 Some(meta) => {
                     let (outcome, changed) = meta.apply(kind, stamp_ms);

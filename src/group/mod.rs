@@ -12,6 +12,7 @@ mod lead;
 mod linear;
 mod log;
 mod machine;
+mod members;
 mod peer;
 mod raft;
 mod read;
@@ -98,6 +99,8 @@ pub enum Input {
     FetchFailed,
     /// Hand leadership over: to the replica on this node, or to whichever has most of the log.
     TransferLeader(Option<u64>),
+    /// The members that the group shall have, by raft id: propose the next step towards them.
+    Reconcile(Vec<u64>),
     /// One tick of [`RaftSettings::tick_ms`] has passed.
     RaftTick,
     /// The WAL is free: propose what has gathered.
@@ -303,6 +306,7 @@ impl Group {
             Input::Fetched(fetched) => self.on_fetched(fetched),
             Input::FetchFailed => self.fetching = None,
             Input::TransferLeader(node) => self.transfer_leader(node, effects),
+            Input::Reconcile(wanted) => self.reconcile(&wanted, effects),
             Input::RaftTick => self.on_raft_tick(effects),
             Input::Flush => self.flush(effects),
             Input::Persisted(number) => self.on_persisted(number, effects),

@@ -563,6 +563,31 @@ impl Raft {
         }
     }
 
+    /// Members are known; a replica that is to join knows none.
+    pub(super) fn has_members(&self) -> bool {
+        !self.node.store().conf_state().voters.is_empty()
+    }
+
+    /// Forgets the log's first entry, if it is applied: replicas that have nothing then get a checkpoint.
+    pub(super) fn forget_first(&mut self) {
+        if self.node.raft.raft_log.applied > 0 {
+            self.node.mut_store().compact(1);
+        }
+    }
+
+    /// A membership change is in the log and not applied.
+    pub(super) fn has_pending_change(&self) -> bool {
+        self.node.raft.has_pending_conf()
+    }
+
+    /// Proposes a membership change; an empty one ends a joint one.
+    ///
+    /// # Errors
+    /// Raft's, if it was dropped.
+    pub(super) fn propose_change(&mut self, change: ConfChangeV2) -> Result<(), raft::Error> {
+        self.node.propose_conf_change(Vec::new(), change)
+    }
+
     /// Applies a committed membership change.
     pub(super) fn change_membership(&mut self, payload: &Bytes) {
         use prost011::Message as _;
@@ -571,7 +596,18 @@ impl Raft {
             Err(error) => panic!("group {}: a membership change: {error}", self.group),
         };
         match self.node.apply_conf_change(&change) {
-            Ok(conf_state) => self.node.mut_store().set_conf_state(conf_state),
+            Ok(conf_state) => {
+                let id = self.node.raft.id;
+                let is_in = conf_state.voters.contains(&id)
+                    || conf_state.voters_outgoing.contains(&id)
+                    || conf_state.learners.contains(&id);
+                self.node.mut_store().set_conf_state(conf_state);
+                if !is_in && self.is_leader() {
+                    // raft-rs would go on to lead a group that it is no member of.
+                    let term = self.node.raft.term;
+                    self.node.raft.become_follower(term, 0);
+                }
+            }
             Err(error) => panic!("group {}: a membership change: {error}", self.group),
         }
     }

@@ -178,6 +178,7 @@ fn describe(refusal: &Refusal) -> (StatusCode, &'static str, String) {
                 "a limit is reached ({bound}); delete something or use another stream or bucket"
             ),
         ),
+        Refusal::BadMembers(text) => (S::CONFLICT, "bad_members", text.clone()),
         Refusal::Unavailable | Refusal::NotLeader { .. } => (
             S::SERVICE_UNAVAILABLE,
             "unavailable",

@@ -1,11 +1,15 @@
-//! The logic of group 0: buckets and the slot table. Pure, as all group logic; applied in log order.
+//! The logic of group 0: buckets, the slot table, the members. Pure, as all group logic; applied in log order.
+
+mod members;
 
 use std::collections::BTreeMap;
 
 use raftproto::checkpoint::{self, MetaState};
 use raftproto::command::command::Kind;
 
-use crate::protocol::{BucketEnd, BucketInfo, BucketName, Outcome, Refusal, SLOT_COUNT, Slot};
+use crate::protocol::{
+    BucketEnd, BucketInfo, BucketName, Member, Outcome, Refusal, SLOT_COUNT, Slot,
+};
 
 /// Buckets of a cluster: every core has a copy of the table, and each change copies it anew.
 const BUCKETS_MAX: usize = 100_000;
@@ -16,6 +20,7 @@ pub struct Meta {
     next_generation: u64,
     buckets: BTreeMap<String, Bucket>,
     slots: Vec<u32>,
+    members: Vec<Member>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +37,8 @@ pub struct Tables {
     pub buckets: BTreeMap<BucketName, u64>,
     /// `slots[i]` is the group of slot `i`; empty before group 0 first assigned them.
     pub slots: Vec<u32>,
+    /// The members that all groups shall have; empty: as they were founded.
+    pub members: Vec<Member>,
 }
 
 impl Tables {
@@ -52,6 +59,7 @@ impl Meta {
                 // A marked bucket is in no table, so its removal changes none.
                 (Outcome::Finished(end), end == BucketEnd::Reopened)
             }
+            Kind::ChangeMembers(change) => self.change_members(change),
             Kind::AssignSlots(a) => {
                 let assigns = self.slots.is_empty() && a.group_count > 0;
                 if assigns {
@@ -139,6 +147,7 @@ impl Meta {
                 .map(|(name, b)| (BucketName::from_stored(name), b.generation))
                 .collect(),
             slots: self.slots.clone(),
+            members: self.members.clone(),
         }
     }
 
@@ -156,6 +165,14 @@ impl Meta {
                 })
                 .collect(),
             slots: self.slots.clone(),
+            members: self
+                .members
+                .iter()
+                .map(|m| checkpoint::Member {
+                    raft_id: m.raft_id,
+                    cluster_address: m.address.clone(),
+                })
+                .collect(),
         }
     }
 
@@ -173,6 +190,14 @@ impl Meta {
                 .map(|b| (b.name.clone(), bucket(b)))
                 .collect(),
             slots: state.slots.clone(),
+            members: state
+                .members
+                .iter()
+                .map(|m| Member {
+                    raft_id: m.raft_id,
+                    address: m.cluster_address.clone(),
+                })
+                .collect(),
         }
     }
 }

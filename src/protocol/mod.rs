@@ -26,7 +26,7 @@ pub use outcome::{
 };
 pub use refusal::Refusal;
 pub use request::{
-    Append, Create, ForkOrigin, ForkRequest, GroupTarget, Hold, Incarnation, Op, Producer, Read,
-    Request, SEQ_MAX,
+    Append, Create, ForkOrigin, ForkRequest, GroupTarget, Hold, Incarnation, Member, MemberChange,
+    Op, Producer, Read, Request, SEQ_MAX,
 };
 pub use tail::TailNews;

@@ -51,6 +51,8 @@ pub enum Outcome {
     Bucket(BucketInfo),
     /// To `FinishDeleteBucket`.
     Finished(BucketEnd),
+    /// To `ChangeMembers`: the members that all groups shall have.
+    Members(Vec<super::Member>),
     /// Not done; nothing changed.
     Refused(Refusal),
 }

@@ -97,6 +97,8 @@ pub enum Refusal {
         /// Which one.
         bound: &'static str,
     },
+    /// The change of the members is impossible; the text says why.
+    BadMembers(String),
     /// The group has no leader yet, or the node is stopping; certainly not done.
     Unavailable,
     /// Another node leads the group; certainly not done. Between nodes only: a client is never told.

@@ -140,6 +140,13 @@ pub enum Op {
         /// Groups that get slots: 1 to this one.
         group_count: u32,
     },
+    /// Changes the members that all groups shall have, at the meta group.
+    ChangeMembers {
+        /// The members if none are recorded yet.
+        base: Vec<Member>,
+        /// What changes.
+        change: MemberChange,
+    },
     /// PUT of a bucket, at the meta group.
     CreateBucket(BucketName),
     /// GET of a bucket, at the meta group.
@@ -155,6 +162,33 @@ pub enum Op {
         /// No group holds a stream of it.
         empty: bool,
     },
+}
+
+/// A node of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The raft id of its replicas; the lower 16 bits are the node's number.
+    pub raft_id: u64,
+    /// `host:port` where its peers connect.
+    pub address: String,
+}
+
+impl Member {
+    /// The node's number.
+    pub fn node(&self) -> u64 {
+        self.raft_id & 0xffff
+    }
+}
+
+/// A change of the members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberChange {
+    /// A node, or its new address.
+    Add(Member),
+    /// The node with this number goes.
+    Remove(u64),
+    /// The node with this number has lost its disk.
+    Replace(u64),
 }
 
 /// What a PUT of a stream asks for.

@@ -17,10 +17,33 @@ struct Cluster {
     /// Nodes that nobody hears or reaches.
     cut: BTreeSet<u64>,
     unsynced: VecDeque<(u64, u64)>,
+    /// Each node's newest checkpoint.
+    checkpoints: BTreeMap<u64, (CheckpointPlan, BTreeMap<StreamKey, Vec<u8>>)>,
     /// Replies of node and number; forwarded questions have numbers above [`FORWARDED`].
     answers: BTreeMap<(u64, u64), Outcome>,
     forwarded: BTreeMap<(u64, u64), (u64, u64)>,
     asked: u64,
+}
+
+/// Places chunks in a pack that nobody reads.
+struct NoPack;
+
+impl PlaceChunk for NoPack {
+    fn place(
+        &mut self,
+        _key: &StreamKey,
+        _incarnation: crate::protocol::Incarnation,
+        start: u64,
+        pieces: Vec<Bytes>,
+    ) -> crate::protocol::ChunkRef {
+        crate::protocol::ChunkRef {
+            pack: 1,
+            position: 0,
+            start,
+            length: pieces.iter().map(Bytes::len).sum::<usize>() as u32,
+            crc32c: 0,
+        }
+    }
 }
 
 enum Sent {
@@ -51,6 +74,7 @@ impl Cluster {
             network: VecDeque::new(),
             cut: BTreeSet::new(),
             unsynced: VecDeque::new(),
+            checkpoints: BTreeMap::new(),
             answers: BTreeMap::new(),
             forwarded: BTreeMap::new(),
             asked: 0,
@@ -91,8 +115,49 @@ impl Cluster {
                     let before = self.answers.insert((node, reply_to.0), outcome);
                     assert!(before.is_none(), "answered twice");
                 }
+                Effect::Install(persist) => self.unsynced.push_back((node, persist.number)),
+                Effect::CheckpointWanted => self.checkpoint(node),
+                Effect::FetchCheckpoint { node: from, .. } => {
+                    let fetched = self.fetched(from);
+                    self.step(node, Input::Fetched(Box::new(fetched)));
+                }
                 _ => {}
             }
+        }
+    }
+
+    fn checkpoint(&mut self, node: u64) {
+        let plan = self.group(node).checkpoint(&mut NoPack);
+        let (position, membership) = (plan.position, plan.membership.clone());
+        let mut streams = self
+            .checkpoints
+            .remove(&node)
+            .map_or_else(BTreeMap::new, |c| c.1);
+        for (key, value) in &plan.delta {
+            match value {
+                Some(value) => {
+                    let older = streams.get(key).map(Vec::as_slice);
+                    let value = combine_stream_states(older, value);
+                    streams.insert(key.clone(), value);
+                }
+                None => {
+                    streams.remove(key);
+                }
+            }
+        }
+        self.group(node)
+            .checkpointed(1, position, &membership, u64::MAX);
+        self.checkpoints.insert(node, (plan, streams));
+    }
+
+    fn fetched(&self, from: u64) -> Fetched {
+        let (plan, streams) = &self.checkpoints[&from];
+        let streams = streams.iter().map(|(k, v)| (k.clone(), v.clone()));
+        Fetched {
+            machine: Machine::load(1, &plan.group_state, streams).unwrap(),
+            position: plan.position,
+            membership: plan.membership.clone(),
+            durable_pack: 1,
         }
     }
 
@@ -125,7 +190,7 @@ impl Cluster {
 
     fn tick(&mut self) {
         self.now_us += 50_000;
-        for node in 1..=3 {
+        for node in 1..=self.groups.len() as u64 {
             self.step(node, Input::RaftTick);
         }
         self.settle();
@@ -263,6 +328,65 @@ fn a_replica_whose_log_was_lost_is_not_brought_down_by_its_leader() {
         cluster.tick();
     }
     assert_eq!(cluster.group(a).trouble(), Some(BadMessage::LogLost));
+    assert!(matches!(
+        cluster.ask(leader, "s", append("x")),
+        Outcome::Appended { .. }
+    ));
+}
+
+impl Cluster {
+    /// A replica that is to join: it knows of no members.
+    fn add_replica(&mut self, node_id: u64) {
+        assert_eq!(self.groups.len() as u64 + 1, node_id);
+        let start = RaftStart {
+            node_id,
+            ..RaftStart::default()
+        };
+        self.groups
+            .push(Group::new(Machine::new(1), start, 0).unwrap());
+    }
+
+    /// Ticks and reconciles until the members are these.
+    fn reach(&mut self, wanted: &[u64]) {
+        for _ in 0..10 * TICKS {
+            let is_done = |g: &Group| {
+                let m = g.membership();
+                let mut voters = m.voters.clone();
+                voters.sort_unstable();
+                voters == wanted && m.voters_outgoing.is_empty() && m.learners.is_empty()
+            };
+            let leader = self.groups.iter().find(|g| g.is_ready() && is_done(g));
+            if leader.is_some_and(|g| wanted.contains(&g.raft_id())) {
+                return;
+            }
+            for node in 1..=self.groups.len() as u64 {
+                self.step(node, Input::Reconcile(wanted.to_vec()));
+            }
+            self.tick();
+        }
+        panic!("the members are not {wanted:?}");
+    }
+}
+
+#[test]
+fn members_come_and_go_under_way() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    cluster.ask(leader, "s", create(Expiry::Never));
+    for _ in 0..300 {
+        cluster.ask(leader, "s", append("x"));
+    }
+    cluster.add_replica(4);
+    cluster.add_replica(5);
+    cluster.reach(&[1, 2, 3, 4, 5]);
+    cluster.reach(&[2, 3, 4]);
+    let leader = cluster.elect(&[2, 3, 4]);
+    assert_eq!(tail_of(&cluster.ask(leader, "s", Op::Head)), 300);
+    // The one that left and is down holds nobody up.
+    cluster.cut.insert(1);
+    cluster.cut.insert(5);
+    cluster.reach(&[2, 3]);
+    let leader = cluster.elect(&[2, 3]);
     assert!(matches!(
         cluster.ask(leader, "s", append("x")),
         Outcome::Appended { .. }

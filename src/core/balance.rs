@@ -1,0 +1,61 @@
+//! Spreads leadership: each group has a preferred node, by its number among the voters, and a leader that is not on it hands
+//! over once that node is up and has the log. Which node is preferred depends on the membership alone, so leadership
+//! does not wander; restarted nodes get theirs back one group at a time.
+
+use std::rc::Rc;
+
+use super::Core;
+use crate::group::{Group, Input, Replica, node_of};
+
+/// How long a leader stays before it hands over for balance, in microseconds.
+const SETTLED_US: u64 = 5_000_000;
+
+/// Entries that the preferred replica may lack.
+const LAG_MAX: u64 = 64;
+
+impl Core {
+    /// Hands over at most one group to the node that it prefers.
+    pub(super) fn balance(self: &Rc<Self>) {
+        if self.stop.raised() > 0 || self.links.borrow().is_empty() {
+            return;
+        }
+        let now_us = self.clock.monotonic_us();
+        let mut next = None;
+        for group in self.groups.borrow().values() {
+            let mut led_since = self.led_since.borrow_mut();
+            if !group.is_ready() || group.is_alone() {
+                led_since.remove(&group.id());
+                continue;
+            }
+            let since_us = *led_since.entry(group.id()).or_insert(now_us);
+            if since_us + SETTLED_US <= now_us
+                && let Some(node) = better_leader(group)
+                && self.links.borrow().get(&node).is_some_and(|l| l.is_up())
+            {
+                next = Some((group.id(), node));
+                // A try that fails is not repeated at once.
+                led_since.insert(group.id(), now_us);
+                break;
+            }
+        }
+        if let Some((group, node)) = next {
+            log::info!("event=leadership_balanced group={group} to_node={node}");
+            self.step(group, Input::TransferLeader(Some(node)));
+        }
+    }
+}
+
+/// The preferred node of a group that is led here, if that is another one and it could take over at once.
+fn better_leader(group: &Group) -> Option<u64> {
+    let mut voters = group.membership().voters;
+    voters.sort_unstable();
+    let preferred = *voters.get(group.id() as usize % voters.len().max(1))?;
+    let can_lead = |r: &Replica| {
+        r.raft_id == preferred
+            && r.is_active
+            && !r.is_installing
+            && r.matched + LAG_MAX >= group.last_index()
+    };
+    let is_able = preferred != group.raft_id() && group.replicas().iter().any(can_lead);
+    is_able.then(|| node_of(preferred))
+}

@@ -1,0 +1,87 @@
+//! From the members that a group has to those that it shall have: new ones learn first, then one joint change lets all of
+//! them in and the others out (Raft dissertation, section 4). Each look proposes at most one step, so that whatever
+//! interrupts it, the next look goes on.
+
+use raft::prelude::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
+
+use super::{Effect, Group};
+
+/// Entries that a learner may lack when it becomes a voter.
+const LAG_MAX: u64 = 128;
+
+impl Group {
+    /// Proposes the next step towards these members, given by raft id.
+    pub(super) fn reconcile(&mut self, wanted: &[u64], effects: &mut Vec<Effect>) {
+        if !self.is_ready
+            || wanted.is_empty()
+            || self.raft.is_transferring()
+            || self.raft.has_pending_change()
+        {
+            return;
+        }
+        let now = self.raft.membership();
+        if !now.voters_outgoing.is_empty() {
+            // An empty change ends the joint one; what is down has no say in it.
+            return self.propose_change(Vec::new());
+        }
+        let is_wanted = |id: &u64| wanted.contains(id);
+        let is_known = |id: &u64| now.voters.contains(id) || now.learners.contains(id);
+        if !now.learners.is_empty() || !wanted.iter().all(is_known) {
+            // The log does not tell who was a member before its first entry.
+            self.raft.forget_first();
+        }
+        let missing: Vec<u64> = wanted.iter().copied().filter(|id| !is_known(id)).collect();
+        if let Some(first) = missing.first() {
+            return self.propose_change(vec![(ConfChangeType::AddLearnerNode, *first)]);
+        }
+        let joining: Vec<u64> = now.learners.iter().copied().filter(is_wanted).collect();
+        let all = now.voters.iter().chain(&now.learners);
+        let leaving: Vec<u64> = all.copied().filter(|id| !is_wanted(id)).collect();
+        let replicas = self.raft.replicas();
+        let has_the_log = |id: &u64| {
+            replicas.iter().any(|r| {
+                r.raft_id == *id
+                    && r.is_active
+                    && !r.is_installing
+                    && r.matched + LAG_MAX >= self.raft.last_index()
+            })
+        };
+        if !joining.iter().all(has_the_log) {
+            return;
+        }
+        if leaving.contains(&self.raft.id())
+            && let Some(heir) = now
+                .voters
+                .iter()
+                .find(|id| is_wanted(id) && has_the_log(id))
+        {
+            let node = super::node_of(*heir);
+            return self.transfer_leader(Some(node), effects);
+        }
+        let joining = joining.into_iter().map(|id| (ConfChangeType::AddNode, id));
+        let leaving = leaving
+            .into_iter()
+            .map(|id| (ConfChangeType::RemoveNode, id));
+        let changes: Vec<_> = joining.chain(leaving).collect();
+        if !changes.is_empty() {
+            self.propose_change(changes);
+        }
+    }
+
+    fn propose_change(&mut self, changes: Vec<(ConfChangeType, u64)>) {
+        let changes = changes.into_iter().map(|(kind, node_id)| ConfChangeSingle {
+            change_type: kind as i32,
+            node_id,
+        });
+        let change = ConfChangeV2 {
+            changes: changes.collect(),
+            ..ConfChangeV2::default()
+        };
+        if let Err(error) = self.raft.propose_change(change) {
+            log::debug!(
+                "event=change_not_proposed group={} error=\"{error}\"",
+                self.id()
+            );
+        }
+    }
+}

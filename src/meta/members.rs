@@ -1,0 +1,60 @@
+//! The members that all groups shall have: what an operator's order makes of them. The groups follow one by one
+//! (`group/members.rs`).
+
+use raftproto::command::{self, change_members::Change};
+
+use super::Meta;
+use crate::protocol::{Member, Outcome, Refusal};
+
+/// Nodes of a cluster.
+const MEMBERS_MAX: usize = 9;
+
+/// Above the node's number in a raft id stands how often its disk was replaced.
+const REPLACED_ONCE: u64 = 1 << 16;
+
+impl Meta {
+    pub(super) fn change_members(&mut self, order: command::ChangeMembers) -> (Outcome, bool) {
+        let member = |m: command::Member| Member {
+            raft_id: m.raft_id,
+            address: m.cluster_address,
+        };
+        let mut members = if self.members.is_empty() {
+            order.base.into_iter().map(member).collect()
+        } else {
+            self.members.clone()
+        };
+        let place = |members: &[Member], node: u64| members.iter().position(|m| m.node() == node);
+        let refused = |text: String| (Outcome::Refused(Refusal::BadMembers(text)), false);
+        match order.change {
+            Some(Change::Add(added)) => {
+                let added = member(added);
+                match place(&members, added.node()) {
+                    Some(known) => members[known].address = added.address,
+                    None if members.len() >= MEMBERS_MAX => {
+                        return refused(format!("a cluster has at most {MEMBERS_MAX} nodes"));
+                    }
+                    None => members.push(added),
+                }
+            }
+            Some(Change::Remove(node)) => match place(&members, node) {
+                Some(_) if members.len() == 1 => {
+                    return refused(format!("node {node} is the last one"));
+                }
+                Some(known) => {
+                    members.remove(known);
+                }
+                // The same order again.
+                None => {}
+            },
+            Some(Change::Replace(node)) => match place(&members, node) {
+                Some(known) => members[known].raft_id += REPLACED_ONCE,
+                None => return refused(format!("node {node} is not a member: add it")),
+            },
+            None => return refused("an order of a newer ursula".to_owned()),
+        }
+        members.sort_unstable_by_key(Member::node);
+        let is_changed = members != self.members;
+        self.members = members;
+        (Outcome::Members(self.members.clone()), is_changed)
+    }
+}
