@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // What imports messages of those two takes their types, not copies.
     config.extern_path(".ursula.command.v1", "crate::command");
     config.extern_path(".ursula.checkpoint.v1", "crate::checkpoint");
-    let sent = ["proto/peer.proto"];
+    let sent = ["proto/peer.proto", "proto/wire.proto"];
     config.compile_fds(protox::compile(sent, ["proto"])?)?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! The modules in the order of a request: [`core`] accepts it, [`http`] parses it into the words of
 //! [`protocol`], [`core`] routes it to the executor that owns its [`group`], which decides and answers.
+//! [`wire`] makes bytes of it where that executor is on another node.
 
 pub mod cli;
 pub mod config;

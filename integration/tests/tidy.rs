@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use integration::repository;
 
 /// Folder, and what must not appear in its code.
-const ABSENT: [(&str, &[&str]); 6] = [
+const ABSENT: [(&str, &[&str]); 7] = [
     (
         "src/protocol",
         &[
@@ -61,6 +61,24 @@ const ABSENT: [(&str, &[&str]); 6] = [
             "raft::",
             "storage::",
             "glommio",
+            "std::fs",
+            "std::net",
+        ],
+    ),
+    (
+        "src/wire",
+        &[
+            "crate::group",
+            "crate::http",
+            "crate::core",
+            "crate::meta",
+            "crate::ops",
+            "crate::config",
+            "crate::node",
+            "glommio",
+            "hyper",
+            "raft::",
+            "storage::",
             "std::fs",
             "std::net",
         ],
@@ -144,4 +162,31 @@ fn files_stay_short_and_say_what_they_are_for() {
         }
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// A refusal's bound is a static text, also at the node that it was sent to: there it is looked up in `src/wire`.
+#[test]
+fn every_bound_that_a_refusal_names_is_known_to_other_nodes() {
+    let top = repository();
+    let known = std::fs::read_to_string(top.join("src/wire/refusal.rs")).unwrap();
+    let mut files = Vec::new();
+    for folder in ["src/core", "src/group", "src/http", "src/meta"] {
+        sources(&top.join(folder), &mut files);
+    }
+    let mut found = 0;
+    let mut missing = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for before in ["bound: \"", "bound = \"", "overloaded(\""] {
+            for rest in text.split(before).skip(1) {
+                let bound = rest.split('"').next().unwrap_or("");
+                found += 1;
+                if !known.contains(&format!("\"{bound}\"")) {
+                    missing.push(format!("{}: {bound}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(found >= 10, "only {found} found: the patterns are outdated");
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
 }

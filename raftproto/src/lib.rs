@@ -21,3 +21,9 @@ pub mod checkpoint {
 pub mod peer {
     include!(concat!(env!("OUT_DIR"), "/ursula.peer.v1.rs"));
 }
+
+/// Requests and outcomes on their way between nodes.
+#[allow(clippy::all, missing_docs, reason = "generated")]
+pub mod wire {
+    include!(concat!(env!("OUT_DIR"), "/ursula.wire.v1.rs"));
+}

@@ -21,13 +21,18 @@ impl Core {
 
     /// Asks a group on another node.
     pub(super) fn forward(self: &Rc<Self>, group: u32, node: u64, token: u64, request: &Request) {
-        let item = BatchItem::Request(ForwardedRequest {
-            group,
-            token,
-            request: wire::encode_request(request),
-        });
         let link = self.links.borrow().get(&node).cloned();
-        if link.is_none_or(|link| link.post(item).is_err()) {
+        // What has no encoding is not for other nodes.
+        let sent = wire::encode_request(request).ok().zip(link);
+        let sent = sent.is_some_and(|(request, link)| {
+            let request = ForwardedRequest {
+                group,
+                token,
+                request,
+            };
+            link.post(BatchItem::Request(request)).is_ok()
+        });
+        if !sent {
             // Not at once: the group is in the middle of a step.
             let core = self.clone();
             glommio::spawn_local(async move {

@@ -20,6 +20,9 @@ impl Offset {
     /// The start of every stream.
     pub const ZERO: Offset = Offset(0);
 
+    /// The largest one that has a text.
+    pub const MAX: Offset = Offset(POSITION_MAX);
+
     /// Reads a token that a client sent back.
     ///
     /// # Errors
