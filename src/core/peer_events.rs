@@ -1,0 +1,295 @@
+//! This node as the other nodes see it.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
+
+use futures_lite::StreamExt;
+use raftproto::checkpoint::Member as StoredMember;
+use raftproto::command::change_members::Change;
+use raftproto::peer::{
+    AdminReply, AdminRequest, Batch, CheckpointPart, FetchCheckpointRequest, Hello, PeerStatus,
+    StatusReply, StatusRequest, admin_request::Order,
+};
+use storage::{StorageError, framed};
+
+use super::Core;
+use super::transfer::{TransferError, give};
+use crate::group::Input;
+use crate::peer::{CheckpointParts, Code, GrpcError, PeerEvents};
+use crate::protocol::{GroupTarget, Op, Outcome, Request};
+
+/// The [`PeerEvents`] of one core.
+pub struct PeerShell(pub(super) Rc<Core>);
+
+impl PeerEvents for PeerShell {
+    fn hello(&self) -> Hello {
+        self.0.hello()
+    }
+
+    fn random(&self) -> u64 {
+        self.0.clock.random()
+    }
+
+    async fn admit(&self, hello: &Hello) -> Result<(), String> {
+        let core = &self.0;
+        if hello.raft_id == 0 {
+            // It only asks what its replicas are to be called.
+            return Err(format!("node {} is about to join: it has no replicas yet", hello.node_id));
+        }
+        let known = core.known_raft_id(hello.node_id);
+        match known {
+            None => {
+                return Err(format!(
+                    "node {} is not a member: `ursula cluster add` it first",
+                    hello.node_id
+                ));
+            }
+            Some(known) if hello.raft_id < known => {
+                return Err(format!(
+                    "node {} was replaced: what is on its disk is not a member any more",
+                    hello.node_id
+                ));
+            }
+            Some(_) => {}
+        }
+        let Some(disk) = &core.disk else {
+            return Ok(());
+        };
+        let (path, hello) = (disk.dir.join("peers"), hello.clone());
+        let bound = storage::blocking::run(move || bind(&path, &hello)).await;
+        bound.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    fn on_batch(&self, from_node: u64, batch: Batch) {
+        self.0.on_node_batch(from_node, batch);
+    }
+
+    fn on_link(&self, node: u64, hello: Option<&Hello>) {
+        self.0.on_link_change(node, hello.is_some());
+    }
+
+    fn on_incoming(&self, hello: &Hello, is_open: bool) {
+        if !is_open {
+            // Its answers came this way.
+            self.0.on_answers_lost(hello.node_id);
+        }
+    }
+
+    async fn status(&self, request: StatusRequest) -> StatusReply {
+        self.0.node_status(request.with_groups).await
+    }
+
+    async fn administer(&self, request: AdminRequest) -> Result<AdminReply, GrpcError> {
+        let refused = |text: &str| GrpcError::new(Code::InvalidArgument, text);
+        match request.order {
+            None => Err(refused("no order, or one that only a newer ursula knows")),
+            Some(Order::TransferLeaders(order)) => {
+                let to_node = (order.to_node != 0).then_some(order.to_node);
+                let led = self.0.transfer_leaders(order.group, to_node);
+                let text = format!("asked {led} groups of this core to hand over");
+                Ok(AdminReply { text })
+            }
+            Some(Order::ChangeMembers(mut order)) => {
+                if order.base.is_empty() {
+                    order.base = self.0.founders();
+                }
+                if let Some(Change::Add(added)) = &order.change
+                    && added.cluster_address.is_empty()
+                {
+                    return Err(refused("the node has no address: give host:port"));
+                }
+                let op = crate::wire::change(order).map_err(|e| refused(&e.to_string()))?;
+                self.0.change_members(op).await
+            }
+        }
+    }
+
+    async fn checkpoint(
+        &self,
+        request: FetchCheckpointRequest,
+    ) -> Result<CheckpointParts, GrpcError> {
+        let Some(disk) = &self.0.disk else {
+            return Err(GrpcError::new(Code::FailedPrecondition, "this node has no disk"));
+        };
+        let failed = |error: TransferError| GrpcError::new(Code::Unavailable, error.to_string());
+        let parts = give(disk.dir.clone(), request).await.map_err(failed)?;
+        Ok(Box::pin(parts.map(move |part| part.map_err(failed))))
+    }
+}
+
+/// One writer of the file at a time, of all cores.
+static BINDING: Mutex<()> = Mutex::new(());
+
+/// Notes which data directory a replica has, or refuses one that has another: it lost its log, and with it the votes and
+/// entries that others count on (Raft, section 5.2). Before anything that it says counts, this is on disk. Blocks.
+fn bind(path: &Path, hello: &Hello) -> Result<Result<(), String>, StorageError> {
+    let _one = BINDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = framed::read(path)?.unwrap_or_default();
+    let mut lines: Vec<String> = String::from_utf8_lossy(&known)
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    let store: String = hello.store_id.iter().map(|b| format!("{b:02x}")).collect();
+    let prefix = format!("{} ", hello.raft_id);
+    let line = format!("{prefix}{store}");
+    match lines.iter().find(|l| l.starts_with(&prefix)) {
+        Some(bound) if *bound == line => Ok(Ok(())),
+        Some(_) => Ok(Err(format!(
+            "node {} has another data directory than before, so it may have lost what it acknowledged: \
+             bring its disk back, or give it up with `ursula cluster replace {}`",
+            hello.node_id, hello.node_id
+        ))),
+        None => {
+            lines.push(line);
+            framed::write_atomic(path, lines.join("\n").as_bytes())?;
+            Ok(Ok(()))
+        }
+    }
+}
+
+impl Core {
+    /// This node as it introduces itself.
+    pub(super) fn hello(&self) -> Hello {
+        Hello {
+            version: raftproto::version::PEER,
+            cluster_id: self.config.cluster_id.clone(),
+            node_id: self.config.node_id,
+            store_id: bytes::Bytes::copy_from_slice(&self.identity.store_id),
+            group_count: self.config.raft_group_count as u32,
+            core: u32::from(self.id),
+            cores: u32::from(self.cores),
+            client_address: self.identity.client_address.to_string(),
+            cluster_address: self.own_cluster_address(),
+            commands_version: raftproto::version::COMMANDS,
+            now_ms: self.clock.now_ms(),
+            raft_id: self.identity.raft_id,
+        }
+    }
+
+    fn own_cluster_address(&self) -> String {
+        let own = self.config.peers.iter().find(|p| p.id == self.config.node_id);
+        own.map_or_else(String::new, |p| p.address.clone())
+    }
+
+    /// The raft id of a node's replicas, by the newest members known here; `None`: it is no member.
+    fn known_raft_id(&self, node: u64) -> Option<u64> {
+        let tables = self.tables.borrow();
+        if !tables.members.is_empty() {
+            let member = tables.members.iter().find(|m| m.node() == node);
+            return member.map(|m| m.raft_id);
+        }
+        let founder = self.config.peers.iter().find(|p| p.id == node);
+        founder.map(|p| p.id)
+    }
+
+    /// The members as the cluster was founded.
+    fn founders(&self) -> Vec<raftproto::command::Member> {
+        let founders = self.config.peers.iter().map(|p| raftproto::command::Member {
+            raft_id: p.id,
+            cluster_address: p.address.clone(),
+        });
+        founders.collect()
+    }
+
+    async fn change_members(self: &Rc<Self>, op: Op) -> Result<AdminReply, GrpcError> {
+        let target = GroupTarget::Meta;
+        match self.ask(Request { target, op }).await {
+            Outcome::Members(members) => {
+                let members = members.iter().map(|m| format!("{}={}", m.node(), m.address));
+                let text = format!("members: {}", members.collect::<Vec<_>>().join(", "));
+                Ok(AdminReply { text })
+            }
+            Outcome::Refused(crate::protocol::Refusal::BadMembers(text)) => {
+                Err(GrpcError::new(Code::FailedPrecondition, text))
+            }
+            outcome => {
+                let text = format!("the meta group did not take it, try again: {outcome:?}");
+                Err(GrpcError::new(Code::Unavailable, text))
+            }
+        }
+    }
+
+    /// Hands over groups that this core leads; answers how many.
+    fn transfer_leaders(self: &Rc<Self>, group: u32, to_node: Option<u64>) -> usize {
+        let is_meant = |g: &crate::group::Group| {
+            g.is_leader() && !g.is_alone() && (group == u32::MAX || g.id() == group)
+        };
+        let groups = self.groups.borrow();
+        let led: Vec<u32> = groups.values().filter(|g| is_meant(g)).map(|g| g.id()).collect();
+        drop(groups);
+        for group in &led {
+            self.step(*group, Input::TransferLeader(to_node));
+        }
+        led.len()
+    }
+
+    async fn node_status(self: &Rc<Self>, with_groups: bool) -> StatusReply {
+        let reports = self.probe_all().await;
+        let mut groups: Vec<_> = reports.into_iter().flatten().flat_map(|r| r.groups).collect();
+        groups.sort_unstable_by_key(|g| g.group);
+        let own = self.identity.raft_id;
+        let groups_led = groups.iter().filter(|g| g.leader == own).count() as u32;
+        let groups_without_leader = groups.iter().filter(|g| g.leader == 0).count() as u32;
+        let peers = self.links.borrow().iter().map(|(node, link)| PeerStatus {
+            node_id: *node,
+            cluster_address: link.address(),
+            connected: link.is_up(),
+            client_address: link.client_address().unwrap_or_default(),
+        });
+        let members = self.tables.borrow().members.iter().map(|m| StoredMember {
+            raft_id: m.raft_id,
+            cluster_address: m.address.clone(),
+        });
+        StatusReply {
+            node: Some(self.hello()),
+            peers: peers.collect(),
+            groups: if with_groups { groups } else { Vec::new() },
+            groups_led,
+            groups_without_leader,
+            members: members.collect(),
+        }
+    }
+
+    /// What a node was asked may have been answered on a connection that broke.
+    fn on_answers_lost(self: &Rc<Self>, node: u64) {
+        let ids: Vec<u32> = self.groups.borrow().keys().copied().collect();
+        for id in ids {
+            self.step(id, Input::AnswersLost(node));
+        }
+    }
+}
+
+/// Where the checkpoint parts of another node come from.
+pub(super) type Fetching =
+    std::pin::Pin<Box<dyn futures_lite::Stream<Item = Result<CheckpointPart, String>>>>;
+
+/// The data directory, for tests.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_that_changed_is_refused_and_one_that_was_replaced_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path: PathBuf = dir.path().join("peers");
+        let hello = |raft_id, store: u8| Hello {
+            node_id: raft_id & 0xffff,
+            raft_id,
+            store_id: vec![store; 16].into(),
+            ..Hello::default()
+        };
+        for (raft_id, store, is_good) in [
+            (2, 1, true),
+            (3, 1, true),
+            (2, 1, true),
+            (2, 9, false),
+            ((1 << 16) + 2, 9, true),
+            ((1 << 16) + 2, 1, false),
+            (3, 1, true),
+        ] {
+            let bound = bind(&path, &hello(raft_id, store)).unwrap();
+            assert_eq!(bound.is_ok(), is_good, "{raft_id} {store}: {bound:?}");
+        }
+    }
+}
