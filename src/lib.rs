@@ -11,4 +11,5 @@ pub mod http;
 pub mod meta;
 pub mod node;
 pub mod ops;
+pub mod peer;
 pub mod protocol;

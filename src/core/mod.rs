@@ -11,10 +11,10 @@ mod mesh;
 mod message;
 mod router;
 mod saga;
-mod signal;
+pub(crate) mod signal;
 mod start;
 mod tails;
-mod timeouts;
+pub(crate) mod timeouts;
 mod turn;
 
 pub use checkpoint::{GroupFiles, manifest_path, read_tables, sweep};
