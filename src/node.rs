@@ -5,6 +5,7 @@ mod preflight;
 mod recovery;
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use signal_hook::iterator::Signals;
 pub use self::preflight::Denied;
 use self::recovery::{Start, recover};
 use crate::config::{Config, ConfigError};
-use crate::core::{CoreStart, Message, StopHandle, mesh, run as run_core, stop_pair};
+use crate::core::{CoreStart, Message, NodeIdentity, StopHandle, mesh, run as run_core, stop_pair};
 
 /// Why a node ended.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +73,8 @@ pub fn run(config: Config) -> Result<(), NodeError> {
     preflight::raise_descriptor_limit(config.connections_max);
     preflight::check()?;
     let guard = crate::core::listen::guard(config.listen)?;
+    let cluster_listen = config.cluster_listen.filter(|_| !config.peers.is_empty());
+    let cluster_guard = cluster_listen.map(crate::core::listen::guard).transpose()?;
     let start = recover(&config)?;
     let cores = config.core_count as u16;
     log::info!("event=cores count={cores} pinned={}", !config.no_pin);
@@ -98,16 +101,24 @@ pub fn run(config: Config) -> Result<(), NodeError> {
                 }
             }
         })?;
-    let mut controls = spawn(&config, start, guard.addr, &events)?;
+    let cluster_address = cluster_guard.as_ref().map(|guard| guard.addr);
+    if let Some(address) = cluster_address {
+        log::info!(
+            "event=cluster_listening address={address} node={}",
+            config.node_id
+        );
+    }
+    let mut controls = spawn(&config, start, (guard.addr, cluster_address), &events)?;
     let result = supervise(&config, &inbox, &mut controls, guard.addr);
     drop(guard);
+    drop(cluster_guard);
     result
 }
 
 fn spawn(
     config: &Config,
     start: Start,
-    listen: std::net::SocketAddr,
+    (listen, cluster_listen): (SocketAddr, Option<SocketAddr>),
     events: &Sender<Event>,
 ) -> Result<Vec<StopHandle>, NodeError> {
     let cores = config.core_count as u16;
@@ -128,6 +139,12 @@ fn spawn(
             listen,
             wal: part.wal,
             etag_nonce: start.etag_nonce,
+            identity: NodeIdentity {
+                store_id: start.store_id,
+                raft_id: start.raft_id,
+                client_address: listen,
+                cluster_listen,
+            },
             control,
             progress: Box::new(move |step| {
                 use crate::core::Progress;

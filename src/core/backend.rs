@@ -210,7 +210,7 @@ impl Backend for CoreBackend {
         }
         let group = core.tables.borrow().group_of(key.slot())?;
         let node = core.leaders.borrow().get(group as usize).copied()?;
-        links.get(&node)?.client_address()
+        core.client_addresses.borrow().get(&node).cloned()
     }
 
     fn settings(&self) -> Rc<HttpSettings> {

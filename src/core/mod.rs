@@ -10,14 +10,15 @@ pub mod listen;
 mod materialize;
 mod mesh;
 mod message;
+mod peer_events;
 mod peers;
 mod router;
 mod saga;
-mod signal;
+pub(crate) mod signal;
 mod start;
 mod status;
 mod tails;
-mod timeouts;
+pub(crate) mod timeouts;
 mod transfer;
 mod turn;
 
@@ -47,7 +48,7 @@ use crate::group::{Group, ReplyTo};
 use crate::http::backend::HttpSettings;
 use crate::meta::Tables;
 use crate::ops::metrics::CoreMetrics;
-use crate::peer::Link;
+use crate::peer::{Caller, Link};
 use crate::protocol::{Outcome, StreamKey, TailNews};
 
 /// One executor and all that it owns.
@@ -71,6 +72,13 @@ pub struct Core {
     mesh: RefCell<Option<Rc<Mesh<Message>>>>,
     /// To each of the other nodes.
     links: RefCell<BTreeMap<u64, Rc<Link>>>,
+    /// Where the clients of the other nodes connect, as far as they said so.
+    client_addresses: RefCell<BTreeMap<u64, String>>,
+    /// Asks other nodes once.
+    caller: Caller,
+    /// Ends the links.
+    peers_stop: Rc<Event>,
+    identity: NodeIdentity,
     /// The node that leads each group; 0: nobody.
     leaders: RefCell<Vec<u64>>,
     /// Since when this core leads its groups, in monotonic microseconds.
@@ -97,6 +105,19 @@ pub struct Core {
     /// The disk has no room for the log: writes are refused until it has.
     is_full: Cell<bool>,
     ready_changed: Event,
+}
+
+/// Who this node is, as it introduces itself.
+#[derive(Debug, Clone)]
+pub struct NodeIdentity {
+    /// Its data directory.
+    pub store_id: [u8; 16],
+    /// Of its replicas.
+    pub raft_id: u64,
+    /// Where clients connect.
+    pub client_address: std::net::SocketAddr,
+    /// Where the other nodes connect, if it is not alone.
+    pub cluster_listen: Option<std::net::SocketAddr>,
 }
 
 /// What a durable core has on disk.

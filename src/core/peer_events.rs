@@ -1,6 +1,6 @@
 //! This node as the other nodes see it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 
@@ -8,8 +8,8 @@ use futures_lite::StreamExt;
 use raftproto::checkpoint::Member as StoredMember;
 use raftproto::command::change_members::Change;
 use raftproto::peer::{
-    AdminReply, AdminRequest, Batch, CheckpointPart, FetchCheckpointRequest, Hello, PeerStatus,
-    StatusReply, StatusRequest, admin_request::Order,
+    AdminReply, AdminRequest, Batch, FetchCheckpointRequest, Hello, PeerStatus, StatusReply,
+    StatusRequest, admin_request::Order,
 };
 use storage::{StorageError, framed};
 
@@ -35,7 +35,10 @@ impl PeerEvents for PeerShell {
         let core = &self.0;
         if hello.raft_id == 0 {
             // It only asks what its replicas are to be called.
-            return Err(format!("node {} is about to join: it has no replicas yet", hello.node_id));
+            return Err(format!(
+                "node {} is about to join: it has no replicas yet",
+                hello.node_id
+            ));
         }
         let known = core.known_raft_id(hello.node_id);
         match known {
@@ -66,6 +69,10 @@ impl PeerEvents for PeerShell {
     }
 
     fn on_link(&self, node: u64, hello: Option<&Hello>) {
+        if let Some(hello) = hello {
+            let mut addresses = self.0.client_addresses.borrow_mut();
+            addresses.insert(node, hello.client_address.clone());
+        }
         self.0.on_link_change(node, hello.is_some());
     }
 
@@ -110,7 +117,10 @@ impl PeerEvents for PeerShell {
         request: FetchCheckpointRequest,
     ) -> Result<CheckpointParts, GrpcError> {
         let Some(disk) = &self.0.disk else {
-            return Err(GrpcError::new(Code::FailedPrecondition, "this node has no disk"));
+            return Err(GrpcError::new(
+                Code::FailedPrecondition,
+                "this node has no disk",
+            ));
         };
         let failed = |error: TransferError| GrpcError::new(Code::Unavailable, error.to_string());
         let parts = give(disk.dir.clone(), request).await.map_err(failed)?;
@@ -168,7 +178,11 @@ impl Core {
     }
 
     fn own_cluster_address(&self) -> String {
-        let own = self.config.peers.iter().find(|p| p.id == self.config.node_id);
+        let own = self
+            .config
+            .peers
+            .iter()
+            .find(|p| p.id == self.config.node_id);
         own.map_or_else(String::new, |p| p.address.clone())
     }
 
@@ -185,10 +199,14 @@ impl Core {
 
     /// The members as the cluster was founded.
     fn founders(&self) -> Vec<raftproto::command::Member> {
-        let founders = self.config.peers.iter().map(|p| raftproto::command::Member {
-            raft_id: p.id,
-            cluster_address: p.address.clone(),
-        });
+        let founders = self
+            .config
+            .peers
+            .iter()
+            .map(|p| raftproto::command::Member {
+                raft_id: p.id,
+                cluster_address: p.address.clone(),
+            });
         founders.collect()
     }
 
@@ -196,7 +214,9 @@ impl Core {
         let target = GroupTarget::Meta;
         match self.ask(Request { target, op }).await {
             Outcome::Members(members) => {
-                let members = members.iter().map(|m| format!("{}={}", m.node(), m.address));
+                let members = members
+                    .iter()
+                    .map(|m| format!("{}={}", m.node(), m.address));
                 let text = format!("members: {}", members.collect::<Vec<_>>().join(", "));
                 Ok(AdminReply { text })
             }
@@ -216,7 +236,11 @@ impl Core {
             g.is_leader() && !g.is_alone() && (group == u32::MAX || g.id() == group)
         };
         let groups = self.groups.borrow();
-        let led: Vec<u32> = groups.values().filter(|g| is_meant(g)).map(|g| g.id()).collect();
+        let led: Vec<u32> = groups
+            .values()
+            .filter(|g| is_meant(g))
+            .map(|g| g.id())
+            .collect();
         drop(groups);
         for group in &led {
             self.step(*group, Input::TransferLeader(to_node));
@@ -226,18 +250,25 @@ impl Core {
 
     async fn node_status(self: &Rc<Self>, with_groups: bool) -> StatusReply {
         let reports = self.probe_all().await;
-        let mut groups: Vec<_> = reports.into_iter().flatten().flat_map(|r| r.groups).collect();
+        let mut groups: Vec<_> = reports
+            .into_iter()
+            .flatten()
+            .flat_map(|r| r.groups)
+            .collect();
         groups.sort_unstable_by_key(|g| g.group);
         let own = self.identity.raft_id;
         let groups_led = groups.iter().filter(|g| g.leader == own).count() as u32;
         let groups_without_leader = groups.iter().filter(|g| g.leader == 0).count() as u32;
-        let peers = self.links.borrow().iter().map(|(node, link)| PeerStatus {
+        let addresses = self.client_addresses.borrow();
+        let links = self.links.borrow();
+        let peers = links.iter().map(|(node, link)| PeerStatus {
             node_id: *node,
-            cluster_address: link.address(),
+            cluster_address: link.address().to_owned(),
             connected: link.is_up(),
-            client_address: link.client_address().unwrap_or_default(),
+            client_address: addresses.get(node).cloned().unwrap_or_default(),
         });
-        let members = self.tables.borrow().members.iter().map(|m| StoredMember {
+        let tables = self.tables.borrow();
+        let members = tables.members.iter().map(|m| StoredMember {
             raft_id: m.raft_id,
             cluster_address: m.address.clone(),
         });
@@ -260,11 +291,6 @@ impl Core {
     }
 }
 
-/// Where the checkpoint parts of another node come from.
-pub(super) type Fetching =
-    std::pin::Pin<Box<dyn futures_lite::Stream<Item = Result<CheckpointPart, String>>>>;
-
-/// The data directory, for tests.
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,7 +298,7 @@ mod tests {
     #[test]
     fn a_data_directory_that_changed_is_refused_and_one_that_was_replaced_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let path: PathBuf = dir.path().join("peers");
+        let path = dir.path().join("peers");
         let hello = |raft_id, store: u8| Hello {
             node_id: raft_id & 0xffff,
             raft_id,

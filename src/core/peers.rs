@@ -1,17 +1,99 @@
 //! The other nodes: what this core's groups say to them, and what they say to this node's groups. One link per node
 //! carries all that a turn brings for it.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use raftproto::peer::{Batch, ForwardedReply, ForwardedRequest, RaftMessage};
 
+use super::listen::ListenError;
+use super::peer_events::PeerShell;
 use super::{Core, Message, Waiting};
 use crate::group::{BadMessage, Input, node_of};
-use crate::peer::BatchItem;
+use crate::peer::{BatchItem, Link, Transport};
 use crate::protocol::{Outcome, Refusal, Request};
 use crate::wire;
 
 impl Core {
+    /// Listens to the other nodes and connects to them; `None`: the node is alone. Answers what serves them, until
+    /// `peers_stop` is raised.
+    pub(super) fn connect_peers(
+        self: &Rc<Self>,
+    ) -> Result<Option<glommio::task::JoinHandle<()>>, ListenError> {
+        let Some(address) = self.identity.cluster_listen else {
+            return Ok(None);
+        };
+        let socket = super::listen::listener(address)?;
+        let serving = crate::peer::serve(socket, self.transport());
+        let serving = glommio::spawn_local(serving).detach();
+        self.follow_members();
+        Ok(Some(serving))
+    }
+
+    fn transport(self: &Rc<Self>) -> Transport<PeerShell> {
+        Transport {
+            settings: Rc::default(),
+            timeouts: self.timeouts.clone(),
+            stop: self.peers_stop.clone(),
+            events: Rc::new(PeerShell(self.clone())),
+        }
+    }
+
+    /// Links to those that are members or are to be, and no others.
+    pub(super) fn follow_members(self: &Rc<Self>) {
+        if self.identity.cluster_listen.is_none() {
+            return;
+        }
+        let recorded = self.tables.borrow().members.clone();
+        let founders = self.config.peers.iter().map(|p| (p.id, p.address.clone()));
+        let mut wanted: BTreeMap<u64, String> = if recorded.is_empty() {
+            founders.collect()
+        } else {
+            recorded
+                .into_iter()
+                .map(|m| (m.node(), m.address))
+                .collect()
+        };
+        wanted.remove(&self.config.node_id);
+        let is_stale = |node: &u64, link: &Rc<Link>| {
+            wanted
+                .get(node)
+                .is_none_or(|address| address != link.address())
+        };
+        let mut links = self.links.borrow_mut();
+        let stale: Vec<Rc<Link>> = links
+            .extract_if(.., |node, link| is_stale(node, link))
+            .map(|(_, link)| link)
+            .collect();
+        let new: Vec<(u64, String)> = wanted
+            .into_iter()
+            .filter(|(node, _)| !links.contains_key(node))
+            .collect();
+        drop(links);
+        drop(stale);
+        let transport = self.transport();
+        for (node, address) in new {
+            let link = Rc::new(Link::start(&transport, node, &address));
+            self.links.borrow_mut().insert(node, link);
+        }
+    }
+
+    /// Brings own groups a step nearer to the members that they shall have.
+    pub(super) fn reconcile(self: &Rc<Self>) {
+        let members = self.tables.borrow().members.clone();
+        if members.is_empty() {
+            return;
+        }
+        let wanted: Vec<u64> = members.iter().map(|m| m.raft_id).collect();
+        let groups = self.groups.borrow();
+        let led = groups.values().filter(|g| g.is_ready());
+        let led: Vec<u32> = led.map(crate::group::Group::id).collect();
+        drop(groups);
+        for group in led {
+            self.step(group, Input::Reconcile(wanted.clone()));
+        }
+    }
+
     /// Sends a replica's message; Raft lives with losses.
     pub(super) fn send_to_peer(&self, message: RaftMessage) {
         if let Some(link) = self.links.borrow().get(&node_of(message.to)) {

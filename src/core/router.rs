@@ -239,7 +239,7 @@ impl Core {
         .detach();
     }
 
-    pub(super) fn share_tables(&self) {
+    pub(super) fn share_tables(self: &Rc<Self>) {
         let Some(tables) = self
             .groups
             .borrow()
@@ -250,6 +250,7 @@ impl Core {
         };
         let tables = std::sync::Arc::new(tables);
         *self.tables.borrow_mut() = tables.clone();
+        self.follow_members();
         self.ready_changed.raise();
         for core in (0..self.cores).filter(|c| *c != self.id) {
             self.post_answer(core, Message::Tables(tables.clone()));
@@ -298,6 +299,7 @@ impl Core {
             Message::News(news) => self.on_news(news),
             Message::Tables(tables) => {
                 *self.tables.borrow_mut() = tables;
+                self.follow_members();
                 self.ready_changed.raise();
             }
             Message::FromPeer { node, batch } => self.on_peer_batch(node, *batch),

@@ -17,12 +17,14 @@ use super::checkpoint::GroupFiles;
 use super::clock::Clock;
 use super::listen::{ConnectionEvents, ConnectionLimits, accept_loop, listener};
 use super::signal::Event;
+use super::timeouts::Timeouts;
 use super::turn::hard_state_record;
-use super::{Core, Disk, MeshEnds, Message};
+use super::{Core, Disk, MeshEnds, Message, NodeIdentity};
 use crate::config::Config;
 use crate::group::{Group, Machine, RaftStart};
 use crate::http::backend::HttpSettings;
 use crate::ops::metrics::{CoreMetrics, add};
+use crate::peer::{Caller, PeerSettings};
 use crate::protocol::{GroupTarget, Op, Outcome, Request};
 
 /// What a core starts with.
@@ -41,6 +43,8 @@ pub struct CoreStart {
     pub listen: SocketAddr,
     /// Its log; `None`: in memory.
     pub wal: Option<WalStart>,
+    /// Who the node is.
+    pub identity: NodeIdentity,
     /// See [`crate::http::backend::HttpSettings::etag_nonce`].
     pub etag_nonce: u32,
     /// Receives `g` (listen), `s` (stop), `q` (quit).
@@ -128,6 +132,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     let built = build(
         (start.id, start.cores),
         start.config,
+        start.identity,
         http,
         start.groups,
         start.wal,
@@ -182,8 +187,11 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     serving.await;
     (start.progress)(Progress::Drained);
     expect(&mut control, b'q').await?;
+    core.peers_stop.raise();
     core.close().await?;
-    drop(peers);
+    if let Some(peers) = peers {
+        peers.await;
+    }
     Ok(())
 }
 
@@ -221,6 +229,7 @@ fn limits(core: &Core) -> ConnectionLimits {
 async fn build(
     (id, cores): (u16, u16),
     config: Config,
+    identity: NodeIdentity,
     http: HttpSettings,
     starts: Vec<GroupStart>,
     wal: Option<WalStart>,
@@ -259,13 +268,15 @@ async fn build(
             })
         }
     };
+    let timeouts: Rc<Timeouts> = Rc::default();
+    let peer_settings: Rc<PeerSettings> = Rc::default();
     let core = Rc::new(Core {
         id,
         cores,
         http: Rc::new(http),
         config,
         clock: Clock::start(),
-        timeouts: Rc::default(),
+        timeouts: timeouts.clone(),
         groups: RefCell::new(groups),
         tables: RefCell::default(),
         waiting: RefCell::default(),
@@ -275,6 +286,10 @@ async fn build(
         late_news: RefCell::default(),
         mesh: RefCell::new(None),
         links: RefCell::default(),
+        client_addresses: RefCell::default(),
+        caller: Caller::new(peer_settings, timeouts),
+        peers_stop: Rc::default(),
+        identity,
         leaders: RefCell::default(),
         led_since: RefCell::default(),
         hub: Rc::default(),

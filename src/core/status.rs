@@ -33,19 +33,3 @@ impl Core {
         }
     }
 }
-impl Core {
-    pub(super) fn connect_peers(self: &std::rc::Rc<Self>) -> Result<(), super::start::CoreError> {
-        Ok(())
-    }
-    pub(super) fn hello(&self) -> raftproto::peer::Hello {
-        Default::default()
-    }
-    pub(super) async fn fetch_from(
-        &self,
-        _n: u64,
-        _r: raftproto::peer::FetchCheckpointRequest,
-    ) -> Result<futures_lite::stream::Empty<Result<raftproto::peer::CheckpointPart, String>>, String>
-    {
-        Err(String::new())
-    }
-}

@@ -21,6 +21,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::Core;
 use super::checkpoint::{GroupFiles, group_dir, manifest_path, read_tables};
 use crate::group::{Fetched, Input, LogPosition, Machine, Persist};
+use crate::peer::GrpcError;
 use crate::protocol::StreamKey;
 
 /// Bytes of a part.
@@ -360,12 +361,17 @@ impl Core {
             index,
             have,
         };
-        let mut parts = self.fetch_from(node, request).await.map_err(bad)?;
-        let first = parts
-            .next()
-            .await
-            .unwrap_or_else(|| Err("it ended at once".to_owned()));
-        let first = first.map_err(bad)?;
+        let address = self
+            .links
+            .borrow()
+            .get(&node)
+            .map(|l| l.address().to_owned());
+        let address = address.ok_or_else(|| bad("its address is not known".to_owned()))?;
+        let broken = |error: GrpcError| bad(error.to_string());
+        let parts = self.caller.fetch_checkpoint(&address, request).await;
+        let mut parts = parts.map_err(broken)?;
+        let first = parts.next().await.map_err(broken)?;
+        let first = first.ok_or_else(|| bad("it ended at once".to_owned()))?;
         let is_name = |name: &str| {
             let number = name.strip_prefix("table-").or(name.strip_prefix("pack-"));
             number.is_some_and(|n| n.parse::<u64>().is_ok())
@@ -374,8 +380,7 @@ impl Core {
             return Err(bad(format!("{:?} is not a file's name", file.name)));
         }
         let mut bytes = 0;
-        while let Some(part) = parts.next().await {
-            let part = part.map_err(bad)?;
+        while let Some(part) = parts.next().await.map_err(broken)? {
             let is_listed = |f: &CheckpointFile| {
                 f.name == part.name && part.position + part.data.len() as u64 <= f.length
             };

@@ -230,6 +230,7 @@ impl Core {
             since_ms = 0;
             self.post_late_news();
             self.balance();
+            self.reconcile();
             if self.is_full.get() {
                 // Nothing that a tick proposes is worth the room.
                 continue;

@@ -93,6 +93,8 @@ pub enum Input {
     Peer(RaftMessage),
     /// The link to a node broke: what was sent and not answered may have arrived or not.
     LinkLost(u64),
+    /// The way by which a node answers broke: what it has not answered may be done or not.
+    AnswersLost(u64),
     /// The files that [`Effect::FetchCheckpoint`] asked for are there, and this is their state.
     Fetched(Box<Fetched>),
     /// They could not be had.
@@ -303,6 +305,7 @@ impl Group {
                 self.raft.unreachable(node);
                 self.lose_answers_of(node, effects);
             }
+            Input::AnswersLost(node) => self.lose_answers_of(node, effects),
             Input::Fetched(fetched) => self.on_fetched(fetched),
             Input::FetchFailed => self.fetching = None,
             Input::TransferLeader(node) => self.transfer_leader(node, effects),

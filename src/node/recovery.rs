@@ -25,6 +25,10 @@ const VOTE_BYTES: usize = 8;
 pub struct Start {
     /// Tells the tags of this store's answers from those of another that stood at the same address.
     pub etag_nonce: u32,
+    /// The data directory; random where there is none.
+    pub store_id: [u8; 16],
+    /// Of this node's replicas.
+    pub raft_id: u64,
     /// Held as long as the node runs.
     pub lock: Option<DirLock>,
     /// One part per core.
@@ -51,6 +55,8 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
         let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
         return Ok(Start {
             lock: None,
+            store_id: [0; 16],
+            raft_id: config.node_id,
             etag_nonce: random as u32,
             cores: distribute(cores, fresh, |_| None),
         });
@@ -139,6 +145,8 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     };
     Ok(Start {
         lock: Some(lock),
+        store_id,
+        raft_id: config.node_id,
         etag_nonce: etag_nonce(config, store_id),
         cores: distribute(cores, starts.into_iter(), wal_of),
     })

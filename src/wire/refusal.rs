@@ -16,7 +16,7 @@ const PARTS: [&str; 5] = [
 ];
 
 /// What [`Refusal::Overloaded`] and [`Refusal::LimitReached`] may name; `tidy.rs` looks for those that are missing.
-const BOUNDS: [&str; 11] = [
+const BOUNDS: &[&str] = &[
     "abandoned_forks_max",
     "body_bytes_in_flight_max",
     "buckets_max",

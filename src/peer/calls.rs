@@ -1,0 +1,160 @@
+//! Calls that end: each on a connection of its own, so that none waits behind a link's batches.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Response;
+use hyper::StatusCode;
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http2::SendRequest;
+use prost::Message;
+use raftproto::peer::{
+    AdminReply, AdminRequest, CheckpointPart, FetchCheckpointRequest, StatusReply, StatusRequest,
+};
+
+use super::PeerSettings;
+use super::connection::{Connected, connect, within};
+use super::grpc::{Code, GrpcError, encoding, is_grpc, read_status, request};
+use super::message::{Encoder, Messages, Side, cause};
+use crate::core::timeouts::Timeouts;
+
+/// Asks other nodes once.
+#[derive(Clone)]
+pub struct Caller {
+    settings: Rc<PeerSettings>,
+    timeouts: Rc<Timeouts>,
+}
+
+impl Caller {
+    /// With the bounds and time-outs of the core.
+    pub fn new(settings: Rc<PeerSettings>, timeouts: Rc<Timeouts>) -> Caller {
+        Caller { settings, timeouts }
+    }
+
+    /// How the node at `address` is.
+    ///
+    /// # Errors
+    /// The call's.
+    pub async fn status(
+        &self,
+        address: &str,
+        request: StatusRequest,
+    ) -> Result<StatusReply, GrpcError> {
+        self.unary(address, "Status", &request).await
+    }
+
+    /// Gives the node at `address` an order.
+    ///
+    /// # Errors
+    /// The call's, or the node's refusal.
+    pub async fn administer(
+        &self,
+        address: &str,
+        request: AdminRequest,
+    ) -> Result<AdminReply, GrpcError> {
+        self.unary(address, "Administer", &request).await
+    }
+
+    /// Begins to fetch a checkpoint from the node at `address`.
+    ///
+    /// # Errors
+    /// The call's, or the node's refusal; it may also come from [`Parts::next`].
+    pub async fn fetch_checkpoint(
+        &self,
+        address: &str,
+        request: FetchCheckpointRequest,
+    ) -> Result<Parts, GrpcError> {
+        let call = self.call(address, "FetchCheckpoint", &request);
+        let (sender, connected, messages) =
+            within(self.settings.call_timeout, "FetchCheckpoint", call).await?;
+        Ok(Parts {
+            messages,
+            settings: self.settings.clone(),
+            _sender: sender,
+            _connected: connected,
+        })
+    }
+
+    async fn unary<M: Message + Default>(
+        &self,
+        address: &str,
+        method: &str,
+        message: &impl Message,
+    ) -> Result<M, GrpcError> {
+        within(self.settings.call_timeout, method, async {
+            let (_sender, _connected, mut messages) = self.call(address, method, message).await?;
+            messages.only().await
+        })
+        .await
+    }
+
+    async fn call(
+        &self,
+        address: &str,
+        method: &str,
+        message: &impl Message,
+    ) -> Result<(Sender, Connected, Messages<Incoming>), GrpcError> {
+        let (mut sender, connected) = connect(address, &self.settings, &self.timeouts).await?;
+        let body = Full::new(Encoder::new(None).encode(message));
+        let request = request(address, method, false, body)?;
+        let reply = sender.send_request(request).await.map_err(broken)?;
+        let messages = read_reply(reply, self.settings.message_bytes_max)?;
+        Ok((sender, connected, messages))
+    }
+}
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// A checkpoint on its way. The connection ends when this is dropped.
+pub struct Parts {
+    messages: Messages<Incoming>,
+    settings: Rc<PeerSettings>,
+    _sender: Sender,
+    _connected: Connected,
+}
+
+impl Parts {
+    /// The next part; none at the end. The sender goes on as parts are taken.
+    ///
+    /// # Errors
+    /// The sender's refusal, or a connection that broke off or stood still.
+    pub async fn next(&mut self) -> Result<Option<CheckpointPart>, GrpcError> {
+        let part = self.messages.next();
+        within(self.settings.call_timeout, "a part of a checkpoint", part).await
+    }
+}
+
+pub(super) fn broken(error: hyper::Error) -> GrpcError {
+    GrpcError::new(
+        Code::Unavailable,
+        format!("the call broke off: {}", cause(&error)),
+    )
+}
+
+/// The messages of an answer.
+pub(super) fn read_reply<B>(
+    reply: Response<B>,
+    message_bytes_max: usize,
+) -> Result<Messages<B>, GrpcError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::error::Error,
+{
+    if let Some(Err(error)) = read_status(reply.headers()) {
+        return Err(error);
+    }
+    if reply.status() != StatusCode::OK || !is_grpc(reply.headers()) {
+        return Err(GrpcError::new(
+            Code::Unavailable,
+            format!("HTTP status {} without gRPC", reply.status()),
+        ));
+    }
+    let encoding = encoding(reply.headers())?;
+    Ok(Messages::new(
+        reply.into_body(),
+        Side::Server,
+        encoding,
+        message_bytes_max,
+    ))
+}

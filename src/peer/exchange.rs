@@ -1,0 +1,176 @@
+//! The receiving end of an `Exchange` call: who speaks, then what is said, until it ends or falls silent.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_lite::{FutureExt, Stream, stream};
+use hyper::body::Incoming;
+use raftproto::peer::{Envelope, Hello, envelope::Kind};
+
+use super::connection::within;
+use super::grpc::{Code, GrpcError};
+use super::handshake::{judge, warn_of_clocks};
+use super::message::{Encoder, Messages};
+use super::{PeerEvents, Transport};
+
+/// Nodes whose refusal is remembered.
+const REFUSED_MAX: usize = 256;
+
+/// Why nodes were refused the last time, so that a refusal is logged once and not with each attempt.
+#[derive(Default)]
+pub(super) struct Refused(RefCell<BTreeMap<u64, String>>);
+
+impl Refused {
+    fn told(&self, node: u64, text: &str) {
+        let mut refused = self.0.borrow_mut();
+        if refused.get(&node).is_some_and(|last| last == text) {
+            return;
+        }
+        log::warn!("event=peer_refused node={node} reason={text:?}");
+        if refused.len() < REFUSED_MAX || refused.contains_key(&node) {
+            refused.insert(node, text.to_owned());
+        }
+    }
+
+    fn admitted(&self, node: u64) {
+        self.0.borrow_mut().remove(&node);
+    }
+}
+
+enum State<E: PeerEvents> {
+    Greeting(Messages<Incoming>),
+    Listening(Messages<Incoming>, Speaker<E>),
+    Ended,
+}
+
+/// A node that speaks; tells the core when it no longer does, however the call ends.
+struct Speaker<E: PeerEvents> {
+    transport: Transport<E>,
+    hello: Hello,
+}
+
+impl<E: PeerEvents> Drop for Speaker<E> {
+    fn drop(&mut self) {
+        self.transport.events.on_incoming(&self.hello, false);
+    }
+}
+
+/// The answer: one introduction, and no end unless the call breaks.
+pub(super) fn exchange<E: PeerEvents>(
+    transport: Transport<E>,
+    refused: Rc<Refused>,
+    messages: Messages<Incoming>,
+) -> impl Stream<Item = Result<Bytes, GrpcError>> {
+    stream::unfold(State::Greeting(messages), move |state| {
+        let (transport, refused) = (transport.clone(), refused.clone());
+        async move {
+            match state {
+                State::Greeting(mut messages) => {
+                    match greet(&transport, &refused, &mut messages).await {
+                        Ok((own, hello)) => {
+                            transport.events.on_incoming(&hello, true);
+                            let speaker = Speaker { transport, hello };
+                            Some((Ok(own), State::Listening(messages, speaker)))
+                        }
+                        Err(error) => Some((Err(error), State::Ended)),
+                    }
+                }
+                State::Listening(messages, speaker) => match listen(messages, &speaker).await {
+                    Ok(()) => None,
+                    Err(error) => {
+                        let node = speaker.hello.node_id;
+                        log::debug!("event=peer_call_ended node={node} reason={error:?}");
+                        Some((Err(error), State::Ended))
+                    }
+                },
+                State::Ended => None,
+            }
+        }
+    })
+}
+
+/// The own introduction, framed, and the other's.
+async fn greet<E: PeerEvents>(
+    transport: &Transport<E>,
+    refused: &Refused,
+    messages: &mut Messages<Incoming>,
+) -> Result<(Bytes, Hello), GrpcError> {
+    let first = messages.next::<Envelope>();
+    let first = within(transport.settings.silence, "the introduction", first).await?;
+    let Some(Kind::Hello(hello)) = first.and_then(|envelope| envelope.kind) else {
+        return Err(GrpcError::new(
+            Code::InvalidArgument,
+            "the call does not begin with an introduction",
+        ));
+    };
+    let own = transport.events.hello();
+    let verdict = match judge(&own, &hello, None) {
+        Ok(()) => transport.events.admit(&hello).await,
+        differs => differs,
+    };
+    if let Err(text) = verdict {
+        refused.told(hello.node_id, &text);
+        return Err(GrpcError::new(Code::FailedPrecondition, text));
+    }
+    refused.admitted(hello.node_id);
+    warn_of_clocks(&own, &hello);
+    let own = Envelope {
+        kind: Some(Kind::Hello(own)),
+    };
+    Ok((Encoder::new(None).encode(&own), hello))
+}
+
+async fn listen<E: PeerEvents>(
+    mut messages: Messages<Incoming>,
+    speaker: &Speaker<E>,
+) -> Result<(), GrpcError> {
+    let transport = &speaker.transport;
+    let node = speaker.hello.node_id;
+    let silent = silence(messages.arrived_bytes(), transport.settings.silence);
+    let read = async {
+        while let Some(envelope) = messages.next::<Envelope>().await? {
+            match envelope.kind {
+                Some(Kind::Batch(batch)) => transport.events.on_batch(node, batch),
+                // A kind of a later version.
+                None => {}
+                Some(Kind::Hello(_)) => {
+                    return Err(GrpcError::new(
+                        Code::InvalidArgument,
+                        "a second introduction",
+                    ));
+                }
+            }
+            glommio::yield_if_needed().await;
+        }
+        Ok(())
+    };
+    let stopped = async {
+        transport.stop.beyond(0).await;
+        Err(GrpcError::new(Code::Unavailable, "the node stops"))
+    };
+    let silent = async {
+        silent.await;
+        let text = format!(
+            "nothing came for {} ms",
+            transport.settings.silence.as_millis()
+        );
+        log::warn!("event=peer_silent node={node} {text}");
+        Err(GrpcError::new(Code::DeadlineExceeded, text))
+    };
+    read.or(silent).or(stopped).await
+}
+
+/// Resolves when nothing arrives for so long. Counted in quarters, not read from a clock: a core that stood still itself
+/// finds what came meanwhile and does not take it for silence.
+async fn silence(arrived_bytes: Rc<Cell<u64>>, silence: Duration) {
+    let (mut seen, mut quiet) = (arrived_bytes.get(), 0);
+    while quiet < 4 {
+        glommio::timer::sleep(silence / 4).await;
+        let arrived = arrived_bytes.get();
+        quiet = if arrived == seen { quiet + 1 } else { 0 };
+        seen = arrived;
+    }
+}

@@ -1,0 +1,214 @@
+//! What waits to be sent over a link, and the body that sends it.
+//! Assumes that HTTP/2 asks for the next frame only when it can take it: the batch is made at that moment, of all that
+//! has gathered.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame};
+use prost::Message;
+use raftproto::peer::{
+    Batch, Envelope, ForwardedReply, ForwardedRequest, HibernateGroup, RaftMessage, envelope::Kind,
+};
+
+use super::PeerSettings;
+use super::message::Encoder;
+
+/// Tag and length of an item in its batch, at most.
+const ITEM_BYTES: u64 = 6;
+/// What an envelope adds to its items, at most.
+const ENVELOPE_BYTES: u64 = 64;
+
+/// One thing to say to a node; see [`Batch`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum BatchItem {
+    /// Of a group's Raft.
+    Raft(RaftMessage),
+    /// For the leader there.
+    Request(ForwardedRequest),
+    /// To who asked there.
+    Reply(ForwardedReply),
+    /// A group sleeps.
+    Hibernate(HibernateGroup),
+}
+
+impl BatchItem {
+    fn bytes(&self) -> u64 {
+        let length = match self {
+            BatchItem::Raft(message) => message.encoded_len(),
+            BatchItem::Request(request) => request.encoded_len(),
+            BatchItem::Reply(reply) => reply.encoded_len(),
+            BatchItem::Hibernate(group) => group.encoded_len(),
+        };
+        length as u64 + ITEM_BYTES
+    }
+}
+
+/// Counters of one link, for metrics.
+#[derive(Debug, Default)]
+pub struct LinkStats {
+    /// Of batches, as sent: after compression.
+    pub bytes_sent: Cell<u64>,
+    /// Also the empty ones.
+    pub batches_sent: Cell<u64>,
+    /// Items in them.
+    pub items_sent: Cell<u64>,
+    /// How often the link came up after it had been up before.
+    pub reconnects: Cell<u64>,
+    /// What waits now.
+    pub queued_bytes: Cell<u64>,
+    /// Posts that were refused because too much waits.
+    pub refused_full: Cell<u64>,
+}
+
+fn add(counter: &Cell<u64>, count: u64) {
+    counter.set(counter.get() + count);
+}
+
+/// The queue of one connection.
+pub(super) struct Outbox {
+    waiting: RefCell<VecDeque<(u64, BatchItem)>>,
+    /// The own introduction, framed; goes first.
+    hello: Cell<Option<Bytes>>,
+    /// The other side has introduced itself: batches may go.
+    is_open: Cell<bool>,
+    is_alive_due: Cell<bool>,
+    waker: Cell<Option<Waker>>,
+    encoder: RefCell<Encoder>,
+    stats: Rc<LinkStats>,
+    queue_bytes_max: u64,
+    batch_bytes_max: u64,
+    item_bytes_max: u64,
+}
+
+impl Outbox {
+    pub(super) fn new(hello: Bytes, settings: &PeerSettings, stats: Rc<LinkStats>) -> Outbox {
+        stats.queued_bytes.set(0);
+        Outbox {
+            waiting: RefCell::default(),
+            hello: Cell::new(Some(hello)),
+            is_open: Cell::new(false),
+            is_alive_due: Cell::new(false),
+            waker: Cell::new(None),
+            encoder: RefCell::new(Encoder::new(None)),
+            stats,
+            queue_bytes_max: settings.queue_bytes_max,
+            batch_bytes_max: settings.batch_bytes_max as u64,
+            item_bytes_max: (settings.message_bytes_max as u64).saturating_sub(ENVELOPE_BYTES),
+        }
+    }
+
+    /// From now on batches go.
+    pub(super) fn open(&self, encoder: Encoder) {
+        *self.encoder.borrow_mut() = encoder;
+        self.is_open.set(true);
+        self.wake();
+    }
+
+    /// Appends; gives the item back if too much waits, or if no message can hold it.
+    #[expect(clippy::result_large_err, reason = "the item goes back to who has it")]
+    pub(super) fn post(&self, item: BatchItem) -> Result<(), BatchItem> {
+        let bytes = item.bytes();
+        if bytes > self.item_bytes_max {
+            log::error!(
+                "event=peer_item_too_long bytes={bytes} bytes_max={} not sent",
+                self.item_bytes_max
+            );
+            return Err(item);
+        }
+        // One item always finds room, however long.
+        if self.stats.queued_bytes.get() >= self.queue_bytes_max {
+            add(&self.stats.refused_full, 1);
+            return Err(item);
+        }
+        add(&self.stats.queued_bytes, bytes);
+        self.waiting.borrow_mut().push_back((bytes, item));
+        self.wake();
+        Ok(())
+    }
+
+    /// Says that this side lives, unless a batch is about to say it.
+    pub(super) fn say_alive(&self) {
+        self.is_alive_due.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn next_frame(&self) -> Option<Bytes> {
+        if let Some(hello) = self.hello.take() {
+            return Some(hello);
+        }
+        if !self.is_open.get() {
+            return None;
+        }
+        let batch = self.next_batch()?;
+        let envelope = Envelope {
+            kind: Some(Kind::Batch(batch)),
+        };
+        let frame = self.encoder.borrow_mut().encode(&envelope);
+        add(&self.stats.batches_sent, 1);
+        add(&self.stats.bytes_sent, frame.len() as u64);
+        Some(frame)
+    }
+
+    fn next_batch(&self) -> Option<Batch> {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.is_empty() && !self.is_alive_due.get() {
+            return None;
+        }
+        self.is_alive_due.set(false);
+        let mut batch = Batch {
+            alive: waiting.is_empty(),
+            ..Batch::default()
+        };
+        let (mut count, mut bytes) = (0, 0);
+        while let Some((length, _)) = waiting.front()
+            && (count == 0 || bytes + length <= self.batch_bytes_max)
+            && let Some((length, item)) = waiting.pop_front()
+        {
+            count += 1;
+            bytes += length;
+            match item {
+                BatchItem::Raft(message) => batch.raft.push(message),
+                BatchItem::Request(request) => batch.requests.push(request),
+                BatchItem::Reply(reply) => batch.replies.push(reply),
+                BatchItem::Hibernate(group) => batch.hibernate.push(group),
+            }
+        }
+        add(&self.stats.items_sent, count);
+        let queued = self.stats.queued_bytes.get();
+        self.stats.queued_bytes.set(queued - bytes);
+        Some(batch)
+    }
+}
+
+/// The body of an `Exchange` call: the introduction, then batches for ever.
+pub(super) struct OutboxBody(pub(super) Rc<Outbox>);
+
+impl Body for OutboxBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.0.next_frame() {
+            Some(frame) => Poll::Ready(Some(Ok(Frame::data(frame)))),
+            None => {
+                self.0.waker.set(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+        }
+    }
+}
