@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::machine::decode_batch;
 use super::*;
-use crate::protocol::{Append, ContentType, Create, Expiry, Read, ReadFrom};
+use crate::protocol::{Append, ContentType, Create, Expiry, Incarnation, Read, ReadFrom};
 
 /// One group, its clock and its disk.
 struct World {
