@@ -56,6 +56,23 @@ impl Client {
         }
     }
 
+    /// Connects, and waits no longer than `patience` for that or for any part of an answer.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn try_connect(address: &str, patience: Duration) -> std::io::Result<Client> {
+        let address = address
+            .parse()
+            .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidInput, e))?;
+        let stream = TcpStream::connect_timeout(&address, patience)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        stream.set_nodelay(true)?;
+        Ok(Client {
+            stream: BufReader::new(stream),
+        })
+    }
+
     /// Sends a request and reads its answer.
     pub fn send(
         &mut self,

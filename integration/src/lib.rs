@@ -1,6 +1,7 @@
 //! What the tests share: real server processes, an HTTP client that hides nothing, and a judge of histories.
 
 mod client;
+pub mod cluster;
 pub mod history;
 pub mod linear;
 pub mod random;

@@ -202,7 +202,7 @@ fn spoil(operations: &mut [Operation], way: u64, random: &mut Random) -> bool {
     // Far behind all that was under way when it was called: nothing excuses it.
     let late = operations[last].invoked - 1000;
     let whole = operations[last].outcome.clone();
-    let Outcome::Content { messages, .. } = &whole else {
+    let Outcome::Content { .. } = &whole else {
         return false;
     };
     let operation = &mut operations[at];
