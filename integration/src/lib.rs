@@ -4,6 +4,7 @@ mod client;
 pub mod cluster;
 pub mod history;
 pub mod linear;
+pub mod load;
 pub mod random;
 mod server;
 
