@@ -10,8 +10,8 @@ use raftproto::peer::{Envelope, envelope::Kind};
 use super::*;
 use crate::peer::calls::read_reply;
 use crate::peer::connection::connect;
-use crate::peer::grpc::request;
-use crate::peer::message::Encoder;
+use crate::peer::grpc::{Encoding, request};
+use crate::peer::message::{Encoder, Messages, Side};
 use crate::peer::outbox::{LinkStats, Outbox, OutboxBody};
 
 fn framed(flag: u8, message: &[u8]) -> Bytes {
@@ -68,9 +68,9 @@ fn broken_messages_get_their_status_and_cost_one_call() {
             (
                 "half a header",
                 Bytes::from_static(&[0, 0, 0]),
-                Code::InvalidArgument,
+                Code::Internal,
             ),
-            ("half a message", hello().slice(..20), Code::InvalidArgument),
+            ("half a message", hello().slice(..20), Code::Internal),
             ("no protobuf", framed(0, &[0xff; 20]), Code::Internal),
             ("no zstd", framed(1, b"plain text"), Code::Internal),
             ("half a zstd", framed(1, &bomb[..100]), Code::Internal),
@@ -84,20 +84,12 @@ fn broken_messages_get_their_status_and_cost_one_call() {
         ];
         for (what, bytes, code) in table {
             let error = send(&one, &two, "Exchange", bytes.clone()).await;
-            // Before the introduction, an end inside a message is one without.
-            if what.starts_with("half a ") && code == Code::InvalidArgument {
-                assert_eq!(error.code, Code::Internal, "{what}: {error}");
-            } else {
-                assert_eq!(error.code, code, "{what}: {error}");
-            }
+            assert_eq!(error.code, code, "{what}: {error}");
             if ["no message", "an empty envelope", "a batch"].contains(&what) {
                 continue;
             }
             let error = send(&one, &two, "Exchange", after_hello(bytes)).await;
-            assert!(
-                matches!(error.code, Code::Internal | Code::ResourceExhausted),
-                "{what}: {error}"
-            );
+            assert_eq!(error.code, code, "after the introduction, {what}: {error}");
         }
         let twice = after_hello(hello());
         let error = send(&one, &two, "Exchange", twice).await;
@@ -199,17 +191,13 @@ fn any_bytes_are_a_message_or_an_error() {
     on_executor(async || {
         let hello = envelope(Kind::Hello(Node::new(1, "a").hello()));
         // Each single bit of a good message turned, in each encoding.
-        for encoding in [
-            crate::peer::grpc::Encoding::Identity,
-            crate::peer::grpc::Encoding::Zstd,
-        ] {
+        for encoding in [Encoding::Identity, Encoding::Zstd] {
             for bit in 0..hello.len() * 8 {
                 let mut bytes = hello.to_vec();
                 bytes[bit / 8] ^= 1 << (bit % 8);
                 let body = Full::new(Bytes::from(bytes));
-                let side = crate::peer::message::Side::Caller;
-                let mut messages =
-                    crate::peer::message::Messages::new(body, side, encoding, 1 << 20);
+                let side = Side::Caller;
+                let mut messages = Messages::new(body, side, encoding, 1 << 20);
                 if let Ok(Some(envelope)) = messages.next::<Envelope>().await {
                     assert!(envelope.encoded_len() < 1000);
                 }
