@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use integration::repository;
 
 /// Folder, and what must not appear in its code.
-const ABSENT: [(&str, &[&str]); 6] = [
+const ABSENT: [(&str, &[&str]); 7] = [
     (
         "src/protocol",
         &[
@@ -63,6 +63,19 @@ const ABSENT: [(&str, &[&str]); 6] = [
             "glommio",
             "std::fs",
             "std::net",
+        ],
+    ),
+    (
+        "src/peer",
+        &[
+            "crate::group",
+            "crate::http",
+            "crate::meta",
+            "crate::config",
+            "raft::",
+            "storage::",
+            "std::fs",
+            "HashMap",
         ],
     ),
     ("storage/src", &["ursula::", "raft::", "raftproto", "hyper"]),
