@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use integration::repository;
 
 /// Folder, and what must not appear in its code.
-const ABSENT: [(&str, &[&str]); 7] = [
+const ABSENT: [(&str, &[&str]); 8] = [
     (
         "src/protocol",
         &[
@@ -81,6 +81,19 @@ const ABSENT: [(&str, &[&str]); 7] = [
             "storage::",
             "std::fs",
             "std::net",
+        ],
+    ),
+    (
+        "src/peer",
+        &[
+            "crate::group",
+            "crate::http",
+            "crate::meta",
+            "crate::config",
+            "raft::",
+            "storage::",
+            "std::fs",
+            "HashMap",
         ],
     ),
     ("storage/src", &["ursula::", "raft::", "raftproto", "hyper"]),

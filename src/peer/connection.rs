@@ -136,7 +136,7 @@ async fn resolve(address: &str) -> std::io::Result<SocketAddr> {
         return Ok(address);
     }
     let name = address.to_owned();
-    let looked_up = glommio::executor()
+    let looked_up: std::io::Result<_> = glommio::executor()
         .spawn_blocking(move || {
             let mut found = std::net::ToSocketAddrs::to_socket_addrs(&name)?;
             std::io::Result::Ok(found.next())

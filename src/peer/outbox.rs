@@ -26,6 +26,10 @@ const ENVELOPE_BYTES: u64 = 64;
 
 /// One thing to say to a node; see [`Batch`].
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are of the largest kind, and none lives long"
+)]
 pub enum BatchItem {
     /// Of a group's Raft.
     Raft(RaftMessage),
