@@ -120,10 +120,12 @@ fn checksum(entry: &Entry, payload: &Bytes) -> u32 {
 pub(super) fn incoming(
     own_id: u64,
     log: &GroupLog,
-    committed: u64,
+    (term, committed): (u64, u64),
     message: RaftMessage,
 ) -> Result<(Message, Vec<(LogPosition, Bytes)>), BadMessage> {
     use MessageType as T;
+    // What a deposed leader sent says nothing: raft-rs does not take it.
+    let is_current = message.term >= term;
     if message.to != own_id || message.from == own_id {
         return Err(BadMessage::NotForUs);
     }
@@ -138,9 +140,11 @@ pub(super) fn incoming(
         | T::MsgHeartbeatResponse
         | T::MsgSnapshot
         | T::MsgTimeoutNow => {}
-        T::MsgHeartbeat if message.commit > log.last() => return Err(BadMessage::LogLost),
+        T::MsgHeartbeat if is_current && message.commit > log.last() => {
+            return Err(BadMessage::LogLost);
+        }
         T::MsgHeartbeat => {}
-        T::MsgAppendResponse if !message.reject && message.index > log.last() => {
+        T::MsgAppendResponse if is_current && !message.reject && message.index > log.last() => {
             return Err(BadMessage::Diverged);
         }
         T::MsgAppendResponse => {}
@@ -149,7 +153,7 @@ pub(super) fn incoming(
     let mut entries = Vec::with_capacity(message.entries.len());
     let mut payloads = Vec::with_capacity(message.entries.len());
     for (expected, entry) in (message.index + 1..).zip(message.entries) {
-        let is_known_committed = entry.index <= committed;
+        let is_known_committed = is_current && entry.index <= committed;
         if is_known_committed && log.term(entry.index).is_ok_and(|term| term != entry.term) {
             return Err(BadMessage::Diverged);
         }

@@ -190,9 +190,9 @@ impl Raft {
     /// # Errors
     /// [`BadMessage`]; nothing was changed.
     pub(super) fn step(&mut self, message: RaftMessage) -> Result<(), BadMessage> {
-        let committed = self.node.raft.raft_log.committed;
+        let known = (self.term(), self.commit());
         let own_id = self.node.raft.id;
-        let (message, payloads) = peer::incoming(own_id, self.node.store(), committed, message)?;
+        let (message, payloads) = peer::incoming(own_id, self.node.store(), known, message)?;
         for (position, payload) in payloads {
             self.node.mut_store().offer(position, payload);
         }

@@ -16,6 +16,8 @@ struct Cluster {
     network: VecDeque<(u64, u64, Sent)>,
     /// Nodes that nobody hears or reaches.
     cut: BTreeSet<u64>,
+    /// Raft's messages that a cut took away.
+    held: Vec<RaftMessage>,
     unsynced: VecDeque<(u64, u64)>,
     /// Each node's newest checkpoint.
     checkpoints: BTreeMap<u64, (CheckpointPlan, BTreeMap<StreamKey, Vec<u8>>)>,
@@ -73,6 +75,7 @@ impl Cluster {
             now_us: 1_000_000,
             network: VecDeque::new(),
             cut: BTreeSet::new(),
+            held: Vec::new(),
             unsynced: VecDeque::new(),
             checkpoints: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -168,6 +171,9 @@ impl Cluster {
                 self.step(node, Input::Persisted(number));
             } else if let Some((from, to, sent)) = self.network.pop_front() {
                 if self.cut.contains(&from) || self.cut.contains(&to) {
+                    if let Sent::Raft(message) = sent {
+                        self.held.push(message);
+                    }
                     continue;
                 }
                 match sent {
@@ -391,4 +397,28 @@ fn members_come_and_go_under_way() {
         cluster.ask(leader, "s", append("x")),
         Outcome::Appended { .. }
     ));
+}
+
+#[test]
+fn what_a_deposed_leader_sent_long_ago_is_no_sign_of_trouble() {
+    let mut cluster = Cluster::new();
+    let old = cluster.elect(&[1, 2, 3]);
+    let (a, b) = others(old);
+    cluster.ask(old, "s", create(Expiry::Never));
+    // An entry of the old term that nobody else gets until it is over.
+    cluster.cut.insert(old);
+    cluster.held.clear();
+    cluster.send(old, "s", append("lost"));
+    let late: Vec<RaftMessage> = std::mem::take(&mut cluster.held);
+    assert!(late.iter().any(|m| !m.entries.is_empty()));
+    let new = cluster.elect(&[a, b]);
+    cluster.ask(new, "s", append("kept"));
+    for _ in 0..4 {
+        cluster.tick();
+    }
+    for message in late {
+        cluster.step(message.to, Input::Peer(message));
+    }
+    assert_eq!(cluster.group(a).trouble(), None);
+    assert_eq!(cluster.group(b).trouble(), None);
 }
