@@ -7,7 +7,7 @@ use integration::{Server, repository, scratch_dir, suite};
 
 fn run_suite(name: &str, settings: &[&str]) {
     let server = Server::start(settings);
-    suite::run(name, &server.url(), false);
+    suite::run(name, &server.url());
     assert!(server.stop().success());
 }
 

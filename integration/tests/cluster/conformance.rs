@@ -12,7 +12,7 @@ fn the_official_suite_passes_through_each_node() {
     let _alone = alone();
     let mut cluster = Cluster::start(nodes(), &[]);
     for node in cluster.ids() {
-        suite::run(&format!("node-{node}"), &cluster.url(node), false);
+        suite::run(&format!("node-{node}"), &cluster.url(node));
     }
     for node in cluster.ids() {
         assert!(cluster.stop(node).success());
@@ -27,7 +27,7 @@ fn the_official_suite_passes_through_one_node_while_another_is_killed_in_a_loop(
     }
     let mut cluster = Cluster::start(nodes(), &[]);
     let url = cluster.url(1);
-    let suite = std::thread::spawn(move || suite::run("kills", &url, true));
+    let suite = std::thread::spawn(move || suite::run_with_retries("kills", &url));
     let mut kills = 0;
     while !suite.is_finished() {
         let victim = 2 + kills % (nodes() - 1);
