@@ -7,6 +7,7 @@ pub mod linear;
 pub mod load;
 pub mod random;
 mod server;
+pub mod suite;
 
 pub use client::{Client, Reply, raw};
 pub use server::{Server, Settings, repository, scratch_dir};

@@ -19,7 +19,7 @@ const READER: u32 = 999;
 /// # Panics
 /// If they do not, or one does not answer.
 pub fn read_back(addresses: &[String], streams: &[Stream], history: &History) -> usize {
-    let mut links = Links::new(addresses, PATIENCE);
+    let mut links = Links::new(addresses, PATIENCE / 6);
     let mut bytes = 0;
     for stream in streams {
         let first = read_to_end(&mut links, 0, stream, history);
@@ -51,9 +51,15 @@ fn read_to_end(
     loop {
         let path = format!("{}?offset={}", stream.path, offset(from));
         let invoked = history.now();
-        let Sent::Answered(reply) = links.send(node, "GET", &path, &[], b"") else {
-            let late = format!("node {} does not answer for {path}", node + 1);
-            assert!(Instant::now() < deadline, "{late}");
+        let sent = links.send(node, "GET", &path, &[], b"");
+        let Sent::Answered(reply) = sent else {
+            let what = if matches!(sent, Sent::Refused) {
+                "refuses"
+            } else {
+                "does not answer"
+            };
+            let patient = Instant::now() < deadline;
+            assert!(patient, "node {} {what} {path} for {PATIENCE:?}", node + 1);
             std::thread::sleep(Duration::from_millis(20));
             continue;
         };
