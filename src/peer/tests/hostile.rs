@@ -127,7 +127,7 @@ fn single_calls_have_one_message_and_a_known_name() {
 #[test]
 fn what_is_no_http2_is_closed() {
     on_executor(async || {
-        let two = peer(2, "a", settings());
+        let two = peer(2, "a", quick());
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         let settings_frame = [0, 0, 0, 4, 0, 0, 0, 0, 0];
         let noise = [0xa5; 3000];
@@ -166,7 +166,7 @@ fn what_is_no_http2_is_closed() {
 #[test]
 fn who_introduced_itself_and_fell_silent_is_down() {
     on_executor(async || {
-        let (one, two) = (peer(1, "a", settings()), peer(2, "a", settings()));
+        let (one, two) = (peer(1, "a", quick()), peer(2, "a", quick()));
         let address = two.address.to_string();
         let transport = &one.transport;
         let hello = envelope(Kind::Hello(one.node.hello()));
