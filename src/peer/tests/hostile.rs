@@ -9,7 +9,7 @@ use raftproto::peer::{Envelope, envelope::Kind};
 
 use super::*;
 use crate::peer::calls::read_reply;
-use crate::peer::connection::connect;
+use crate::peer::connection::{connect, within};
 use crate::peer::grpc::{Encoding, request};
 use crate::peer::message::{Encoder, Messages, Side};
 use crate::peer::outbox::{LinkStats, Outbox, OutboxBody};
@@ -26,8 +26,14 @@ fn envelope(kind: Kind) -> Bytes {
     Encoder::new(None).encode(&Envelope { kind: Some(kind) })
 }
 
-/// The status that this body gets.
+/// The status that this body gets, in time.
 async fn send(one: &Peer, two: &Peer, method: &str, body: Bytes) -> GrpcError {
+    let sent = async { Ok(send_now(one, two, method, body).await) };
+    let sent = within(Duration::from_secs(10), "an answer", sent).await;
+    sent.unwrap_or_else(|late| late)
+}
+
+async fn send_now(one: &Peer, two: &Peer, method: &str, body: Bytes) -> GrpcError {
     let address = two.address.to_string();
     let transport = &one.transport;
     let connected = connect(&address, &transport.settings, &transport.timeouts).await;
