@@ -169,9 +169,16 @@ struct Peer {
 
 fn settings() -> PeerSettings {
     PeerSettings {
-        silence: Duration::from_millis(600),
         call_timeout: Duration::from_secs(5),
         ..PeerSettings::default()
+    }
+}
+
+/// For what waits for silence.
+fn quick() -> PeerSettings {
+    PeerSettings {
+        silence: Duration::from_millis(600),
+        ..settings()
     }
 }
 

@@ -1,6 +1,12 @@
 //! Calls that end.
 
+use http_body_util::Full;
+
 use super::*;
+use crate::peer::calls::read_reply;
+use crate::peer::connection::connect;
+use crate::peer::grpc::request;
+use crate::peer::message::Encoder;
 
 #[test]
 fn a_status_is_answered() {
@@ -85,6 +91,44 @@ fn nobody_at_the_address_is_unavailable() {
             let error = one.caller().status(address, request).await.unwrap_err();
             assert_eq!(error.code, Code::Unavailable, "{error}");
             assert!(error.message.contains(address), "{error}");
+        }
+    });
+}
+
+#[test]
+fn an_answer_is_compressed_only_for_who_reads_zstd() {
+    on_executor(async || {
+        let (one, two) = (peer(1, "a", settings()), peer(2, "a", settings()));
+        let address = two.address.to_string();
+        for (accepted, is_compressed) in [
+            (Some("identity,zstd"), true),
+            (Some("identity, deflate, gzip"), false),
+            (None, false),
+        ] {
+            let transport = &one.transport;
+            let connected = connect(&address, &transport.settings, &transport.timeouts).await;
+            let (mut sender, _connected) = connected.unwrap();
+            let asked = FetchCheckpointRequest {
+                from: Some(one.node.hello()),
+                group: 1,
+                index: 1,
+                ..FetchCheckpointRequest::default()
+            };
+            let body = Full::new(Encoder::new(None).encode(&asked));
+            let mut request = request(&address, "FetchCheckpoint", false, body).unwrap();
+            let headers = request.headers_mut();
+            headers.remove("grpc-accept-encoding");
+            if let Some(accepted) = accepted {
+                headers.insert("grpc-accept-encoding", accepted.parse().unwrap());
+            }
+            let reply = sender.send_request(request).await.unwrap();
+            assert_eq!(reply.headers()["grpc-accept-encoding"], "identity,zstd");
+            assert_eq!(reply.headers().contains_key("grpc-encoding"), is_compressed);
+            let mut messages = read_reply(reply, 2 << 20).unwrap();
+            let part: CheckpointPart = messages.only().await.unwrap();
+            assert_eq!(part.data, vec![0; 1 << 20]);
+            let is_small = messages.arrived_bytes().get() < 10_000;
+            assert_eq!(is_small, is_compressed);
         }
     });
 }

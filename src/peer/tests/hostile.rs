@@ -9,7 +9,7 @@ use raftproto::peer::{Envelope, envelope::Kind};
 
 use super::*;
 use crate::peer::calls::read_reply;
-use crate::peer::connection::connect;
+use crate::peer::connection::{connect, within};
 use crate::peer::grpc::{Encoding, request};
 use crate::peer::message::{Encoder, Messages, Side};
 use crate::peer::outbox::{LinkStats, Outbox, OutboxBody};
@@ -26,8 +26,14 @@ fn envelope(kind: Kind) -> Bytes {
     Encoder::new(None).encode(&Envelope { kind: Some(kind) })
 }
 
-/// The status that this body gets.
+/// The status that this body gets, in time.
 async fn send(one: &Peer, two: &Peer, method: &str, body: Bytes) -> GrpcError {
+    let sent = async { Ok(send_now(one, two, method, body).await) };
+    let sent = within(Duration::from_secs(10), "an answer", sent).await;
+    sent.unwrap_or_else(|late| late)
+}
+
+async fn send_now(one: &Peer, two: &Peer, method: &str, body: Bytes) -> GrpcError {
     let address = two.address.to_string();
     let transport = &one.transport;
     let connected = connect(&address, &transport.settings, &transport.timeouts).await;
@@ -127,7 +133,7 @@ fn single_calls_have_one_message_and_a_known_name() {
 #[test]
 fn what_is_no_http2_is_closed() {
     on_executor(async || {
-        let two = peer(2, "a", settings());
+        let two = peer(2, "a", quick());
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         let settings_frame = [0, 0, 0, 4, 0, 0, 0, 0, 0];
         let noise = [0xa5; 3000];
@@ -166,7 +172,7 @@ fn what_is_no_http2_is_closed() {
 #[test]
 fn who_introduced_itself_and_fell_silent_is_down() {
     on_executor(async || {
-        let (one, two) = (peer(1, "a", settings()), peer(2, "a", settings()));
+        let (one, two) = (peer(1, "a", quick()), peer(2, "a", quick()));
         let address = two.address.to_string();
         let transport = &one.transport;
         let hello = envelope(Kind::Hello(one.node.hello()));

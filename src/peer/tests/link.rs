@@ -193,14 +193,14 @@ fn a_link_comes_back_with_its_peer() {
 #[test]
 fn an_idle_link_stays_up_and_a_stopped_one_ends() {
     on_executor(async || {
-        let (one, two) = (peer(1, "a", settings()), peer(2, "a", settings()));
+        let (one, two) = (peer(1, "a", quick()), peer(2, "a", quick()));
         let link = one.link_to(&two);
         until("the link is up", || link.is_up()).await;
-        glommio::timer::sleep(settings().silence * 3).await;
+        glommio::timer::sleep(quick().silence * 3).await;
         assert_eq!(*one.node.links.borrow(), [Some(2)]);
         assert_eq!(*two.node.incoming.borrow(), [(1, true)]);
         let alive = two.node.batches.borrow().len();
-        assert!((8..40).contains(&alive), "{alive} signs of life");
+        assert!((5..40).contains(&alive), "{alive} signs of life");
         one.transport.stop.raise();
         until("the link is down", || !link.is_up()).await;
         assert_eq!(*one.node.links.borrow(), [Some(2), None]);
@@ -284,5 +284,28 @@ fn an_item_that_no_message_can_hold_is_given_back() {
         }
         until("it arrived", || received(&two) == 1).await;
         assert!(length > 99_800);
+    });
+}
+
+#[test]
+fn who_takes_a_connection_and_says_nothing_is_given_up() {
+    on_executor(async || {
+        for (settings, text) in [
+            (settings(), "the introduction took more than 1000 ms"),
+            (quick(), "keep-alive timed out"),
+        ] {
+            let one = peer(1, "a", settings);
+            // The system accepts for it.
+            let mute = listener(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+            let address = mute.local_addr().unwrap().to_string();
+            let link = Link::start(&one.transport, 2, &address);
+            until("it is given up", || !link.trouble().is_empty()).await;
+            assert!(link.trouble().contains(text), "{}", link.trouble());
+            let mut stream = mute.accept().await.unwrap();
+            let mut bytes = Vec::new();
+            let read = futures_lite::AsyncReadExt::read_to_end(&mut stream, &mut bytes).await;
+            read.unwrap();
+            assert!(bytes.starts_with(b"PRI"), "and its connection closed");
+        }
     });
 }
