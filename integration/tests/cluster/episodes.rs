@@ -183,13 +183,10 @@ fn run(mut cluster: Cluster, faults: &[Fault], episodes: u32, seed: u64) {
         let bytes = read_back(&addresses, &streams, &history);
         let verdict = judge(&streams, &history);
         println!("episode {episode}, {fault:?}: {bytes} bytes, {verdict:?}");
-        for (what, least) in [
-            ("append Appended", 40),
-            ("produce Appended", 30),
-            ("read Content", 20),
-        ] {
+        // Even without a leader for a while, and on a busy machine.
+        for what in ["append Appended", "produce Appended", "read Content"] {
             let count = done.get(what).copied().unwrap_or(0);
-            assert!(count >= least, "only {count} {what}: {done:?}");
+            assert!(count >= 8, "only {count} {what}: {done:?}");
         }
         add(&mut counts, &done);
         all.extend(streams);
@@ -198,13 +195,18 @@ fn run(mut cluster: Cluster, faults: &[Fault], episodes: u32, seed: u64) {
     let bytes = read_back(&addresses, &all, &history);
     let verdict = judge(&all, &history);
     println!("{episodes} episodes of seed {seed}: {bytes} bytes, {verdict:?}, {counts:#?}");
-    for what in [
-        "live Content",
-        "head Tail",
-        "produce Duplicate",
-        "append Unknown",
-    ] {
-        assert!(counts.contains_key(what), "no {what}: {counts:?}");
+    let least = [
+        ("append Appended", 50),
+        ("produce Appended", 40),
+        ("read Content", 25),
+        ("live Content", 25),
+        ("head Tail", 20),
+        ("produce Duplicate", 1),
+    ];
+    for (what, each) in least {
+        let count = counts.get(what).copied().unwrap_or(0);
+        let wanted = each * u64::from(episodes);
+        assert!(count >= wanted, "{count} {what}, not {wanted}: {counts:?}");
     }
     for node in cluster.ids() {
         let status = cluster.stop(node);
