@@ -216,6 +216,20 @@ impl Cluster {
             .is_ok_and(|reply| reply.status == 200)
     }
 
+    /// The node that leads a stream, as the first one that knows says.
+    pub fn leader(&self, path: &str) -> Option<u32> {
+        self.running().into_iter().find_map(|node| {
+            let asked = Client::try_connect(self.address(node), ANSWER)
+                .and_then(|mut client| client.try_send("HEAD", path, &[], b""));
+            let reply = asked.ok().filter(|reply| reply.status == 200)?;
+            // Who leads says nothing of itself.
+            match reply.header("stream-leader-hint") {
+                "" => Some(node),
+                hint => self.ids().into_iter().find(|n| self.address(*n) == hint),
+            }
+        })
+    }
+
     /// Panics with its last words if a node that should run has ended.
     fn expect_alive(&mut self, node: u32) {
         if let Some(child) = &mut self.nodes[node as usize - 1].child

@@ -13,6 +13,8 @@ mod state;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_parts;
+#[cfg(test)]
 mod tests_random;
 
 use crate::history::{Message, Operation};

@@ -7,8 +7,8 @@ use crate::history::{Call, Message, Operation, Outcome};
 
 /// What is known of positions.
 pub(super) struct Positions {
-    /// Where a message begins.
-    pub starts: BTreeMap<Message, u64>,
+    /// Where a message begins. A producer's may stand in two lives of a stream, which do not know of each other.
+    pub starts: BTreeMap<Message, BTreeSet<u64>>,
     /// The furthest position that any answer named.
     pub end: u64,
     /// Whether each byte before `end` belongs to a known message of the one life of the stream: then a message without a
@@ -37,14 +37,18 @@ pub(super) fn find(
         end: 0,
         is_complete: false,
     };
-    let mut stand = |message: Message, start: u64, operation: &Operation| match positions
-        .starts
-        .insert(message, start)
-    {
-        Some(other) if other != start => Err(format!(
-            "message {message} stands at {other} and at {start}: {operation:?}"
-        )),
-        _ => Ok(()),
+    let is_one_life = !operations.iter().any(|o| {
+        o.call == Call::Delete && matches!(o.outcome, Outcome::Deleted | Outcome::Unknown)
+    });
+    let mut stand = |message: Message, start: u64, operation: &Operation| {
+        let starts = positions.starts.entry(message).or_default();
+        starts.insert(start);
+        if is_one_life && starts.len() > 1 {
+            return Err(format!(
+                "message {message} stands at {starts:?}: {operation:?}"
+            ));
+        }
+        Ok(())
     };
     for operation in operations {
         match (&operation.call, &operation.outcome) {
@@ -92,12 +96,13 @@ pub(super) fn find(
             _ => {}
         }
     }
-    let is_one_life = !operations.iter().any(|o| {
-        o.call == Call::Delete && matches!(o.outcome, Outcome::Deleted | Outcome::Unknown)
-    });
     if is_one_life {
         let mut at = BTreeMap::new();
-        for (message, start) in &positions.starts {
+        for (message, start) in positions
+            .starts
+            .iter()
+            .flat_map(|(m, s)| s.iter().map(move |s| (m, s)))
+        {
             if let Some(other) = at.insert(*start, *message) {
                 return Err(format!(
                     "messages {other} and {message} both stand at {start}"

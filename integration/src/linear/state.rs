@@ -166,7 +166,7 @@ impl<'a> Lists<'a> {
             Call::Append { messages, producer } if state.status == Status::Open => {
                 let whole: u64 = messages.iter().map(|m| (self.length)(*m)).sum();
                 let fits = match positions.starts.get(messages.first()?) {
-                    Some(start) => *start == tail,
+                    Some(starts) => starts.contains(&tail),
                     None => tail + whole <= positions.end,
                 };
                 let is_right = is_unknown || *outcome == Outcome::Appended { end: tail + whole };

@@ -17,6 +17,9 @@ use crate::{alone, nodes, number};
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     KillOne,
+    /// The one that leads the first stream.
+    KillLeader,
+    PauseLeader,
     /// Until a majority is gone, then all come back.
     KillMajority,
     KillAll,
@@ -26,6 +29,7 @@ enum Fault {
     Stop,
     /// One node sees no other.
     Isolate,
+    IsolateLeader,
     /// Two nodes do not see each other; others see both.
     Bridge,
     /// One node's messages to the others are lost.
@@ -36,21 +40,23 @@ enum Fault {
     Flap,
 }
 
-const PROCESS: [Fault; 7] = [
-    Fault::KillOne,
+const PROCESS: [Fault; 8] = [
+    Fault::KillLeader,
     Fault::KillMajority,
-    Fault::Pause,
+    Fault::PauseLeader,
     Fault::KillOne,
     Fault::KillTwice,
+    Fault::Pause,
     Fault::KillAll,
     Fault::Stop,
 ];
 
-const NETWORK: [Fault; 6] = [
+const NETWORK: [Fault; 7] = [
     Fault::Isolate,
     Fault::Bridge,
     Fault::Mute,
-    Fault::KillOne,
+    Fault::IsolateLeader,
+    Fault::KillLeader,
     Fault::Deafen,
     Fault::Flap,
 ];
@@ -69,18 +75,26 @@ fn restart(cluster: &mut Cluster) {
 }
 
 /// Makes a fault and mends it.
-fn inflict(cluster: &mut Cluster, fault: Fault, random: &mut Random) {
+fn inflict(cluster: &mut Cluster, fault: Fault, first: &Stream, random: &mut Random) {
     let mut ids = cluster.ids();
     let count = ids.len();
     // All orders are possible.
     for at in (1..count).rev() {
         ids.swap(at, random.below(at as u64 + 1) as usize);
     }
+    let wants_leader = matches!(
+        fault,
+        Fault::KillLeader | Fault::PauseLeader | Fault::IsolateLeader
+    );
+    if wants_leader && let Some(leader) = cluster.leader(&first.path) {
+        ids.retain(|node| *node != leader);
+        ids.insert(0, leader);
+    }
     let one = ids[0];
     let others = &ids[1..];
     let down = 50 + random.below(600);
     match fault {
-        Fault::KillOne => {
+        Fault::KillOne | Fault::KillLeader => {
             cluster.kill(one);
             last(down);
         }
@@ -103,7 +117,7 @@ fn inflict(cluster: &mut Cluster, fault: Fault, random: &mut Random) {
             cluster.kill(one);
             last(down);
         }
-        Fault::Pause => {
+        Fault::Pause | Fault::PauseLeader => {
             cluster.pause(one);
             last(1500);
             cluster.resume(one);
@@ -113,7 +127,12 @@ fn inflict(cluster: &mut Cluster, fault: Fault, random: &mut Random) {
             assert!(status.success(), "node {one} ended with {status}");
             last(random.below(100));
         }
-        Fault::Isolate | Fault::Bridge | Fault::Mute | Fault::Deafen | Fault::Flap => {
+        Fault::Isolate
+        | Fault::IsolateLeader
+        | Fault::Bridge
+        | Fault::Mute
+        | Fault::Deafen
+        | Fault::Flap => {
             let network = cluster.network().expect("these need a network");
             let cut = || match fault {
                 Fault::Bridge => network.partition(one, others[0]),
@@ -157,20 +176,17 @@ fn run(mut cluster: Cluster, faults: &[Fault], episodes: u32, seed: u64) {
         };
         let load = Load::start(&addresses, &streams, &plan, &history, &numbers);
         last(200 + random.below(300));
-        inflict(&mut cluster, fault, &mut random);
+        inflict(&mut cluster, fault, &streams[0], &mut random);
         last(200);
         let done = load.stop();
         cluster.expect_all_alive();
         let bytes = read_back(&addresses, &streams, &history);
         let verdict = judge(&streams, &history);
         println!("episode {episode}, {fault:?}: {bytes} bytes, {verdict:?}");
-        for (what, least) in [
-            ("append Appended", 40),
-            ("produce Appended", 30),
-            ("read Content", 20),
-        ] {
+        // Even without a leader for a while, and on a busy machine.
+        for what in ["append Appended", "produce Appended", "read Content"] {
             let count = done.get(what).copied().unwrap_or(0);
-            assert!(count >= least, "only {count} {what}: {done:?}");
+            assert!(count >= 8, "only {count} {what}: {done:?}");
         }
         add(&mut counts, &done);
         all.extend(streams);
@@ -179,13 +195,18 @@ fn run(mut cluster: Cluster, faults: &[Fault], episodes: u32, seed: u64) {
     let bytes = read_back(&addresses, &all, &history);
     let verdict = judge(&all, &history);
     println!("{episodes} episodes of seed {seed}: {bytes} bytes, {verdict:?}, {counts:#?}");
-    for what in [
-        "live Content",
-        "head Tail",
-        "produce Duplicate",
-        "append Unknown",
-    ] {
-        assert!(counts.contains_key(what), "no {what}: {counts:?}");
+    let least = [
+        ("append Appended", 50),
+        ("produce Appended", 40),
+        ("read Content", 25),
+        ("live Content", 25),
+        ("head Tail", 20),
+        ("produce Duplicate", 1),
+    ];
+    for (what, each) in least {
+        let count = counts.get(what).copied().unwrap_or(0);
+        let wanted = each * u64::from(episodes);
+        assert!(count >= wanted, "{count} {what}, not {wanted}: {counts:?}");
     }
     for node in cluster.ids() {
         let status = cluster.stop(node);

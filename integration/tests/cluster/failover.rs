@@ -55,10 +55,15 @@ fn write(
                     reply.status,
                     reply.text()
                 );
+                // Who leads says nothing of itself.
+                let leader = match reply.header("stream-leader-hint") {
+                    "" => &addresses[node],
+                    hint => hint,
+                };
                 let note = Acknowledged {
                     stream,
                     at: Instant::now(),
-                    leader: reply.header("stream-leader-hint").to_owned(),
+                    leader: leader.to_owned(),
                 };
                 if acknowledged.send(note).is_err() {
                     return;
@@ -116,18 +121,11 @@ impl Watch {
         gaps
     }
 
-    /// The streams which a node leads; all, if answers do not say.
+    /// The streams which a node leads.
     fn led_by(&self, cluster: &Cluster, node: u32) -> Vec<usize> {
-        let (id, address) = (node.to_string(), cluster.address(node));
-        let says_so = |hint: &String| {
-            hint.split([' ', '=', ';', ',', '/'])
-                .any(|w| w == id || w == address)
-        };
-        if self.leaders.iter().all(String::is_empty) {
-            return (0..STREAMS).collect();
-        }
+        let address = cluster.address(node);
         (0..STREAMS)
-            .filter(|s| says_so(&self.leaders[*s]))
+            .filter(|s| self.leaders[*s] == address)
             .collect()
     }
 }

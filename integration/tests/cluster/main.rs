@@ -1,6 +1,7 @@
 //! One binary: several nodes as their users meet them, while they are killed, paused, cut off and restarted.
 //! `URSULA_TEST_NODES=1` runs what makes sense with a single node against one without peers.
 
+mod ahead;
 mod conformance;
 mod episodes;
 mod failover;
