@@ -28,11 +28,7 @@ const ENVELOPE_BYTES: u64 = 64;
 #[derive(Debug, Clone, PartialEq)]
 #[expect(
     clippy::large_enum_variant,
-<<<<<<< HEAD
-    reason = "most are of the largest kind, and none lives long"
-=======
     reason = "nearly all are Raft's, and go from one queue into one list"
->>>>>>> link
 )]
 pub enum BatchItem {
     /// Of a group's Raft.

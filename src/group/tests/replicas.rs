@@ -16,6 +16,8 @@ struct Cluster {
     network: VecDeque<(u64, u64, Sent)>,
     /// Nodes that nobody hears or reaches.
     cut: BTreeSet<u64>,
+    /// Its syncs take for ever.
+    slow_disk: Option<u64>,
     /// Raft's messages that a cut took away.
     held: Vec<RaftMessage>,
     unsynced: VecDeque<(u64, u64)>,
@@ -75,6 +77,7 @@ impl Cluster {
             now_us: 1_000_000,
             network: VecDeque::new(),
             cut: BTreeSet::new(),
+            slow_disk: None,
             held: Vec::new(),
             unsynced: VecDeque::new(),
             checkpoints: BTreeMap::new(),
@@ -167,7 +170,10 @@ impl Cluster {
     /// Delivers and syncs until nothing is under way.
     fn settle(&mut self) {
         loop {
-            if let Some((node, number)) = self.unsynced.pop_front() {
+            let is_fast = |(node, _): &(u64, u64)| self.slow_disk != Some(*node);
+            let synced = self.unsynced.iter().position(is_fast);
+            let synced = synced.and_then(|place| self.unsynced.remove(place));
+            if let Some((node, number)) = synced {
                 self.step(node, Input::Persisted(number));
             } else if let Some((from, to, sent)) = self.network.pop_front() {
                 if self.cut.contains(&from) || self.cut.contains(&to) {
@@ -297,6 +303,38 @@ fn a_leader_that_is_cut_off_answers_nothing_and_the_others_go_on() {
         .remove(&stale)
         .expect("an answer after the cut");
     assert_eq!(tail_of(&outcome), 3);
+}
+
+#[test]
+fn a_lease_does_not_hide_what_the_others_committed_before_the_leaders_own_disk() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    let (a, _) = others(leader);
+    cluster.ask(leader, "s", create(Expiry::Never));
+    // A read that begins the lease.
+    cluster.ask(leader, "s", Op::Head);
+    cluster.slow_disk = Some(leader);
+    cluster.send(leader, "s", append("x"));
+    // The followers have applied it, and one of them says so to a live reader.
+    let live = Op::Read(Read {
+        from: ReadFrom::Start,
+        bytes_max: 100,
+        is_live: true,
+    });
+    for _ in 0..2 {
+        cluster.tick();
+    }
+    let shown = cluster.ask(a, "s", live);
+    assert!(matches!(shown, Outcome::Read(plan) if plan.end.0 == 1));
+    let asked = cluster.send(leader, "s", Op::Head);
+    assert!(
+        !cluster.answers.contains_key(&asked),
+        "an answer from before"
+    );
+    cluster.slow_disk = None;
+    cluster.settle();
+    let outcome = cluster.answers.remove(&asked).unwrap();
+    assert_eq!(tail_of(&outcome), 1);
 }
 
 #[test]
