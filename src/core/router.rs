@@ -303,6 +303,7 @@ impl Core {
                 self.ready_changed.raise();
             }
             Message::FromPeer { node, batch } => self.on_peer_batch(node, *batch),
+            Message::TransferLeaders { group, to_node } => self.transfer_leaders(group, to_node),
             Message::Leader { group, node } => self.note_leader(group, node),
             Message::Probe { id } => {
                 let report = Box::new(self.report());

@@ -254,6 +254,7 @@ fn change_members_command(base: &[Member], change: MemberChange) -> command::Cha
     let member = |m: &Member| command::Member {
         raft_id: m.raft_id,
         cluster_address: m.address.clone(),
+        drained: m.drained,
     };
     command::ChangeMembers {
         base: base.iter().map(member).collect(),
@@ -261,6 +262,8 @@ fn change_members_command(base: &[Member], change: MemberChange) -> command::Cha
             MemberChange::Add(added) => Change::Add(member(&added)),
             MemberChange::Remove(node) => Change::Remove(node),
             MemberChange::Replace(node) => Change::Replace(node),
+            MemberChange::Drain(node, true) => Change::Drain(node),
+            MemberChange::Drain(node, false) => Change::Undrain(node),
         }),
     }
 }

@@ -146,7 +146,7 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     Ok(Start {
         lock: Some(lock),
         store_id,
-        raft_id: config.node_id,
+        raft_id: identity.raft_id,
         etag_nonce: etag_nonce(config, store_id),
         cores: distribute(cores, starts.into_iter(), wal_of),
     })
@@ -242,7 +242,7 @@ fn start_group(
     Ok(GroupStart {
         machine,
         raft: RaftStart {
-            node_id: config.node_id,
+            node_id: identity.raft_id,
             membership,
             checkpoint,
             hard_state,
