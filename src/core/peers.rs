@@ -293,7 +293,16 @@ impl Core {
     }
 
     pub(super) fn trouble(&self, group: u32, bad: BadMessage) {
-        log::error!("event=replica_refuses group={group} core={} {bad}", self.id);
+        let level = match bad {
+            BadMessage::LogLost | BadMessage::Diverged => log::Level::Error,
+            // A replica that was replaced is written to until its group knows.
+            BadMessage::Kind | BadMessage::NotForUs | BadMessage::Entries => log::Level::Debug,
+        };
+        log::log!(
+            level,
+            "event=replica_refuses group={group} core={} {bad}",
+            self.id
+        );
     }
 
     /// Hands over what this core leads and waits until others lead it, or nobody takes it.

@@ -421,6 +421,10 @@ fn members_come_and_go_under_way() {
         cluster.ask(leader, "s", append("x"));
     }
     cluster.add_replica(4);
+    assert!(
+        !cluster.group(4).is_alone(),
+        "one without members is not its own master"
+    );
     cluster.add_replica(5);
     cluster.reach(&[1, 2, 3, 4, 5]);
     cluster.reach(&[2, 3, 4]);
