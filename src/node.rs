@@ -3,6 +3,7 @@
 mod identity;
 mod preflight;
 mod recovery;
+pub mod replay;
 
 use std::io::Write;
 use std::net::SocketAddr;
