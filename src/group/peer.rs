@@ -113,14 +113,16 @@ fn checksum(entry: &Entry, payload: &Bytes) -> u32 {
     }
 }
 
-/// A peer's message for raft-rs, with the payloads that it must not be told of. A checkpoint is not in it.
+/// A peer's message for raft-rs, with the payloads that it must not be told of. A checkpoint is not in it. Only what is said
+/// in this term or a later one can contradict this log: a late message of a former leader tells of entries that were
+/// replaced since, and raft-rs answers it with the term.
 ///
 /// # Errors
 /// [`BadMessage`].
 pub(super) fn incoming(
     own_id: u64,
     log: &GroupLog,
-    committed: u64,
+    (term, committed, is_leader): (u64, u64, bool),
     message: RaftMessage,
 ) -> Result<(Message, Vec<(LogPosition, Bytes)>), BadMessage> {
     use MessageType as T;
@@ -129,6 +131,7 @@ pub(super) fn incoming(
     }
     let kind = i32::try_from(message.r#type).ok().and_then(T::from_i32);
     let kind = kind.ok_or(BadMessage::Kind)?;
+    let is_current = message.term >= term;
     match kind {
         T::MsgAppend
         | T::MsgRequestVote
@@ -138,9 +141,11 @@ pub(super) fn incoming(
         | T::MsgHeartbeatResponse
         | T::MsgSnapshot
         | T::MsgTimeoutNow => {}
-        T::MsgHeartbeat if message.commit > log.last() => return Err(BadMessage::LogLost),
+        T::MsgHeartbeat if is_current && message.commit > log.last() => return Err(BadMessage::LogLost),
         T::MsgHeartbeat => {}
-        T::MsgAppendResponse if !message.reject && message.index > log.last() => {
+        T::MsgAppendResponse
+            if is_current && is_leader && !message.reject && message.index > log.last() =>
+        {
             return Err(BadMessage::Diverged);
         }
         T::MsgAppendResponse => {}
@@ -149,7 +154,7 @@ pub(super) fn incoming(
     let mut entries = Vec::with_capacity(message.entries.len());
     let mut payloads = Vec::with_capacity(message.entries.len());
     for (expected, entry) in (message.index + 1..).zip(message.entries) {
-        let is_known_committed = entry.index <= committed;
+        let is_known_committed = is_current && entry.index <= committed;
         if is_known_committed && log.term(entry.index).is_ok_and(|term| term != entry.term) {
             return Err(BadMessage::Diverged);
         }

@@ -392,3 +392,47 @@ fn members_come_and_go_under_way() {
         Outcome::Appended { .. }
     ));
 }
+
+#[test]
+fn late_words_of_a_former_term_are_no_contradiction() {
+    use ::raft::prelude::MessageType as T;
+    let mut cluster = Cluster::new();
+    let old = cluster.elect(&[1, 2, 3]);
+    let (a, b) = others(old);
+    cluster.cut.insert(old);
+    let new = cluster.elect(&[a, b]);
+    cluster.ask(new, "s", create(Expiry::Never));
+    cluster.tick();
+    let other = if new == a { b } else { a };
+    let term = cluster.group(new).term() - 1;
+    let late = |to, kind: T, index| RaftMessage {
+        group: 1,
+        r#type: kind as u32,
+        to,
+        from: old,
+        term,
+        index,
+        log_term: term,
+        commit: 100,
+        ..RaftMessage::default()
+    };
+    let mut append = late(other, T::MsgAppend, 1);
+    append.entries = vec![raftproto::peer::LogEntry {
+        index: 2,
+        term,
+        ..Default::default()
+    }];
+    cluster.step(other, Input::Peer(append));
+    cluster.step(other, Input::Peer(late(other, T::MsgHeartbeat, 0)));
+    cluster.step(new, Input::Peer(late(new, T::MsgAppendResponse, 100)));
+    // A follower has no use for a word to the leader that it was.
+    cluster.step(
+        other,
+        Input::Peer(RaftMessage {
+            term: term + 1,
+            ..late(other, T::MsgAppendResponse, 100)
+        }),
+    );
+    assert_eq!(cluster.group(new).trouble(), None);
+    assert_eq!(cluster.group(other).trouble(), None);
+}
