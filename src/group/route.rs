@@ -235,9 +235,10 @@ impl Group {
         }
     }
 
-    /// Answers from the own state once `index` is applied.
+    /// Answers from the own state once `index` is applied. A fetched state names packs that are not in their place
+    /// before it is installed.
     pub(super) fn answer_at(&mut self, index: u64, asked: Asked, effects: &mut Vec<Effect>) {
-        if self.applied.index >= index {
+        if self.applied.index >= index && self.installing.is_none() {
             self.answer_here(asked, effects);
         } else {
             self.waiting.confirmed.entry(index).or_default().push(asked);
@@ -246,7 +247,8 @@ impl Group {
 
     /// Answers the confirmed reads whose index is applied by now.
     pub(super) fn answer_confirmed(&mut self, effects: &mut Vec<Effect>) {
-        while let Some(first) = self.waiting.confirmed.first_entry() {
+        while self.installing.is_none()
+            && let Some(first) = self.waiting.confirmed.first_entry() {
             if *first.key() > self.applied.index {
                 return;
             }
