@@ -91,8 +91,11 @@ impl Group {
             return self.command(asked, effects);
         }
         let is_local = matches!(asked.request.op, Op::Watch { .. } | Op::Unwatch { .. });
-        if is_local || self.leads_for_certain() {
+        if is_local {
             self.answer_here(asked, effects);
+        } else if self.leads_for_certain() {
+            // What others have on disk is committed though this disk is slower, and they may have shown it.
+            self.answer_at(self.raft.commit(), asked, effects);
         } else {
             self.confirm_by_round(asked);
         }

@@ -14,6 +14,9 @@ use crate::world::{World, life_of};
 /// Ticks of Raft between two of time.
 const TICKS_PER_TICK: u64 = 5;
 
+/// No sync takes longer.
+const SYNC_MAX_US: u64 = 1_500_000;
+
 impl World {
     /// Something that a running process gets.
     pub fn shell(&mut self, node: u64, event: Event) {
@@ -94,7 +97,7 @@ impl World {
         }
         me.process.syncing = Some(std::mem::take(&mut me.process.unsynced));
         me.disk.begin_sync();
-        let at_us = now_us + sync_us * me.slowness;
+        let at_us = now_us + (sync_us * me.slowness).min(SYNC_MAX_US);
         self.queue.at(at_us, Event::Synced(life));
     }
 

@@ -17,6 +17,8 @@ struct Cluster {
     /// Nodes that nobody hears or reaches.
     cut: BTreeSet<u64>,
     unsynced: VecDeque<(u64, u64)>,
+    /// Syncs nothing.
+    slow_disk: Option<u64>,
     /// Each node's newest checkpoint.
     checkpoints: BTreeMap<u64, (CheckpointPlan, BTreeMap<StreamKey, Vec<u8>>)>,
     /// Replies of node and number; forwarded questions have numbers above [`FORWARDED`].
@@ -74,6 +76,7 @@ impl Cluster {
             network: VecDeque::new(),
             cut: BTreeSet::new(),
             unsynced: VecDeque::new(),
+            slow_disk: None,
             checkpoints: BTreeMap::new(),
             answers: BTreeMap::new(),
             forwarded: BTreeMap::new(),
@@ -164,7 +167,9 @@ impl Cluster {
     /// Delivers and syncs until nothing is under way.
     fn settle(&mut self) {
         loop {
-            if let Some((node, number)) = self.unsynced.pop_front() {
+            let is_next = |(node, _): &(u64, u64)| Some(*node) != self.slow_disk;
+            let next = self.unsynced.iter().position(is_next);
+            if let Some((node, number)) = next.and_then(|next| self.unsynced.remove(next)) {
                 self.step(node, Input::Persisted(number));
             } else if let Some((from, to, sent)) = self.network.pop_front() {
                 if self.cut.contains(&from) || self.cut.contains(&to) {
@@ -435,4 +440,26 @@ fn late_words_of_a_former_term_are_no_contradiction() {
     );
     assert_eq!(cluster.group(new).trouble(), None);
     assert_eq!(cluster.group(other).trouble(), None);
+}
+
+#[test]
+fn a_leader_with_a_slow_disk_answers_no_older_than_its_followers() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    let (a, _) = others(leader);
+    cluster.ask(leader, "s", create(Expiry::Never));
+    // A first read makes the lease.
+    cluster.ask(leader, "s", Op::Head);
+    cluster.slow_disk = Some(leader);
+    let written = cluster.send(leader, "s", append("xy"));
+    let asked = cluster.send(leader, "s", Op::Head);
+    let confirmed = cluster.send(a, "s", Op::Head);
+    for id in [written, asked, confirmed] {
+        assert!(!cluster.answers.contains_key(&id));
+    }
+    cluster.slow_disk = None;
+    cluster.settle();
+    for id in [asked, confirmed] {
+        assert_eq!(tail_of(&cluster.answers[&id]), 2);
+    }
 }
