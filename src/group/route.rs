@@ -48,8 +48,17 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    /// The answer to a question of an earlier process of this node may come to this one: `seed` makes that its number is
+    /// none of this one's.
+    pub(super) fn starting_at(seed: u64) -> Waiting {
+        Waiting {
+            next_token: seed,
+            ..Waiting::default()
+        }
+    }
+
     fn token(&mut self) -> u64 {
-        self.next_token += 1;
+        self.next_token = self.next_token.wrapping_add(1);
         self.next_token
     }
 

@@ -463,3 +463,55 @@ fn a_leader_with_a_slow_disk_answers_no_older_than_its_followers() {
         assert_eq!(tail_of(&cluster.answers[&id]), 2);
     }
 }
+
+#[test]
+fn a_late_answer_to_an_earlier_process_is_no_answer_to_this_one() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    let (a, _) = others(leader);
+    cluster.ask(leader, "s", create(Expiry::Never));
+    cluster.slow_disk = Some(a);
+    let ask = |cluster: &mut Cluster| {
+        cluster.cut.insert(leader);
+        cluster.step(
+            a,
+            Input::Request {
+                request: Request::on_key(key("s"), append("x")),
+                reply_to: ReplyTo(77),
+            },
+        );
+        let tokens = cluster.network.drain(..).find_map(|(_, _, sent)| match sent {
+            Sent::Ask(token, _) => Some(token),
+            _ => None,
+        });
+        cluster.cut.clear();
+        tokens.expect("the leader is asked")
+    };
+    let before = ask(&mut cluster);
+    let start = RaftStart {
+        node_id: a,
+        membership: members(&[1, 2, 3]),
+        settings: RaftSettings {
+            seed: 8,
+            ..RaftSettings::default()
+        },
+        ..RaftStart::default()
+    };
+    *cluster.group(a) = Group::new(Machine::new(1), start, 0).unwrap();
+    cluster.unsynced.clear();
+    cluster.slow_disk = None;
+    cluster.step(a, Input::Peer(heartbeat(leader, a)));
+    let after = ask(&mut cluster);
+    assert!(before.abs_diff(after) > 1 << 20, "{before} {after}");
+}
+
+fn heartbeat(from: u64, to: u64) -> RaftMessage {
+    RaftMessage {
+        group: 1,
+        r#type: ::raft::prelude::MessageType::MsgHeartbeat as u32,
+        to,
+        from,
+        term: 1,
+        ..RaftMessage::default()
+    }
+}
