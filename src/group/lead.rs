@@ -190,6 +190,7 @@ impl Group {
         self.machine.tails = tails;
         self.durable_pack = fetched.durable_pack;
         self.applied = position;
+        self.forget_proposed(position.index, effects);
         self.installing = Some(persist.number);
         self.machine.tell_all(effects);
         if self.machine.meta.is_some() {

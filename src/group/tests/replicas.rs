@@ -19,6 +19,8 @@ struct Cluster {
     unsynced: VecDeque<(u64, u64)>,
     /// Syncs nothing.
     slow_disk: Option<u64>,
+    /// Hears nothing.
+    deaf: Option<u64>,
     /// Each node's newest checkpoint.
     checkpoints: BTreeMap<u64, (CheckpointPlan, BTreeMap<StreamKey, Vec<u8>>)>,
     /// Replies of node and number; forwarded questions have numbers above [`FORWARDED`].
@@ -77,6 +79,7 @@ impl Cluster {
             cut: BTreeSet::new(),
             unsynced: VecDeque::new(),
             slow_disk: None,
+            deaf: None,
             checkpoints: BTreeMap::new(),
             answers: BTreeMap::new(),
             forwarded: BTreeMap::new(),
@@ -172,7 +175,7 @@ impl Cluster {
             if let Some((node, number)) = next.and_then(|next| self.unsynced.remove(next)) {
                 self.step(node, Input::Persisted(number));
             } else if let Some((from, to, sent)) = self.network.pop_front() {
-                if self.cut.contains(&from) || self.cut.contains(&to) {
+                if self.cut.contains(&from) || self.cut.contains(&to) || self.deaf == Some(to) {
                     continue;
                 }
                 match sent {
@@ -514,4 +517,42 @@ fn heartbeat(from: u64, to: u64) -> RaftMessage {
         term: 1,
         ..RaftMessage::default()
     }
+}
+
+#[test]
+fn what_a_checkpoint_may_hold_is_not_said_to_be_undone() {
+    let mut cluster = Cluster::new();
+    let old = cluster.elect(&[1, 2, 3]);
+    let (a, b) = others(old);
+    cluster.ask(old, "s", create(Expiry::Never));
+    // The others get the entry and the leader hears nothing any more.
+    cluster.deaf = Some(old);
+    let written = cluster.send(old, "s", append("x"));
+    cluster.cut.insert(old);
+    let new = cluster.elect(&[a, b]);
+    assert_eq!(tail_of(&cluster.ask(new, "s", Op::Head)), 1);
+    cluster.checkpoint(new);
+    let fetched = cluster.fetched(new);
+    let (position, term) = (fetched.position, cluster.group(new).term());
+    let offer = RaftMessage {
+        group: 1,
+        r#type: ::raft::prelude::MessageType::MsgSnapshot as u32,
+        to: old,
+        from: new,
+        term,
+        checkpoint: Some(raftproto::peer::CheckpointInfo {
+            index: position.index,
+            term: position.term,
+            membership: Some(fetched.membership),
+        }),
+        ..RaftMessage::default()
+    };
+    cluster.step(old, Input::Peer(offer));
+    cluster.settle();
+    assert_eq!(cluster.group(old).applied(), position);
+    let outcome = cluster.answers.remove(&written);
+    assert!(
+        matches!(outcome, Some(Outcome::Refused(Refusal::OutcomeUnknown))),
+        "{outcome:?}"
+    );
 }
