@@ -2,6 +2,7 @@
 
 mod identity;
 mod preflight;
+mod pulse;
 mod recovery;
 pub mod replay;
 
@@ -15,6 +16,7 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 pub use self::preflight::Denied;
+use self::pulse::Pulses;
 use self::recovery::{Start, recover};
 use crate::config::{Config, ConfigError};
 use crate::core::{CoreStart, Message, NodeIdentity, StopHandle, mesh, run as run_core, stop_pair};
@@ -57,7 +59,7 @@ pub enum NodeError {
 }
 
 enum Event {
-    Started(i32),
+    Started { core: u16, thread: i32 },
     Ready,
     Listening,
     Drained,
@@ -109,8 +111,10 @@ pub fn run(config: Config) -> Result<(), NodeError> {
             config.node_id
         );
     }
-    let mut controls = spawn(&config, start, (guard.addr, cluster_address), &events)?;
-    let result = supervise(&config, &inbox, &mut controls, guard.addr);
+    let mut pulses = Pulses::default();
+    let listen = (guard.addr, cluster_address);
+    let mut controls = spawn(&config, start, listen, &mut pulses, &events)?;
+    let result = supervise(&config, &inbox, &mut controls, &mut pulses, guard.addr);
     drop(guard);
     drop(cluster_guard);
     result
@@ -120,6 +124,7 @@ fn spawn(
     config: &Config,
     start: Start,
     (listen, cluster_listen): (SocketAddr, Option<SocketAddr>),
+    pulses: &mut Pulses,
     events: &Sender<Event>,
 ) -> Result<Vec<StopHandle>, NodeError> {
     let cores = config.core_count as u16;
@@ -131,6 +136,7 @@ fn spawn(
         let (handle, control) = stop_pair()?;
         controls.push(handle);
         let progress = events.clone();
+        let ticks = pulses.add();
         let core = CoreStart {
             id,
             cores,
@@ -147,10 +153,11 @@ fn spawn(
                 cluster_listen,
             },
             control,
+            ticks,
             progress: Box::new(move |step| {
                 use crate::core::Progress;
                 let event = match step {
-                    Progress::Started(thread) => Event::Started(thread),
+                    Progress::Started(thread) => Event::Started { core: id, thread },
                     Progress::Ready => Event::Ready,
                     Progress::Listening => Event::Listening,
                     Progress::Drained => Event::Drained,
@@ -236,13 +243,13 @@ fn supervise(
     config: &Config,
     inbox: &Receiver<Event>,
     controls: &mut [StopHandle],
+    pulses: &mut Pulses,
     addr: std::net::SocketAddr,
 ) -> Result<(), NodeError> {
     let cores = controls.len();
     let (mut ready, mut listening, mut drained, mut exited) = (0, 0, 0, 0);
     let mut stopping_since: Option<std::time::Instant> = None;
     let limit = Duration::from_millis(config.shutdown_timeout_ms) * 2 + Duration::from_secs(5);
-    let mut threads: Vec<i32> = Vec::new();
     let mut waited = Duration::ZERO;
     while exited < cores {
         let is_stopping = stopping_since.is_some();
@@ -252,16 +259,22 @@ fn supervise(
                 Err(_) if is_stopping && waited >= limit => return Err(NodeError::StopTimeout),
                 Err(_) => {
                     waited += NUDGE_INTERVAL;
-                    threads.iter().for_each(|thread| nudge(*thread));
+                    pulses.wake_all();
                     continue;
                 }
             }
         } else {
-            inbox.recv().map_err(|_| NodeError::StopTimeout)?
+            match inbox.recv_timeout(pulse::INTERVAL) {
+                Ok(event) => event,
+                Err(_) => {
+                    pulses.look();
+                    continue;
+                }
+            }
         };
         waited = Duration::ZERO;
         match event {
-            Event::Started(thread) => threads.push(thread),
+            Event::Started { core, thread } => pulses.started(core, thread),
             Event::Ready => {
                 ready += 1;
                 if ready == cores {
@@ -303,11 +316,4 @@ fn supervise(
     }
     log::info!("event=stopped");
     Ok(())
-}
-
-/// Interrupts a core's wait. While a core starts, glommio 0.9 can fall asleep beside work that is done already (one
-/// start in twenty hung); an interrupted wait looks again. Once a core serves, its ticks do the same.
-fn nudge(thread: i32) {
-    // SAFETY: the signal has a handler that only sets a flag; a thread that is gone is not found.
-    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, SIGUSR1) };
 }

@@ -166,6 +166,10 @@ impl Backend for Accepting {
         std::future::pending().await
     }
 
+    fn leader_elsewhere(&self, _key: &StreamKey) -> Option<String> {
+        None
+    }
+
     fn settings(&self) -> Rc<HttpSettings> {
         self.0.clone()
     }

@@ -56,6 +56,23 @@ impl Client {
         }
     }
 
+    /// Connects, and waits no longer than `patience` for that or for any part of an answer.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn try_connect(address: &str, patience: Duration) -> std::io::Result<Client> {
+        let address = address
+            .parse()
+            .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidInput, e))?;
+        let stream = TcpStream::connect_timeout(&address, patience)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        stream.set_nodelay(true)?;
+        Ok(Client {
+            stream: BufReader::new(stream),
+        })
+    }
+
     /// Sends a request and reads its answer.
     pub fn send(
         &mut self,
@@ -105,13 +122,63 @@ impl Client {
         line
     }
 
+    /// Whether the other side has closed the connection, or said something that nobody asked for.
+    pub fn is_stale(&self) -> bool {
+        let socket = self.stream.get_ref();
+        let is_silent = |e: std::io::Error| e.kind() == std::io::ErrorKind::WouldBlock;
+        socket.set_nonblocking(true).is_err()
+            || !socket.peek(&mut [0]).is_err_and(is_silent)
+            || socket.set_nonblocking(false).is_err()
+    }
+
+    /// Waits no longer than this for any part of an answer from now on.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn set_patience(&self, patience: Duration) -> std::io::Result<()> {
+        self.stream.get_ref().set_read_timeout(Some(patience))
+    }
+
     /// Reads an answer.
     ///
     /// # Errors
     /// The system's, or that the connection ended.
     pub fn read_reply(&mut self, is_head: bool) -> std::io::Result<Reply> {
-        let ended =
-            || std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the connection ended");
+        let (status, headers) = self.read_head()?;
+        let mut body = Vec::new();
+        let has_body = !is_head && status != 204 && status != 304;
+        if has_body
+            && headers
+                .get("transfer-encoding")
+                .is_some_and(|t| t == "chunked")
+        {
+            loop {
+                let chunk = self.read_chunk()?;
+                if chunk.is_empty() {
+                    break;
+                }
+                body.extend_from_slice(&chunk);
+            }
+        } else if has_body {
+            let length = headers
+                .get("content-length")
+                .and_then(|l| l.parse().ok())
+                .unwrap_or(0);
+            body.resize(length, 0);
+            self.stream.read_exact(&mut body)?;
+        }
+        Ok(Reply {
+            status,
+            headers,
+            body,
+        })
+    }
+
+    /// Reads the status and the headers of an answer.
+    ///
+    /// # Errors
+    /// The system's, or that the connection ended.
+    pub fn read_head(&mut self) -> std::io::Result<(u16, BTreeMap<String, String>)> {
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {
             return Err(ended());
@@ -132,37 +199,21 @@ impl Client {
             };
             headers.insert(name.to_lowercase(), value.trim().to_owned());
         }
-        let mut body = Vec::new();
-        let has_body = !is_head && status != 204 && status != 304;
-        if has_body
-            && headers
-                .get("transfer-encoding")
-                .is_some_and(|t| t == "chunked")
-        {
-            loop {
-                let mut size = String::new();
-                self.stream.read_line(&mut size)?;
-                let size = usize::from_str_radix(size.trim(), 16).map_err(|_| ended())?;
-                let mut chunk = vec![0; size + 2];
-                self.stream.read_exact(&mut chunk)?;
-                body.extend_from_slice(&chunk[..size]);
-                if size == 0 {
-                    break;
-                }
-            }
-        } else if has_body {
-            let length = headers
-                .get("content-length")
-                .and_then(|l| l.parse().ok())
-                .unwrap_or(0);
-            body.resize(length, 0);
-            self.stream.read_exact(&mut body)?;
-        }
-        Ok(Reply {
-            status,
-            headers,
-            body,
-        })
+        Ok((status, headers))
+    }
+
+    /// Reads a chunk of a chunked answer; empty at its end.
+    ///
+    /// # Errors
+    /// The system's, or that the connection ended.
+    pub fn read_chunk(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut size = String::new();
+        self.stream.read_line(&mut size)?;
+        let size = usize::from_str_radix(size.trim(), 16).map_err(|_| ended())?;
+        let mut chunk = vec![0; size + 2];
+        self.stream.read_exact(&mut chunk)?;
+        chunk.truncate(size);
+        Ok(chunk)
     }
 
     /// PUT of a text stream.
@@ -194,6 +245,10 @@ impl Client {
             }
         }
     }
+}
+
+fn ended() -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the connection ended")
 }
 
 /// Sends raw bytes on a new connection and reads what comes until it is closed or silent for a moment.

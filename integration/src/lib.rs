@@ -1,7 +1,13 @@
-//! What the tests share: a real server process, and an HTTP client that hides nothing.
+//! What the tests share: real server processes, an HTTP client that hides nothing, and a judge of histories.
 
 mod client;
+pub mod cluster;
+pub mod history;
+pub mod linear;
+pub mod load;
+pub mod random;
 mod server;
+pub mod suite;
 
 pub use client::{Client, Reply, raw};
 pub use server::{Server, Settings, repository, scratch_dir};

@@ -49,6 +49,8 @@ pub struct CoreStart {
     pub etag_nonce: u32,
     /// Receives `g` (listen), `s` (stop), `q` (quit).
     pub control: StdUnixStream,
+    /// Raised with each tick, so that the node sees that the core lives.
+    pub ticks: std::sync::Arc<std::sync::atomic::AtomicU64>,
     /// Tells the node how far it is.
     pub progress: Box<dyn Fn(Progress) + Send>,
 }
@@ -147,7 +149,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     }));
     *core.mesh.borrow_mut() = Some(Rc::new(mesh));
     glommio::spawn_local(core.clone().turns()).detach();
-    glommio::spawn_local(core.clone().ticks()).detach();
+    glommio::spawn_local(core.clone().ticks(start.ticks)).detach();
     glommio::spawn_local(core.clone().give_way()).detach();
     glommio::spawn_local(core.timeouts.clone().run()).detach();
     let alone: Vec<u32> = core

@@ -209,7 +209,7 @@ impl Core {
     }
 
     /// Lets time pass for the groups.
-    pub(super) async fn ticks(self: Rc<Self>) {
+    pub(super) async fn ticks(self: Rc<Self>, ticks: std::sync::Arc<std::sync::atomic::AtomicU64>) {
         let raft_tick_ms = self.config.raft_settings().tick_ms;
         let is_clustered = !self.groups.borrow().values().all(Group::is_alone);
         let tick_ms = if is_clustered { raft_tick_ms } else { TICK_MS };
@@ -217,6 +217,7 @@ impl Core {
         loop {
             // Never two ticks in a shorter time than one: a follower that counts too fast breaks its leader's lease.
             self.sleep(std::time::Duration::from_millis(tick_ms)).await;
+            ticks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             if self.is_failed.get() {
                 return;
             }

@@ -5,15 +5,14 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use raft::prelude::{
-    ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot,
-};
-use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
+use raft::prelude::{ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot};
+use raft::{RawNode, StateRole};
 use raftproto::checkpoint::Membership;
 use raftproto::peer::RaftMessage;
 
 use super::log::{GroupLog, LogPosition, descriptor};
-use super::peer::{self, BadMessage, node_of};
+use super::peer::{self, BadMessage};
+use super::settings::{RaftSettings, RaftStart};
 
 /// What must reach the disk before the ready with this number is persisted.
 #[derive(Debug, Clone)]
@@ -58,82 +57,6 @@ pub(super) struct Committed {
     pub(super) payload: Bytes,
 }
 
-/// How linearizable reads make sure that this node still leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ReadMode {
-    /// By a lease, on the assumption that the monotonic clocks of the nodes run equally fast within a tenth.
-    #[default]
-    Lease,
-    /// By a round of heartbeats for each batch of reads: no assumption on clocks.
-    ReadIndex,
-}
-
-/// Times and bounds of a group's Raft.
-#[derive(Debug, Clone, Copy)]
-pub struct RaftSettings {
-    /// Milliseconds between two [`super::Input::RaftTick`].
-    pub tick_ms: u64,
-    /// Ticks without a leader after which a replica may campaign; the actual number is up to twice as large.
-    pub election_ticks: usize,
-    /// Ticks between heartbeats.
-    pub heartbeat_ticks: usize,
-    /// See [`ReadMode`].
-    pub read_mode: ReadMode,
-    /// Payload bytes of applied entries that are kept for replicas that lack them.
-    pub log_bytes_max: u64,
-    /// Payload bytes that may be proposed and not yet applied.
-    pub uncommitted_bytes_max: u64,
-    /// What the drawing of election time-outs and the numbers of questions to other nodes start from; another one at each
-    /// start.
-    pub seed: u64,
-}
-
-impl Default for RaftSettings {
-    fn default() -> RaftSettings {
-        RaftSettings {
-            tick_ms: 50,
-            election_ticks: 6,
-            heartbeat_ticks: 2,
-            read_mode: ReadMode::Lease,
-            log_bytes_max: 4 << 20,
-            uncommitted_bytes_max: 64 << 20,
-            seed: 0,
-        }
-    }
-}
-
-/// What a group starts from.
-#[derive(Debug, Clone, Default)]
-pub struct RaftStart {
-    /// This replica's raft id.
-    pub node_id: u64,
-    /// The membership at the checkpoint.
-    pub membership: Membership,
-    /// What the checkpoint holds.
-    pub checkpoint: LogPosition,
-    /// The newest hard state found.
-    pub hard_state: SavedHardState,
-    /// The log after the checkpoint, contiguous.
-    pub entries: Vec<LogEntry>,
-    /// Times and bounds.
-    pub settings: RaftSettings,
-}
-
-/// A follower as the leader sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Replica {
-    /// Its raft id.
-    pub raft_id: u64,
-    /// It has the log up to here.
-    pub matched: u64,
-    /// It was heard of lately.
-    pub is_active: bool,
-    /// It is being given a checkpoint.
-    pub is_installing: bool,
-    /// It votes.
-    pub is_voter: bool,
-}
-
 /// What one ready brings.
 #[derive(Default)]
 pub(super) struct Step {
@@ -147,8 +70,8 @@ pub(super) struct Step {
 }
 
 pub(super) struct Raft {
-    node: RawNode<GroupLog>,
-    group: u32,
+    pub(super) node: RawNode<GroupLog>,
+    pub(super) group: u32,
     saved: SavedHardState,
     /// Readies in flight, oldest first.
     in_flight: VecDeque<u64>,
@@ -325,71 +248,6 @@ impl Raft {
         self.node.raft.raft_log.last_index()
     }
 
-    /// Leadership is on its way to another replica: nothing can be proposed.
-    pub(super) fn is_transferring(&self) -> bool {
-        self.node.raft.lead_transferee.is_some()
-    }
-
-    /// Nobody else votes: what is on this disk is committed.
-    pub(super) fn is_alone(&self) -> bool {
-        let conf = self.node.store().conf_state();
-        conf.voters.len() <= 1 && conf.voters_outgoing.is_empty() && conf.learners.is_empty()
-    }
-
-    /// Hands leadership over to the replica that has most of the log, or to the one on `node`. False: there is none.
-    pub(super) fn transfer(&mut self, node: Option<u64>) -> bool {
-        let best = self
-            .replicas()
-            .into_iter()
-            .filter(|r| r.is_voter && r.is_active && !r.is_installing && r.raft_id != self.id())
-            .filter(|r| node.is_none_or(|node| node_of(r.raft_id) == node))
-            .max_by_key(|r| r.matched);
-        if let Some(best) = best {
-            self.node.transfer_leader(best.raft_id);
-        }
-        best.is_some()
-    }
-
-    /// The replicas as this leader sees them; empty on others.
-    pub(super) fn replicas(&self) -> Vec<Replica> {
-        if !self.is_leader() {
-            return Vec::new();
-        }
-        let conf = self.node.store().conf_state();
-        let mut replicas: Vec<Replica> = self
-            .node
-            .raft
-            .prs()
-            .iter()
-            .map(|(id, progress)| Replica {
-                raft_id: *id,
-                matched: progress.matched,
-                is_active: progress.recent_active || *id == self.id(),
-                is_installing: progress.state == ProgressState::Snapshot,
-                is_voter: conf.voters.contains(id) || conf.voters_outgoing.contains(id),
-            })
-            .collect();
-        replicas.sort_unstable_by_key(|r| r.raft_id);
-        replicas
-    }
-
-    /// The link to a node broke: what was sent may be lost.
-    pub(super) fn unreachable(&mut self, node: u64) {
-        for replica in self.replicas() {
-            if node_of(replica.raft_id) == node {
-                self.node.report_unreachable(replica.raft_id);
-                if replica.is_installing {
-                    self.checkpoint_failed(replica.raft_id);
-                }
-            }
-        }
-    }
-
-    /// A replica did not take the checkpoint that it was pointed to: it is told again.
-    pub(super) fn checkpoint_failed(&mut self, raft_id: u64) {
-        self.node.report_snapshot(raft_id, SnapshotStatus::Failure);
-    }
-
     /// Asks the other voters whether this replica still leads. The context must never have been used before: an answer to
     /// an earlier round would count for this one (etcd issue 20418).
     pub(super) fn confirm_leadership(&mut self, context: Vec<u8>) {
@@ -560,55 +418,6 @@ impl Raft {
         } else {
             let max = self.settings.log_bytes_max;
             self.node.mut_store().compact_above(index, max);
-        }
-    }
-
-    /// Members are known; a replica that is to join knows none.
-    pub(super) fn has_members(&self) -> bool {
-        !self.node.store().conf_state().voters.is_empty()
-    }
-
-    /// Forgets the log's first entry, if it is applied: replicas that have nothing then get a checkpoint.
-    pub(super) fn forget_first(&mut self) {
-        if self.node.raft.raft_log.applied > 0 {
-            self.node.mut_store().compact(1);
-        }
-    }
-
-    /// A membership change is in the log and not applied.
-    pub(super) fn has_pending_change(&self) -> bool {
-        self.node.raft.has_pending_conf()
-    }
-
-    /// Proposes a membership change; an empty one ends a joint one.
-    ///
-    /// # Errors
-    /// Raft's, if it was dropped.
-    pub(super) fn propose_change(&mut self, change: ConfChangeV2) -> Result<(), raft::Error> {
-        self.node.propose_conf_change(Vec::new(), change)
-    }
-
-    /// Applies a committed membership change.
-    pub(super) fn change_membership(&mut self, payload: &Bytes) {
-        use prost011::Message as _;
-        let change = match ConfChangeV2::decode(payload.as_ref()) {
-            Ok(change) => change,
-            Err(error) => panic!("group {}: a membership change: {error}", self.group),
-        };
-        match self.node.apply_conf_change(&change) {
-            Ok(conf_state) => {
-                let id = self.node.raft.id;
-                let is_in = conf_state.voters.contains(&id)
-                    || conf_state.voters_outgoing.contains(&id)
-                    || conf_state.learners.contains(&id);
-                self.node.mut_store().set_conf_state(conf_state);
-                if !is_in && self.is_leader() {
-                    // raft-rs would go on to lead a group that it is no member of.
-                    let term = self.node.raft.term;
-                    self.node.raft.become_follower(term, 0);
-                }
-            }
-            Err(error) => panic!("group {}: a membership change: {error}", self.group),
         }
     }
 

@@ -99,11 +99,10 @@ impl Group {
         if is_command(&asked.request.op) {
             return self.command(asked, effects);
         }
-        let is_local = matches!(asked.request.op, Op::Watch { .. } | Op::Unwatch { .. });
-        if is_local {
+        if matches!(asked.request.op, Op::Watch { .. } | Op::Unwatch { .. }) {
             self.answer_here(asked, effects);
         } else if self.leads_for_certain() {
-            // What others have on disk is committed though this disk is slower, and they may have shown it.
+            // Not what is applied: the others can have committed and shown what this leader's own disk has not yet.
             self.answer_at(self.raft.commit(), asked, effects);
         } else {
             self.confirm_by_round(asked);

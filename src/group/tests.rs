@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod expiry;
+mod found;
 mod holds;
 mod replicas;
 
@@ -11,7 +12,7 @@ use bytes::Bytes;
 
 use super::machine::decode_batch;
 use super::*;
-use crate::protocol::{Append, ContentType, Create, Expiry, Read, ReadFrom};
+use crate::protocol::{Append, ContentType, Create, Expiry, Incarnation, Read, ReadFrom};
 
 /// One group, its clock and its disk.
 struct World {

@@ -10,7 +10,7 @@ use super::backend::{Backend, LiveTail, TailState};
 use super::body_out::ResponseBody;
 use super::header;
 use super::parse::ReadQuery;
-use super::read::{body_of, cacheable, data, fetch, plan};
+use super::read::{body_of, cacheable, data, fetch, plan, plan_live};
 use super::respond::Reply;
 use crate::protocol::{Offset, Op, Outcome, ReadFrom, Refusal, Request, StreamKey, cursor::cursor};
 
@@ -21,7 +21,7 @@ pub async fn long_poll<B: Backend>(
     query: &ReadQuery,
 ) -> Result<Reply, Refusal> {
     let settings = backend.settings();
-    let first = plan(backend, key, query.from, settings.read_chunk_bytes, true).await?;
+    let first = plan_live(backend, key, query.from, settings.read_chunk_bytes).await?;
     if first.end > first.start {
         return answer(backend, key, query, first).await;
     }

@@ -63,6 +63,20 @@ pub async fn plan<B: Backend>(
     }
 }
 
+/// Plans the first step of a live read: it includes what was acknowledged before. Where nobody leads the stream's group,
+/// what this replica has applied is better than nothing.
+pub async fn plan_live<B: Backend>(
+    backend: &B,
+    key: &StreamKey,
+    from: ReadFrom,
+    bytes_max: u64,
+) -> Result<ReadPlan, Refusal> {
+    match plan(backend, key, from, bytes_max, false).await {
+        Err(Refusal::Unavailable) => plan(backend, key, from, bytes_max, true).await,
+        result => result,
+    }
+}
+
 /// Fetches a plan's bytes. In JSON mode they end with a message; if the first one is longer than the plan, it
 /// comes whole and alone, so that the same offset always gets the same bytes.
 pub async fn fetch<B: Backend>(

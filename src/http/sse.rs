@@ -17,7 +17,7 @@ use super::backend::{Backend, LiveTail, LiveUpdate, TailState};
 use super::body_out::ResponseBody;
 use super::header;
 use super::parse::ReadQuery;
-use super::read::{fetch, plan};
+use super::read::{fetch, plan, plan_live};
 use super::respond::Reply;
 use super::sse_text::{self, Control, Representation};
 use crate::protocol::{Incarnation, Offset, ReadFrom, Refusal, StreamKey, cursor::cursor};
@@ -33,7 +33,7 @@ pub async fn follow<B: Backend>(
 ) -> Result<Reply, Refusal> {
     let settings = backend.settings();
     let bytes_max = settings.read_chunk_bytes.min(CATCH_UP_BYTES);
-    let first = plan(&*backend, &key, query.from, bytes_max, true).await?;
+    let first = plan_live(&*backend, &key, query.from, bytes_max).await?;
     // A wrong offset is told by a status, not by an event stream that breaks off.
     let first = fetch(&*backend, &key, first).await?;
     let tail = backend.watch(&key).await?;

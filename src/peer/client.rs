@@ -31,6 +31,8 @@ struct Shared {
     /// While the link is up.
     outbox: RefCell<Option<Rc<Outbox>>>,
     stats: Rc<LinkStats>,
+    /// Why the last attempt or connection ended.
+    trouble: RefCell<String>,
     dropped: Event,
 }
 
@@ -42,6 +44,7 @@ impl Link {
             address: address.to_owned(),
             outbox: RefCell::new(None),
             stats: Rc::default(),
+            trouble: RefCell::default(),
             dropped: Event::default(),
         });
         LocalExec.execute(keep(transport.clone(), shared.clone()));
@@ -73,6 +76,14 @@ impl Link {
     /// What waits to be sent; not what HTTP/2 has taken, which is one batch at most.
     pub fn queued_bytes(&self) -> u64 {
         self.shared.stats.queued_bytes.get()
+    }
+
+    /// Why the link is down, as far as is known; empty while it is up.
+    pub fn trouble(&self) -> String {
+        if self.is_up() {
+            return String::new();
+        }
+        self.shared.trouble.borrow().clone()
     }
 
     /// Counters since the start.
@@ -110,7 +121,6 @@ async fn reconnect<E: PeerEvents>(transport: &Transport<E>, shared: &Rc<Shared>)
     let settings = &transport.settings;
     let (node, address) = (shared.node, &shared.address);
     let mut backoff = settings.backoff_min;
-    let mut last_trouble = String::new();
     let mut has_been_up = false;
     loop {
         let Err(error) = attempt(transport, shared, has_been_up).await;
@@ -122,11 +132,11 @@ async fn reconnect<E: PeerEvents>(transport: &Transport<E>, shared: &Rc<Shared>)
         }
         // A refusal is repeated with each attempt; it is told once.
         let trouble = error.to_string();
-        if was_up || trouble != last_trouble {
+        if was_up || trouble != *shared.trouble.borrow() {
             log::warn!(
-                "event=peer_link_down node={node} address={address} reason={trouble:?} was_up={was_up}"
+                "event=peer_link_down node={node} address={address} was_up={was_up} reason={trouble}"
             );
-            last_trouble = trouble;
+            shared.trouble.replace(trouble);
         }
         let half = backoff / 2;
         let jitter = transport.events.random() % (half.as_micros().max(1) as u64);

@@ -115,8 +115,8 @@ where
         .max_header_list_size(HEADERS_BYTES_MAX)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         // TCP lives on when the process behind it stands still; this does not.
-        .keep_alive_interval(settings.silence / 2)
-        .keep_alive_timeout(settings.silence)
+        .keep_alive_interval(settings.silence / 4)
+        .keep_alive_timeout(settings.silence * 3 / 4)
         .handshake(GlommioIo(stream));
     let (sender, connection) = within(settings.connect_timeout, "its handshake", async {
         handshake.await.map_err(|error| failed(&error))
@@ -136,7 +136,7 @@ async fn resolve(address: &str) -> std::io::Result<SocketAddr> {
         return Ok(address);
     }
     let name = address.to_owned();
-    let looked_up = glommio::executor()
+    let looked_up: std::io::Result<_> = glommio::executor()
         .spawn_blocking(move || {
             let mut found = std::net::ToSocketAddrs::to_socket_addrs(&name)?;
             std::io::Result::Ok(found.next())

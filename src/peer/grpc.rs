@@ -233,9 +233,11 @@ pub(super) fn response<B>(is_zstd: bool, body: B) -> Response<B> {
     response
 }
 
+type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, GrpcError>>>>;
+
 /// Framed messages as they come; then the status as trailers.
 pub struct ReplyBody {
-    frames: Option<Pin<Box<dyn Stream<Item = Result<Bytes, GrpcError>>>>>,
+    frames: Option<Frames>,
 }
 
 impl ReplyBody {

@@ -103,8 +103,8 @@ async fn connection<E: PeerEvents>(
         .max_pending_accept_reset_streams(32)
         .max_local_error_reset_streams(128)
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        .keep_alive_interval(settings.silence / 2)
-        .keep_alive_timeout(settings.silence)
+        .keep_alive_interval(settings.silence / 4)
+        .keep_alive_timeout(settings.silence * 3 / 4)
         .serve_connection(GlommioIo(stream), service);
     let mut connection = std::pin::pin!(connection);
     let stopped = async {

@@ -126,10 +126,10 @@ pub(super) fn refusal(message: wire::Refusal) -> Result<Refusal, WireError> {
         Kind::BodyTooLarge(limit) => Refusal::BodyTooLarge { limit },
         Kind::BodyTimeout(Nothing {}) => Refusal::BodyTimeout,
         Kind::Overloaded(text) => Refusal::Overloaded {
-            bound: known(&BOUNDS, &text, OTHER_BOUND),
+            bound: known(BOUNDS, &text, OTHER_BOUND),
         },
         Kind::LimitReached(text) => Refusal::LimitReached {
-            bound: known(&BOUNDS, &text, OTHER_BOUND),
+            bound: known(BOUNDS, &text, OTHER_BOUND),
         },
         Kind::Unavailable(Nothing {}) => Refusal::Unavailable,
         Kind::BadMembers(text) => Refusal::BadMembers(text),

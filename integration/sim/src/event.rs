@@ -67,6 +67,8 @@ pub enum Event {
     Restart(u64),
     /// A paused node goes on.
     Resume(u64),
+    /// A node hears nothing for a while.
+    Deafen(u64),
     /// Links work again.
     Reconnect,
     /// A disk is as fast as before.

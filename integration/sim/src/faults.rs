@@ -142,6 +142,17 @@ impl World {
         self.queue.at(at_us, Event::Reconnect);
     }
 
+    /// Nothing reaches the node for a while.
+    pub fn deafen(&mut self, node: u64) {
+        if !self.net.is_calm {
+            self.coverage.hit("a former leader hears nothing");
+            let others = (1..=self.plan.nodes).filter(|n| *n != node);
+            self.net.cut.extend(others.map(|n| (n, node)));
+            let at_us = self.now_us + self.rng.range(100_000, 600_000);
+            self.queue.at(at_us, Event::Reconnect);
+        }
+    }
+
     fn jump(&mut self, node: u64) {
         let span_ms = self.rng.pick(&[100, 5_000, 3_600_000]);
         let by_ms = self.rng.range(0, 2 * span_ms) as i64 - span_ms as i64;

@@ -14,6 +14,9 @@ use crate::world::{World, life_of};
 /// Ticks of Raft between two of time.
 const TICKS_PER_TICK: u64 = 5;
 
+/// `MsgTimeoutNow`.
+const TIMEOUT_NOW: u32 = 14;
+
 /// No sync takes longer.
 const SYNC_MAX_US: u64 = 1_500_000;
 
@@ -252,7 +255,14 @@ impl World {
     fn send(&mut self, node: u64, message: &RaftMessage) {
         let to = ursula::group::node_of(message.to);
         let bytes = bytes::Bytes::from(message.encode_to_vec());
-        let arrivals = self.net.raft(&self.plan, &mut self.rng, node, to, self.now_us);
+        let mut arrivals = self.net.raft(&self.plan, &mut self.rng, node, to, self.now_us);
+        if message.r#type == TIMEOUT_NOW && !self.net.is_calm && self.rng.chance(300_000) {
+            // The order to take over comes when its sender has long given it up, and cannot be told of what follows.
+            self.coverage.hit("late order to take over");
+            let late_us = self.rng.range(200_000, 1_500_000);
+            arrivals.iter_mut().for_each(|at_us| *at_us += late_us);
+            self.queue.at(self.now_us + late_us, Event::Deafen(node));
+        }
         for at_us in arrivals {
             // Whatever process is there then: a message of Raft may outlive the one that it was meant for.
             let life = life_of(self, to);

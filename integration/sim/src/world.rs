@@ -155,6 +155,7 @@ impl World {
             Event::Fault => self.fault(),
             Event::Restart(node) => self.start(node),
             Event::Resume(node) => self.resume(node),
+            Event::Deafen(node) => self.deafen(node),
             Event::Reconnect => self.net.cut.clear(),
             Event::DiskWell(node) => self.node(node).slowness = 1,
             Event::Heal => self.heal(),

@@ -1,0 +1,333 @@
+//! Several nodes on one machine: real processes, each with its own ports, disk and log, to be killed, stopped, cut off
+//! and started again.
+
+mod net;
+mod ports;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+pub use net::Network;
+use ports::Port;
+
+use crate::{Client, Server, scratch_dir};
+
+/// Longest wait for a cluster to be ready, or a node to end.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Longest wait for one answer of a node that may be stopped.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// One of the nodes.
+struct Node {
+    listen: String,
+    cluster_listen: String,
+    /// Settings of this node alone.
+    settings: Vec<String>,
+    child: Option<Child>,
+    _ports: Vec<Port>,
+}
+
+/// Nodes 1 to n; killed when dropped, and their logs printed if the test fails.
+pub struct Cluster {
+    nodes: Vec<Node>,
+    settings: Vec<String>,
+    network: Option<Network>,
+    dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts `count` nodes and waits until they are ready. A single one knows of no peers.
+    pub fn start(count: u32, settings: &[&str]) -> Cluster {
+        let mut cluster = Cluster::prepare(count, settings, None);
+        for node in cluster.ids() {
+            cluster.start_node(node);
+        }
+        cluster.wait_ready();
+        cluster
+    }
+
+    /// The same, each node in a network namespace of its own.
+    ///
+    /// # Errors
+    /// Why there can be none here.
+    pub fn start_apart(count: u32, settings: &[&str]) -> Result<Cluster, String> {
+        let network = Network::make(count)?;
+        let mut cluster = Cluster::prepare(count, settings, Some(network));
+        for node in cluster.ids() {
+            cluster.start_node(node);
+        }
+        cluster.wait_ready();
+        Ok(cluster)
+    }
+
+    /// A cluster none of whose nodes runs yet.
+    pub fn prepare(count: u32, settings: &[&str], network: Option<Network>) -> Cluster {
+        let node = |id: u32| {
+            let (addresses, ports) = match &network {
+                Some(network) => {
+                    let host = network.address(id);
+                    ([format!("{host}:4437"), format!("{host}:4447")], Vec::new())
+                }
+                None => {
+                    let ports = [(); 2].map(|()| Port::reserve().expect("a free port"));
+                    let named = [&ports[0], &ports[1]].map(|p| format!("127.0.0.1:{}", p.number));
+                    (named, ports.into())
+                }
+            };
+            let [listen, cluster_listen] = addresses;
+            Node {
+                listen,
+                cluster_listen,
+                settings: Vec::new(),
+                child: None,
+                _ports: ports,
+            }
+        };
+        Cluster {
+            nodes: (1..=count).map(node).collect(),
+            settings: settings.iter().map(|s| (*s).to_owned()).collect(),
+            network,
+            dir: scratch_dir(),
+        }
+    }
+
+    /// The nodes' numbers.
+    pub fn ids(&self) -> Vec<u32> {
+        (1..=self.nodes.len() as u32).collect()
+    }
+
+    /// Those of the running ones.
+    pub fn running(&self) -> Vec<u32> {
+        let runs = |id: &u32| self.nodes[*id as usize - 1].child.is_some();
+        self.ids().into_iter().filter(runs).collect()
+    }
+
+    /// The network, if each node has its own.
+    pub fn network(&self) -> Option<&Network> {
+        self.network.as_ref()
+    }
+
+    /// A node's address for clients, `host:port`.
+    pub fn address(&self, node: u32) -> &str {
+        &self.nodes[node as usize - 1].listen
+    }
+
+    /// Those of all nodes.
+    pub fn addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|n| n.listen.clone()).collect()
+    }
+
+    /// `http://host:port` of a node.
+    pub fn url(&self, node: u32) -> String {
+        format!("http://{}", self.address(node))
+    }
+
+    /// A new connection to a node, which runs.
+    pub fn client(&self, node: u32) -> Client {
+        Client::connect(self.address(node))
+    }
+
+    /// Gives one node settings of its own, from its next start on.
+    pub fn set(&mut self, node: u32, settings: &[&str]) {
+        self.nodes[node as usize - 1].settings = settings.iter().map(|s| (*s).to_owned()).collect();
+    }
+
+    /// Where a node keeps its data.
+    pub fn data(&self, node: u32) -> PathBuf {
+        self.dir.path().join(format!("node-{node}"))
+    }
+
+    /// Starts a node that does not run; does not wait for anything.
+    pub fn start_node(&mut self, node: u32) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path(node))
+            .expect("the scratch directory is writable");
+        let mut command = match &self.network {
+            Some(network) => network.command(node, &Server::binary()),
+            None => Command::new(Server::binary()),
+        };
+        command
+            .args(["server", "--io-memory", "64KiB", "--no-pin"])
+            .args(["--node-id", &node.to_string()])
+            .args(["--listen", self.address(node)])
+            .arg("--wal-dir")
+            .arg(self.data(node))
+            .args(&self.settings);
+        let mut defaults = vec![("--core-count", "1"), ("--raft-group-count", "4")];
+        let peers: Vec<String> = (1..)
+            .zip(&self.nodes)
+            .map(|(id, n)| format!("{id}={}", n.cluster_listen))
+            .collect();
+        let peers = peers.join(",");
+        let this = &self.nodes[node as usize - 1];
+        if self.nodes.len() > 1 {
+            defaults.push(("--peers", &peers));
+            defaults.push(("--cluster-listen", &this.cluster_listen));
+            defaults.push(("--cluster-id", "test"));
+        }
+        for (name, value) in defaults {
+            let is_set = |s: &String| s == name;
+            if !self.settings.iter().any(is_set) && !this.settings.iter().any(is_set) {
+                command.args([name, value]);
+            }
+        }
+        command
+            .args(&this.settings)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let child = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("{command:?}: {e} (build it with `cargo build --release`)"));
+        let this = &mut self.nodes[node as usize - 1];
+        assert!(this.child.is_none(), "node {node} runs already");
+        this.child = Some(child);
+    }
+
+    /// Polls `GET /readyz` of all running nodes until each says yes.
+    pub fn wait_ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        for node in self.running() {
+            while !self.is_ready(node) {
+                self.expect_alive(node);
+                assert!(
+                    Instant::now() < deadline,
+                    "node {node} was not ready in {PATIENCE:?}"
+                );
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+
+    /// Whether a node says that it is ready.
+    pub fn is_ready(&self, node: u32) -> bool {
+        self.answers(node, "/readyz")
+    }
+
+    /// Whether a node answers a GET with 200.
+    pub fn answers(&self, node: u32, path: &str) -> bool {
+        Client::try_connect(self.address(node), ANSWER)
+            .and_then(|mut client| client.try_send("GET", path, &[], b""))
+            .is_ok_and(|reply| reply.status == 200)
+    }
+
+    /// The node that leads a stream, as the first one that knows says.
+    pub fn leader(&self, path: &str) -> Option<u32> {
+        self.running().into_iter().find_map(|node| {
+            let asked = Client::try_connect(self.address(node), ANSWER)
+                .and_then(|mut client| client.try_send("HEAD", path, &[], b""));
+            let reply = asked.ok().filter(|reply| reply.status == 200)?;
+            // Who leads says nothing of itself.
+            match reply.header("stream-leader-hint") {
+                "" => Some(node),
+                hint => self.ids().into_iter().find(|n| self.address(*n) == hint),
+            }
+        })
+    }
+
+    /// Panics with its last words if a node that should run has ended.
+    fn expect_alive(&mut self, node: u32) {
+        if let Some(child) = &mut self.nodes[node as usize - 1].child
+            && let Ok(Some(status)) = child.try_wait()
+        {
+            panic!("node {node} ended by itself with {status}");
+        }
+    }
+
+    /// Panics if one of the nodes that should run has ended.
+    pub fn expect_all_alive(&mut self) {
+        for node in self.running() {
+            self.expect_alive(node);
+        }
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self, node: u32) {
+        self.expect_alive(node);
+        if let Some(mut child) = self.nodes[node as usize - 1].child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGSTOP.
+    pub fn pause(&self, node: u32) {
+        self.signal(node, libc::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self, node: u32) {
+        self.signal(node, libc::SIGCONT);
+    }
+
+    /// SIGTERM; does not wait.
+    pub fn terminate(&self, node: u32) {
+        self.signal(node, libc::SIGTERM);
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn stop(&mut self, node: u32) -> ExitStatus {
+        self.terminate(node);
+        self.wait_end(node)
+    }
+
+    /// Waits until a node ends.
+    pub fn wait_end(&mut self, node: u32) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        let child = &mut self.nodes[node as usize - 1].child;
+        loop {
+            let running = child.as_mut().expect("the node was started");
+            if let Some(status) = running.try_wait().expect("it is our child") {
+                *child = None;
+                return status;
+            }
+            assert!(Instant::now() < deadline, "node {node} did not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn signal(&self, node: u32, signal: libc::c_int) {
+        if let Some(child) = &self.nodes[node as usize - 1].child {
+            // SAFETY: the pid is that of a child that was not waited for.
+            unsafe { libc::kill(child.id() as libc::pid_t, signal) };
+        }
+    }
+
+    /// Removes all that a node which does not run has on its disk.
+    pub fn wipe(&mut self, node: u32) {
+        assert!(self.nodes[node as usize - 1].child.is_none());
+        std::fs::remove_dir_all(self.data(node)).expect("the data is there, and ours");
+    }
+
+    fn log_path(&self, node: u32) -> PathBuf {
+        self.dir.path().join(format!("node-{node}.log"))
+    }
+
+    /// All that a node has logged.
+    pub fn log(&self, node: u32) -> String {
+        let bytes = std::fs::read(self.log_path(node)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.nodes.iter_mut().filter_map(|n| n.child.as_mut()) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            for node in self.ids() {
+                let log = self.log(node);
+                let from = log.lines().count().saturating_sub(60);
+                let last: Vec<&str> = log.lines().skip(from).collect();
+                eprintln!("--- the log of node {node} ends with\n{}", last.join("\n"));
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Faults under load, one after the other, and after each: nothing acknowledged is lost or doubled, every answer was one
+//! that a single server could have given, and all nodes say the same bytes.
+//! `URSULA_TEST_EPISODES` says how many, `URSULA_TEST_SEED` which.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use integration::cluster::Cluster;
+use integration::history::History;
+use integration::load::{Load, Numbers, Plan, Stream, add, judge, read_back};
+use integration::random::Random;
+
+use crate::{alone, nodes, number};
+
+/// What is done to the cluster in one episode.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    KillOne,
+    /// The one that leads the first stream.
+    KillLeader,
+    PauseLeader,
+    /// Until a majority is gone, then all come back.
+    KillMajority,
+    KillAll,
+    /// Killed again as soon as it listens.
+    KillTwice,
+    Pause,
+    Stop,
+    /// One node sees no other.
+    Isolate,
+    IsolateLeader,
+    /// Two nodes do not see each other; others see both.
+    Bridge,
+    /// One node's messages to the others are lost.
+    Mute,
+    /// The others' messages to one node are lost.
+    Deafen,
+    /// Cut off and joined again, and again.
+    Flap,
+}
+
+const PROCESS: [Fault; 8] = [
+    Fault::KillLeader,
+    Fault::KillMajority,
+    Fault::PauseLeader,
+    Fault::KillOne,
+    Fault::KillTwice,
+    Fault::Pause,
+    Fault::KillAll,
+    Fault::Stop,
+];
+
+const NETWORK: [Fault; 7] = [
+    Fault::Isolate,
+    Fault::Bridge,
+    Fault::Mute,
+    Fault::IsolateLeader,
+    Fault::KillLeader,
+    Fault::Deafen,
+    Fault::Flap,
+];
+
+/// A fault's length, or a pause in the load: no state is waited for by it.
+fn last(millis: u64) {
+    std::thread::sleep(Duration::from_millis(millis));
+}
+
+fn restart(cluster: &mut Cluster) {
+    for node in cluster.ids() {
+        if !cluster.running().contains(&node) {
+            cluster.start_node(node);
+        }
+    }
+}
+
+/// Makes a fault and mends it.
+fn inflict(cluster: &mut Cluster, fault: Fault, first: &Stream, random: &mut Random) {
+    let mut ids = cluster.ids();
+    let count = ids.len();
+    // All orders are possible.
+    for at in (1..count).rev() {
+        ids.swap(at, random.below(at as u64 + 1) as usize);
+    }
+    let wants_leader = matches!(
+        fault,
+        Fault::KillLeader | Fault::PauseLeader | Fault::IsolateLeader
+    );
+    if wants_leader && let Some(leader) = cluster.leader(&first.path) {
+        ids.retain(|node| *node != leader);
+        ids.insert(0, leader);
+    }
+    let one = ids[0];
+    let others = &ids[1..];
+    let down = 50 + random.below(600);
+    match fault {
+        Fault::KillOne | Fault::KillLeader => {
+            cluster.kill(one);
+            last(down);
+        }
+        Fault::KillMajority => {
+            for node in &ids[..count / 2 + 1] {
+                cluster.kill(*node);
+                last(random.below(200));
+            }
+            last(down);
+            restart(cluster);
+        }
+        Fault::KillAll => {
+            ids.iter().for_each(|node| cluster.kill(*node));
+            last(random.below(100));
+        }
+        Fault::KillTwice => {
+            cluster.kill(one);
+            cluster.start_node(one);
+            last(random.below(200));
+            cluster.kill(one);
+            last(down);
+        }
+        Fault::Pause | Fault::PauseLeader => {
+            cluster.pause(one);
+            last(1500);
+            cluster.resume(one);
+        }
+        Fault::Stop => {
+            let status = cluster.stop(one);
+            assert!(status.success(), "node {one} ended with {status}");
+            last(random.below(100));
+        }
+        Fault::Isolate
+        | Fault::IsolateLeader
+        | Fault::Bridge
+        | Fault::Mute
+        | Fault::Deafen
+        | Fault::Flap => {
+            let network = cluster.network().expect("these need a network");
+            let cut = || match fault {
+                Fault::Bridge => network.partition(one, others[0]),
+                Fault::Mute => others.iter().for_each(|to| network.drop_one_way(one, *to)),
+                Fault::Deafen => others
+                    .iter()
+                    .for_each(|from| network.drop_one_way(*from, one)),
+                _ => network.isolate(one),
+            };
+            cut();
+            if matches!(fault, Fault::Flap) {
+                for _ in 0..3 {
+                    last(200 + down / 4);
+                    network.heal();
+                    last(100 + random.below(200));
+                    cut();
+                }
+            }
+            last(1000 + 2 * down);
+            network.heal();
+        }
+    }
+    restart(cluster);
+    cluster.wait_ready();
+}
+
+fn run(mut cluster: Cluster, faults: &[Fault], episodes: u32, seed: u64) {
+    let addresses = cluster.addresses();
+    let history = Arc::new(History::new());
+    let numbers = Arc::new(Numbers::default());
+    let mut random = Random::new(seed);
+    let mut all = Vec::new();
+    let mut counts = BTreeMap::new();
+    for episode in 0..episodes {
+        let fault = faults[episode as usize % faults.len()];
+        let streams = Stream::some(&format!("e{episode}"), 6);
+        let plan = Plan {
+            seed: random.draw(),
+            is_live_exact: addresses.len() == 1,
+            ..Plan::default()
+        };
+        let load = Load::start(&addresses, &streams, &plan, &history, &numbers);
+        last(200 + random.below(300));
+        inflict(&mut cluster, fault, &streams[0], &mut random);
+        last(200);
+        let done = load.stop();
+        cluster.expect_all_alive();
+        let bytes = read_back(&addresses, &streams, &history);
+        let verdict = judge(&streams, &history);
+        println!("episode {episode}, {fault:?}: {bytes} bytes, {verdict:?}");
+        // Even without a leader for a while, and on a busy machine.
+        for what in ["append Appended", "produce Appended", "read Content"] {
+            let count = done.get(what).copied().unwrap_or(0);
+            assert!(count >= 8, "only {count} {what}: {done:?}");
+        }
+        add(&mut counts, &done);
+        all.extend(streams);
+    }
+    // What was unknown may have come later: all is read and judged once more.
+    let bytes = read_back(&addresses, &all, &history);
+    let verdict = judge(&all, &history);
+    println!("{episodes} episodes of seed {seed}: {bytes} bytes, {verdict:?}, {counts:#?}");
+    let least = [
+        ("append Appended", 50),
+        ("produce Appended", 40),
+        ("read Content", 25),
+        ("live Content", 25),
+        ("head Tail", 20),
+        ("produce Duplicate", 1),
+    ];
+    for (what, each) in least {
+        let count = counts.get(what).copied().unwrap_or(0);
+        let wanted = each * u64::from(episodes);
+        assert!(count >= wanted, "{count} {what}, not {wanted}: {counts:?}");
+    }
+    for node in cluster.ids() {
+        let status = cluster.stop(node);
+        assert!(status.success(), "node {node} ended with {status}");
+    }
+}
+
+/// Low enough that long-polls end by themselves, and checkpoints happen all the time.
+const SETTINGS: [&str; 8] = [
+    "--long-poll-ms",
+    "300",
+    "--checkpoint-bytes",
+    "256KiB",
+    "--wal-segment-bytes",
+    "1MiB",
+    "--hot-bytes-max",
+    "64MiB",
+];
+
+#[test]
+fn what_was_answered_stays_true_when_nodes_are_killed_and_paused() {
+    let _alone = alone();
+    let cluster = Cluster::start(nodes(), &SETTINGS);
+    let episodes = number("URSULA_TEST_EPISODES", 40);
+    let seed = number("URSULA_TEST_SEED", 1);
+    run(cluster, &PROCESS, episodes, seed.into());
+}
+
+#[test]
+fn what_was_answered_stays_true_when_the_network_is_cut() {
+    let _alone = alone();
+    if nodes() == 1 {
+        return println!("skipped: one node has no network");
+    }
+    match Cluster::start_apart(nodes(), &SETTINGS) {
+        Ok(cluster) => {
+            let episodes = number("URSULA_TEST_EPISODES", 40);
+            let seed = number("URSULA_TEST_SEED", 1);
+            run(cluster, &NETWORK, episodes, seed.into());
+        }
+        Err(reason) => println!("skipped: no network namespaces here: {reason}"),
+    }
+}

@@ -1,0 +1,31 @@
+//! One binary: several nodes as their users meet them, while they are killed, paused, cut off and restarted.
+//! `URSULA_TEST_NODES=1` runs what makes sense with a single node against one without peers.
+
+mod ahead;
+mod conformance;
+mod episodes;
+mod failover;
+mod formation;
+mod rolling;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// How many nodes a cluster has.
+fn nodes() -> u32 {
+    number("URSULA_TEST_NODES", 3)
+}
+
+/// A number from the environment.
+fn number(name: &str, default: u32) -> u32 {
+    let text = std::env::var(name).ok();
+    text.map_or(default, |t| {
+        t.parse()
+            .unwrap_or_else(|e| panic!("{name} is no number: {e}"))
+    })
+}
+
+/// Held by a test that measures times or makes load: they go one after the other.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
