@@ -51,6 +51,8 @@ pub enum Event {
     LinkLost(Life, u64, bool),
     /// A client asks.
     Ask(usize),
+    /// A client has waited long enough for an operation.
+    GiveUp(usize, u64),
     /// A client's request reaches its node.
     Asked(Life, u64),
     /// A round of checkpoints is due.

@@ -21,6 +21,8 @@ pub struct Plan {
     pub chaos_us: u64,
     /// Between two operations of a client.
     pub think_us: u64,
+    /// How long a client waits for an answer before it asks something else.
+    pub patience_us: u64,
     /// How linearizable reads are confirmed.
     pub read_mode: ReadMode,
     /// See [`RaftSettings::log_bytes_max`].
@@ -70,6 +72,7 @@ impl Plan {
             keys: rng.range(1, 3),
             chaos_us: rng.range(15, 45) * 1_000_000,
             think_us: rng.pick(&[2_000, 20_000, 100_000]),
+            patience_us: rng.pick(&[20_000, 500_000, 60_000_000]),
             read_mode: rng.pick(&[ReadMode::Lease, ReadMode::Lease, ReadMode::ReadIndex]),
             log_bytes_max: rng.pick(&[300, 3_000, 30_000, 4 << 20]),
             body_max: rng.pick(&[20, 200, 2_000]),

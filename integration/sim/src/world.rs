@@ -152,6 +152,7 @@ impl World {
         }
         match event {
             Event::Ask(client) => self.ask(client),
+            Event::GiveUp(client, op) => self.give_up(client, op),
             Event::Fault => self.fault(),
             Event::Restart(node) => self.start(node),
             Event::Resume(node) => self.resume(node),
@@ -184,10 +185,19 @@ impl World {
 
     /// Lets a client go on after an answer.
     pub fn client_answered(&mut self, op: &Op, outcome: Option<&ursula::protocol::Outcome>) {
-        if let Some(client) = self.clients.get_mut(op.client) {
+        let client = self.clients.get_mut(op.client);
+        if let Some(client) = client.filter(|c| c.busy == Some(op.id)) {
             client.answered(op, outcome);
             let at_us = self.now_us + self.rng.latency(self.plan.think_us);
             self.queue.at(at_us, Event::Ask(op.client));
+        }
+    }
+
+    fn give_up(&mut self, client: usize, op: u64) {
+        if self.clients[client].busy == Some(op) {
+            self.coverage.hit("client gave up");
+            let op = self.operations[&op].clone();
+            self.client_answered(&op, None);
         }
     }
 
@@ -198,6 +208,8 @@ impl World {
         self.asked += 1;
         let op = self.clients[client].next(self.asked, &self.plan, &mut self.rng, self.now_us);
         self.clients[client].busy = Some(op.id);
+        let at_us = self.now_us + self.rng.latency(self.plan.patience_us);
+        self.queue.at(at_us, Event::GiveUp(client, op.id));
         self.send_operation(op);
     }
 
