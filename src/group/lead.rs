@@ -83,12 +83,7 @@ impl Group {
             return;
         }
         self.ticks += 1;
-        let was_transferring = self.raft.is_transferring();
         self.raft.tick();
-        if was_transferring && !self.raft.is_transferring() {
-            // It failed, or is done: a lease needs a new round either way.
-            self.end_lease();
-        }
         self.repeat_round();
         self.retry_held(effects);
         if self.ticks.is_multiple_of(LATE_TICKS) {

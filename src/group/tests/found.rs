@@ -137,3 +137,23 @@ fn what_a_checkpoint_may_hold_is_not_said_to_be_undone() {
         "{outcome:?}"
     );
 }
+
+#[test]
+fn a_leader_that_was_to_hand_over_has_no_lease_any_more() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    let (a, b) = others(leader);
+    cluster.ask(leader, "s", create(Expiry::Never));
+    cluster.ask(leader, "s", Op::Head);
+    cluster.tick();
+    cluster.cut.insert(a);
+    cluster.step(leader, Input::TransferLeader(Some(a)));
+    for _ in 0..8 {
+        cluster.tick();
+    }
+    assert_eq!(tail_of(&cluster.ask(leader, "s", Op::Head)), 0);
+    // By now `a` may have got the order, and been elected by `b`.
+    cluster.cut.insert(b);
+    let asked = cluster.send(leader, "s", Op::Head);
+    assert!(!cluster.answers.contains_key(&asked));
+}
