@@ -5,6 +5,7 @@ mod join;
 mod preflight;
 mod pulse;
 mod recovery;
+pub mod replay;
 
 use std::io::Write;
 use std::net::SocketAddr;

@@ -8,11 +8,11 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use raftproto::command::{self, Command, CommandBatch, command::Kind};
 
-use super::ReplyTo;
+use super::{Effect, Group, ReplyTo, refuse};
 use super::log::LogPosition;
 use super::stream::ALONE_BYTES_MIN;
 use crate::protocol::{
-    Append, Create, Expiry, GroupTarget, Hold, Member, MemberChange, Op, Request, StreamKey,
+    Append, Create, Expiry, GroupTarget, Hold, Member, MemberChange, Op, Refusal, Request, StreamKey,
 };
 
 /// Commands that the next entry will carry.
@@ -108,6 +108,19 @@ impl Proposed {
             lost.extend(first.replies.into_iter().flatten());
         }
         Vec::new()
+    }
+}
+
+impl Group {
+    /// What was proposed up to `index` is in a checkpoint, or something else is: nobody here knows.
+    pub(super) fn forget_proposed(&mut self, index: u64, effects: &mut Vec<Effect>) {
+        while let Some(first) = self
+            .proposed
+            .pop_front_if(|first| first.position.index <= index)
+        {
+            self.uncommitted_bytes -= first.bytes;
+            refuse(first.replies, &Refusal::OutcomeUnknown, effects);
+        }
     }
 }
 

@@ -83,12 +83,7 @@ impl Group {
             return;
         }
         self.ticks += 1;
-        let was_transferring = self.raft.is_transferring();
         self.raft.tick();
-        if was_transferring && !self.raft.is_transferring() {
-            // It failed, or is done: a lease needs a new round either way.
-            self.end_lease();
-        }
         self.repeat_round();
         self.retry_held(effects);
         if self.ticks.is_multiple_of(LATE_TICKS) {
@@ -190,6 +185,7 @@ impl Group {
         self.machine.tails = tails;
         self.durable_pack = fetched.durable_pack;
         self.applied = position;
+        self.forget_proposed(position.index, effects);
         self.installing = Some(persist.number);
         self.machine.tell_all(effects);
         if self.machine.meta.is_some() {

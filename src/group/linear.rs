@@ -4,7 +4,8 @@
 //! The lease: a round that began at T and was answered by a majority shows that no majority votes for another before T
 //! plus the election time-out, since a voter that hears of a leader refuses others for that long, and one that restarts
 //! refuses all for that long. It is measured from the sending, on the monotonic clock, and is shorter by a tenth and two
-//! ticks. It ends when leadership is handed over.
+//! ticks. It ends for the rest of the
+//! term when leadership is to be handed over, whether that succeeds or not.
 //! Owns the reads that wait for a round. Invariants: a context is used once; a read joins only a round that begins
 //! after it came.
 
@@ -15,6 +16,8 @@ use super::{Effect, Group, ReadMode};
 #[derive(Default)]
 pub(super) struct Leadership {
     lease_until_us: u64,
+    /// The term in which leadership was to be handed over.
+    handed_over_in: u64,
     round: Option<Round>,
     next: Vec<Asked>,
     rounds: u64,
@@ -69,7 +72,7 @@ impl Group {
         else {
             return;
         };
-        if !self.raft.is_transferring() {
+        if self.leadership.handed_over_in != self.raft.term() {
             let until_us = round.began_us + self.lease_us();
             self.leadership.lease_until_us = self.leadership.lease_until_us.max(until_us);
         }
@@ -101,8 +104,10 @@ impl Group {
         self.begin_round();
     }
 
-    /// The lease ends now.
+    /// The lease ends, and there is none any more in this term: the order to take over may arrive at any time, and whoever
+    /// gets it is elected without regard to a lease.
     pub(super) fn end_lease(&mut self) {
+        self.leadership.handed_over_in = self.raft.term();
         self.leadership.lease_until_us = 0;
     }
 

@@ -93,13 +93,14 @@ impl Group {
     ) -> Result<Group, ::raft::Error> {
         let applied = start.checkpoint;
         let group = machine.group;
+        let tokens = xxhash_rust::xxh3::xxh3_64(&start.settings.seed.to_le_bytes());
         Ok(Group {
             machine,
             raft: Raft::new(group, start)?,
             pending: Pending::default(),
             proposed: VecDeque::new(),
             uncommitted_bytes: 0,
-            waiting: Waiting::default(),
+            waiting: Waiting::starting_at(tokens),
             leadership: Leadership::default(),
             applied,
             is_ready: false,

@@ -113,24 +113,25 @@ fn checksum(entry: &Entry, payload: &Bytes) -> u32 {
     }
 }
 
-/// A peer's message for raft-rs, with the payloads that it must not be told of. A checkpoint is not in it.
+/// A peer's message for raft-rs, with the payloads that it must not be told of. A checkpoint is not in it. Only what is said
+/// in this term or a later one can contradict this log: a late message of a former leader tells of entries that were
+/// replaced since, and raft-rs answers it with the term.
 ///
 /// # Errors
 /// [`BadMessage`].
 pub(super) fn incoming(
     own_id: u64,
     log: &GroupLog,
-    (term, committed): (u64, u64),
+    (term, committed, is_leader): (u64, u64, bool),
     message: RaftMessage,
 ) -> Result<(Message, Vec<(LogPosition, Bytes)>), BadMessage> {
     use MessageType as T;
-    // What a deposed leader sent says nothing: raft-rs does not take it.
-    let is_current = message.term >= term;
     if message.to != own_id || message.from == own_id {
         return Err(BadMessage::NotForUs);
     }
     let kind = i32::try_from(message.r#type).ok().and_then(T::from_i32);
     let kind = kind.ok_or(BadMessage::Kind)?;
+    let is_current = message.term >= term;
     match kind {
         T::MsgAppend
         | T::MsgRequestVote
@@ -140,11 +141,11 @@ pub(super) fn incoming(
         | T::MsgHeartbeatResponse
         | T::MsgSnapshot
         | T::MsgTimeoutNow => {}
-        T::MsgHeartbeat if is_current && message.commit > log.last() => {
-            return Err(BadMessage::LogLost);
-        }
+        T::MsgHeartbeat if is_current && message.commit > log.last() => return Err(BadMessage::LogLost),
         T::MsgHeartbeat => {}
-        T::MsgAppendResponse if is_current && !message.reject && message.index > log.last() => {
+        T::MsgAppendResponse
+            if is_current && is_leader && !message.reject && message.index > log.last() =>
+        {
             return Err(BadMessage::Diverged);
         }
         T::MsgAppendResponse => {}

@@ -190,9 +190,8 @@ impl Raft {
     /// # Errors
     /// [`BadMessage`]; nothing was changed.
     pub(super) fn step(&mut self, message: RaftMessage) -> Result<(), BadMessage> {
-        let known = (self.term(), self.commit());
-        let own_id = self.node.raft.id;
-        let (message, payloads) = peer::incoming(own_id, self.node.store(), known, message)?;
+        let known = (self.term(), self.commit(), self.is_leader());
+        let (message, payloads) = peer::incoming(self.id(), self.node.store(), known, message)?;
         for (position, payload) in payloads {
             self.node.mut_store().offer(position, payload);
         }

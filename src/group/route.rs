@@ -48,8 +48,17 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    /// The answer to a question of an earlier process of this node may come to this one: `seed` makes that its number is
+    /// none of this one's.
+    pub(super) fn starting_at(seed: u64) -> Waiting {
+        Waiting {
+            next_token: seed,
+            ..Waiting::default()
+        }
+    }
+
     fn token(&mut self) -> u64 {
-        self.next_token += 1;
+        self.next_token = self.next_token.wrapping_add(1);
         self.next_token
     }
 
@@ -237,9 +246,10 @@ impl Group {
         }
     }
 
-    /// Answers from the own state once `index` is applied.
+    /// Answers from the own state once `index` is applied. A fetched state names packs that are not in their place
+    /// before it is installed.
     pub(super) fn answer_at(&mut self, index: u64, asked: Asked, effects: &mut Vec<Effect>) {
-        if self.applied.index >= index {
+        if self.applied.index >= index && self.installing.is_none() {
             self.answer_here(asked, effects);
         } else {
             self.waiting.confirmed.entry(index).or_default().push(asked);
@@ -248,7 +258,8 @@ impl Group {
 
     /// Answers the confirmed reads whose index is applied by now.
     pub(super) fn answer_confirmed(&mut self, effects: &mut Vec<Effect>) {
-        while let Some(first) = self.waiting.confirmed.first_entry() {
+        while self.installing.is_none()
+            && let Some(first) = self.waiting.confirmed.first_entry() {
             if *first.key() > self.applied.index {
                 return;
             }

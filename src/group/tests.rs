@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod expiry;
+mod found;
 mod holds;
 mod replicas;
 

@@ -11,15 +11,13 @@ use storage::{StorageError, framed, wal};
 
 use super::NodeError;
 use super::identity::Identity;
+use super::replay::{is_needed, replay};
 use crate::config::Config;
 use crate::core::{
-    GroupFiles, GroupStart, WalStart, manifest_path, read_tables, record_kind, sweep,
+    GroupFiles, GroupStart, WalStart, manifest_path, read_tables, sweep,
 };
-use crate::group::{LogEntry, LogPosition, Machine, RaftStart, SavedHardState};
+use crate::group::{LogPosition, Machine, RaftStart};
 use crate::protocol::StreamKey;
-
-/// Bytes of a vote in a hard state's record.
-const VOTE_BYTES: usize = 8;
 
 /// What the cores start with.
 pub struct Start {
@@ -89,13 +87,7 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     let mut recovered = wal::recover(
         &wal_dir,
         store_id,
-        &|record| match record.kind {
-            record_kind::HARD_STATE if record.payload.len() != VOTE_BYTES => {
-                Err("a hard state has no vote")
-            }
-            wal::CARRIED_KIND.. => Ok(true),
-            _ => Ok(record.index > index_of(record.group)),
-        },
+        &|record| is_needed(record, index_of(record.group)),
         &mut |done, all| {
             let percent = (done * 100).checked_div(all).unwrap_or(100);
             if percent >= shown + 10 {
@@ -233,7 +225,7 @@ fn start_group(
         index: manifest.index,
         term: manifest.term,
     };
-    let (hard_state, entries) = replay(group, manifest, records)?;
+    let (hard_state, entries) = replay(group, manifest, records).map_err(NodeError::Data)?;
     let membership = match &manifest.membership {
         Some(membership) => membership.clone(),
         None if manifest.voters.is_empty() => bootstrap(&identity.voters),
@@ -253,67 +245,6 @@ fn start_group(
             manifest: manifest.clone(),
         },
     })
-}
-
-/// A group's records as its hard state and a contiguous log: a later record at a lower index wins.
-fn replay(
-    group: u32,
-    manifest: &GroupManifest,
-    records: Vec<Record>,
-) -> Result<(SavedHardState, Vec<LogEntry>), NodeError> {
-    let saved = manifest.hard_state.unwrap_or_default();
-    let mut hard_state = SavedHardState {
-        term: saved.term,
-        vote: saved.vote,
-        commit: saved.commit,
-    };
-    let mut entries: Vec<LogEntry> = Vec::new();
-    for record in records {
-        if record.kind == record_kind::HARD_STATE {
-            let vote = record.payload.as_ref().try_into();
-            let vote = vote.map(u64::from_le_bytes).map_err(|_| {
-                NodeError::Data(format!(
-                    "the log of group {group} has a hard state without a vote"
-                ))
-            })?;
-            if record.term >= hard_state.term {
-                hard_state = SavedHardState {
-                    term: record.term,
-                    vote,
-                    commit: record.index,
-                };
-            }
-            continue;
-        }
-        while entries
-            .last()
-            .is_some_and(|last| last.index >= record.index)
-        {
-            entries.pop();
-        }
-        // A checkpoint of another replica took the place of a log that had parted from it: terms never fall (Raft,
-        // section 5.3), so what is older than the checkpoint is of that log.
-        if entries.is_empty() && record.term < manifest.term {
-            continue;
-        }
-        let expected = entries.last().map_or(manifest.index, |last| last.index) + 1;
-        if record.index != expected {
-            return Err(NodeError::Data(format!(
-                "the log of group {group} lacks the entries {expected} to {}: a segment was removed by hand. \
-                 Restore the data directory from a backup",
-                record.index - 1
-            )));
-        }
-        entries.push(LogEntry {
-            index: record.index,
-            term: record.term,
-            is_conf_change: record.kind == record_kind::CONF_CHANGE,
-            payload: record.payload,
-        });
-    }
-    // A hard state that was lost with a torn tail is not below the entries that stand.
-    hard_state.term = hard_state.term.max(entries.last().map_or(0, |e| e.term));
-    Ok((hard_state, entries))
 }
 
 /// The members of a group that has no checkpoint yet.

@@ -9,24 +9,26 @@ use super::*;
 /// Ticks within which a leader is found.
 const TICKS: usize = 40;
 
-struct Cluster {
-    groups: Vec<Group>,
-    now_us: u64,
+pub(super) struct Cluster {
+    pub(super) groups: Vec<Group>,
+    pub(super) now_us: u64,
     /// Messages on their way, and forwarded questions: from, to, what.
-    network: VecDeque<(u64, u64, Sent)>,
+    pub(super) network: VecDeque<(u64, u64, Sent)>,
     /// Nodes that nobody hears or reaches.
-    cut: BTreeSet<u64>,
+    pub(super) cut: BTreeSet<u64>,
     /// Its syncs take for ever.
-    slow_disk: Option<u64>,
+    pub(super) slow_disk: Option<u64>,
+    /// Hears nothing.
+    pub(super) deaf: Option<u64>,
     /// Raft's messages that a cut took away.
-    held: Vec<RaftMessage>,
-    unsynced: VecDeque<(u64, u64)>,
+    pub(super) held: Vec<RaftMessage>,
+    pub(super) unsynced: VecDeque<(u64, u64)>,
     /// Each node's newest checkpoint.
-    checkpoints: BTreeMap<u64, (CheckpointPlan, BTreeMap<StreamKey, Vec<u8>>)>,
+    pub(super) checkpoints: BTreeMap<u64, (CheckpointPlan, BTreeMap<StreamKey, Vec<u8>>)>,
     /// Replies of node and number; forwarded questions have numbers above [`FORWARDED`].
-    answers: BTreeMap<(u64, u64), Outcome>,
-    forwarded: BTreeMap<(u64, u64), (u64, u64)>,
-    asked: u64,
+    pub(super) answers: BTreeMap<(u64, u64), Outcome>,
+    pub(super) forwarded: BTreeMap<(u64, u64), (u64, u64)>,
+    pub(super) asked: u64,
 }
 
 /// Places chunks in a pack that nobody reads.
@@ -50,7 +52,7 @@ impl PlaceChunk for NoPack {
     }
 }
 
-enum Sent {
+pub(super) enum Sent {
     Raft(RaftMessage),
     Ask(u64, Request),
     Reply(u64, Outcome),
@@ -59,7 +61,7 @@ enum Sent {
 const FORWARDED: u64 = 1 << 32;
 
 impl Cluster {
-    fn new() -> Cluster {
+    pub(super) fn new() -> Cluster {
         let groups = (1..=3).map(|node_id| {
             let start = RaftStart {
                 node_id,
@@ -78,6 +80,7 @@ impl Cluster {
             network: VecDeque::new(),
             cut: BTreeSet::new(),
             slow_disk: None,
+            deaf: None,
             held: Vec::new(),
             unsynced: VecDeque::new(),
             checkpoints: BTreeMap::new(),
@@ -87,11 +90,11 @@ impl Cluster {
         }
     }
 
-    fn group(&mut self, node: u64) -> &mut Group {
+    pub(super) fn group(&mut self, node: u64) -> &mut Group {
         &mut self.groups[node as usize - 1]
     }
 
-    fn step(&mut self, node: u64, input: Input) {
+    pub(super) fn step(&mut self, node: u64, input: Input) {
         let now = Now {
             wall_ms: self.now_us / 1000,
             monotonic_us: self.now_us,
@@ -132,7 +135,7 @@ impl Cluster {
         }
     }
 
-    fn checkpoint(&mut self, node: u64) {
+    pub(super) fn checkpoint(&mut self, node: u64) {
         let plan = self.group(node).checkpoint(&mut NoPack);
         let (position, membership) = (plan.position, plan.membership.clone());
         let mut streams = self
@@ -156,7 +159,7 @@ impl Cluster {
         self.checkpoints.insert(node, (plan, streams));
     }
 
-    fn fetched(&self, from: u64) -> Fetched {
+    pub(super) fn fetched(&self, from: u64) -> Fetched {
         let (plan, streams) = &self.checkpoints[&from];
         let streams = streams.iter().map(|(k, v)| (k.clone(), v.clone()));
         Fetched {
@@ -168,7 +171,7 @@ impl Cluster {
     }
 
     /// Delivers and syncs until nothing is under way.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         loop {
             let is_fast = |(node, _): &(u64, u64)| self.slow_disk != Some(*node);
             let synced = self.unsynced.iter().position(is_fast);
@@ -176,7 +179,7 @@ impl Cluster {
             if let Some((node, number)) = synced {
                 self.step(node, Input::Persisted(number));
             } else if let Some((from, to, sent)) = self.network.pop_front() {
-                if self.cut.contains(&from) || self.cut.contains(&to) {
+                if self.cut.contains(&from) || self.cut.contains(&to) || self.deaf == Some(to) {
                     if let Sent::Raft(message) = sent {
                         self.held.push(message);
                     }
@@ -200,7 +203,7 @@ impl Cluster {
         }
     }
 
-    fn tick(&mut self) {
+    pub(super) fn tick(&mut self) {
         self.now_us += 50_000;
         for node in 1..=self.groups.len() as u64 {
             self.step(node, Input::RaftTick);
@@ -209,7 +212,7 @@ impl Cluster {
     }
 
     /// Lets time pass until one of these nodes leads.
-    fn elect(&mut self, nodes: &[u64]) -> u64 {
+    pub(super) fn elect(&mut self, nodes: &[u64]) -> u64 {
         for _ in 0..TICKS {
             self.tick();
             let leader = nodes
@@ -222,7 +225,7 @@ impl Cluster {
         panic!("nobody leads");
     }
 
-    fn send(&mut self, node: u64, name: &str, op: Op) -> (u64, u64) {
+    pub(super) fn send(&mut self, node: u64, name: &str, op: Op) -> (u64, u64) {
         self.asked += 1;
         let reply_to = ReplyTo(self.asked);
         let request = Request::on_key(key(name), op);
@@ -231,7 +234,7 @@ impl Cluster {
         (node, reply_to.0)
     }
 
-    fn ask(&mut self, node: u64, name: &str, op: Op) -> Outcome {
+    pub(super) fn ask(&mut self, node: u64, name: &str, op: Op) -> Outcome {
         let id = self.send(node, name, op);
         self.answers
             .remove(&id)
@@ -239,12 +242,12 @@ impl Cluster {
     }
 }
 
-fn others(leader: u64) -> (u64, u64) {
+pub(super) fn others(leader: u64) -> (u64, u64) {
     let mut others = (1..=3).filter(|n| *n != leader);
     (others.next().unwrap(), others.next().unwrap())
 }
 
-fn tail_of(outcome: &Outcome) -> u64 {
+pub(super) fn tail_of(outcome: &Outcome) -> u64 {
     match outcome {
         Outcome::Head(meta) => meta.tail.0,
         other => panic!("{other:?}"),
@@ -380,7 +383,7 @@ fn a_replica_whose_log_was_lost_is_not_brought_down_by_its_leader() {
 
 impl Cluster {
     /// A replica that is to join: it knows of no members.
-    fn add_replica(&mut self, node_id: u64) {
+    pub(super) fn add_replica(&mut self, node_id: u64) {
         assert_eq!(self.groups.len() as u64 + 1, node_id);
         let start = RaftStart {
             node_id,
@@ -391,7 +394,7 @@ impl Cluster {
     }
 
     /// Ticks and reconciles until the members are these.
-    fn reach(&mut self, wanted: &[u64]) {
+    pub(super) fn reach(&mut self, wanted: &[u64]) {
         for _ in 0..10 * TICKS {
             let is_done = |g: &Group| {
                 let m = g.membership();

@@ -1,0 +1,147 @@
+//! Clients: each asks one thing after the other, of any node, and a producer asks again until it knows.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use ursula::protocol::{Outcome, Producer, Refusal};
+
+use crate::history::{Op, What};
+use crate::plan::Plan;
+use crate::rng::Rng;
+
+/// A producer of one client for one stream.
+#[derive(Debug, Clone, Default)]
+struct Line {
+    epoch: u64,
+    seq: u64,
+    /// What was asked and not answered for certain.
+    open: Option<(Bytes, bool)>,
+}
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub struct Client {
+    number: usize,
+    lines: BTreeMap<String, Line>,
+    /// The operation under way.
+    pub busy: Option<u64>,
+}
+
+/// A stream's key and its group.
+pub fn key(group: u32, number: u64) -> String {
+    format!("/g{group}-{number}")
+}
+
+impl Client {
+    /// A client that asked nothing yet.
+    pub fn new(number: usize) -> Client {
+        Client {
+            number,
+            ..Client::default()
+        }
+    }
+
+    /// What it asks next, as operation `id`.
+    pub fn next(&mut self, id: u64, plan: &Plan, rng: &mut Rng, now_us: u64) -> Op {
+        let group = rng.range(1, u64::from(plan.groups)) as u32;
+        let key = key(group, rng.below(plan.keys));
+        let what = self.what(id, &key, plan, rng);
+        Op {
+            id,
+            client: self.number,
+            node: rng.range(1, plan.nodes),
+            group,
+            key,
+            what,
+            call_us: now_us,
+            known: 0,
+        }
+    }
+
+    fn what(&mut self, id: u64, key: &str, plan: &Plan, rng: &mut Rng) -> What {
+        let close = rng.chance(10_000);
+        match rng.below(100) {
+            0..10 => What::Create {
+                ttl: rng.chance(200_000).then(|| rng.range(1, 4)),
+                body: body(id, plan, rng),
+                closed: rng.chance(20_000),
+            },
+            10..35 => What::Append {
+                producer: None,
+                body: body(id, plan, rng),
+                close,
+            },
+            35..65 => {
+                let line = self.lines.entry(key.to_owned()).or_default();
+                let (body, close) =
+                    line.open.get_or_insert_with(|| (body(id, plan, rng), close)).clone();
+                let producer = Producer {
+                    id: format!("p{}", self.number),
+                    epoch: line.epoch,
+                    seq: line.seq,
+                };
+                What::Append {
+                    producer: Some(producer),
+                    body,
+                    close,
+                }
+            }
+            65..67 => What::Delete,
+            67..75 => What::Head,
+            _ => What::Read {
+                from: rng.pick(&[0, 0, 1, 30, 500]),
+                bytes_max: rng.pick(&[1, 100, 1 << 30]),
+                is_live: rng.chance(300_000),
+            },
+        }
+    }
+
+    /// It was answered; `None`: its node is gone.
+    pub fn answered(&mut self, op: &Op, outcome: Option<&Outcome>) {
+        self.busy = None;
+        let What::Append {
+            producer: Some(producer),
+            ..
+        } = &op.what
+        else {
+            return;
+        };
+        let Some(line) = self.lines.get_mut(&op.key) else {
+            return;
+        };
+        if (line.epoch, line.seq) != (producer.epoch, producer.seq) {
+            return;
+        }
+        match outcome {
+            Some(Outcome::Appended { .. }) => {
+                line.seq += 1;
+                line.open = None;
+            }
+            None
+            | Some(Outcome::Refused(
+                Refusal::OutcomeUnknown | Refusal::Unavailable | Refusal::Overloaded { .. },
+            )) => {}
+            Some(Outcome::Refused(Refusal::StaleEpoch { current })) => {
+                *line = Line {
+                    epoch: current + 1,
+                    ..Line::default()
+                };
+            }
+            Some(_) => {
+                *line = Line {
+                    epoch: line.epoch + 1,
+                    ..Line::default()
+                };
+            }
+        }
+    }
+}
+
+/// Bytes that say whose they are.
+fn body(id: u64, plan: &Plan, rng: &mut Rng) -> Bytes {
+    let mut text = format!("[{id:06}:");
+    let length = rng.below(plan.body_max) as usize;
+    text.extend((0..length).map(|i| char::from(b'a' + (i % 26) as u8)));
+    text.push(']');
+    text.into_bytes().into()
+}

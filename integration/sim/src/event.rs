@@ -1,0 +1,156 @@
+//! What is to happen, and when.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use bytes::Bytes;
+use ursula::group::CheckpointPlan;
+
+use crate::disk::{Checkpoint, Placer};
+
+/// A node, and which start of its process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// From 1.
+    pub node: u64,
+    /// From 1.
+    pub life: u64,
+}
+
+/// What one node sends to another.
+#[derive(Debug, Clone)]
+pub enum Packet {
+    /// An encoded `RaftMessage`.
+    Raft(Bytes),
+    /// A forwarded request: group, token, encoded.
+    Ask(u32, u64, Bytes),
+    /// Its answer: group, token, encoded.
+    Reply(u32, u64, Bytes),
+}
+
+/// See the module's head.
+pub enum Event {
+    /// Time passes for a node's groups.
+    Tick(Life),
+    /// A node proposes what has gathered, and syncs.
+    Turn(Life),
+    /// A sync is done.
+    Synced(Life),
+    /// A packet of a node arrives; one that is not Raft's only at the process that it was sent to.
+    Arrive {
+        /// The sender.
+        from: u64,
+        /// The receiver.
+        to: Life,
+        /// What.
+        packet: Packet,
+    },
+    /// A forwarded request did not leave.
+    NotSent(Life, u32, u64),
+    /// A link broke: requests to, or answers from, that node are lost.
+    LinkLost(Life, u64, bool),
+    /// A client asks.
+    Ask(usize),
+    /// A client has waited long enough for an operation.
+    GiveUp(usize, u64),
+    /// A client's request reaches its node.
+    Asked(Life, u64),
+    /// A round of checkpoints is due.
+    CheckpointDue(Life),
+    /// A checkpoint is on disk.
+    Checkpointed(Life, u32, Box<(CheckpointPlan, Placer)>),
+    /// A fetched checkpoint stands in the place of the group's files.
+    Exchanged(Life, u32),
+    /// A fetched checkpoint is there, or could not be had.
+    Fetched(Life, u32, Option<Box<Checkpoint>>),
+    /// A fault strikes.
+    Fault,
+    /// A stopped node starts.
+    Restart(u64),
+    /// A paused node goes on.
+    Resume(u64),
+    /// A node hears nothing for a while.
+    Deafen(u64),
+    /// Links work again.
+    Reconnect,
+    /// A disk is as fast as before.
+    DiskWell(u64),
+    /// Faults end.
+    Heal,
+    /// Every group must have a leader by now.
+    LeadersDue,
+    /// Every request must be answered by now.
+    AnswersDue,
+    /// Do the replicas agree? Asked until this time.
+    Agree(u64),
+}
+
+impl Event {
+    /// Whose process it belongs to.
+    pub fn life(&self) -> Option<Life> {
+        match self {
+            Event::Tick(l)
+            | Event::Turn(l)
+            | Event::Synced(l)
+            | Event::NotSent(l, ..)
+            | Event::LinkLost(l, ..)
+            | Event::Asked(l, _)
+            | Event::CheckpointDue(l)
+            | Event::Checkpointed(l, ..)
+            | Event::Exchanged(l, _)
+            | Event::Fetched(l, ..) => Some(*l),
+            Event::Arrive { to, .. } => Some(*to),
+            _ => None,
+        }
+    }
+}
+
+struct Scheduled {
+    at_us: u64,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Scheduled) -> bool {
+        (self.at_us, self.number) == (other.at_us, other.number)
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Scheduled) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Scheduled) -> Ordering {
+        (other.at_us, other.number).cmp(&(self.at_us, self.number))
+    }
+}
+
+/// Events in the order of their times; of one time, in the order they were added.
+#[derive(Default)]
+pub struct Queue {
+    heap: BinaryHeap<Scheduled>,
+    number: u64,
+}
+
+impl Queue {
+    /// Adds an event.
+    pub fn at(&mut self, at_us: u64, event: Event) {
+        self.number += 1;
+        self.heap.push(Scheduled {
+            at_us,
+            number: self.number,
+            event,
+        });
+    }
+
+    /// Takes the next one.
+    pub fn next(&mut self) -> Option<(u64, Event)> {
+        self.heap.pop().map(|s| (s.at_us, s.event))
+    }
+}

@@ -1,0 +1,185 @@
+//! What strikes: crashes, pauses, partitions, clocks that jump, disks that are slow, orders to hand over.
+
+use ursula::group::Input;
+
+use crate::event::Event;
+use crate::node::Waiting;
+use crate::world::World;
+
+impl World {
+    /// One fault strikes, and the next is scheduled.
+    pub fn fault(&mut self) {
+        if self.net.is_calm {
+            return;
+        }
+        let next_us = self.now_us + self.rng.latency(self.plan.fault_us);
+        self.queue.at(next_us, Event::Fault);
+        let total: u64 = self.plan.weights.iter().sum();
+        if total == 0 {
+            return;
+        }
+        let mut drawn = self.rng.below(total);
+        let node = self.rng.range(1, self.plan.nodes);
+        for (kind, weight) in self.plan.weights.into_iter().enumerate() {
+            if drawn < weight {
+                return self.strike(kind, node);
+            }
+            drawn -= weight;
+        }
+    }
+
+    fn strike(&mut self, kind: usize, node: u64) {
+        match kind {
+            0 => self.crash(node),
+            1 => self.pause(node),
+            2 => self.partition(node),
+            3 => self.jump(node),
+            4 => self.slow_disk(node),
+            5 => self.hand_over(node),
+            6 if self.node(node).is_up && !self.node(node).is_paused => self.begin_round(node),
+            6 => {}
+            _ => self.crash_many(),
+        }
+    }
+
+    /// The process ends at once, and starts again later.
+    pub fn crash(&mut self, node: u64) {
+        if !self.node(node).is_up {
+            return;
+        }
+        let me = &mut self.nodes[node as usize - 1];
+        let (lost, stayed) = me.disk.crash(&mut self.rng);
+        me.is_up = false;
+        me.is_paused = false;
+        let process = std::mem::take(&mut me.process);
+        let backlog = std::mem::take(&mut me.backlog);
+        self.coverage.hit("crash");
+        self.trace.show(self.now_us, || {
+            format!("node {node} crashes: {lost} records lost, {stayed} unsynced ones stay")
+        });
+        if lost > 0 {
+            self.coverage.hit("unsynced records lost");
+        }
+        if stayed > 0 {
+            self.coverage.hit("unsynced records stay");
+        }
+        let mut operations: Vec<u64> = Vec::new();
+        for waiting in process.waiting.into_values() {
+            if let Waiting::Client(op) = waiting {
+                operations.push(op);
+            }
+        }
+        for event in backlog {
+            if let Event::Asked(_, op) = event {
+                operations.push(op);
+            }
+        }
+        for op in operations {
+            self.lose_operation(op);
+        }
+        for peer in (1..=self.plan.nodes).filter(|p| *p != node) {
+            if self.rng.chance(800_000) {
+                let at_us = self.now_us + self.rng.below(300_000);
+                let life = self.node(peer).life;
+                self.queue.at(at_us, Event::LinkLost(life, node, true));
+                self.queue.at(at_us, Event::LinkLost(life, node, false));
+            }
+        }
+        let down_us = self.rng.pick(&[10_000, 300_000, 3_000_000]);
+        let at_us = self.now_us + self.rng.latency(down_us);
+        self.queue.at(at_us, Event::Restart(node));
+    }
+
+    fn crash_many(&mut self) {
+        self.coverage.hit("several crash at once");
+        for node in 1..=self.plan.nodes {
+            if self.rng.chance(700_000) {
+                self.crash(node);
+            }
+        }
+    }
+
+    fn pause(&mut self, node: u64) {
+        if self.node(node).is_up && !self.node(node).is_paused {
+            self.coverage.hit("pause");
+            self.trace.show(self.now_us, || format!("node {node} is paused"));
+            self.node(node).is_paused = true;
+            let typical_us = self.rng.pick(&[20_000, 400_000, 2_000_000]);
+            let at_us = self.now_us + self.rng.latency(typical_us);
+            self.queue.at(at_us, Event::Resume(node));
+        }
+    }
+
+    fn partition(&mut self, node: u64) {
+        let others: Vec<u64> = (1..=self.plan.nodes).filter(|n| *n != node).collect();
+        let bridge = self.rng.pick(&others);
+        let kind = self.rng.below(6);
+        let (from_it, to_it) = (kind != 1, kind != 0);
+        for other in &others {
+            let is_cut = match kind {
+                0..=2 => true,
+                // Only by one bridge the node is reached.
+                3 => *other != bridge,
+                // A node and some others, or a pair.
+                4 => self.rng.chance(500_000),
+                _ => *other == bridge,
+            };
+            if is_cut && from_it {
+                self.net.cut.insert((node, *other));
+            }
+            if is_cut && to_it {
+                self.net.cut.insert((*other, node));
+            }
+        }
+        self.coverage.hit(match kind {
+            0 | 1 => "one-way partition",
+            3 => "bridge partition",
+            _ => "partition",
+        });
+        self.trace.show(self.now_us, || format!("cut: {:?}", self.net.cut));
+        let typical_us = self.rng.pick(&[100_000, 1_000_000, 5_000_000]);
+        let at_us = self.now_us + self.rng.latency(typical_us);
+        self.queue.at(at_us, Event::Reconnect);
+    }
+
+    /// Nothing reaches the node for a while.
+    pub fn deafen(&mut self, node: u64) {
+        if !self.net.is_calm {
+            self.coverage.hit("a former leader hears nothing");
+            let others = (1..=self.plan.nodes).filter(|n| *n != node);
+            self.net.cut.extend(others.map(|n| (n, node)));
+            let at_us = self.now_us + self.rng.range(100_000, 600_000);
+            self.queue.at(at_us, Event::Reconnect);
+        }
+    }
+
+    fn jump(&mut self, node: u64) {
+        let span_ms = self.rng.pick(&[100, 5_000, 3_600_000]);
+        let by_ms = self.rng.range(0, 2 * span_ms) as i64 - span_ms as i64;
+        self.node(node).clock.wall_offset_ms += by_ms;
+        self.coverage.hit("wall clock jumped");
+        self.trace.show(self.now_us, || format!("node {node}: the wall clock jumps by {by_ms} ms"));
+    }
+
+    fn slow_disk(&mut self, node: u64) {
+        self.coverage.hit("slow disk");
+        self.node(node).slowness = self.rng.pick(&[10, 100, 1000]);
+        let typical_us = self.rng.pick(&[300_000, 3_000_000]);
+        let at_us = self.now_us + self.rng.latency(typical_us);
+        self.queue.at(at_us, Event::DiskWell(node));
+    }
+
+    fn hand_over(&mut self, node: u64) {
+        let to = self.rng.range(1, self.plan.nodes);
+        let to = self.rng.chance(500_000).then_some(to);
+        for group in 1..=self.plan.groups {
+            let hosted = &self.nodes[node as usize - 1].process.groups;
+            let is_leader = hosted.get(&group).is_some_and(|h| h.group.is_leader());
+            if is_leader && !self.node(node).is_paused {
+                self.coverage.hit("leadership handed over");
+                self.trace.show(self.now_us, || format!("node {node} hands over group {group}"));
+                self.step(node, group, Input::TransferLeader(to));
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What clients ask.
+
+use bytes::Bytes;
+use ursula::protocol::{
+    Append, ContentType, Create, Expiry, Offset, Op as Asked, Producer, Read, ReadFrom, Request,
+    StreamKey,
+};
+
+/// An operation under way.
+#[derive(Debug, Clone)]
+pub struct Op {
+    /// Its number.
+    pub id: u64,
+    /// Who asks.
+    pub client: usize,
+    /// Whom.
+    pub node: u64,
+    /// The key's group.
+    pub group: u32,
+    /// The stream.
+    pub key: String,
+    /// What.
+    pub what: What,
+    /// When.
+    pub call_us: u64,
+    /// What clients knew of the group's log then.
+    pub known: u64,
+}
+
+/// See [`Op`].
+#[derive(Debug, Clone)]
+pub enum What {
+    /// Of a stream with one body, which no other operation has.
+    Create {
+        /// Its time to live in seconds.
+        ttl: Option<u64>,
+        /// Its first bytes.
+        body: Bytes,
+        /// Closed from the beginning.
+        closed: bool,
+    },
+    /// Of a body that no other operation has, but those of the same producer and sequence.
+    Append {
+        /// Who appends.
+        producer: Option<Producer>,
+        /// The bytes.
+        body: Bytes,
+        /// And close.
+        close: bool,
+    },
+    /// Of a stream.
+    Delete,
+    /// Of a stream.
+    Head,
+    /// Of a stream.
+    Read {
+        /// First byte.
+        from: u64,
+        /// At most so many.
+        bytes_max: u64,
+        /// A step of a live read.
+        is_live: bool,
+    },
+}
+
+impl What {
+    /// It goes through the log.
+    pub fn is_write(&self) -> bool {
+        !matches!(self, What::Head | What::Read { .. })
+    }
+
+    /// The body of a write that is never asked again.
+    pub fn body_asked_once(&self) -> Option<Vec<u8>> {
+        match self {
+            What::Create { body, .. }
+            | What::Append {
+                body,
+                producer: None,
+                ..
+            } => Some(body.to_vec()),
+            _ => None,
+        }
+    }
+}
+
+impl Op {
+    /// As the group is asked.
+    pub fn request(&self) -> Request {
+        let text = || ContentType::from_stored("text/plain");
+        let op = match &self.what {
+            What::Create { ttl, body, closed } => Asked::Create(Create {
+                content_type: text(),
+                expiry: ttl.map_or(Expiry::Never, Expiry::Ttl),
+                closed: *closed,
+                body: body.clone(),
+                bucket_generation: 0,
+                fork: None,
+            }),
+            What::Append {
+                producer,
+                body,
+                close,
+            } => Asked::Append(Append {
+                content_type: Some(text()),
+                body: body.clone(),
+                close: *close,
+                stream_seq: None,
+                producer: producer.clone(),
+            }),
+            What::Delete => Asked::Delete,
+            What::Head => Asked::Head,
+            What::Read {
+                from,
+                bytes_max,
+                is_live,
+            } => Asked::Read(Read {
+                from: match from {
+                    0 => ReadFrom::Start,
+                    from => ReadFrom::At(Offset(*from)),
+                },
+                bytes_max: *bytes_max,
+                is_live: *is_live,
+            }),
+        };
+        Request::on_key(StreamKey::from_stored(&self.key), op)
+    }
+}

@@ -1,0 +1,249 @@
+//! What the cluster has committed, gathered from what its replicas apply, and whether what clients are told agrees.
+//! Owns one log for each group. Invariants that it checks: replicas apply the same entries (I5) and have the same state
+//! at the same index; an answer is what the log says, and the log's order is an order of real time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use prost::Message;
+use raftproto::command::{CommandBatch, command::Kind};
+use ursula::protocol::{Outcome, Refusal};
+
+use crate::history::{Op, What};
+use crate::model::{Model, Verdict, Version};
+
+/// A command in the log.
+#[derive(Debug)]
+struct Logged {
+    index: u64,
+    verdict: Verdict,
+    is_claimed: bool,
+}
+
+/// One group's.
+#[derive(Debug, Default)]
+struct GroupLedger {
+    entries: Vec<(u64, Bytes)>,
+    model: Model,
+    /// By the body; deletions by their key.
+    logged: BTreeMap<Vec<u8>, Vec<Logged>>,
+    /// What was said not to be done.
+    forbidden: BTreeSet<Vec<u8>>,
+    hashes: BTreeMap<u64, u64>,
+    /// What some client knows of the log.
+    known: u64,
+}
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    groups: BTreeMap<u32, GroupLedger>,
+    /// What is wrong.
+    pub findings: Vec<String>,
+}
+
+impl Ledger {
+    /// A replica has applied an entry.
+    pub fn applied(&mut self, node: u64, group: u32, index: u64, term: u64, payload: &Bytes) {
+        let ledger = self.groups.entry(group).or_default();
+        if let Some((known, bytes)) = ledger.entries.get(index as usize - 1) {
+            if (*known, bytes) != (term, payload) {
+                self.findings.push(format!(
+                    "node {node} applied another entry {index} of group {group}: term {term}, not {known}"
+                ));
+            }
+            return;
+        }
+        if ledger.entries.len() as u64 + 1 != index {
+            self.findings.push(format!(
+                "node {node} applied entry {index} of group {group}, {} follows",
+                ledger.entries.len() + 1
+            ));
+            return;
+        }
+        ledger.entries.push((term, payload.clone()));
+        if let Err(wrong) = ledger.take(index, payload) {
+            self.findings.push(format!("group {group}, entry {index}: {wrong}"));
+        }
+    }
+
+    /// The state of a replica at an index.
+    pub fn hashed(&mut self, node: u64, group: u32, index: u64, hash: u64) {
+        let ledger = self.groups.entry(group).or_default();
+        let known = *ledger.hashes.entry(index).or_insert(hash);
+        if known != hash {
+            self.findings.push(format!(
+                "node {node} has another state of group {group} at index {index}"
+            ));
+        }
+    }
+
+    /// What a client knows of a group's log when it asks.
+    pub fn known(&self, group: u32) -> u64 {
+        self.groups.get(&group).map_or(0, |g| g.known)
+    }
+
+    /// Where a group's log ends, as far as somebody has applied it.
+    pub fn end(&self, group: u32) -> u64 {
+        self.groups.get(&group).map_or(0, |g| g.entries.len() as u64)
+    }
+
+    /// A client was answered; `read` are a read's bytes.
+    pub fn answered(&mut self, op: &Op, outcome: &Outcome, read: Option<&[u8]>) {
+        let ledger = self.groups.entry(op.group).or_default();
+        if let Err(wrong) = ledger.judge(op, outcome, read) {
+            self.findings.push(format!(
+                "operation {} of client {} on node {} for {} (group {}), asked at {:.6}: {wrong}; it was told {outcome:?}",
+                op.id, op.client, op.node, op.key, op.group, op.call_us as f64 / 1e6
+            ));
+        }
+    }
+}
+
+impl GroupLedger {
+    fn take(&mut self, index: u64, payload: &Bytes) -> Result<(), String> {
+        if payload.is_empty() {
+            return Ok(());
+        }
+        let batch = CommandBatch::decode(payload.clone()).map_err(|e| e.to_string())?;
+        for command in &batch.commands {
+            let (id, is_once) = match &command.kind {
+                Some(Kind::Append(a)) => (a.body.to_vec(), a.producer.is_none()),
+                Some(Kind::Create(c)) => (c.body.to_vec(), true),
+                Some(Kind::Delete(d)) => (d.key.as_bytes().to_vec(), false),
+                _ => (Vec::new(), false),
+            };
+            let text = || String::from_utf8_lossy(&id[..id.len().min(24)]).into_owned();
+            if is_once && self.forbidden.contains(&id) {
+                return Err(format!("{} was said not to be done", text()));
+            }
+            let logged = self.logged.entry(id.clone()).or_default();
+            if is_once && !logged.is_empty() {
+                return Err(format!("{} was asked once and stands twice in the log", text()));
+            }
+            if let Some(verdict) = self.model.apply(index, batch.stamp_ms, command)? {
+                logged.push(Logged {
+                    index,
+                    verdict,
+                    is_claimed: false,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, op: &Op, outcome: &Outcome, read: Option<&[u8]>) -> Result<(), String> {
+        match outcome {
+            Outcome::Refused(Refusal::OutcomeUnknown) if op.what.is_write() => return Ok(()),
+            Outcome::Refused(Refusal::Unavailable | Refusal::Overloaded { .. }) => {
+                return self.not_done(op);
+            }
+            _ => {}
+        }
+        match &op.what {
+            What::Create { body, .. } | What::Append { body, .. } => {
+                self.claim(&body.to_vec(), op, outcome, false)
+            }
+            What::Delete => self.claim(&op.key.as_bytes().to_vec(), op, outcome, true),
+            What::Head => self.judge_head(op, outcome),
+            What::Read { .. } => self.judge_read(op, outcome, read.unwrap_or_default()),
+        }
+    }
+
+    fn not_done(&mut self, op: &Op) -> Result<(), String> {
+        if let Some(body) = op.what.body_asked_once() {
+            if self.logged.get(&body).is_some_and(|l| !l.is_empty()) {
+                return Err("it is in the log".to_owned());
+            }
+            self.forbidden.insert(body);
+        }
+        Ok(())
+    }
+
+    /// The answer to a write is what the log says at one place, after all that was known when it was asked.
+    fn claim(
+        &mut self,
+        id: &Vec<u8>,
+        op: &Op,
+        outcome: &Outcome,
+        is_exclusive: bool,
+    ) -> Result<(), String> {
+        let verdict = Verdict::of(outcome).ok_or("not an answer to a write")?;
+        let logged = self.logged.get_mut(id).map_or(&mut [][..], Vec::as_mut_slice);
+        let found = logged.iter_mut().find(|l| {
+            l.index > op.known && l.verdict == verdict && !(is_exclusive && l.is_claimed)
+        });
+        let Some(found) = found else {
+            return Err(format!(
+                "no entry after {} says so, the log has {logged:?}",
+                op.known
+            ));
+        };
+        found.is_claimed = true;
+        self.known = self.known.max(found.index);
+        Ok(())
+    }
+
+    fn judge_head(&mut self, op: &Op, outcome: &Outcome) -> Result<(), String> {
+        let (incarnation, tail, closed) = match outcome {
+            Outcome::Head(meta) => (meta.incarnation.0, meta.tail.0, meta.closed),
+            Outcome::Refused(Refusal::NotFound) => return self.judge_absence(op),
+            _ => return Err("not an answer to this".to_owned()),
+        };
+        self.see(op, |v| {
+            v.seen.is_some_and(|s| (s.incarnation, s.tail, s.closed) == (incarnation, tail, closed))
+        })
+    }
+
+    fn judge_absence(&mut self, op: &Op) -> Result<(), String> {
+        // Whether a stream's time is over is the leader's judgement; the log follows.
+        let may_be_over = |v: &Version| v.seen.is_some_and(|s| s.is_mortal);
+        if self.model.versions(&op.key, op.known).iter().any(may_be_over) {
+            return Ok(());
+        }
+        self.see(op, |v| v.seen.is_none())
+    }
+
+    /// Some version after what was known when it was asked is the one that was seen.
+    fn see(&mut self, op: &Op, matches: impl Fn(&Version) -> bool) -> Result<(), String> {
+        let versions = self.model.versions(&op.key, op.known);
+        let Some(version) = versions.iter().find(|v| matches(v)) else {
+            return Err(format!(
+                "what it was told is not of index {} or later: {versions:?}",
+                op.known
+            ));
+        };
+        self.known = self.known.max(version.since);
+        Ok(())
+    }
+
+    fn judge_read(&mut self, op: &Op, outcome: &Outcome, bytes: &[u8]) -> Result<(), String> {
+        let plan = match outcome {
+            Outcome::Read(plan) => plan,
+            Outcome::Refused(Refusal::NotFound) => return self.judge_absence(op),
+            Outcome::Refused(Refusal::OffsetBeyondTail { tail }) => {
+                return self.see(op, |v| v.seen.is_some_and(|s| s.tail == tail.0));
+            }
+            _ => return Err("not an answer to this".to_owned()),
+        };
+        let meta = &plan.meta;
+        let content = self.model.content(meta.incarnation.0);
+        let range = plan.start.0 as usize..plan.end.0 as usize;
+        if content.get(range) != Some(bytes) {
+            return Err(format!(
+                "it was given {} bytes that the stream never had there",
+                bytes.len()
+            ));
+        }
+        let is_partial = plan.end < meta.tail;
+        if is_partial || matches!(op.what, What::Read { is_live: true, .. }) {
+            return Ok(());
+        }
+        self.see(op, |v| {
+            v.seen.is_some_and(|s| {
+                (s.incarnation, s.tail, s.closed)
+                    == (meta.incarnation.0, meta.tail.0, meta.closed)
+            })
+        })
+    }
+}

@@ -1,0 +1,267 @@
+//! The protocol's rules once more, as simply as they can be said: what the committed log means.
+//! Owns all streams that ever were, with every version of each. Assumes that `apply` is called in log order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use raftproto::command::{Command, Expiry, command::Kind};
+use ursula::protocol::{Outcome, Refusal};
+
+/// What an outcome comes to, as far as a command's client may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Fresh, incarnation, tail, closed.
+    Created(bool, u64, u64, bool),
+    /// Tail, closed, duplicate, the producer's epoch and sequence.
+    Appended(u64, bool, bool, Option<(u64, u64)>),
+    /// A deletion.
+    Done,
+    /// Nothing was changed.
+    Refused(Refusal),
+}
+
+impl Verdict {
+    /// What a client was told; `None` for reads.
+    pub fn of(outcome: &Outcome) -> Option<Verdict> {
+        Some(match outcome {
+            Outcome::Created(c) => {
+                let meta = &c.meta;
+                Verdict::Created(c.fresh, meta.incarnation.0, meta.tail.0, meta.closed)
+            }
+            Outcome::Appended {
+                tail,
+                closed,
+                duplicate,
+                producer,
+            } => {
+                let producer = producer.map(|p| (p.epoch, p.seq));
+                Verdict::Appended(tail.0, *closed, *duplicate, producer)
+            }
+            Outcome::Done => Verdict::Done,
+            Outcome::Refused(refusal) => Verdict::Refused(refusal.clone()),
+            _ => return None,
+        })
+    }
+}
+
+/// A stream as a reader sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Which stream at its key.
+    pub incarnation: u64,
+    /// Its length.
+    pub tail: u64,
+    /// It takes no more.
+    pub closed: bool,
+    /// Its time may end.
+    pub is_mortal: bool,
+}
+
+/// What stands at a key from a log index on; `None`: nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    /// Its first log index.
+    pub since: u64,
+    /// What stands there.
+    pub seen: Option<Seen>,
+}
+
+#[derive(Debug)]
+struct Producer {
+    epoch: u64,
+    last_seq: u64,
+    tail: u64,
+}
+
+#[derive(Debug)]
+struct Stream {
+    seen: Seen,
+    expiry: Option<Expiry>,
+    touched_ms: u64,
+    producers: BTreeMap<String, Producer>,
+    bodies: BTreeSet<Vec<u8>>,
+}
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub struct Model {
+    streams: BTreeMap<String, Stream>,
+    next_incarnation: u64,
+    versions: BTreeMap<String, Vec<Version>>,
+    contents: BTreeMap<u64, Vec<u8>>,
+    stamp_ms: u64,
+}
+
+impl Model {
+    /// Applies a command of the entry at `index`. Answers what its client is to be told.
+    ///
+    /// # Errors
+    /// What no log may hold.
+    pub fn apply(
+        &mut self,
+        index: u64,
+        stamp_ms: u64,
+        command: &Command,
+    ) -> Result<Option<Verdict>, String> {
+        if stamp_ms < self.stamp_ms {
+            return Err(format!("the stamp of entry {index} goes back"));
+        }
+        self.stamp_ms = stamp_ms;
+        let (key, verdict) = match command.kind.as_ref() {
+            Some(Kind::Create(c)) => (&c.key, Some(self.create(c, stamp_ms))),
+            Some(Kind::Append(a)) => (&a.key, Some(self.append(a, stamp_ms)?)),
+            Some(Kind::Delete(d)) => {
+                let verdict = match self.streams.remove(&d.key) {
+                    Some(_) => Verdict::Done,
+                    None => Verdict::Refused(Refusal::NotFound),
+                };
+                (&d.key, Some(verdict))
+            }
+            Some(Kind::Touch(t)) => {
+                let stream = self.streams.get_mut(&t.key);
+                if let Some(s) = stream.filter(|s| s.seen.incarnation == t.incarnation) {
+                    s.touched_ms = s.touched_ms.max(t.at_ms);
+                }
+                (&t.key, None)
+            }
+            Some(Kind::Expire(e)) => {
+                let is_over = |s: &Stream| {
+                    s.seen.incarnation == e.incarnation
+                        && deadline_ms(s).is_some_and(|d| d <= stamp_ms)
+                };
+                if self.streams.get(&e.key).is_some_and(is_over) {
+                    self.streams.remove(&e.key);
+                }
+                (&e.key, None)
+            }
+            other => return Err(format!("an unexpected command: {other:?}")),
+        };
+        let seen = self.streams.get(key).map(|s| s.seen);
+        let versions = self.versions.entry(key.clone()).or_default();
+        if versions.last().and_then(|v| v.seen) != seen {
+            versions.push(Version { since: index, seen });
+        }
+        Ok(verdict)
+    }
+
+    fn create(&mut self, create: &raftproto::command::Create, stamp_ms: u64) -> Verdict {
+        let differs = |what| Verdict::Refused(Refusal::ConfigMismatch { what });
+        if let Some(stream) = self.streams.get(&create.key) {
+            if stream.expiry != create.expiry {
+                return differs("TTL or expiry");
+            }
+            if stream.seen.closed != create.closed {
+                return differs("closure status");
+            }
+            let seen = stream.seen;
+            return Verdict::Created(false, seen.incarnation, seen.tail, seen.closed);
+        }
+        self.next_incarnation += 1;
+        let seen = Seen {
+            incarnation: self.next_incarnation,
+            tail: create.body.len() as u64,
+            closed: create.closed,
+            is_mortal: create.expiry.is_some(),
+        };
+        self.contents.insert(seen.incarnation, create.body.to_vec());
+        let stream = Stream {
+            seen,
+            expiry: create.expiry,
+            touched_ms: stamp_ms,
+            producers: BTreeMap::new(),
+            bodies: BTreeSet::new(),
+        };
+        self.streams.insert(create.key.clone(), stream);
+        Verdict::Created(true, seen.incarnation, seen.tail, seen.closed)
+    }
+
+    fn append(
+        &mut self,
+        append: &raftproto::command::Append,
+        stamp_ms: u64,
+    ) -> Result<Verdict, String> {
+        let Some(stream) = self.streams.get_mut(&append.key) else {
+            return Ok(Verdict::Refused(Refusal::NotFound));
+        };
+        let seen = &mut stream.seen;
+        if let Some(producer) = &append.producer {
+            let known = stream.producers.get(&producer.id);
+            if let Some(known) = known
+                && known.epoch == producer.epoch
+                && producer.seq <= known.last_seq
+            {
+                let is_last = producer.seq == known.last_seq;
+                let tail = if is_last { known.tail } else { seen.tail };
+                let ack = Some((known.epoch, known.last_seq));
+                return Ok(Verdict::Appended(tail, seen.closed, true, ack));
+            }
+            let newest = known.map_or(0, |k| k.epoch);
+            if producer.epoch < newest {
+                return Ok(Verdict::Refused(Refusal::StaleEpoch { current: newest }));
+            }
+            let expected = match known {
+                Some(known) if known.epoch == producer.epoch => known.last_seq + 1,
+                _ => 0,
+            };
+            let is_new_epoch = known.is_some_and(|k| producer.epoch > k.epoch);
+            if seen.closed {
+                let tail = ursula::protocol::Offset(seen.tail);
+                return Ok(Verdict::Refused(Refusal::Closed { tail }));
+            }
+            if producer.seq != expected {
+                return Ok(Verdict::Refused(match is_new_epoch {
+                    true => Refusal::EpochMustStartAtZero,
+                    false => Refusal::ProducerGap {
+                        expected,
+                        received: producer.seq,
+                    },
+                }));
+            }
+        }
+        if seen.closed {
+            let tail = ursula::protocol::Offset(seen.tail);
+            return Ok(Verdict::Refused(Refusal::Closed { tail }));
+        }
+        if !stream.bodies.insert(append.body.to_vec()) {
+            let body = String::from_utf8_lossy(&append.body).into_owned();
+            return Err(format!("{body:.24} stands twice in {}", append.key));
+        }
+        seen.tail += append.body.len() as u64;
+        seen.closed = append.close;
+        stream.touched_ms = stamp_ms;
+        let content = self.contents.get_mut(&seen.incarnation).unwrap();
+        content.extend_from_slice(&append.body);
+        let ack = append.producer.as_ref().map(|p| (p.epoch, p.seq));
+        if let Some(p) = &append.producer {
+            let position = Producer {
+                epoch: p.epoch,
+                last_seq: p.seq,
+                tail: seen.tail,
+            };
+            stream.producers.insert(p.id.clone(), position);
+        }
+        Ok(Verdict::Appended(seen.tail, seen.closed, false, ack))
+    }
+
+    /// What stood at a key in some part of the log from `from` on, oldest first.
+    pub fn versions(&self, key: &str, from: u64) -> Vec<Version> {
+        const NOTHING: Version = Version {
+            since: 0,
+            seen: None,
+        };
+        let all = self.versions.get(key).map_or(&[][..], Vec::as_slice);
+        let before = all.partition_point(|v| v.since <= from);
+        let first = before.checked_sub(1).map_or(NOTHING, |i| all[i]);
+        std::iter::once(first).chain(all[before..].iter().copied()).collect()
+    }
+
+    /// All bytes that a stream ever had.
+    pub fn content(&self, incarnation: u64) -> &[u8] {
+        self.contents.get(&incarnation).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn deadline_ms(stream: &Stream) -> Option<u64> {
+    let expiry = stream.expiry?;
+    let window = expiry.ttl_seconds.map(|s| stream.touched_ms + s * 1000);
+    window.or(expiry.at_ms)
+}

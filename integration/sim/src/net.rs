@@ -1,0 +1,44 @@
+//! The network between the nodes: what comes through, when, and how often.
+
+use std::collections::BTreeSet;
+
+use crate::plan::Plan;
+use crate::rng::Rng;
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub struct Net {
+    /// From, to: nothing comes through.
+    pub cut: BTreeSet<(u64, u64)>,
+    /// Faults are over.
+    pub is_calm: bool,
+}
+
+impl Net {
+    /// When a message of Raft arrives: at no time, once or more often.
+    pub fn raft(&self, plan: &Plan, rng: &mut Rng, from: u64, to: u64, now_us: u64) -> Vec<u64> {
+        if self.cut.contains(&(from, to)) || (!self.is_calm && rng.chance(plan.loss)) {
+            return Vec::new();
+        }
+        let mut arrivals = vec![now_us + self.delay(plan, rng)];
+        while !self.is_calm && arrivals.len() < 4 && rng.chance(plan.duplicate) {
+            arrivals.push(now_us + self.delay(plan, rng));
+        }
+        arrivals
+    }
+
+    /// When a forwarded request or its answer arrives; `None`: it is lost.
+    pub fn link(&self, plan: &Plan, rng: &mut Rng, from: u64, to: u64, now_us: u64) -> Option<u64> {
+        let is_lost =
+            self.cut.contains(&(from, to)) || (!self.is_calm && rng.chance(plan.link_loss));
+        (!is_lost).then(|| now_us + self.delay(plan, rng))
+    }
+
+    fn delay(&self, plan: &Plan, rng: &mut Rng) -> u64 {
+        let delay_us = rng.latency(plan.delay_us);
+        if !self.is_calm && rng.chance(plan.late) {
+            return delay_us + rng.below(plan.late_us);
+        }
+        delay_us
+    }
+}

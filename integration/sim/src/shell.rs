@@ -1,0 +1,422 @@
+//! A node's shell: takes what comes, steps groups, carries out their effects; what `core` does in the real one.
+
+use prost::Message;
+use raftproto::peer::RaftMessage;
+use ursula::group::{BadMessage, Effect, Input, Now, ReplyTo};
+use ursula::protocol::{Op as Asked, Outcome, Piece, Refusal};
+use ursula::wire;
+
+use crate::event::{Event, Life, Packet};
+use crate::history::What;
+use crate::node::Waiting;
+use crate::world::{World, life_of};
+
+/// Ticks of Raft between two of time.
+const TICKS_PER_TICK: u64 = 5;
+
+/// `MsgTimeoutNow`.
+const TIMEOUT_NOW: u32 = 14;
+
+/// No sync takes longer.
+const SYNC_MAX_US: u64 = 1_500_000;
+
+impl World {
+    /// Something that a running process gets.
+    pub fn shell(&mut self, node: u64, event: Event) {
+        match event {
+            Event::Tick(_) => self.on_tick(node),
+            Event::Turn(_) => {
+                self.node(node).process.is_turning = false;
+                self.turn(node);
+            }
+            Event::Synced(_) => self.on_synced(node),
+            Event::Arrive { from, packet, .. } => self.on_packet(from, node, packet),
+            Event::NotSent(_, group, token) => {
+                self.coverage.hit("request not sent");
+                self.step(node, group, Input::NotSent { token });
+            }
+            Event::LinkLost(_, peer, is_request) => {
+                self.coverage.hit("link lost");
+                for group in 1..=self.plan.groups {
+                    let input = match is_request {
+                        true => Input::LinkLost(peer),
+                        false => Input::AnswersLost(peer),
+                    };
+                    self.step(node, group, input);
+                }
+            }
+            Event::Asked(_, op) => self.on_asked(node, op),
+            Event::CheckpointDue(life) => {
+                let at_us = self.now_us + self.rng.range(500_000, 20_000_000);
+                self.queue.at(at_us, Event::CheckpointDue(life));
+                self.begin_round(node);
+            }
+            Event::Checkpointed(_, group, planned) => self.on_checkpointed(node, group, *planned),
+            Event::Exchanged(_, group) => self.on_exchanged(node, group),
+            Event::Fetched(_, group, checkpoint) => self.on_fetched(node, group, checkpoint),
+            _ => unreachable!("the others belong to no process"),
+        }
+    }
+
+    fn on_tick(&mut self, node: u64) {
+        let life = self.node(node).life;
+        self.node(node).process.ticks += 1;
+        let is_fifth = self.node(node).process.ticks.is_multiple_of(TICKS_PER_TICK);
+        for group in 1..=self.plan.groups {
+            self.step(node, group, Input::RaftTick);
+            if is_fifth {
+                self.step(node, group, Input::Tick);
+            }
+        }
+        if self.node(node).life == life && self.node(node).is_up {
+            let tick_us = self.plan.settings(node, 0).tick_ms * 1000;
+            let late_us = self.rng.below(1000);
+            let at_us = self.now_us + self.node(node).clock.truly(tick_us) + late_us;
+            self.queue.at(at_us, Event::Tick(life));
+        }
+    }
+
+    pub fn turn_soon(&mut self, node: u64) {
+        let life = self.node(node).life;
+        if !std::mem::replace(&mut self.node(node).process.is_turning, true) {
+            let at_us = self.now_us + self.rng.below(100);
+            self.queue.at(at_us, Event::Turn(life));
+        }
+    }
+
+    fn turn(&mut self, node: u64) {
+        if self.node(node).process.syncing.is_some() {
+            return;
+        }
+        let life = self.node(node).life;
+        for group in std::mem::take(&mut self.node(node).process.to_flush) {
+            self.step(node, group, Input::Flush);
+        }
+        let sync_us = self.rng.latency(self.plan.sync_us);
+        let now_us = self.now_us;
+        let me = self.node(node);
+        if !me.is_up || me.life != life || me.process.unsynced.is_empty() {
+            return;
+        }
+        me.process.syncing = Some(std::mem::take(&mut me.process.unsynced));
+        me.disk.begin_sync();
+        let at_us = now_us + (sync_us * me.slowness).min(SYNC_MAX_US);
+        self.queue.at(at_us, Event::Synced(life));
+    }
+
+    fn on_synced(&mut self, node: u64) {
+        let me = self.node(node);
+        me.disk.end_sync();
+        for (group, number) in me.process.syncing.take().unwrap_or_default() {
+            self.step(node, group, Input::Persisted(number));
+        }
+        self.turn_soon(node);
+    }
+
+    fn on_packet(&mut self, from: u64, node: u64, packet: Packet) {
+        match packet {
+            Packet::Raft(bytes) => {
+                let message = RaftMessage::decode(bytes).unwrap();
+                self.step(node, message.group, Input::Peer(message));
+            }
+            Packet::Ask(group, token, bytes) => {
+                let request = wire::decode_request(bytes).unwrap();
+                let asker = life_of(self, from);
+                let reply_to = self.node(node).reply_to(Waiting::Node(asker, group, token));
+                self.coverage.hit("request forwarded");
+                self.step(node, group, Input::Forwarded { request, reply_to });
+            }
+            Packet::Reply(group, token, bytes) => {
+                let outcome = wire::decode_outcome(bytes).unwrap();
+                self.step(node, group, Input::ForwardReply { token, outcome });
+            }
+        }
+    }
+
+    fn on_asked(&mut self, node: u64, op: u64) {
+        let Some(asked) = self.operations.get(&op) else {
+            return;
+        };
+        let (group, request) = (asked.group, asked.request());
+        let reply_to = self.node(node).reply_to(Waiting::Client(op));
+        self.step(node, group, Input::Request { request, reply_to });
+    }
+
+    /// Starts an election.
+    pub fn campaign(&mut self, node: u64, group: u32) {
+        let now = self.now(node);
+        let mut effects = Vec::new();
+        if let Some(hosted) = self.node(node).process.groups.get_mut(&group) {
+            hosted.group.campaign(now, &mut effects).unwrap();
+        }
+        self.coverage.hit("first leader by turn");
+        self.observe(node, group, &effects);
+        self.perform(node, group, effects);
+    }
+
+    fn now(&mut self, node: u64) -> Now {
+        let now_us = self.now_us;
+        self.node(node).clock.at(now_us)
+    }
+
+    /// Steps a group and carries out what it wants.
+    pub fn step(&mut self, node: u64, group: u32, input: Input) {
+        if !self.node(node).is_up || !self.ledger.findings.is_empty() {
+            return;
+        }
+        let now = self.now(node);
+        let kind = kind_of(&input);
+        let line = self.trace.is_shown.then(|| format!("{input:?}"));
+        let mut effects = Vec::new();
+        let Some(hosted) = self.node(node).process.groups.get_mut(&group) else {
+            return;
+        };
+        let had_pending = hosted.group.has_pending();
+        hosted.group.step(now, input, &mut effects);
+        let is_new_pending = hosted.group.has_pending() && !had_pending;
+        let (term, applied) = (hosted.group.term(), hosted.group.applied().index);
+        let commit = hosted.group.commit();
+        self.steps += 1;
+        let count = effects.len() as u64;
+        let noted = [self.now_us, node, group.into(), kind, count, term, commit, applied];
+        self.trace.note(&noted);
+        if let Some(line) = line.filter(|_| kind != 0) {
+            let now_us = self.now_us;
+            self.trace.show(now_us, || {
+                format!("  n{node} g{group} t{term} a{applied} {line:.300}")
+            });
+        }
+        if is_new_pending {
+            self.node(node).process.to_flush.push(group);
+            self.turn_soon(node);
+        }
+        self.observe(node, group, &effects);
+        self.perform(node, group, effects);
+    }
+
+    fn perform(&mut self, node: u64, group: u32, effects: Vec<Effect>) {
+        let chance = if self.net.is_calm { 0 } else { self.plan.crash_in_step };
+        let mut crash_after = None;
+        if !effects.is_empty() && self.rng.chance(chance) {
+            crash_after = Some(self.rng.below(effects.len() as u64) as usize);
+        }
+        for (done, effect) in effects.into_iter().enumerate() {
+            if crash_after == Some(done) {
+                self.coverage.hit("crash between effects");
+                return self.crash(node);
+            }
+            self.trace.show(self.now_us, || format!("    n{node} g{group} -> {effect:.300?}"));
+            self.carry_out(node, group, effect);
+        }
+    }
+
+    fn carry_out(&mut self, node: u64, group: u32, effect: Effect) {
+        match effect {
+            Effect::Persist(persist) => {
+                self.node(node).persist(group, persist);
+                self.turn_soon(node);
+            }
+            Effect::Install(persist) => {
+                self.node(node).process.installs.push_back((group, persist));
+                self.next_install(node);
+            }
+            Effect::Send(message) => self.send(node, &message),
+            Effect::Forward {
+                node: to,
+                token,
+                request,
+            } => {
+                let bytes = wire::encode_request(&request).unwrap();
+                self.forward(node, to, group, token, bytes);
+            }
+            Effect::CheckpointWanted => {
+                self.coverage.hit("checkpoint wanted");
+                self.node(node).process.is_wanted = true;
+                self.begin_round(node);
+            }
+            Effect::FetchCheckpoint { node: giver, index } => {
+                self.fetch(node, giver, group, index);
+            }
+            Effect::Trouble(bad) => {
+                if bad != BadMessage::NotForUs {
+                    self.find(format!("node {node} group {group} is in trouble: {bad}"));
+                }
+            }
+            Effect::Reply { reply_to, outcome } => self.reply(node, reply_to, outcome),
+            Effect::LeaderChanged => self.coverage.hit("leader changed"),
+            Effect::Tail { .. }
+            | Effect::Deliver { .. }
+            | Effect::CheckHold { .. }
+            | Effect::ResumeBucketDeletion(_)
+            | Effect::TablesChanged => {}
+        }
+    }
+
+    fn send(&mut self, node: u64, message: &RaftMessage) {
+        let to = ursula::group::node_of(message.to);
+        let bytes = bytes::Bytes::from(message.encode_to_vec());
+        let mut arrivals = self.net.raft(&self.plan, &mut self.rng, node, to, self.now_us);
+        if message.r#type == TIMEOUT_NOW && !self.net.is_calm && self.rng.chance(300_000) {
+            // The order to take over comes when its sender has long given it up, and cannot be told of what follows.
+            self.coverage.hit("late order to take over");
+            let late_us = self.rng.range(200_000, 1_500_000);
+            arrivals.iter_mut().for_each(|at_us| *at_us += late_us);
+            self.queue.at(self.now_us + late_us, Event::Deafen(node));
+        }
+        for at_us in arrivals {
+            // Whatever process is there then: a message of Raft may outlive the one that it was meant for.
+            let life = life_of(self, to);
+            let packet = Packet::Raft(bytes.clone());
+            let from = node;
+            let event = Event::Arrive {
+                from,
+                to: life,
+                packet,
+            };
+            self.queue.at(at_us, event);
+        }
+    }
+
+    fn forward(&mut self, node: u64, to: u64, group: u32, token: u64, bytes: bytes::Bytes) {
+        let life = life_of(self, node);
+        if !self.node(to).is_up || self.rng.chance(self.plan.link_loss / 4) {
+            self.queue.at(self.now_us, Event::NotSent(life, group, token));
+            return;
+        }
+        self.by_link(node, to, Packet::Ask(group, token, bytes));
+    }
+
+    /// Sends what is lost only if the link breaks, which both ends learn sooner, later or not at all.
+    fn by_link(&mut self, from: u64, to: u64, packet: Packet) {
+        let receiver = life_of(self, to);
+        let arrival = self.net.link(&self.plan, &mut self.rng, from, to, self.now_us);
+        if let Some(at_us) = arrival.filter(|_| self.node(to).is_up) {
+            let event = Event::Arrive {
+                from,
+                to: receiver,
+                packet,
+            };
+            return self.queue.at(at_us, event);
+        }
+        if self.rng.chance(500_000) {
+            let (at_us, from_life) = (self.now_us + self.rng.below(500_000), life_of(self, from));
+            let event = match packet {
+                Packet::Reply(..) => Event::LinkLost(receiver, from, false),
+                _ => Event::LinkLost(from_life, to, true),
+            };
+            self.queue.at(at_us, event);
+        }
+    }
+
+    fn reply(&mut self, node: u64, reply_to: ReplyTo, outcome: Outcome) {
+        match self.node(node).process.waiting.remove(&reply_to.0) {
+            None => self.find(format!("node {node} answers {reply_to:?} twice: {outcome:?}")),
+            Some(Waiting::Node(asker, group, token)) => {
+                if let Outcome::Refused(Refusal::NotLeader { .. }) = outcome {
+                    self.coverage.hit("not the leader any more");
+                }
+                // By the link to whatever process is there now.
+                let bytes = wire::encode_outcome(&outcome);
+                if life_of(self, asker.node) != asker {
+                    self.coverage.hit("answer for a process that is gone");
+                }
+                self.by_link(node, asker.node, Packet::Reply(group, token, bytes));
+            }
+            Some(Waiting::Client(op)) => self.reply_to_client(node, op, &outcome),
+        }
+    }
+
+    fn reply_to_client(&mut self, node: u64, op: u64, outcome: &Outcome) {
+        let Some(op) = self.operations.remove(&op) else {
+            return self.find(format!("node {node} answers operation {op} twice"));
+        };
+        self.answered += 1;
+        self.trace.show(self.now_us, || format!("client {} is told #{} {outcome:?}", op.client, op.id));
+        let read = match outcome {
+            Outcome::Read(plan) => self.materialize(node, op.group, plan),
+            _ => None,
+        };
+        self.count_answer(&op.what, op.call_us, outcome);
+        self.ledger.answered(&op, outcome, read.as_deref());
+        self.client_answered(&op, Some(outcome));
+    }
+
+    fn count_answer(&mut self, what: &What, call_us: u64, outcome: &Outcome) {
+        let is_late = self.now_us > call_us + 500;
+        let path = match (outcome, what) {
+            (Outcome::Refused(Refusal::OutcomeUnknown), _) => "outcome unknown",
+            (Outcome::Refused(Refusal::Unavailable), _) => "unavailable",
+            (Outcome::Refused(Refusal::NotFound), _) => "not found",
+            (Outcome::Refused(Refusal::Closed { .. }), _) => "closed",
+            (Outcome::Refused(Refusal::StaleEpoch { .. }), _) => "stale epoch",
+            (Outcome::Refused(Refusal::ProducerGap { .. }), _) => "producer gap",
+            (Outcome::Refused(_), _) => "another refusal",
+            (Outcome::Appended { duplicate: true, .. }, _) => "producer duplicate",
+            (Outcome::Read(_), What::Read { is_live: true, .. }) => "live read",
+            (Outcome::Read(p), _) if p.end < p.meta.tail => "partial read",
+            (Outcome::Read(_), _) if is_late => "read after a round or a confirmation",
+            (Outcome::Read(_), _) => "read at once",
+            _ => return,
+        };
+        self.coverage.hit(path);
+    }
+
+    /// A plan's bytes.
+    fn materialize(
+        &mut self,
+        node: u64,
+        group: u32,
+        plan: &ursula::protocol::ReadPlan,
+    ) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        for piece in &plan.pieces {
+            match piece {
+                Piece::Hot(hot) => bytes.extend_from_slice(hot),
+                Piece::Cold {
+                    chunk, from, to, ..
+                } => {
+                    let disk = &self.node(node).disk;
+                    let found = disk.checkpoints.get(&group).and_then(|c| c.read(chunk, *from, *to));
+                    let Some(found) = found else {
+                        self.find(format!(
+                            "node {node}: a read of group {group} needs {chunk:?}, which is not on its disk"
+                        ));
+                        return None;
+                    };
+                    self.coverage.hit("read of a pack");
+                    bytes.extend_from_slice(&found);
+                }
+                Piece::Inherited { .. } => return None,
+            }
+        }
+        Some(bytes.split_off(usize::from(plan.lead)))
+    }
+}
+
+fn kind_of(input: &Input) -> u64 {
+    match input {
+        Input::RaftTick | Input::Tick => 0,
+        Input::Request { request, .. } => match request.op {
+            Asked::Create(_) => 1,
+            Asked::Append(_) => 2,
+            _ => 3,
+        },
+        Input::Forwarded { .. } => 4,
+        Input::ForwardReply { .. } => 5,
+        Input::NotSent { .. } => 6,
+        Input::Peer(m) => 100 + u64::from(m.r#type),
+        Input::LinkLost(_) => 7,
+        Input::AnswersLost(_) => 8,
+        Input::Fetched(_) => 9,
+        Input::FetchFailed => 10,
+        Input::TransferLeader(_) => 11,
+        Input::Reconcile(_) => 12,
+        Input::Flush => 13,
+        Input::Persisted(_) => 14,
+    }
+}
+
+/// The process that runs on a node now.
+pub fn running(life: Life, world: &mut World) -> bool {
+    world.node(life.node).life == life && world.node(life.node).is_up
+}

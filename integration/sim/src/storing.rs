@@ -1,0 +1,182 @@
+//! Checkpoints on a node: rounds over its groups, fetches from others, and the exchange of what was fetched.
+//! And what replicas show of themselves after each step.
+
+use ursula::group::{CheckpointPlan, Effect, Input};
+
+use crate::disk::{Checkpoint, Placer};
+use crate::event::Event;
+use crate::world::World;
+
+impl World {
+    /// Begins a round of checkpoints, unless one is under way.
+    pub fn begin_round(&mut self, node: u64) {
+        let groups = (1..=self.plan.groups).collect();
+        let process = &mut self.node(node).process;
+        if process.round.is_none() {
+            process.round = Some(groups);
+            process.is_wanted = false;
+            self.next_in_round(node);
+        }
+    }
+
+    fn next_in_round(&mut self, node: u64) {
+        let life = self.node(node).life;
+        loop {
+            let me = self.node(node);
+            let Some(round) = &mut me.process.round else {
+                return;
+            };
+            let Some(group) = round.pop_front() else {
+                me.process.round = None;
+                self.next_install(node);
+                if self.node(node).process.is_wanted {
+                    self.begin_round(node);
+                }
+                return;
+            };
+            let before = me.disk.checkpoints.get(&group).cloned().unwrap_or_default();
+            let Some(hosted) = me.process.groups.get_mut(&group) else {
+                continue;
+            };
+            if hosted.group.applied().index <= before.manifest.index {
+                continue;
+            }
+            let mut placer = Placer {
+                number: before.manifest.next_pack.max(1),
+                bytes: Vec::new(),
+            };
+            let plan = hosted.group.checkpoint(&mut placer);
+            let at_us = self.now_us + self.rng.latency(self.plan.sync_us * 3);
+            let planned = Box::new((plan, placer));
+            self.queue.at(at_us, Event::Checkpointed(life, group, planned));
+            return;
+        }
+    }
+
+    /// A checkpoint is written.
+    pub fn on_checkpointed(&mut self, node: u64, group: u32, planned: (CheckpointPlan, Placer)) {
+        let (plan, placer) = planned;
+        let hot_target = self.rng.pick(&[0, 100, 1 << 30]);
+        self.coverage.hit("checkpoint written");
+        let me = self.node(node);
+        let before = me.disk.checkpoints.entry(group).or_default();
+        let next = before.next(group, &plan, &placer);
+        let durable_pack = next.manifest.next_pack - 1;
+        *before = next;
+        if let Some(hosted) = me.process.groups.get_mut(&group) {
+            hosted.group.checkpointed(durable_pack, plan.position, &plan.membership, hot_target);
+        }
+        me.disk.release(group, plan.position.index);
+        self.next_in_round(node);
+    }
+
+    /// Asks another node for its checkpoint.
+    pub fn fetch(&mut self, node: u64, giver: u64, group: u32, index: u64) {
+        let life = self.node(node).life;
+        let there = self.net.link(&self.plan, &mut self.rng, node, giver, self.now_us);
+        let back = self.net.link(&self.plan, &mut self.rng, giver, node, self.now_us);
+        let source = self.node(giver);
+        let is_there = there.is_some() && back.is_some() && source.is_up && !source.is_paused;
+        let checkpoint = source.disk.checkpoints.get(&group).filter(|c| is_there && c.manifest.index >= index);
+        let checkpoint = checkpoint.cloned().map(Box::new);
+        let at_us = self.now_us + self.rng.latency(self.plan.delay_us * 10);
+        self.queue.at(at_us, Event::Fetched(life, group, checkpoint));
+    }
+
+    /// It came, or did not.
+    pub fn on_fetched(&mut self, node: u64, group: u32, checkpoint: Option<Box<Checkpoint>>) {
+        let Some(checkpoint) = checkpoint else {
+            self.coverage.hit("fetch failed");
+            return self.step(node, group, Input::FetchFailed);
+        };
+        self.coverage.hit("checkpoint fetched");
+        let fetched = Box::new(checkpoint.fetched(group));
+        self.node(node).process.fetched.insert(group, *checkpoint);
+        self.step(node, group, Input::Fetched(fetched));
+    }
+
+    /// Exchanges the next fetched checkpoint, if none is being written.
+    pub fn next_install(&mut self, node: u64) {
+        let life = self.node(node).life;
+        let process = &mut self.node(node).process;
+        if process.round.is_some() {
+            return;
+        }
+        if let Some((group, _)) = process.installs.front() {
+            let group = *group;
+            process.round = Some(std::collections::VecDeque::new());
+            let at_us = self.now_us + self.rng.latency(self.plan.sync_us * 2);
+            self.queue.at(at_us, Event::Exchanged(life, group));
+        }
+    }
+
+    /// The fetched checkpoint stands in the place of the group's files.
+    pub fn on_exchanged(&mut self, node: u64, group: u32) {
+        self.coverage.hit("checkpoint installed");
+        let me = self.node(node);
+        let Some((_, persist)) = me.process.installs.pop_front() else {
+            return;
+        };
+        let fetched = me.process.fetched.remove(&group).expect("it was fetched");
+        let index = fetched.manifest.index;
+        me.disk.checkpoints.insert(group, fetched);
+        me.persist(group, persist);
+        me.disk.release(group, index);
+        me.process.round = None;
+        self.turn_soon(node);
+        self.next_install(node);
+        if self.node(node).process.is_wanted {
+            self.begin_round(node);
+        }
+    }
+
+    /// Looks at a group after a step: what it wrote, what it applied, what its state is.
+    pub fn observe(&mut self, node: u64, group: u32, effects: &[Effect]) {
+        let mut truncates = false;
+        let me = self.nodes.get_mut(node as usize - 1).expect("it runs");
+        let Some(hosted) = me.process.groups.get_mut(&group) else {
+            return;
+        };
+        for effect in effects {
+            match effect {
+                Effect::Persist(persist) => {
+                    for entry in &persist.entries {
+                        truncates |= hosted.log.split_off(&entry.index).len() > 0;
+                        hosted.log.insert(entry.index, (entry.term, entry.payload.clone()));
+                    }
+                }
+                Effect::Install(_) => {
+                    hosted.log.clear();
+                    hosted.applied = hosted.group.applied();
+                    let hash = hosted.group.state_hash();
+                    self.ledger.hashed(node, group, hosted.applied.index, hash);
+                }
+                _ => {}
+            }
+        }
+        let applied = hosted.group.applied();
+        let is_ready = hosted.group.is_ready();
+        for index in hosted.applied.index + 1..=applied.index {
+            match hosted.log.get(&index) {
+                Some((term, payload)) => self.ledger.applied(node, group, index, *term, payload),
+                None => self.ledger.findings.push(format!(
+                    "node {node} applied entry {index} of group {group}, which it never wrote"
+                )),
+            }
+        }
+        if applied.index != hosted.applied.index {
+            hosted.applied = applied;
+            // A sample: each state costs its size.
+            if applied.index.is_multiple_of(4) || effects.len() > 12 {
+                let hash = hosted.group.state_hash();
+                self.ledger.hashed(node, group, applied.index, hash);
+            }
+        }
+        if is_ready != std::mem::replace(&mut hosted.was_ready, is_ready) {
+            self.coverage.hit(if is_ready { "leader ready" } else { "leader deposed" });
+        }
+        if truncates {
+            self.coverage.hit("conflicting entries replaced");
+        }
+    }
+}
