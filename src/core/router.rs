@@ -137,6 +137,7 @@ impl Core {
                     token,
                     request,
                 } => self.forward(group, node, token, &request),
+                Effect::Hibernate { node, notice } => self.tell_of_sleep(node, notice),
                 Effect::Trouble(bad) => self.trouble(group, bad),
                 Effect::CheckpointWanted => self.checkpoint_wanted(group),
                 Effect::FetchCheckpoint { node, index } => {

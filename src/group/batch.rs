@@ -8,11 +8,12 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use raftproto::command::{self, Command, CommandBatch, command::Kind};
 
-use super::{Effect, Group, ReplyTo, refuse};
 use super::log::LogPosition;
 use super::stream::ALONE_BYTES_MIN;
+use super::{Effect, Group, ReplyTo, refuse};
 use crate::protocol::{
-    Append, Create, Expiry, GroupTarget, Hold, Member, MemberChange, Op, Refusal, Request, StreamKey,
+    Append, Create, Expiry, GroupTarget, Hold, Member, MemberChange, Op, Refusal, Request,
+    StreamKey,
 };
 
 /// Commands that the next entry will carry.
@@ -114,9 +115,9 @@ impl Proposed {
 impl Group {
     /// What was proposed up to `index` is in a checkpoint, or something else is: nobody here knows.
     pub(super) fn forget_proposed(&mut self, index: u64, effects: &mut Vec<Effect>) {
-        while let Some(first) = self
-            .proposed
-            .pop_front_if(|first| first.position.index <= index)
+        let is_gone = |first: &Proposed| first.position.index <= index;
+        while self.proposed.front().is_some_and(is_gone)
+            && let Some(first) = self.proposed.pop_front()
         {
             self.uncommitted_bytes -= first.bytes;
             refuse(first.replies, &Refusal::OutcomeUnknown, effects);

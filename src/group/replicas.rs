@@ -75,6 +75,15 @@ impl Raft {
         self.node.report_snapshot(raft_id, SnapshotStatus::Failure);
     }
 
+    /// The voters are these, and nobody else takes part.
+    pub(super) fn has_exactly(&self, wanted: &[u64]) -> bool {
+        let conf = self.node.store().conf_state();
+        conf.voters_outgoing.is_empty()
+            && conf.learners.is_empty()
+            && conf.voters.len() == wanted.len()
+            && wanted.iter().all(|id| conf.voters.contains(id))
+    }
+
     /// Members are known; a replica that is to join knows none.
     pub(super) fn has_members(&self) -> bool {
         !self.node.store().conf_state().voters.is_empty()

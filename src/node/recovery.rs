@@ -13,9 +13,7 @@ use super::NodeError;
 use super::identity::Identity;
 use super::replay::{is_needed, replay};
 use crate::config::Config;
-use crate::core::{
-    GroupFiles, GroupStart, WalStart, manifest_path, read_tables, sweep,
-};
+use crate::core::{GroupFiles, GroupStart, WalStart, manifest_path, read_tables, sweep};
 use crate::group::{LogPosition, Machine, RaftStart};
 use crate::protocol::StreamKey;
 

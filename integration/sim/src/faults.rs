@@ -102,7 +102,8 @@ impl World {
     fn pause(&mut self, node: u64) {
         if self.node(node).is_up && !self.node(node).is_paused {
             self.coverage.hit("pause");
-            self.trace.show(self.now_us, || format!("node {node} is paused"));
+            self.trace
+                .show(self.now_us, || format!("node {node} is paused"));
             self.node(node).is_paused = true;
             let typical_us = self.rng.pick(&[20_000, 400_000, 2_000_000]);
             let at_us = self.now_us + self.rng.latency(typical_us);
@@ -136,7 +137,8 @@ impl World {
             3 => "bridge partition",
             _ => "partition",
         });
-        self.trace.show(self.now_us, || format!("cut: {:?}", self.net.cut));
+        self.trace
+            .show(self.now_us, || format!("cut: {:?}", self.net.cut));
         let typical_us = self.rng.pick(&[100_000, 1_000_000, 5_000_000]);
         let at_us = self.now_us + self.rng.latency(typical_us);
         self.queue.at(at_us, Event::Reconnect);
@@ -158,7 +160,9 @@ impl World {
         let by_ms = self.rng.range(0, 2 * span_ms) as i64 - span_ms as i64;
         self.node(node).clock.wall_offset_ms += by_ms;
         self.coverage.hit("wall clock jumped");
-        self.trace.show(self.now_us, || format!("node {node}: the wall clock jumps by {by_ms} ms"));
+        self.trace.show(self.now_us, || {
+            format!("node {node}: the wall clock jumps by {by_ms} ms")
+        });
     }
 
     fn slow_disk(&mut self, node: u64) {
@@ -177,7 +181,9 @@ impl World {
             let is_leader = hosted.get(&group).is_some_and(|h| h.group.is_leader());
             if is_leader && !self.node(node).is_paused {
                 self.coverage.hit("leadership handed over");
-                self.trace.show(self.now_us, || format!("node {node} hands over group {group}"));
+                self.trace.show(self.now_us, || {
+                    format!("node {node} hands over group {group}")
+                });
                 self.step(node, group, Input::TransferLeader(to));
             }
         }
