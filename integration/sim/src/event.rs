@@ -150,7 +150,7 @@ impl Queue {
     }
 
     /// Takes the next one.
-    pub fn next(&mut self) -> Option<(u64, Event)> {
+    pub fn pop(&mut self) -> Option<(u64, Event)> {
         self.heap.pop().map(|s| (s.at_us, s.event))
     }
 }
