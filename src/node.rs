@@ -1,6 +1,7 @@
 //! One node: recovery, one executor per core, signals, an orderly end.
 
 mod identity;
+mod join;
 mod preflight;
 mod pulse;
 mod recovery;

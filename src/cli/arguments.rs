@@ -2,6 +2,7 @@
 
 use argh::{EarlyExit, FromArgs};
 
+pub use super::cluster_arguments::{ClusterCommand, ClusterSubcommand};
 use crate::config::{CheckArguments, SETTINGS, ServerArguments};
 
 /// Durable, replayable event streams over plain HTTP.
@@ -38,6 +39,7 @@ pub enum Command {
     Head(Head),
     Close(Close),
     Delete(Delete),
+    Cluster(ClusterCommand),
     Version(Version),
 }
 

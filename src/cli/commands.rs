@@ -74,6 +74,7 @@ async fn dispatch(command: Command) -> Result<(), CliError> {
             said(send(&given.url, Method::POST, &headers).await?)
         }
         Command::Delete(given) => said(send(&given.url, Method::DELETE, &[]).await?),
+        Command::Cluster(given) => super::cluster::run(given).await,
         Command::Server(_) | Command::Config(_) | Command::Version(_) => {
             Err(CliError::Usage("not a client command".to_owned()))
         }

@@ -3,6 +3,8 @@
 
 mod arguments;
 mod client;
+mod cluster;
+mod cluster_arguments;
 mod commands;
 mod output;
 

@@ -120,7 +120,10 @@ pub fn load(
 fn check_cluster(config: &Config) -> Result<(), ConfigError> {
     let wrong = |text: String| Err(ConfigError::Contradiction(text));
     if config.peers.is_empty() {
-        return Ok(());
+        return match config.join {
+            true => wrong("`join` is set, but `peers` names nobody to ask".to_owned()),
+            false => Ok(()),
+        };
     }
     let id = config.node_id;
     if !config.peers.iter().any(|p| p.id == id) {

@@ -263,6 +263,8 @@ settings! {
         peers, "the nodes that form the cluster, this one included; without it, the node is alone.";
     cluster_listen: Option<SocketAddr>, "", "an address and port such as 10.0.0.1:4447",
         |t| if t.is_empty() { Some(None) } else { t.parse().ok().map(Some) }, "where the other nodes connect.";
+    join: bool, "false", "true or false",
+        boolean, "the data directory is new and the cluster is not: wait until an operator's order makes this node a member.";
     cluster_id: String, "ursula", "1 to 64 letters, digits, - and _",
         name, "name of the cluster: nodes of another one are refused; fixed when a data directory is made.";
     election_timeout_ms: u64, "300ms", "a time from 100ms to 60s",

@@ -20,6 +20,12 @@ impl Core {
             return;
         }
         let now_us = self.clock.monotonic_us();
+        let drained: Vec<u64> = {
+            let tables = self.tables.borrow();
+            let drained = tables.members.iter().filter(|m| m.drained);
+            drained.map(crate::protocol::Member::node).collect()
+        };
+        let is_drained = drained.contains(&self.config.node_id);
         let mut next = None;
         for group in self.groups.borrow().values() {
             let mut led_since = self.led_since.borrow_mut();
@@ -28,8 +34,8 @@ impl Core {
                 continue;
             }
             let since_us = *led_since.entry(group.id()).or_insert(now_us);
-            if since_us + SETTLED_US <= now_us
-                && let Some(node) = better_leader(group)
+            if (is_drained || since_us + SETTLED_US <= now_us)
+                && let Some(node) = better_leader(group, &drained)
                 && self.links.borrow().get(&node).is_some_and(|l| l.is_up())
             {
                 next = Some((group.id(), node));
@@ -46,8 +52,9 @@ impl Core {
 }
 
 /// The preferred node of a group that is led here, if that is another one and it could take over at once.
-fn better_leader(group: &Group) -> Option<u64> {
+fn better_leader(group: &Group, drained: &[u64]) -> Option<u64> {
     let mut voters = group.membership().voters;
+    voters.retain(|v| !drained.contains(&node_of(*v)));
     voters.sort_unstable();
     let preferred = *voters.get(group.id() as usize % voters.len().max(1))?;
     let can_lead = |r: &Replica| {

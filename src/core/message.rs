@@ -43,6 +43,13 @@ pub enum Message {
         /// The node; 0: nobody.
         node: u64,
     },
+    /// Hand over groups that the other core leads.
+    TransferLeaders {
+        /// Which; `u32::MAX`: all.
+        group: u32,
+        /// To whom; `None`: to whoever is best.
+        to_node: Option<u64>,
+    },
     /// How are you?
     Probe {
         /// The asking core's number for it.

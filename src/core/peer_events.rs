@@ -13,8 +13,8 @@ use raftproto::peer::{
 };
 use storage::{StorageError, framed};
 
-use super::Core;
 use super::transfer::{TransferError, give};
+use super::{Core, Message};
 use crate::group::Input;
 use crate::peer::{CheckpointParts, Code, GrpcError, PeerEvents};
 use crate::protocol::{GroupTarget, Op, Outcome, Request};
@@ -93,8 +93,13 @@ impl PeerEvents for PeerShell {
             None => Err(refused("no order, or one that only a newer ursula knows")),
             Some(Order::TransferLeaders(order)) => {
                 let to_node = (order.to_node != 0).then_some(order.to_node);
-                let led = self.0.transfer_leaders(order.group, to_node);
-                let text = format!("asked {led} groups of this core to hand over");
+                let core = &self.0;
+                core.transfer_leaders(order.group, to_node);
+                for other in (0..core.cores).filter(|c| *c != core.id) {
+                    let group = order.group;
+                    core.post_answer(other, Message::TransferLeaders { group, to_node });
+                }
+                let text = "the groups that it leads hand over".to_owned();
                 Ok(AdminReply { text })
             }
             Some(Order::ChangeMembers(mut order)) => {
@@ -206,6 +211,7 @@ impl Core {
             .map(|p| raftproto::command::Member {
                 raft_id: p.id,
                 cluster_address: p.address.clone(),
+                drained: false,
             });
         founders.collect()
     }
@@ -230,8 +236,8 @@ impl Core {
         }
     }
 
-    /// Hands over groups that this core leads; answers how many.
-    fn transfer_leaders(self: &Rc<Self>, group: u32, to_node: Option<u64>) -> usize {
+    /// Hands over the group, or all that this core leads.
+    pub(super) fn transfer_leaders(self: &Rc<Self>, group: u32, to_node: Option<u64>) {
         let is_meant = |g: &crate::group::Group| {
             g.is_leader() && !g.is_alone() && (group == u32::MAX || g.id() == group)
         };
@@ -245,7 +251,6 @@ impl Core {
         for group in &led {
             self.step(*group, Input::TransferLeader(to_node));
         }
-        led.len()
     }
 
     async fn node_status(self: &Rc<Self>, with_groups: bool) -> StatusReply {
@@ -271,6 +276,7 @@ impl Core {
         let members = tables.members.iter().map(|m| StoredMember {
             raft_id: m.raft_id,
             cluster_address: m.address.clone(),
+            drained: m.drained,
         });
         StatusReply {
             node: Some(self.hello()),
@@ -279,7 +285,21 @@ impl Core {
             groups_led,
             groups_without_leader,
             members: members.collect(),
+            bound_raft_ids: self.bound_raft_ids(),
         }
+    }
+
+    /// The raft ids that are known with their data directories.
+    fn bound_raft_ids(&self) -> Vec<u64> {
+        let Some(disk) = &self.disk else {
+            return Vec::new();
+        };
+        let known = framed::read(&disk.dir.join("peers")).ok().flatten();
+        let known = known.unwrap_or_default();
+        let text = String::from_utf8_lossy(&known);
+        let ids = text.lines().filter_map(|line| line.split(' ').next());
+        let bound = ids.filter_map(|id| id.parse().ok());
+        bound.chain([self.identity.raft_id]).collect()
     }
 
     /// What a node was asked may have been answered on a connection that broke.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use raftproto::peer::{Batch, ForwardedReply, ForwardedRequest, RaftMessage};
+use raftproto::peer::{Batch, ForwardedReply, ForwardedRequest, HibernateGroup, RaftMessage};
 
 use super::listen::ListenError;
 use super::peer_events::PeerShell;
@@ -86,7 +86,9 @@ impl Core {
         }
         let wanted: Vec<u64> = members.iter().map(|m| m.raft_id).collect();
         let groups = self.groups.borrow();
-        let led = groups.values().filter(|g| g.is_ready());
+        let led = groups
+            .values()
+            .filter(|g| g.is_ready() && !g.has_members(&wanted));
         let led: Vec<u32> = led.map(crate::group::Group::id).collect();
         drop(groups);
         for group in led {
@@ -98,6 +100,13 @@ impl Core {
     pub(super) fn send_to_peer(&self, message: RaftMessage) {
         if let Some(link) = self.links.borrow().get(&node_of(message.to)) {
             let _ = link.post(BatchItem::Raft(message));
+        }
+    }
+
+    /// Tells another node that a group sleeps.
+    pub(super) fn tell_of_sleep(&self, node: u64, notice: HibernateGroup) {
+        if let Some(link) = self.links.borrow().get(&node) {
+            let _ = link.post(BatchItem::Hibernate(notice));
         }
     }
 
@@ -156,6 +165,10 @@ impl Core {
             let owner = usize::from(self.owner(reply.group));
             parts[owner].get_or_insert_default().replies.push(reply);
         }
+        for notice in batch.hibernate {
+            let owner = usize::from(self.owner(notice.group));
+            parts[owner].get_or_insert_default().hibernate.push(notice);
+        }
         for (core, part) in (0..).zip(parts) {
             let Some(batch) = part else {
                 continue;
@@ -183,6 +196,10 @@ impl Core {
             if node_of(message.from) == node {
                 self.step(message.group, Input::Peer(message));
             }
+        }
+        for notice in batch.hibernate {
+            let group = notice.group;
+            self.step(group, Input::Hibernate { node, notice });
         }
         for asked in batch.requests {
             self.on_forwarded(node, asked);
@@ -293,7 +310,16 @@ impl Core {
     }
 
     pub(super) fn trouble(&self, group: u32, bad: BadMessage) {
-        log::error!("event=replica_refuses group={group} core={} {bad}", self.id);
+        let level = match bad {
+            BadMessage::LogLost | BadMessage::Diverged => log::Level::Error,
+            // A replica that was replaced is written to until its group knows.
+            BadMessage::Kind | BadMessage::NotForUs | BadMessage::Entries => log::Level::Debug,
+        };
+        log::log!(
+            level,
+            "event=replica_refuses group={group} core={} {bad}",
+            self.id
+        );
     }
 
     /// Hands over what this core leads and waits until others lead it, or nobody takes it.

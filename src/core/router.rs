@@ -137,6 +137,7 @@ impl Core {
                     token,
                     request,
                 } => self.forward(group, node, token, &request),
+                Effect::Hibernate { node, notice } => self.tell_of_sleep(node, notice),
                 Effect::Trouble(bad) => self.trouble(group, bad),
                 Effect::CheckpointWanted => self.checkpoint_wanted(group),
                 Effect::FetchCheckpoint { node, index } => {
@@ -303,6 +304,7 @@ impl Core {
                 self.ready_changed.raise();
             }
             Message::FromPeer { node, batch } => self.on_peer_batch(node, *batch),
+            Message::TransferLeaders { group, to_node } => self.transfer_leaders(group, to_node),
             Message::Leader { group, node } => self.note_leader(group, node),
             Message::Probe { id } => {
                 let report = Box::new(self.report());

@@ -236,7 +236,11 @@ impl Core {
                 // Nothing that a tick proposes is worth the room.
                 continue;
             }
-            let ids: Vec<u32> = self.groups.borrow().keys().copied().collect();
+            let now_ms = self.clock.now_ms();
+            let groups = self.groups.borrow();
+            let timed = groups.values().filter(|group| group.has_timed_work(now_ms));
+            let ids: Vec<u32> = timed.map(Group::id).collect();
+            drop(groups);
             for id in ids {
                 self.step(id, Input::Tick);
             }
@@ -244,7 +248,10 @@ impl Core {
     }
 
     fn raft_ticks(self: &Rc<Self>) {
-        let ids: Vec<u32> = self.groups.borrow().keys().copied().collect();
+        let groups = self.groups.borrow();
+        let awake = groups.values().filter(|group| !group.is_asleep());
+        let ids: Vec<u32> = awake.map(Group::id).collect();
+        drop(groups);
         for id in ids {
             self.step(id, Input::RaftTick);
         }

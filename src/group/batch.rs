@@ -8,11 +8,12 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use raftproto::command::{self, Command, CommandBatch, command::Kind};
 
-use super::{Effect, Group, ReplyTo, refuse};
 use super::log::LogPosition;
 use super::stream::ALONE_BYTES_MIN;
+use super::{Effect, Group, ReplyTo, refuse};
 use crate::protocol::{
-    Append, Create, Expiry, GroupTarget, Hold, Member, MemberChange, Op, Refusal, Request, StreamKey,
+    Append, Create, Expiry, GroupTarget, Hold, Member, MemberChange, Op, Refusal, Request,
+    StreamKey,
 };
 
 /// Commands that the next entry will carry.
@@ -264,6 +265,7 @@ fn change_members_command(base: &[Member], change: MemberChange) -> command::Cha
     let member = |m: &Member| command::Member {
         raft_id: m.raft_id,
         cluster_address: m.address.clone(),
+        drained: m.drained,
     };
     command::ChangeMembers {
         base: base.iter().map(member).collect(),
@@ -271,6 +273,8 @@ fn change_members_command(base: &[Member], change: MemberChange) -> command::Cha
             MemberChange::Add(added) => Change::Add(member(&added)),
             MemberChange::Remove(node) => Change::Remove(node),
             MemberChange::Replace(node) => Change::Replace(node),
+            MemberChange::Drain(node, true) => Change::Drain(node),
+            MemberChange::Drain(node, false) => Change::Undrain(node),
         }),
     }
 }

@@ -2,7 +2,7 @@
 
 use raftproto::checkpoint::Membership;
 use raftproto::command::Command;
-use raftproto::peer::RaftMessage;
+use raftproto::peer::{HibernateGroup, RaftMessage};
 
 use super::log::LogPosition;
 use super::machine::Machine;
@@ -52,6 +52,13 @@ pub enum Input {
         /// Its token.
         token: u64,
     },
+    /// The group's leader on this node lets it sleep.
+    Hibernate {
+        /// The node.
+        node: u64,
+        /// What it knows.
+        notice: HibernateGroup,
+    },
     /// A message of another replica.
     Peer(RaftMessage),
     /// The link to a node broke: what was sent and not answered may have arrived or not.
@@ -85,6 +92,13 @@ pub enum Effect {
     Install(Persist),
     /// Send a message to the node of its receiver; it may be lost.
     Send(RaftMessage),
+    /// Tell a node that the group sleeps.
+    Hibernate {
+        /// The node.
+        node: u64,
+        /// What this leader knows.
+        notice: HibernateGroup,
+    },
     /// Ask the group on another node; answer [`Input::ForwardReply`] or [`Input::NotSent`].
     Forward {
         /// The node.

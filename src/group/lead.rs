@@ -79,7 +79,11 @@ impl Group {
     }
 
     pub(super) fn on_raft_tick(&mut self, effects: &mut Vec<Effect>) {
-        if self.installing.is_some() {
+        if self.installing.is_some() || self.asleep {
+            return;
+        }
+        self.fall_asleep_if_idle(effects);
+        if self.asleep {
             return;
         }
         self.ticks += 1;

@@ -12,6 +12,13 @@
 use super::route::Asked;
 use super::{Effect, Group, ReadMode};
 
+impl Leadership {
+    /// No read waits for a round.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.round.is_none() && self.next.is_empty()
+    }
+}
+
 /// See the module's head.
 #[derive(Default)]
 pub(super) struct Leadership {

@@ -20,6 +20,7 @@ mod read;
 mod replicas;
 mod route;
 mod settings;
+mod sleep;
 mod stream;
 mod tails;
 #[cfg(test)]
@@ -75,6 +76,8 @@ pub struct Group {
     /// Nobody gets a vote before: a lease may rest on a promise that was forgotten with the last stop.
     no_vote_until_us: u64,
     ticks: u64,
+    asleep: bool,
+    idle_ticks: u32,
     /// The time of the current step; never goes back, and never below the log's last stamp.
     now_ms: u64,
     /// When this leadership began: reads before it may not be logged.
@@ -114,6 +117,8 @@ impl Group {
             now: Now::default(),
             no_vote_until_us: u64::MAX,
             ticks: 0,
+            asleep: false,
+            idle_ticks: 0,
             now_ms: 0,
             leader_since_ms: u64::MAX,
             durable_pack,
@@ -135,6 +140,9 @@ impl Group {
     /// Takes one input.
     pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
         self.set_now(now);
+        if wakes(&input, self.raft.leader()) {
+            self.wake();
+        }
         match input {
             Input::Request { request, reply_to } => {
                 self.on_request(request, reply_to, false, effects);
@@ -146,6 +154,7 @@ impl Group {
                 self.on_forward_reply(token, outcome, effects);
             }
             Input::NotSent { token } => self.not_sent(token, effects),
+            Input::Hibernate { node, notice } => self.on_hibernate(node, &notice),
             Input::Peer(message) => self.on_peer(message, effects),
             Input::LinkLost(node) => {
                 self.raft.unreachable(node);
@@ -466,6 +475,27 @@ impl Group {
         }
         self.expire_due();
         self.check_holds(effects);
+    }
+}
+
+/// What comes from others, or may need them, ends a group's sleep.
+fn wakes(input: &Input, leader: u64) -> bool {
+    match input {
+        Input::Request { request, .. } => {
+            !matches!(request.op, Op::Watch { .. } | Op::Unwatch { .. })
+        }
+        Input::LinkLost(node) => node_of(leader) == *node || leader == 0,
+        Input::Forwarded { .. }
+        | Input::ForwardReply { .. }
+        | Input::NotSent { .. }
+        | Input::Peer(_)
+        | Input::AnswersLost(_)
+        | Input::Fetched(_)
+        | Input::FetchFailed
+        | Input::TransferLeader(_)
+        | Input::Reconcile(_)
+        | Input::Flush => true,
+        Input::Hibernate { .. } | Input::RaftTick | Input::Persisted(_) | Input::Tick => false,
     }
 }
 

@@ -141,7 +141,9 @@ pub(super) fn incoming(
         | T::MsgHeartbeatResponse
         | T::MsgSnapshot
         | T::MsgTimeoutNow => {}
-        T::MsgHeartbeat if is_current && message.commit > log.last() => return Err(BadMessage::LogLost),
+        T::MsgHeartbeat if is_current && message.commit > log.last() => {
+            return Err(BadMessage::LogLost);
+        }
         T::MsgHeartbeat => {}
         T::MsgAppendResponse
             if is_current && is_leader && !message.reject && message.index > log.last() =>

@@ -18,7 +18,7 @@ impl Raft {
     /// Nobody else votes: what is on this disk is committed.
     pub(super) fn is_alone(&self) -> bool {
         let conf = self.node.store().conf_state();
-        conf.voters.len() <= 1 && conf.voters_outgoing.is_empty() && conf.learners.is_empty()
+        conf.voters == [self.id()] && conf.voters_outgoing.is_empty() && conf.learners.is_empty()
     }
 
     /// Hands leadership over to the replica that has most of the log, or to the one on `node`. False: there is none.
@@ -73,6 +73,15 @@ impl Raft {
     /// A replica did not take the checkpoint that it was pointed to: it is told again.
     pub(super) fn checkpoint_failed(&mut self, raft_id: u64) {
         self.node.report_snapshot(raft_id, SnapshotStatus::Failure);
+    }
+
+    /// The voters are these, and nobody else takes part.
+    pub(super) fn has_exactly(&self, wanted: &[u64]) -> bool {
+        let conf = self.node.store().conf_state();
+        conf.voters_outgoing.is_empty()
+            && conf.learners.is_empty()
+            && conf.voters.len() == wanted.len()
+            && wanted.iter().all(|id| conf.voters.contains(id))
     }
 
     /// Members are known; a replica that is to join knows none.

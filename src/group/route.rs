@@ -259,7 +259,8 @@ impl Group {
     /// Answers the confirmed reads whose index is applied by now.
     pub(super) fn answer_confirmed(&mut self, effects: &mut Vec<Effect>) {
         while self.installing.is_none()
-            && let Some(first) = self.waiting.confirmed.first_entry() {
+            && let Some(first) = self.waiting.confirmed.first_entry()
+        {
             if *first.key() > self.applied.index {
                 return;
             }

@@ -17,6 +17,7 @@ impl Meta {
         let member = |m: command::Member| Member {
             raft_id: m.raft_id,
             address: m.cluster_address,
+            drained: m.drained,
         };
         let mut members = if self.members.is_empty() {
             order.base.into_iter().map(member).collect()
@@ -50,6 +51,16 @@ impl Meta {
                 Some(known) => members[known].raft_id += REPLACED_ONCE,
                 None => return refused(format!("node {node} is not a member: add it")),
             },
+            Some(Change::Drain(node) | Change::Undrain(node)) => {
+                let is_drained = matches!(order.change, Some(Change::Drain(_)));
+                match place(&members, node) {
+                    Some(known) => members[known].drained = is_drained,
+                    None => return refused(format!("node {node} is not a member")),
+                }
+                if members.iter().all(|m| m.drained) {
+                    return refused("then no node could lead".to_owned());
+                }
+            }
             None => return refused("an order of a newer ursula".to_owned()),
         }
         members.sort_unstable_by_key(Member::node);

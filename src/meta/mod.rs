@@ -171,6 +171,7 @@ impl Meta {
                 .map(|m| checkpoint::Member {
                     raft_id: m.raft_id,
                     cluster_address: m.address.clone(),
+                    drained: m.drained,
                 })
                 .collect(),
         }
@@ -196,6 +197,7 @@ impl Meta {
                 .map(|m| Member {
                     raft_id: m.raft_id,
                     address: m.cluster_address.clone(),
+                    drained: m.drained,
                 })
                 .collect(),
         }

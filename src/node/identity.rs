@@ -1,5 +1,6 @@
-//! What must not change between starts of a data directory, in its file `node.ursula`: `ursula 2`, the store's id, the
-//! number of groups, the node's number, the cluster's name, and the nodes that founded it.
+//! What must not change between starts of a data directory, in its file `node.ursula`: format 2, the store's id, the
+//! number of groups, the node's number, the cluster's name, the nodes that founded it (`-` for one that joined), and the
+//! raft id of its replicas.
 
 use std::path::Path;
 
@@ -12,8 +13,10 @@ use crate::config::Config;
 pub struct Identity {
     /// Which data directory this is: drawn when it is made.
     pub store_id: [u8; 16],
-    /// The first members of all groups.
+    /// The first members of all groups; none where the node joined later.
     pub voters: Vec<u64>,
+    /// Of this node's replicas.
+    pub raft_id: u64,
 }
 
 impl Identity {
@@ -33,9 +36,11 @@ impl Identity {
 fn read(dir: &Path, path: &Path, text: &str, config: &Config) -> Result<Identity, NodeError> {
     let unreadable = || NodeError::Data(format!("{} is not readable", path.display()));
     let fields: Vec<&str> = text.split_whitespace().collect();
-    let (store, groups, node, cluster, voters) = match fields[..] {
-        ["1", store, groups, node] => (store, groups, node, None, node),
-        ["2", store, groups, node, cluster, voters] => (store, groups, node, Some(cluster), voters),
+    let (store, groups, node, cluster, voters, raft_id) = match fields[..] {
+        ["1", store, groups, node] => (store, groups, node, None, node, node),
+        ["2", store, groups, node, cluster, voters, raft_id] => {
+            (store, groups, node, Some(cluster), voters, raft_id)
+        }
         [version, ..] if version.parse::<u32>().is_ok_and(|v| v > 2) => {
             return Err(NodeError::Data(format!(
                 "{} was written by a newer ursula: start that one",
@@ -67,11 +72,13 @@ fn read(dir: &Path, path: &Path, text: &str, config: &Config) -> Result<Identity
             config.cluster_id
         )));
     }
-    let voters: Result<Vec<u64>, _> = voters.split(',').map(str::parse).collect();
+    let listed = voters.split(',').filter(|v| *v != "-");
+    let voters: Result<Vec<u64>, _> = listed.map(str::parse).collect();
     let store_id = u128::from_str_radix(store, 16).map_err(|_| unreadable())?;
     Ok(Identity {
         store_id: store_id.to_le_bytes(),
         voters: voters.map_err(|_| unreadable())?,
+        raft_id: raft_id.parse().map_err(|_| unreadable())?,
     })
 }
 
@@ -92,19 +99,28 @@ fn make(dir: &Path, path: &Path, config: &Config) -> Result<Identity, NodeError>
     if got != store_id.len() as isize {
         return Err(std::io::Error::last_os_error().into());
     }
-    let voters: Vec<u64> = match config.peers.is_empty() {
-        true => vec![config.node_id],
-        false => config.peers.iter().map(|p| p.id).collect(),
+    let (voters, raft_id) = match (config.join, config.peers.is_empty()) {
+        (true, _) => (Vec::new(), super::join::await_membership(config)?),
+        (false, true) => (vec![config.node_id], config.node_id),
+        (false, false) => (config.peers.iter().map(|p| p.id).collect(), config.node_id),
     };
-    let listed: Vec<String> = voters.iter().map(u64::to_string).collect();
+    let listed = voters
+        .iter()
+        .map(u64::to_string)
+        .collect::<Vec<_>>()
+        .join(",");
     let text = format!(
-        "2 {:032x} {} {} {} {}",
+        "2 {:032x} {} {} {} {} {raft_id}",
         u128::from_le_bytes(store_id),
         config.raft_group_count,
         config.node_id,
         config.cluster_id,
-        listed.join(",")
+        if listed.is_empty() { "-" } else { &listed }
     );
     framed::write_atomic(path, text.as_bytes())?;
-    Ok(Identity { store_id, voters })
+    Ok(Identity {
+        store_id,
+        voters,
+        raft_id,
+    })
 }

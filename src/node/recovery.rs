@@ -13,9 +13,7 @@ use super::NodeError;
 use super::identity::Identity;
 use super::replay::{is_needed, replay};
 use crate::config::Config;
-use crate::core::{
-    GroupFiles, GroupStart, WalStart, manifest_path, read_tables, sweep,
-};
+use crate::core::{GroupFiles, GroupStart, WalStart, manifest_path, read_tables, sweep};
 use crate::group::{LogPosition, Machine, RaftStart};
 use crate::protocol::StreamKey;
 
@@ -138,7 +136,7 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     Ok(Start {
         lock: Some(lock),
         store_id,
-        raft_id: config.node_id,
+        raft_id: identity.raft_id,
         etag_nonce: etag_nonce(config, store_id),
         cores: distribute(cores, starts.into_iter(), wal_of),
     })
@@ -234,7 +232,7 @@ fn start_group(
     Ok(GroupStart {
         machine,
         raft: RaftStart {
-            node_id: config.node_id,
+            node_id: identity.raft_id,
             membership,
             checkpoint,
             hard_state,

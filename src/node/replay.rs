@@ -42,9 +42,9 @@ pub fn replay(
     for record in records {
         if record.kind == record_kind::HARD_STATE {
             let vote = record.payload.as_ref().try_into();
-            let vote = vote.map(u64::from_le_bytes).map_err(|_| {
-                format!("the log of group {group} has a hard state without a vote")
-            })?;
+            let vote = vote
+                .map(u64::from_le_bytes)
+                .map_err(|_| format!("the log of group {group} has a hard state without a vote"))?;
             if record.term >= hard_state.term {
                 hard_state = SavedHardState {
                     term: record.term,

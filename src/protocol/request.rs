@@ -171,6 +171,8 @@ pub struct Member {
     pub raft_id: u64,
     /// `host:port` where its peers connect.
     pub address: String,
+    /// It leads no group.
+    pub drained: bool,
 }
 
 impl Member {
@@ -189,6 +191,8 @@ pub enum MemberChange {
     Remove(u64),
     /// The node with this number has lost its disk.
     Replace(u64),
+    /// The node with this number leads no group, or may again.
+    Drain(u64, bool),
 }
 
 /// What a PUT of a stream asks for.

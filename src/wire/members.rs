@@ -13,6 +13,7 @@ pub(super) fn message(member: &Member) -> command::Member {
     command::Member {
         raft_id: member.raft_id,
         cluster_address: member.address.clone(),
+        drained: member.drained,
     }
 }
 
@@ -23,6 +24,7 @@ pub(super) fn member(message: command::Member) -> Result<Member, WireError> {
     Ok(Member {
         raft_id: message.raft_id,
         address: message.cluster_address,
+        drained: message.drained,
     })
 }
 
@@ -37,6 +39,8 @@ pub(super) fn change_message(base: &[Member], change: &MemberChange) -> command:
             MemberChange::Add(added) => Change::Add(message(added)),
             MemberChange::Remove(node) => Change::Remove(*node),
             MemberChange::Replace(node) => Change::Replace(*node),
+            MemberChange::Drain(node, true) => Change::Drain(*node),
+            MemberChange::Drain(node, false) => Change::Undrain(*node),
         }),
     }
 }
@@ -49,6 +53,8 @@ pub fn change(message: command::ChangeMembers) -> Result<Op, WireError> {
             Change::Add(added) => MemberChange::Add(member(added)?),
             Change::Remove(node) => MemberChange::Remove(node),
             Change::Replace(node) => MemberChange::Replace(node),
+            Change::Drain(node) => MemberChange::Drain(node, true),
+            Change::Undrain(node) => MemberChange::Drain(node, false),
         },
     })
 }

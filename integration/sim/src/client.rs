@@ -73,8 +73,10 @@ impl Client {
             },
             35..65 => {
                 let line = self.lines.entry(key.to_owned()).or_default();
-                let (body, close) =
-                    line.open.get_or_insert_with(|| (body(id, plan, rng), close)).clone();
+                let (body, close) = line
+                    .open
+                    .get_or_insert_with(|| (body(id, plan, rng), close))
+                    .clone();
                 let producer = Producer {
                     id: format!("p{}", self.number),
                     epoch: line.epoch,

@@ -75,9 +75,15 @@ impl Disk {
         *released = index.max(*released);
         let is_free = |r: &Record| {
             r.kind >= CARRIED_KIND
-                || self.released.get(&r.group).is_some_and(|released| r.index <= *released)
+                || self
+                    .released
+                    .get(&r.group)
+                    .is_some_and(|released| r.index <= *released)
         };
-        let count = self.records[..self.synced].iter().take_while(|r| is_free(r)).count();
+        let count = self.records[..self.synced]
+            .iter()
+            .take_while(|r| is_free(r))
+            .count();
         for record in self.records.drain(..count) {
             if record.kind >= CARRIED_KIND {
                 self.carried.insert(record.group, record);

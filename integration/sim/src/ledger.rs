@@ -63,7 +63,8 @@ impl Ledger {
         }
         ledger.entries.push((term, payload.clone()));
         if let Err(wrong) = ledger.take(index, payload) {
-            self.findings.push(format!("group {group}, entry {index}: {wrong}"));
+            self.findings
+                .push(format!("group {group}, entry {index}: {wrong}"));
         }
     }
 
@@ -85,7 +86,9 @@ impl Ledger {
 
     /// Where a group's log ends, as far as somebody has applied it.
     pub fn end(&self, group: u32) -> u64 {
-        self.groups.get(&group).map_or(0, |g| g.entries.len() as u64)
+        self.groups
+            .get(&group)
+            .map_or(0, |g| g.entries.len() as u64)
     }
 
     /// A client was answered; `read` are a read's bytes.
@@ -119,7 +122,10 @@ impl GroupLedger {
             }
             let logged = self.logged.entry(id.clone()).or_default();
             if is_once && !logged.is_empty() {
-                return Err(format!("{} was asked once and stands twice in the log", text()));
+                return Err(format!(
+                    "{} was asked once and stands twice in the log",
+                    text()
+                ));
             }
             if let Some(verdict) = self.model.apply(index, batch.stamp_ms, command)? {
                 logged.push(Logged {
@@ -169,7 +175,10 @@ impl GroupLedger {
         is_exclusive: bool,
     ) -> Result<(), String> {
         let verdict = Verdict::of(outcome).ok_or("not an answer to a write")?;
-        let logged = self.logged.get_mut(id).map_or(&mut [][..], Vec::as_mut_slice);
+        let logged = self
+            .logged
+            .get_mut(id)
+            .map_or(&mut [][..], Vec::as_mut_slice);
         let found = logged.iter_mut().find(|l| {
             l.index > op.known && l.verdict == verdict && !(is_exclusive && l.is_claimed)
         });
@@ -191,14 +200,20 @@ impl GroupLedger {
             _ => return Err("not an answer to this".to_owned()),
         };
         self.see(op, |v| {
-            v.seen.is_some_and(|s| (s.incarnation, s.tail, s.closed) == (incarnation, tail, closed))
+            v.seen
+                .is_some_and(|s| (s.incarnation, s.tail, s.closed) == (incarnation, tail, closed))
         })
     }
 
     fn judge_absence(&mut self, op: &Op) -> Result<(), String> {
         // Whether a stream's time is over is the leader's judgement; the log follows.
         let may_be_over = |v: &Version| v.seen.is_some_and(|s| s.is_mortal);
-        if self.model.versions(&op.key, op.known).iter().any(may_be_over) {
+        if self
+            .model
+            .versions(&op.key, op.known)
+            .iter()
+            .any(may_be_over)
+        {
             return Ok(());
         }
         self.see(op, |v| v.seen.is_none())
@@ -241,8 +256,7 @@ impl GroupLedger {
         }
         self.see(op, |v| {
             v.seen.is_some_and(|s| {
-                (s.incarnation, s.tail, s.closed)
-                    == (meta.incarnation.0, meta.tail.0, meta.closed)
+                (s.incarnation, s.tail, s.closed) == (meta.incarnation.0, meta.tail.0, meta.closed)
             })
         })
     }

@@ -53,7 +53,10 @@ fn replay(seed: u64, is_shown: bool) -> ExitCode {
 }
 
 fn run_many(arguments: &Arguments) -> ExitCode {
-    #[expect(clippy::disallowed_methods, reason = "how fast it is; no history depends on it")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how fast it is; no history depends on it"
+    )]
     let began = std::time::Instant::now();
     let mut coverage = Coverage::default();
     let (mut virtual_us, mut operations, mut steps) = (0, 0, 0);
@@ -68,7 +71,9 @@ fn run_many(arguments: &Arguments) -> ExitCode {
         steps += report.steps;
         if let Some(finding) = report.findings.first() {
             failed += 1;
-            println!("\rFOUND by `cargo run --profile sim -p sim -- --seed {seed}`:\n  {finding:.600}");
+            println!(
+                "\rFOUND by `cargo run --profile sim -p sim -- --seed {seed}`:\n  {finding:.600}"
+            );
         }
         if done % 10 == 0 {
             eprint!("\r{done} of {} seeds, {failed} failed ", arguments.seeds);

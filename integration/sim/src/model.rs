@@ -251,7 +251,9 @@ impl Model {
         let all = self.versions.get(key).map_or(&[][..], Vec::as_slice);
         let before = all.partition_point(|v| v.since <= from);
         let first = before.checked_sub(1).map_or(NOTHING, |i| all[i]);
-        std::iter::once(first).chain(all[before..].iter().copied()).collect()
+        std::iter::once(first)
+            .chain(all[before..].iter().copied())
+            .collect()
     }
 
     /// All bytes that a stream ever had.

@@ -108,7 +108,12 @@ impl Node {
         self.is_up = true;
         self.process = Process::default();
         for group in 1..=plan.groups {
-            let checkpoint = self.disk.checkpoints.get(&group).cloned().unwrap_or_default();
+            let checkpoint = self
+                .disk
+                .checkpoints
+                .get(&group)
+                .cloned()
+                .unwrap_or_default();
             let manifest = &checkpoint.manifest;
             let (hard_state, entries) = replay(group, manifest, self.disk.recover(group))?;
             let everybody = || Membership {
@@ -119,7 +124,9 @@ impl Node {
                 index: manifest.index,
                 term: manifest.term,
             };
-            let log = entries.iter().map(|e| (e.index, (e.term, e.payload.clone())));
+            let log = entries
+                .iter()
+                .map(|e| (e.index, (e.term, e.payload.clone())));
             let log = log.collect();
             let start = RaftStart {
                 node_id: self.life.node,
@@ -181,6 +188,9 @@ impl Node {
         let groups = self.process.groups.iter();
         let turn = |group: &u32| u64::from(*group) % voters + 1 == self.life.node;
         let is_new = |h: &Hosted| h.group.last_index() == 0 && h.group.term() == 0;
-        groups.filter(|(id, h)| turn(id) && is_new(h)).map(|(id, _)| *id).collect()
+        groups
+            .filter(|(id, h)| turn(id) && is_new(h))
+            .map(|(id, _)| *id)
+            .collect()
     }
 }

@@ -60,7 +60,13 @@ impl Plan {
     pub fn of(seed: u64) -> Plan {
         let rng = &mut Rng::new(seed ^ 0x706c_616e);
         let calm = rng.chance(100_000);
-        let mut often = |most: u64| if calm || rng.chance(300_000) { 0 } else { rng.range(0, most) };
+        let mut often = |most: u64| {
+            if calm || rng.chance(300_000) {
+                0
+            } else {
+                rng.range(0, most)
+            }
+        };
         let (loss, duplicate, late) = (often(200_000), often(200_000), often(100_000));
         let (link_loss, crash_in_step) = (often(100_000), often(60) * often(20));
         let weights = std::array::from_fn(|_| often(100));

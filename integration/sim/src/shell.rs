@@ -1,7 +1,7 @@
 //! A node's shell: takes what comes, steps groups, carries out their effects; what `core` does in the real one.
 
 use prost::Message;
-use raftproto::peer::RaftMessage;
+use raftproto::peer::{HibernateGroup, RaftMessage};
 use ursula::group::{BadMessage, Effect, Input, Now, ReplyTo};
 use ursula::protocol::{Op as Asked, Outcome, Piece, Refusal};
 use ursula::wire;
@@ -63,8 +63,14 @@ impl World {
         self.node(node).process.ticks += 1;
         let is_fifth = self.node(node).process.ticks.is_multiple_of(TICKS_PER_TICK);
         for group in 1..=self.plan.groups {
-            self.step(node, group, Input::RaftTick);
-            if is_fifth {
+            let now_ms = self.now(node).wall_ms;
+            let hosted = self.node(node).process.groups.get(&group);
+            let is_asleep = hosted.is_some_and(|h| h.group.is_asleep());
+            let is_timed = hosted.is_some_and(|h| h.group.has_timed_work(now_ms));
+            if !is_asleep {
+                self.step(node, group, Input::RaftTick);
+            }
+            if is_fifth && is_timed {
                 self.step(node, group, Input::Tick);
             }
         }
@@ -126,6 +132,12 @@ impl World {
                 self.coverage.hit("request forwarded");
                 self.step(node, group, Input::Forwarded { request, reply_to });
             }
+            Packet::Hibernate(bytes) => {
+                let notice = HibernateGroup::decode(bytes).unwrap();
+                let (group, from) = (notice.group, from);
+                self.coverage.hit("let sleep");
+                self.step(node, group, Input::Hibernate { node: from, notice });
+            }
             Packet::Reply(group, token, bytes) => {
                 let outcome = wire::decode_outcome(bytes).unwrap();
                 self.step(node, group, Input::ForwardReply { token, outcome });
@@ -178,7 +190,16 @@ impl World {
         let commit = hosted.group.commit();
         self.steps += 1;
         let count = effects.len() as u64;
-        let noted = [self.now_us, node, group.into(), kind, count, term, commit, applied];
+        let noted = [
+            self.now_us,
+            node,
+            group.into(),
+            kind,
+            count,
+            term,
+            commit,
+            applied,
+        ];
         self.trace.note(&noted);
         if let Some(line) = line.filter(|_| kind != 0) {
             let now_us = self.now_us;
@@ -195,7 +216,11 @@ impl World {
     }
 
     fn perform(&mut self, node: u64, group: u32, effects: Vec<Effect>) {
-        let chance = if self.net.is_calm { 0 } else { self.plan.crash_in_step };
+        let chance = if self.net.is_calm {
+            0
+        } else {
+            self.plan.crash_in_step
+        };
         let mut crash_after = None;
         if !effects.is_empty() && self.rng.chance(chance) {
             crash_after = Some(self.rng.below(effects.len() as u64) as usize);
@@ -205,7 +230,9 @@ impl World {
                 self.coverage.hit("crash between effects");
                 return self.crash(node);
             }
-            self.trace.show(self.now_us, || format!("    n{node} g{group} -> {effect:.300?}"));
+            self.trace.show(self.now_us, || {
+                format!("    n{node} g{group} -> {effect:.300?}")
+            });
             self.carry_out(node, group, effect);
         }
     }
@@ -221,6 +248,10 @@ impl World {
                 self.next_install(node);
             }
             Effect::Send(message) => self.send(node, &message),
+            Effect::Hibernate { node: to, notice } => {
+                let bytes = notice.encode_to_vec().into();
+                self.by_link(node, to, Packet::Hibernate(bytes));
+            }
             Effect::Forward {
                 node: to,
                 token,
@@ -255,7 +286,9 @@ impl World {
     fn send(&mut self, node: u64, message: &RaftMessage) {
         let to = ursula::group::node_of(message.to);
         let bytes = bytes::Bytes::from(message.encode_to_vec());
-        let mut arrivals = self.net.raft(&self.plan, &mut self.rng, node, to, self.now_us);
+        let mut arrivals = self
+            .net
+            .raft(&self.plan, &mut self.rng, node, to, self.now_us);
         if message.r#type == TIMEOUT_NOW && !self.net.is_calm && self.rng.chance(300_000) {
             // The order to take over comes when its sender has long given it up, and cannot be told of what follows.
             self.coverage.hit("late order to take over");
@@ -280,7 +313,8 @@ impl World {
     fn forward(&mut self, node: u64, to: u64, group: u32, token: u64, bytes: bytes::Bytes) {
         let life = life_of(self, node);
         if !self.node(to).is_up || self.rng.chance(self.plan.link_loss / 4) {
-            self.queue.at(self.now_us, Event::NotSent(life, group, token));
+            self.queue
+                .at(self.now_us, Event::NotSent(life, group, token));
             return;
         }
         self.by_link(node, to, Packet::Ask(group, token, bytes));
@@ -289,7 +323,9 @@ impl World {
     /// Sends what is lost only if the link breaks, which both ends learn sooner, later or not at all.
     fn by_link(&mut self, from: u64, to: u64, packet: Packet) {
         let receiver = life_of(self, to);
-        let arrival = self.net.link(&self.plan, &mut self.rng, from, to, self.now_us);
+        let arrival = self
+            .net
+            .link(&self.plan, &mut self.rng, from, to, self.now_us);
         if let Some(at_us) = arrival.filter(|_| self.node(to).is_up) {
             let event = Event::Arrive {
                 from,
@@ -310,7 +346,9 @@ impl World {
 
     fn reply(&mut self, node: u64, reply_to: ReplyTo, outcome: Outcome) {
         match self.node(node).process.waiting.remove(&reply_to.0) {
-            None => self.find(format!("node {node} answers {reply_to:?} twice: {outcome:?}")),
+            None => self.find(format!(
+                "node {node} answers {reply_to:?} twice: {outcome:?}"
+            )),
             Some(Waiting::Node(asker, group, token)) => {
                 if let Outcome::Refused(Refusal::NotLeader { .. }) = outcome {
                     self.coverage.hit("not the leader any more");
@@ -331,7 +369,9 @@ impl World {
             return self.find(format!("node {node} answers operation {op} twice"));
         };
         self.answered += 1;
-        self.trace.show(self.now_us, || format!("client {} is told #{} {outcome:?}", op.client, op.id));
+        self.trace.show(self.now_us, || {
+            format!("client {} is told #{} {outcome:?}", op.client, op.id)
+        });
         let read = match outcome {
             Outcome::Read(plan) => self.materialize(node, op.group, plan),
             _ => None,
@@ -351,7 +391,12 @@ impl World {
             (Outcome::Refused(Refusal::StaleEpoch { .. }), _) => "stale epoch",
             (Outcome::Refused(Refusal::ProducerGap { .. }), _) => "producer gap",
             (Outcome::Refused(_), _) => "another refusal",
-            (Outcome::Appended { duplicate: true, .. }, _) => "producer duplicate",
+            (
+                Outcome::Appended {
+                    duplicate: true, ..
+                },
+                _,
+            ) => "producer duplicate",
             (Outcome::Read(_), What::Read { is_live: true, .. }) => "live read",
             (Outcome::Read(p), _) if p.end < p.meta.tail => "partial read",
             (Outcome::Read(_), _) if is_late => "read after a round or a confirmation",
@@ -376,7 +421,10 @@ impl World {
                     chunk, from, to, ..
                 } => {
                     let disk = &self.node(node).disk;
-                    let found = disk.checkpoints.get(&group).and_then(|c| c.read(chunk, *from, *to));
+                    let found = disk
+                        .checkpoints
+                        .get(&group)
+                        .and_then(|c| c.read(chunk, *from, *to));
                     let Some(found) = found else {
                         self.find(format!(
                             "node {node}: a read of group {group} needs {chunk:?}, which is not on its disk"
@@ -411,6 +459,7 @@ fn kind_of(input: &Input) -> u64 {
         Input::FetchFailed => 10,
         Input::TransferLeader(_) => 11,
         Input::Reconcile(_) => 12,
+        Input::Hibernate { .. } => 15,
         Input::Flush => 13,
         Input::Persisted(_) => 14,
     }

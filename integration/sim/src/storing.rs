@@ -48,7 +48,8 @@ impl World {
             let plan = hosted.group.checkpoint(&mut placer);
             let at_us = self.now_us + self.rng.latency(self.plan.sync_us * 3);
             let planned = Box::new((plan, placer));
-            self.queue.at(at_us, Event::Checkpointed(life, group, planned));
+            self.queue
+                .at(at_us, Event::Checkpointed(life, group, planned));
             return;
         }
     }
@@ -64,23 +65,38 @@ impl World {
         let durable_pack = next.manifest.next_pack - 1;
         *before = next;
         if let Some(hosted) = me.process.groups.get_mut(&group) {
-            hosted.group.checkpointed(durable_pack, plan.position, &plan.membership, hot_target);
+            hosted
+                .group
+                .checkpointed(durable_pack, plan.position, &plan.membership, hot_target);
         }
         me.disk.release(group, plan.position.index);
+        if self.rng.chance(300_000) {
+            let hash = self.node(node).disk.checkpoints[&group].machine(group).state_hash();
+            self.ledger.hashed(node, group, plan.position.index, hash);
+        }
         self.next_in_round(node);
     }
 
     /// Asks another node for its checkpoint.
     pub fn fetch(&mut self, node: u64, giver: u64, group: u32, index: u64) {
         let life = self.node(node).life;
-        let there = self.net.link(&self.plan, &mut self.rng, node, giver, self.now_us);
-        let back = self.net.link(&self.plan, &mut self.rng, giver, node, self.now_us);
+        let there = self
+            .net
+            .link(&self.plan, &mut self.rng, node, giver, self.now_us);
+        let back = self
+            .net
+            .link(&self.plan, &mut self.rng, giver, node, self.now_us);
         let source = self.node(giver);
         let is_there = there.is_some() && back.is_some() && source.is_up && !source.is_paused;
-        let checkpoint = source.disk.checkpoints.get(&group).filter(|c| is_there && c.manifest.index >= index);
+        let checkpoint = source
+            .disk
+            .checkpoints
+            .get(&group)
+            .filter(|c| is_there && c.manifest.index >= index);
         let checkpoint = checkpoint.cloned().map(Box::new);
         let at_us = self.now_us + self.rng.latency(self.plan.delay_us * 10);
-        self.queue.at(at_us, Event::Fetched(life, group, checkpoint));
+        self.queue
+            .at(at_us, Event::Fetched(life, group, checkpoint));
     }
 
     /// It came, or did not.
@@ -142,7 +158,9 @@ impl World {
                 Effect::Persist(persist) => {
                     for entry in &persist.entries {
                         truncates |= hosted.log.split_off(&entry.index).len() > 0;
-                        hosted.log.insert(entry.index, (entry.term, entry.payload.clone()));
+                        hosted
+                            .log
+                            .insert(entry.index, (entry.term, entry.payload.clone()));
                     }
                 }
                 Effect::Install(_) => {
@@ -173,7 +191,11 @@ impl World {
             }
         }
         if is_ready != std::mem::replace(&mut hosted.was_ready, is_ready) {
-            self.coverage.hit(if is_ready { "leader ready" } else { "leader deposed" });
+            self.coverage.hit(if is_ready {
+                "leader ready"
+            } else {
+                "leader deposed"
+            });
         }
         if truncates {
             self.coverage.hit("conflicting entries replaced");

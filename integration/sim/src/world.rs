@@ -217,7 +217,10 @@ impl World {
         op.known = self.ledger.known(op.group);
         let (id, node) = (op.id, op.node);
         self.trace.show(self.now_us, || {
-            format!("client {} asks node {node} #{id} {} {:?}", op.client, op.key, op.what)
+            format!(
+                "client {} asks node {node} #{id} {} {:?}",
+                op.client, op.key, op.what
+            )
         });
         self.operations.insert(id, op);
         let at_us = self.now_us + self.rng.below(500);
@@ -234,11 +237,14 @@ impl World {
             return self.find(format!("node {node} does not start: {wrong}"));
         }
         let life = self.node(node).life;
-        self.trace.show(self.now_us, || format!("node {node} starts, life {}", life.life));
+        self.trace.show(self.now_us, || {
+            format!("node {node} starts, life {}", life.life)
+        });
         let tick_us = self.rng.below(50_000);
         self.queue.at(self.now_us + tick_us, Event::Tick(life));
         let checkpoint_us = self.rng.range(1_000_000, 20_000_000);
-        self.queue.at(self.now_us + checkpoint_us, Event::CheckpointDue(life));
+        self.queue
+            .at(self.now_us + checkpoint_us, Event::CheckpointDue(life));
         let hosted: Vec<_> = self.node(node).process.groups.iter().collect();
         let hashes: Vec<_> = hosted
             .iter()
@@ -261,7 +267,9 @@ impl World {
             return;
         }
         let backlog = std::mem::take(&mut resumed.backlog);
-        self.trace.show(self.now_us, || format!("node {node} goes on, {} wait", backlog.len()));
+        self.trace.show(self.now_us, || {
+            format!("node {node} goes on, {} wait", backlog.len())
+        });
         for event in backlog {
             self.queue.at(self.now_us, event);
         }
@@ -277,12 +285,16 @@ impl World {
             let at_us = self.now_us + self.rng.below(500_000);
             self.queue.at(at_us, Event::Restart(node));
         }
-        self.queue.at(self.now_us + LEADERS_WITHIN_US, Event::LeadersDue);
+        self.queue
+            .at(self.now_us + LEADERS_WITHIN_US, Event::LeadersDue);
     }
 
     fn leaders_due(&mut self) {
         for group in 1..=self.plan.groups {
-            let ready = self.nodes.iter().filter(|n| n.process.groups[&group].group.is_ready());
+            let ready = self
+                .nodes
+                .iter()
+                .filter(|n| n.process.groups[&group].group.is_ready());
             if ready.count() != 1 {
                 let seconds = LEADERS_WITHIN_US / 1_000_000;
                 let all: Vec<String> = self.nodes.iter().map(|n| shown(n, group)).collect();
@@ -313,12 +325,16 @@ impl World {
                 }
             }
         }
-        self.queue.at(self.now_us + ANSWERS_WITHIN_US, Event::AnswersDue);
+        self.queue
+            .at(self.now_us + ANSWERS_WITHIN_US, Event::AnswersDue);
     }
 
     fn answers_due(&mut self) {
         if let Some(op) = self.operations.values().next() {
-            let text = format!("operation {} on node {} was never answered: {op:?}", op.id, op.node);
+            let text = format!(
+                "operation {} on node {} was never answered: {op:?}",
+                op.id, op.node
+            );
             self.find(text);
         }
         for node in 0..self.nodes.len() {
@@ -340,7 +356,11 @@ impl World {
         let has_parted = (1..=self.plan.groups).find(|group| {
             let mut ends = self.nodes.iter().map(|n| {
                 let group = &n.process.groups[group].group;
-                (group.applied().index, group.last_index(), group.state_hash())
+                (
+                    group.applied().index,
+                    group.last_index(),
+                    group.state_hash(),
+                )
             });
             let first = ends.next();
             ends.any(|end| Some(end) != first)
@@ -352,7 +372,9 @@ impl World {
             }
             Some(group) => {
                 let all: Vec<String> = self.nodes.iter().map(|n| shown(n, group)).collect();
-                self.find(format!("the replicas of group {group} do not agree: {all:?}"));
+                self.find(format!(
+                    "the replicas of group {group} do not agree: {all:?}"
+                ));
             }
         }
     }

@@ -64,10 +64,13 @@ fn a_late_answer_to_an_earlier_process_is_no_answer_to_this_one() {
                 reply_to: ReplyTo(77),
             },
         );
-        let tokens = cluster.network.drain(..).find_map(|(_, _, sent)| match sent {
-            Sent::Ask(token, _) => Some(token),
-            _ => None,
-        });
+        let tokens = cluster
+            .network
+            .drain(..)
+            .find_map(|(_, _, sent)| match sent {
+                Sent::Ask(token, _) => Some(token),
+                _ => None,
+            });
         cluster.cut.clear();
         tokens.expect("the leader is asked")
     };

@@ -55,6 +55,7 @@ impl PlaceChunk for NoPack {
 pub(super) enum Sent {
     Raft(RaftMessage),
     Ask(u64, Request),
+    Sleep(raftproto::peer::HibernateGroup),
     Reply(u64, Outcome),
 }
 
@@ -107,6 +108,9 @@ impl Cluster {
         for effect in effects {
             match effect {
                 Effect::Persist(persist) => self.unsynced.push_back((node, persist.number)),
+                Effect::Hibernate { node: to, notice } => {
+                    self.network.push_back((node, to, Sent::Sleep(notice)));
+                }
                 Effect::Send(m) => self.network.push_back((node, m.to, Sent::Raft(m))),
                 Effect::Forward {
                     node: to,
@@ -187,6 +191,9 @@ impl Cluster {
                 }
                 match sent {
                     Sent::Raft(message) => self.step(to, Input::Peer(message)),
+                    Sent::Sleep(notice) => {
+                        self.step(to, Input::Hibernate { node: from, notice });
+                    }
                     Sent::Reply(token, outcome) => {
                         self.step(to, Input::ForwardReply { token, outcome });
                     }
@@ -341,6 +348,35 @@ fn a_lease_does_not_hide_what_the_others_committed_before_the_leaders_own_disk()
 }
 
 #[test]
+fn a_group_sleeps_when_nobody_needs_it_and_wakes_for_a_request_and_for_the_loss_of_its_leader() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    let (a, b) = others(leader);
+    cluster.ask(leader, "s", create(Expiry::Never));
+    for _ in 0..4 * TICKS {
+        cluster.tick();
+    }
+    assert!(cluster.groups.iter().all(Group::is_asleep));
+    assert!(matches!(
+        cluster.ask(a, "s", append("x")),
+        Outcome::Appended { .. }
+    ));
+    assert!(cluster.groups.iter().all(|g| !g.is_asleep()));
+    for _ in 0..4 * TICKS {
+        cluster.tick();
+    }
+    assert!(cluster.groups.iter().all(Group::is_asleep));
+    cluster.cut.insert(leader);
+    cluster.step(a, Input::LinkLost(leader));
+    cluster.step(b, Input::LinkLost(leader));
+    let new = cluster.elect(&[a, b]);
+    assert!(matches!(
+        cluster.ask(new, "s", append("y")),
+        Outcome::Appended { .. }
+    ));
+}
+
+#[test]
 fn leadership_is_handed_over_without_a_refusal() {
     let mut cluster = Cluster::new();
     let old = cluster.elect(&[1, 2, 3]);
@@ -424,6 +460,10 @@ fn members_come_and_go_under_way() {
         cluster.ask(leader, "s", append("x"));
     }
     cluster.add_replica(4);
+    assert!(
+        !cluster.group(4).is_alone(),
+        "one without members is not its own master"
+    );
     cluster.add_replica(5);
     cluster.reach(&[1, 2, 3, 4, 5]);
     cluster.reach(&[2, 3, 4]);

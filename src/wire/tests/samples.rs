@@ -17,6 +17,7 @@ fn member() -> Member {
     Member {
         raft_id: (1 << 16) + 2,
         address: "node-2:4447".into(),
+        drained: true,
     }
 }
 

@@ -1,0 +1,327 @@
+//! `ursula cluster`: an operator's view of the nodes, and orders to them, over the cluster's own port.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use raftproto::command::{ChangeMembers, Member, change_members::Change};
+use raftproto::peer::{
+    AdminRequest, GroupStatus, StatusReply, StatusRequest, TransferLeaders, admin_request::Order,
+};
+
+use super::CliError;
+use super::arguments::{ClusterCommand, ClusterSubcommand};
+use crate::core::timeouts::Timeouts;
+use crate::peer::{Caller, Code, GrpcError};
+
+/// Between two looks at how far a change is.
+const LOOK: Duration = Duration::from_millis(250);
+
+pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
+    let timeouts: Rc<Timeouts> = Rc::default();
+    glommio::spawn_local(timeouts.clone().run()).detach();
+    let operator = Operator {
+        caller: Caller::new(Rc::default(), timeouts),
+        at: command.at,
+    };
+    let order = match command.command {
+        ClusterSubcommand::Status(status) => return operator.show(status.json).await,
+        ClusterSubcommand::TransferLeader(order) => {
+            return operator.transfer(order.from, order.group, order.to).await;
+        }
+        ClusterSubcommand::Add(order) => {
+            let wrong = || CliError::Usage(format!("{:?} is not N=HOST:PORT", order.node));
+            let (node, address) = order.node.split_once('=').ok_or_else(wrong)?;
+            let added = Member {
+                raft_id: node.parse().map_err(|_| wrong())?,
+                cluster_address: address.to_owned(),
+                drained: false,
+            };
+            Change::Add(added)
+        }
+        ClusterSubcommand::Remove(order) => Change::Remove(order.node),
+        ClusterSubcommand::Replace(order) => Change::Replace(order.node),
+        ClusterSubcommand::Drain(order) if order.undo => Change::Undrain(order.node),
+        ClusterSubcommand::Drain(order) => Change::Drain(order.node),
+    };
+    let change = ChangeMembers {
+        base: Vec::new(),
+        change: Some(order),
+    };
+    let said = operator.order(Order::ChangeMembers(change)).await?;
+    println!("{said}");
+    operator.follow(Duration::from_secs(command.wait_s)).await
+}
+
+struct Operator {
+    caller: Caller,
+    at: String,
+}
+
+/// How far the groups are from the members that they shall have.
+struct Progress {
+    groups: usize,
+    done: usize,
+    waiting: Vec<String>,
+}
+
+impl Operator {
+    async fn order(&self, order: Order) -> Result<String, CliError> {
+        let request = AdminRequest {
+            from: None,
+            order: Some(order),
+        };
+        let reply = self.caller.administer(&self.at, request).await;
+        reply.map(|r| r.text).map_err(|e| self.failed(&self.at, &e))
+    }
+
+    fn failed(&self, at: &str, error: &GrpcError) -> CliError {
+        match error.code {
+            Code::Unavailable | Code::DeadlineExceeded => {
+                CliError::Unavailable(format!("{at} ({})", error.message))
+            }
+            Code::FailedPrecondition => CliError::Refused {
+                status: 409,
+                message: error.message.clone(),
+            },
+            _ => CliError::Malformed(error.to_string()),
+        }
+    }
+
+    /// The status of the node that is asked, and of all that it knows of.
+    async fn all(&self) -> Result<Vec<(String, Result<StatusReply, GrpcError>)>, CliError> {
+        let request = StatusRequest { with_groups: true };
+        let first = self.caller.status(&self.at, request).await;
+        let first = first.map_err(|e| self.failed(&self.at, &e))?;
+        let mut others: Vec<String> = Vec::new();
+        for address in first.peers.iter().map(|p| p.cluster_address.clone()) {
+            if !others.contains(&address) {
+                others.push(address);
+            }
+        }
+        let mut all = vec![(self.at.clone(), Ok(first))];
+        for address in others {
+            let request = StatusRequest { with_groups: true };
+            let status = self.caller.status(&address, request).await;
+            all.push((address, status));
+        }
+        Ok(all)
+    }
+
+    async fn show(&self, json: bool) -> Result<(), CliError> {
+        let all = self.all().await?;
+        let progress = progress(&all);
+        if json {
+            println!("{}", as_json(&all, &progress));
+            return Ok(());
+        }
+        println!("node  clients                cluster                leads  without leader");
+        for (address, status) in &all {
+            match status {
+                Ok(status) => {
+                    let hello = status.node.clone().unwrap_or_default();
+                    println!(
+                        "{:<5} {:<22} {:<22} {:<6} {}",
+                        hello.node_id,
+                        hello.client_address,
+                        hello.cluster_address,
+                        status.groups_led,
+                        status.groups_without_leader
+                    );
+                }
+                Err(error) => println!("?     {:<22} {address:<22} {error}", ""),
+            }
+        }
+        let leaders = leaders(&all);
+        println!("\ngroup leader   term   applied    voters (how far each is behind)");
+        for (group, status) in &leaders {
+            let replicas: Vec<String> = status
+                .replicas
+                .iter()
+                .map(|r| {
+                    let behind = status.last_index.saturating_sub(r.matched);
+                    let state = match (r.is_installing, r.is_active) {
+                        (true, _) => ", gets a checkpoint",
+                        (_, false) => ", silent",
+                        _ => "",
+                    };
+                    format!("{} (-{behind}{state})", name(r.raft_id))
+                })
+                .collect();
+            println!(
+                "{group:<5} {:<8} {:<6} {:<10} {}",
+                name(status.leader),
+                status.term,
+                status.applied,
+                replicas.join(" ")
+            );
+        }
+        for group in all
+            .iter()
+            .filter_map(|(_, s)| s.as_ref().ok())
+            .flat_map(|s| &s.groups)
+        {
+            if !group.trouble.is_empty() {
+                println!("group {}: {}", group.group, group.trouble);
+            }
+        }
+        println!("\n{}", told(&progress));
+        Ok(())
+    }
+
+    async fn transfer(
+        &self,
+        from: Option<String>,
+        group: Option<u32>,
+        to: Option<u64>,
+    ) -> Result<(), CliError> {
+        let at = from.unwrap_or_else(|| self.at.clone());
+        let request = AdminRequest {
+            from: None,
+            order: Some(Order::TransferLeaders(TransferLeaders {
+                group: group.unwrap_or(u32::MAX),
+                to_node: to.unwrap_or(0),
+            })),
+        };
+        let reply = self.caller.administer(&at, request).await;
+        println!("{}", reply.map_err(|e| self.failed(&at, &e))?.text);
+        Ok(())
+    }
+
+    /// Shows how the groups follow an order, until all have or the time is over. The order stands either way.
+    async fn follow(&self, patience: Duration) -> Result<(), CliError> {
+        let rounds = (patience.as_millis() / LOOK.as_millis()).max(1);
+        let mut last = String::new();
+        for _ in 0..rounds {
+            let progress = progress(&self.all().await?);
+            let line = told(&progress);
+            if line != last {
+                eprintln!("{line}");
+                last = line;
+            }
+            if progress.groups > 0 && progress.done == progress.groups {
+                return Ok(());
+            }
+            glommio::timer::sleep(LOOK).await;
+        }
+        eprintln!("it goes on without this command: see `ursula cluster status`");
+        Err(CliError::Unavailable(
+            "the change within the time given".to_owned(),
+        ))
+    }
+}
+
+fn name(raft_id: u64) -> String {
+    match (raft_id & 0xffff, raft_id >> 16) {
+        (0, _) => "nobody".to_owned(),
+        (node, 0) => node.to_string(),
+        (node, replaced) => format!("{node}'{replaced}"),
+    }
+}
+
+/// Each group as its leader sees it, or else as anyone does.
+fn leaders(all: &[(String, Result<StatusReply, GrpcError>)]) -> BTreeMap<u32, GroupStatus> {
+    let mut found: BTreeMap<u32, GroupStatus> = BTreeMap::new();
+    for status in all.iter().filter_map(|(_, s)| s.as_ref().ok()) {
+        for group in &status.groups {
+            let is_better = found.get(&group.group).is_none_or(|known| {
+                (!group.replicas.is_empty(), group.term) > (!known.replicas.is_empty(), known.term)
+            });
+            if is_better {
+                found.insert(group.group, group.clone());
+            }
+        }
+    }
+    found
+}
+
+fn progress(all: &[(String, Result<StatusReply, GrpcError>)]) -> Progress {
+    let members = all
+        .iter()
+        .filter_map(|(_, s)| s.as_ref().ok())
+        .map(|s| &s.members);
+    // Whoever knows of the newest order knows of the highest raft ids, or of the fewest members: the meta group's leader.
+    let groups = leaders(all);
+    let meta_leader = groups.get(&0).map_or(0, |g| g.leader);
+    let by_leader = all
+        .iter()
+        .filter_map(|(_, s)| s.as_ref().ok())
+        .find(|s| s.node.as_ref().is_some_and(|n| n.raft_id == meta_leader));
+    let wanted = by_leader
+        .map(|s| &s.members)
+        .or_else(|| members.max_by_key(|m| m.len()));
+    let mut wanted: Vec<u64> = wanted.into_iter().flatten().map(|m| m.raft_id).collect();
+    wanted.sort_unstable();
+    let is_done = |group: &GroupStatus| {
+        let membership = group.membership.clone().unwrap_or_default();
+        let mut voters = membership.voters;
+        voters.sort_unstable();
+        let is_quiet = membership.voters_outgoing.is_empty() && membership.learners.is_empty();
+        group.leader != 0 && is_quiet && (wanted.is_empty() || voters == wanted)
+    };
+    let waiting = groups.iter().filter(|(_, g)| !is_done(g));
+    let waiting: Vec<String> = waiting.map(|(id, _)| id.to_string()).collect();
+    Progress {
+        groups: groups.len(),
+        done: groups.len() - waiting.len(),
+        waiting,
+    }
+}
+
+fn told(progress: &Progress) -> String {
+    let Progress {
+        groups,
+        done,
+        waiting,
+    } = progress;
+    if waiting.is_empty() {
+        format!("all {groups} groups have a leader and the members that they shall have")
+    } else {
+        let shown = waiting
+            .iter()
+            .take(16)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(", ");
+        format!("{done} of {groups} groups have the members that they shall have; not yet: {shown}")
+    }
+}
+
+fn as_json(
+    all: &[(String, Result<StatusReply, GrpcError>)],
+    progress: &Progress,
+) -> serde_json::Value {
+    let nodes = all.iter().map(|(address, status)| match status {
+        Ok(status) => {
+            let hello = status.node.clone().unwrap_or_default();
+            serde_json::json!({
+                "node": hello.node_id,
+                "raft_id": hello.raft_id,
+                "clients": hello.client_address,
+                "cluster": hello.cluster_address,
+                "groups_led": status.groups_led,
+                "groups_without_leader": status.groups_without_leader,
+            })
+        }
+        Err(error) => serde_json::json!({ "cluster": address, "error": error.to_string() }),
+    });
+    let groups = leaders(all).into_values().map(|g| {
+        let membership = g.membership.clone().unwrap_or_default();
+        serde_json::json!({
+            "group": g.group,
+            "leader": g.leader & 0xffff,
+            "term": g.term,
+            "applied": g.applied,
+            "voters": membership.voters,
+            "learners": membership.learners,
+            "streams": g.streams,
+            "trouble": g.trouble,
+        })
+    });
+    serde_json::json!({
+        "nodes": nodes.collect::<Vec<_>>(),
+        "groups": groups.collect::<Vec<_>>(),
+        "groups_done": progress.done,
+        "groups_waiting": progress.waiting,
+    })
+}

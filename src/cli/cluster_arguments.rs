@@ -1,0 +1,92 @@
+//! The words of `ursula cluster`.
+
+use argh::FromArgs;
+
+/// Shows and changes which nodes are the cluster. An order is kept by the cluster and goes on without this command.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "cluster")]
+pub struct ClusterCommand {
+    /// cluster address of any node
+    #[argh(option, default = "String::from(\"127.0.0.1:4447\")")]
+    pub at: String,
+    /// seconds to wait until all groups have followed an order
+    #[argh(option, default = "60")]
+    pub wait_s: u64,
+    #[argh(subcommand)]
+    pub command: ClusterSubcommand,
+}
+
+/// What to do with the cluster.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand)]
+pub enum ClusterSubcommand {
+    Status(Status),
+    Add(Add),
+    Remove(Remove),
+    Replace(Replace),
+    Drain(Drain),
+    TransferLeader(TransferLeader),
+}
+
+/// Shows all nodes and groups, and how far an order is.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "status")]
+pub struct Status {
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Makes a node a member, or notes its new address. Start it with --join.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "add")]
+pub struct Add {
+    /// the node as N=HOST:PORT, its number and cluster address
+    #[argh(positional)]
+    pub node: String,
+}
+
+/// Takes a node out. Stop it when all groups have followed.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "remove")]
+pub struct Remove {
+    /// the node's number
+    #[argh(positional)]
+    pub node: u64,
+}
+
+/// Gives up a node's lost disk. Start the node with an empty directory and --join.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "replace")]
+pub struct Replace {
+    /// the node's number
+    #[argh(positional)]
+    pub node: u64,
+}
+
+/// Lets a node lead no group, until undone.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "drain")]
+pub struct Drain {
+    /// the node's number
+    #[argh(positional)]
+    pub node: u64,
+    /// let it lead again
+    #[argh(switch)]
+    pub undo: bool,
+}
+
+/// Hands leadership over, once: balance may bring it back.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "transfer-leader")]
+pub struct TransferLeader {
+    /// cluster address of the node that leads; that of --at if not given
+    #[argh(option)]
+    pub from: Option<String>,
+    /// the group; all that the node leads if not given
+    #[argh(option)]
+    pub group: Option<u32>,
+    /// the node to lead; whichever is best if not given
+    #[argh(option)]
+    pub to: Option<u64>,
+}

@@ -1,0 +1,121 @@
+//! A new data directory of a cluster that is not new: its replicas get their raft id from the cluster.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use glommio::{LocalExecutorBuilder, Placement};
+use raftproto::peer::{StatusReply, StatusRequest};
+
+use super::NodeError;
+use crate::config::Config;
+use crate::peer::Caller;
+
+/// Between two rounds of questions.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Rounds between two lines of the log.
+const ROUNDS_PER_LINE: u32 = 20;
+
+/// Asks the other nodes until an order has made this one a member; answers the raft id of its replicas.
+///
+/// # Errors
+/// The machine's.
+pub fn await_membership(config: &Config) -> Result<u64, NodeError> {
+    let failed = |text: String| NodeError::Data(format!("cannot ask the cluster: {text}"));
+    let config = config.clone();
+    let asking = LocalExecutorBuilder::new(Placement::Unbound)
+        .io_memory(64 << 10)
+        .spawn(move || async move { ask(&config).await });
+    let asking = asking.map_err(|e| failed(e.to_string()))?;
+    asking.join().map_err(|e| failed(e.to_string()))
+}
+
+async fn ask(config: &Config) -> u64 {
+    let timeouts: Rc<crate::core::timeouts::Timeouts> = Rc::default();
+    glommio::spawn_local(timeouts.clone().run()).detach();
+    let caller = Caller::new(Rc::default(), timeouts);
+    let others: Vec<_> = config
+        .peers
+        .iter()
+        .filter(|p| p.id != config.node_id)
+        .collect();
+    let mut round = 0;
+    loop {
+        let mut replies = Vec::new();
+        let mut errors = Vec::new();
+        for peer in &others {
+            let request = StatusRequest { with_groups: false };
+            match caller.status(&peer.address, request).await {
+                Ok(reply) => replies.push(reply),
+                Err(error) => errors.push(format!("{}: {error}", peer.address)),
+            }
+        }
+        match judge(config.node_id, &replies) {
+            Ok(raft_id) => {
+                log::info!("event=joining node={} raft_id={raft_id}", config.node_id);
+                return raft_id;
+            }
+            Err(reason) if round % ROUNDS_PER_LINE == 0 => {
+                let errors = errors.join(", ");
+                log::info!("event=waiting_to_join {reason} {errors}");
+            }
+            Err(_) => {}
+        }
+        round += 1;
+        glommio::timer::sleep(PAUSE).await;
+    }
+}
+
+/// The raft id that this node's new replicas may take: of the newest members that anyone knows, if no data directory
+/// has it.
+fn judge(node_id: u64, replies: &[StatusReply]) -> Result<u64, String> {
+    let members = replies.iter().flat_map(|r| &r.members);
+    let own = members
+        .map(|m| m.raft_id)
+        .filter(|id| id & 0xffff == node_id);
+    let Some(raft_id) = own.max() else {
+        return Err(format!(
+            "no order has made node {node_id} a member: `ursula cluster add {node_id}=HOST:PORT` or, after its disk was \
+             lost, `ursula cluster replace {node_id}`"
+        ));
+    };
+    if replies.iter().any(|r| r.bound_raft_ids.contains(&raft_id)) {
+        return Err(format!(
+            "node {node_id} is a member with another data directory: `ursula cluster replace {node_id}` gives that one up"
+        ));
+    }
+    Ok(raft_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use raftproto::checkpoint::Member;
+
+    use super::*;
+
+    #[test]
+    fn a_raft_id_is_taken_once() {
+        let reply = |members: &[u64], bound: &[u64]| StatusReply {
+            members: members
+                .iter()
+                .map(|raft_id| Member {
+                    raft_id: *raft_id,
+                    ..Member::default()
+                })
+                .collect(),
+            bound_raft_ids: bound.to_vec(),
+            ..StatusReply::default()
+        };
+        let replaced = (1 << 16) + 2;
+        assert!(judge(2, &[]).is_err());
+        assert!(judge(2, &[reply(&[], &[1, 2])]).is_err());
+        assert!(judge(2, &[reply(&[1, 2, 3], &[1, 2])]).is_err());
+        assert_eq!(judge(4, &[reply(&[1, 2, 3, 4], &[1, 2])]), Ok(4));
+        let late = reply(&[1, 2, 3], &[1, 2]);
+        assert_eq!(
+            judge(2, &[late, reply(&[1, replaced, 3], &[1, 2])]),
+            Ok(replaced)
+        );
+        assert!(judge(2, &[reply(&[1, replaced, 3], &[1, replaced])]).is_err());
+    }
+}
