@@ -1,8 +1,8 @@
 //! Commands become entries: what arrived since the last turn goes into one entry.
 //! Owns the commands that wait for the next proposal and the proposals that wait for their commit.
-//! Invariants: `Proposed` stand in log order; each reply is answered once.
+//! Invariants: each reply is answered once.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
@@ -26,7 +26,6 @@ pub(super) struct Pending {
 
 /// An entry that was proposed and not yet applied.
 pub(super) struct Proposed {
-    pub(super) position: LogPosition,
     pub(super) replies: Vec<Option<ReplyTo>>,
     /// Bytes of its payload.
     pub(super) bytes: u64,
@@ -90,20 +89,18 @@ impl Proposed {
     /// The replies of the entry that was applied at `position`; answers those of entries that another leader
     /// replaced as lost.
     pub(super) fn take(
-        proposed: &mut VecDeque<Proposed>,
+        proposed: &mut BTreeMap<LogPosition, Proposed>,
         position: LogPosition,
         uncommitted_bytes: &mut u64,
         lost: &mut Vec<ReplyTo>,
     ) -> Vec<Option<ReplyTo>> {
-        while let Some(first) = proposed.front() {
-            if first.position.index > position.index {
+        while let Some(first) = proposed.first_entry() {
+            if first.key().index > position.index {
                 break;
             }
-            let Some(first) = proposed.pop_front() else {
-                break;
-            };
+            let (place, first) = first.remove_entry();
             *uncommitted_bytes -= first.bytes;
-            if first.position == position {
+            if place == position {
                 return first.replies;
             }
             lost.extend(first.replies.into_iter().flatten());
@@ -115,10 +112,10 @@ impl Proposed {
 impl Group {
     /// What was proposed up to `index` is in a checkpoint, or something else is: nobody here knows.
     pub(super) fn forget_proposed(&mut self, index: u64, effects: &mut Vec<Effect>) {
-        let is_gone = |first: &Proposed| first.position.index <= index;
-        while self.proposed.front().is_some_and(is_gone)
-            && let Some(first) = self.proposed.pop_front()
+        while let Some(first) = self.proposed.first_entry()
+            && first.key().index <= index
         {
+            let first = first.remove();
             self.uncommitted_bytes -= first.bytes;
             refuse(first.replies, &Refusal::OutcomeUnknown, effects);
         }

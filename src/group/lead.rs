@@ -103,12 +103,11 @@ impl Group {
     }
 
     fn give_up_proposed(&mut self, effects: &mut Vec<Effect>) {
-        if self.is_ready {
-            return;
-        }
         let now_us = self.now.monotonic_us;
-        for proposed in &mut self.proposed {
-            if proposed.until_us <= now_us {
+        let term = self.raft.term();
+        for (place, proposed) in &mut self.proposed {
+            let is_underway = self.is_ready && place.term == term;
+            if !is_underway && proposed.until_us <= now_us {
                 let replies = std::mem::take(&mut proposed.replies);
                 refuse(replies, &Refusal::OutcomeUnknown, effects);
             }

@@ -21,7 +21,7 @@ pub(super) fn descriptor(payload: &Bytes) -> Vec<u8> {
 }
 
 /// The log's position: an index and the term of the entry there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct LogPosition {
     /// Log index.
     pub index: u64,

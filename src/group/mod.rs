@@ -27,7 +27,7 @@ mod tails;
 mod tests;
 mod view;
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use raftproto::command::{Expire, command::Kind};
 
@@ -53,7 +53,8 @@ pub struct Group {
     machine: Machine,
     raft: Raft,
     pending: Pending,
-    proposed: VecDeque<Proposed>,
+    /// By their places in the log, of which several leaderships may have used the same.
+    proposed: BTreeMap<LogPosition, Proposed>,
     /// Payload bytes of `proposed`.
     uncommitted_bytes: u64,
     waiting: Waiting,
@@ -101,7 +102,7 @@ impl Group {
             machine,
             raft: Raft::new(group, start)?,
             pending: Pending::default(),
-            proposed: VecDeque::new(),
+            proposed: BTreeMap::new(),
             uncommitted_bytes: 0,
             waiting: Waiting::starting_at(tokens),
             leadership: Leadership::default(),
@@ -319,12 +320,12 @@ impl Group {
             match self.raft.propose(payload) {
                 Ok(position) => {
                     self.uncommitted_bytes += bytes;
-                    self.proposed.push_back(Proposed {
-                        position,
+                    let proposed = Proposed {
                         replies,
                         bytes,
                         until_us: self.now.monotonic_us + PROPOSED_PATIENCE_US,
-                    });
+                    };
+                    self.proposed.insert(position, proposed);
                 }
                 Err(_) => refuse(replies, &Refusal::Unavailable, effects),
             }

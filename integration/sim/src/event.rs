@@ -24,6 +24,8 @@ pub enum Packet {
     Raft(Bytes),
     /// A forwarded request: group, token, encoded.
     Ask(u32, u64, Bytes),
+    /// An encoded `HibernateGroup`.
+    Hibernate(Bytes),
     /// Its answer: group, token, encoded.
     Reply(u32, u64, Bytes),
 }

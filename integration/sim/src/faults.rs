@@ -78,16 +78,30 @@ impl World {
             self.lose_operation(op);
         }
         for peer in (1..=self.plan.nodes).filter(|p| *p != node) {
-            if self.rng.chance(800_000) {
-                let at_us = self.now_us + self.rng.below(300_000);
-                let life = self.node(peer).life;
-                self.queue.at(at_us, Event::LinkLost(life, node, true));
-                self.queue.at(at_us, Event::LinkLost(life, node, false));
-            }
+            let within_us = self.rng.pick(&[10_000, 300_000, 1_500_000]);
+            self.lose_link(peer, node, within_us);
         }
         let down_us = self.rng.pick(&[10_000, 300_000, 3_000_000]);
         let at_us = self.now_us + self.rng.latency(down_us);
         self.queue.at(at_us, Event::Restart(node));
+    }
+
+    /// A node learns that the link to another one broke, which it always does when that one is silent.
+    fn lose_link(&mut self, node: u64, peer: u64, within_us: u64) {
+        let at_us = self.now_us + self.rng.below(within_us);
+        let life = self.node(node).life;
+        self.queue.at(at_us, Event::LinkLost(life, peer, true));
+        self.queue.at(at_us, Event::LinkLost(life, peer, false));
+    }
+
+    fn lose_links_of(&mut self, node: u64, is_it_told: bool) {
+        const SILENCE_US: u64 = 1_500_000;
+        for peer in (1..=self.plan.nodes).filter(|p| *p != node) {
+            self.lose_link(peer, node, SILENCE_US);
+            if is_it_told {
+                self.lose_link(node, peer, SILENCE_US);
+            }
+        }
     }
 
     fn crash_many(&mut self) {
@@ -105,6 +119,7 @@ impl World {
             self.trace
                 .show(self.now_us, || format!("node {node} is paused"));
             self.node(node).is_paused = true;
+            self.lose_links_of(node, true);
             let typical_us = self.rng.pick(&[20_000, 400_000, 2_000_000]);
             let at_us = self.now_us + self.rng.latency(typical_us);
             self.queue.at(at_us, Event::Resume(node));
@@ -132,6 +147,7 @@ impl World {
                 self.net.cut.insert((*other, node));
             }
         }
+        self.lose_links_of(node, true);
         self.coverage.hit(match kind {
             0 | 1 => "one-way partition",
             3 => "bridge partition",

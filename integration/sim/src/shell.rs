@@ -1,7 +1,7 @@
 //! A node's shell: takes what comes, steps groups, carries out their effects; what `core` does in the real one.
 
 use prost::Message;
-use raftproto::peer::RaftMessage;
+use raftproto::peer::{HibernateGroup, RaftMessage};
 use ursula::group::{BadMessage, Effect, Input, Now, ReplyTo};
 use ursula::protocol::{Op as Asked, Outcome, Piece, Refusal};
 use ursula::wire;
@@ -63,8 +63,14 @@ impl World {
         self.node(node).process.ticks += 1;
         let is_fifth = self.node(node).process.ticks.is_multiple_of(TICKS_PER_TICK);
         for group in 1..=self.plan.groups {
-            self.step(node, group, Input::RaftTick);
-            if is_fifth {
+            let now_ms = self.now(node).wall_ms;
+            let hosted = self.node(node).process.groups.get(&group);
+            let is_asleep = hosted.is_some_and(|h| h.group.is_asleep());
+            let is_timed = hosted.is_some_and(|h| h.group.has_timed_work(now_ms));
+            if !is_asleep {
+                self.step(node, group, Input::RaftTick);
+            }
+            if is_fifth && is_timed {
                 self.step(node, group, Input::Tick);
             }
         }
@@ -125,6 +131,12 @@ impl World {
                 let reply_to = self.node(node).reply_to(Waiting::Node(asker, group, token));
                 self.coverage.hit("request forwarded");
                 self.step(node, group, Input::Forwarded { request, reply_to });
+            }
+            Packet::Hibernate(bytes) => {
+                let notice = HibernateGroup::decode(bytes).unwrap();
+                let (group, from) = (notice.group, from);
+                self.coverage.hit("let sleep");
+                self.step(node, group, Input::Hibernate { node: from, notice });
             }
             Packet::Reply(group, token, bytes) => {
                 let outcome = wire::decode_outcome(bytes).unwrap();
@@ -236,6 +248,10 @@ impl World {
                 self.next_install(node);
             }
             Effect::Send(message) => self.send(node, &message),
+            Effect::Hibernate { node: to, notice } => {
+                let bytes = notice.encode_to_vec().into();
+                self.by_link(node, to, Packet::Hibernate(bytes));
+            }
             Effect::Forward {
                 node: to,
                 token,
@@ -445,6 +461,7 @@ fn kind_of(input: &Input) -> u64 {
         Input::FetchFailed => 10,
         Input::TransferLeader(_) => 11,
         Input::Reconcile(_) => 12,
+        Input::Hibernate { .. } => 15,
         Input::Flush => 13,
         Input::Persisted(_) => 14,
         Input::Hibernate { .. } => 15,

@@ -70,6 +70,10 @@ impl World {
                 .checkpointed(durable_pack, plan.position, &plan.membership, hot_target);
         }
         me.disk.release(group, plan.position.index);
+        if self.rng.chance(300_000) {
+            let hash = self.node(node).disk.checkpoints[&group].machine(group).state_hash();
+            self.ledger.hashed(node, group, plan.position.index, hash);
+        }
         self.next_in_round(node);
     }
 

@@ -160,3 +160,39 @@ fn a_leader_that_was_to_hand_over_has_no_lease_any_more() {
     let asked = cluster.send(leader, "s", Op::Head);
     assert!(!cluster.answers.contains_key(&asked));
 }
+
+#[test]
+fn a_leader_that_led_before_answers_its_new_proposals() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    let (a, b) = others(leader);
+    cluster.ask(leader, "s", create(Expiry::Never));
+    cluster.tick();
+    cluster.cut.insert(leader);
+    // These stand nowhere else, and their places are taken by fewer entries.
+    let lost: Vec<_> = (0..9)
+        .map(|_| cluster.send(leader, "s", append("lost")))
+        .collect();
+    let other = cluster.elect(&[a, b]);
+    cluster.cut.clear();
+    for _ in 0..4 {
+        cluster.tick();
+    }
+    cluster.cut.insert(other);
+    let third = if other == a { b } else { a };
+    while !cluster.group(leader).is_ready() {
+        cluster.tick();
+        if cluster.group(third).is_leader() {
+            cluster.step(third, Input::TransferLeader(Some(leader)));
+        }
+    }
+    let outcome = cluster.ask(leader, "s", append("new"));
+    assert!(
+        matches!(outcome, Outcome::Appended { tail, .. } if tail.0 == 3),
+        "{outcome:?}"
+    );
+    for _ in 0..120 {
+        cluster.tick();
+    }
+    assert!(lost.iter().all(|id| cluster.answers.contains_key(id)));
+}
