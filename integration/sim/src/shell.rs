@@ -274,8 +274,6 @@ impl World {
                 }
             }
             Effect::Reply { reply_to, outcome } => self.reply(node, reply_to, outcome),
-            // Lost: the followers wake the leader by campaigning in vain.
-            Effect::Hibernate { .. } => self.coverage.hit("group fell asleep"),
             Effect::LeaderChanged => self.coverage.hit("leader changed"),
             Effect::Tail { .. }
             | Effect::Deliver { .. }
@@ -464,7 +462,6 @@ fn kind_of(input: &Input) -> u64 {
         Input::Hibernate { .. } => 15,
         Input::Flush => 13,
         Input::Persisted(_) => 14,
-        Input::Hibernate { .. } => 15,
     }
 }
 

@@ -71,7 +71,9 @@ impl World {
         }
         me.disk.release(group, plan.position.index);
         if self.rng.chance(300_000) {
-            let hash = self.node(node).disk.checkpoints[&group].machine(group).state_hash();
+            let hash = self.node(node).disk.checkpoints[&group]
+                .machine(group)
+                .state_hash();
             self.ledger.hashed(node, group, plan.position.index, hash);
         }
         self.next_in_round(node);
