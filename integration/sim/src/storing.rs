@@ -38,7 +38,8 @@ impl World {
             let Some(hosted) = me.process.groups.get_mut(&group) else {
                 continue;
             };
-            if hosted.group.applied().index <= before.manifest.index {
+            if hosted.group.is_installing() || hosted.group.applied().index <= before.manifest.index
+            {
                 continue;
             }
             let mut placer = Placer {
@@ -71,7 +72,9 @@ impl World {
         }
         me.disk.release(group, plan.position.index);
         if self.rng.chance(300_000) {
-            let hash = self.node(node).disk.checkpoints[&group].machine(group).state_hash();
+            let hash = self.node(node).disk.checkpoints[&group]
+                .machine(group)
+                .state_hash();
             self.ledger.hashed(node, group, plan.position.index, hash);
         }
         self.next_in_round(node);
