@@ -150,6 +150,9 @@ impl Core {
                 let Some(group) = groups.get_mut(&id) else {
                     return Ok(());
                 };
+                if group.is_installing() {
+                    return Ok(());
+                }
                 if group.applied().index <= before.index {
                     group.shed_hot_bytes(hot_target);
                     return Ok(());

@@ -51,6 +51,7 @@ pub trait PlaceChunk {
 impl Group {
     /// Plans a checkpoint of the applied state. Its pack's number must be above all before.
     pub fn checkpoint(&mut self, pack: &mut dyn PlaceChunk) -> CheckpointPlan {
+        assert!(self.installing.is_none(), "the files are another state's");
         let machine = &mut self.machine;
         let mut delta = Vec::with_capacity(machine.dirty.len());
         for key in std::mem::take(&mut machine.dirty) {

@@ -71,9 +71,7 @@ fn run_many(arguments: &Arguments) -> ExitCode {
         steps += report.steps;
         if let Some(finding) = report.findings.first() {
             failed += 1;
-            println!(
-                "\rFOUND by `cargo run --profile sim -p sim -- --seed {seed}`:\n  {finding:.600}"
-            );
+            println!("\rFOUND by `cargo sim --seed {seed}`:\n  {finding:.600}");
         }
         if done % 10 == 0 {
             eprint!("\r{done} of {} seeds, {failed} failed ", arguments.seeds);

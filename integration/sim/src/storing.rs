@@ -38,7 +38,8 @@ impl World {
             let Some(hosted) = me.process.groups.get_mut(&group) else {
                 continue;
             };
-            if hosted.group.applied().index <= before.manifest.index {
+            if hosted.group.is_installing() || hosted.group.applied().index <= before.manifest.index
+            {
                 continue;
             }
             let mut placer = Placer {
