@@ -10,6 +10,7 @@ use super::listen::ListenError;
 use super::peer_events::PeerShell;
 use super::{Core, Message, Waiting};
 use crate::group::{BadMessage, Input, node_of};
+use crate::ops::metrics::add;
 use crate::peer::{BatchItem, Link, Transport};
 use crate::protocol::{Outcome, Refusal, Request};
 use crate::wire;
@@ -123,6 +124,7 @@ impl Core {
             };
             link.post(BatchItem::Request(request)).is_ok()
         });
+        add(&self.metrics.plain.forwarded_requests_total, 1);
         if !sent {
             // Not at once: the group is in the middle of a step.
             let core = self.clone();
@@ -288,6 +290,7 @@ impl Core {
             };
             (node_of(group.leader()), group.is_ready())
         };
+        add(&self.metrics.plain.leader_changes_total, 1);
         log::debug!("event=leader group={group} node={node} here={is_ready}");
         self.note_leader(group, node);
         for core in (0..self.cores).filter(|c| *c != self.id) {

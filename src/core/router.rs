@@ -334,6 +334,7 @@ impl Core {
         plain
             .groups_ready
             .set(groups.values().filter(|g| g.has_leader()).count() as u64);
+        self.report_cluster(&groups);
         if let Some(disk) = &self.disk {
             plain.wal_segments.set(disk.wal.pinned().segments as u64);
         }

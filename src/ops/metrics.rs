@@ -77,7 +77,27 @@ plain_metrics! {
     /// Streams.
     streams: "gauge", "Streams of the groups of this core.";
     /// Groups that take requests.
-    groups_ready: "gauge", "Groups of this core that take requests.";
+    groups_ready: "gauge", "Groups of this core that have a leader, here or elsewhere.";
+    /// Groups that this core leads.
+    groups_led: "gauge", "Groups that this core leads.";
+    /// Groups without anything to do.
+    groups_asleep: "gauge", "Groups of this core for which no time is counted, since nobody needs them.";
+    /// Groups whose replica here is not sound.
+    groups_in_trouble: "gauge", "Groups whose replica on this node takes no part; the log says why.";
+    /// Changes of leaders.
+    leader_changes_total: "counter", "Times that a group of this core had another leader, or none.";
+    /// Entries that the followers of led groups lack.
+    replication_lag_entries: "gauge", "Entries that the slowest follower of a group lacks, summed over the groups led here.";
+    /// Links that work.
+    peers_connected: "gauge", "Other nodes to which this core has a link.";
+    /// Bytes that wait for other nodes.
+    peer_queue_bytes: "gauge", "Bytes that wait in the links of this core to other nodes.";
+    /// Bytes sent to other nodes.
+    peer_sent_bytes_total: "counter", "Bytes sent to other nodes.";
+    /// Batches sent to other nodes.
+    peer_batches_total: "counter", "Frames sent to other nodes; each carries what a turn brought.";
+    /// Requests sent to other nodes.
+    forwarded_requests_total: "counter", "Questions sent to the leaders of groups on other nodes.";
     /// Commits of the WAL.
     wal_commits_total: "counter", "Writes to the WAL, each with one sync.";
     /// Records of the WAL.
