@@ -160,7 +160,7 @@ impl World {
             match effect {
                 Effect::Persist(persist) => {
                     for entry in &persist.entries {
-                        truncates |= hosted.log.split_off(&entry.index).len() > 0;
+                        truncates |= !hosted.log.split_off(&entry.index).is_empty();
                         hosted
                             .log
                             .insert(entry.index, (entry.term, entry.payload.clone()));
