@@ -51,7 +51,7 @@ struct Connection {
 /// The connections to one server.
 pub struct Engine {
     poll: Poll,
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     connections: Vec<Connection>,
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
     scratch: Vec<u8>,
@@ -61,19 +61,20 @@ pub struct Engine {
 const GLANCE: Duration = Duration::from_millis(20);
 
 impl Engine {
-    /// Opens `count` connections.
+    /// Opens `count` connections, to the addresses in turn.
     ///
     /// # Errors
     /// The system's.
-    pub fn connect(address: SocketAddr, count: usize) -> std::io::Result<Engine> {
+    pub fn connect(addresses: &[SocketAddr], count: usize) -> std::io::Result<Engine> {
         let poll = Poll::new()?;
         let mut connections = Vec::with_capacity(count);
         for number in 0..count {
+            let address = addresses[number % addresses.len()];
             connections.push(open(&poll, address, number)?);
         }
         Ok(Engine {
             poll,
-            address,
+            addresses: addresses.to_vec(),
             connections,
             timers: BinaryHeap::new(),
             scratch: vec![0; 256 << 10],
@@ -204,7 +205,11 @@ impl Engine {
         driver: &mut dyn Driver,
     ) -> std::io::Result<()> {
         driver.lost(number, reason);
-        self.connections[number] = open(&self.poll, self.address, number)?;
+        self.connections[number] = open(
+            &self.poll,
+            self.addresses[number % self.addresses.len()],
+            number,
+        )?;
         // Not at once: a server that is away would be asked without end.
         let at = Instant::now() + GLANCE;
         self.timers.push(Reverse((at, number)));

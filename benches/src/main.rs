@@ -316,7 +316,11 @@ fn measure(arguments: &Arguments) -> Result<bool, LoadError> {
             for (step, rate) in arguments.scenario.rates().into_iter().enumerate() {
                 let site = Site {
                     target,
-                    pid: proc::listener(target.address),
+                    pids: target
+                        .addresses
+                        .iter()
+                        .filter_map(|a| proc::listener(*a))
+                        .collect(),
                     epoch,
                     prefix: format!("load-{nonce}-{round}-{number}-{step}"),
                 };

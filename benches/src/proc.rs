@@ -49,6 +49,18 @@ fn field(text: &str, name: &str) -> u64 {
     value.parse().unwrap_or(0)
 }
 
+impl Sample {
+    /// Of two processes together.
+    pub fn plus(self, other: Sample) -> Sample {
+        Sample {
+            cpu_us: self.cpu_us + other.cpu_us,
+            context_switches: self.context_switches + other.context_switches,
+            written_bytes: self.written_bytes + other.written_bytes,
+            resident_bytes: self.resident_bytes + other.resident_bytes,
+        }
+    }
+}
+
 /// Looks at a process; zeros if it is gone.
 pub fn sample(pid: u32) -> Sample {
     let stat = text(pid, "stat");

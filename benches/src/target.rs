@@ -2,11 +2,12 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
-/// Where streams are made: `[name=]http://host:port/base`.
+/// Where streams are made: `[name=]http://host:port[,host:port...]/base`.
 #[derive(Debug, Clone)]
 pub struct Target {
     pub name: String,
-    pub address: SocketAddr,
+    /// The nodes of one server; connections take turns.
+    pub addresses: Vec<SocketAddr>,
     pub host: String,
     /// Streams are at this path, a slash and their name.
     pub base: String,
@@ -24,14 +25,19 @@ impl std::str::FromStr for Target {
             .strip_prefix("http://")
             .ok_or("a server is given as NAME=http://host:port/base")?;
         let (host, base) = rest.split_once('/').unwrap_or((rest, ""));
-        let address = host
-            .to_socket_addrs()
-            .map_err(|e| format!("{host}: {e}"))?
-            .next()
-            .ok_or_else(|| format!("{host} has no address"))?;
+        let mut addresses = Vec::new();
+        for node in host.split(',') {
+            let mut found = node.to_socket_addrs().map_err(|e| format!("{node}: {e}"))?;
+            addresses.push(
+                found
+                    .next()
+                    .ok_or_else(|| format!("{node} has no address"))?,
+            );
+        }
+        let host = host.split(',').next().unwrap_or(host);
         Ok(Target {
             name,
-            address,
+            addresses,
             host: host.to_owned(),
             base: format!("/{}", base.trim_end_matches('/')),
         })

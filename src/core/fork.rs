@@ -80,8 +80,15 @@ impl Core {
                 hold_id,
             },
         };
-        answer.fill(result);
-        self.ask(Request::on_key(fork.source, settled)).await;
+        let settled = Request::on_key(fork.source, settled);
+        if result.is_ok() {
+            answer.fill(result);
+            self.ask(settled).await;
+        } else {
+            // Who is told of a refusal may look at the source at once: it must not seem held.
+            self.ask(settled).await;
+            answer.fill(result);
+        }
     }
 
     async fn create_held(

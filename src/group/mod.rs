@@ -25,10 +25,10 @@ mod stream;
 mod tails;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::collections::BTreeMap;
 
-use raftproto::checkpoint::Membership;
 use raftproto::command::{Expire, command::Kind};
 
 pub use self::batch::request_of;
@@ -140,7 +140,7 @@ impl Group {
     /// Takes one input.
     pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
         self.set_now(now);
-        if wakes(&input, self.raft.leader()) {
+        if sleep::wakes(&input, self.raft.leader()) {
             self.wake();
         }
         match input {
@@ -210,61 +210,6 @@ impl Group {
     /// The newest applied entry.
     pub fn applied(&self) -> LogPosition {
         self.applied
-    }
-
-    /// The raft id of the leader that this replica knows of; 0: none.
-    pub fn leader(&self) -> u64 {
-        self.raft.leader()
-    }
-
-    /// This replica leads, though perhaps without being ready.
-    pub fn is_leader(&self) -> bool {
-        self.raft.is_leader()
-    }
-
-    /// Somebody leads, for all that is known here.
-    pub fn has_leader(&self) -> bool {
-        self.is_ready || (self.raft.leader() != 0 && !self.raft.is_leader())
-    }
-
-    /// This replica's raft id.
-    pub fn raft_id(&self) -> u64 {
-        self.raft.id()
-    }
-
-    /// The current term.
-    pub fn term(&self) -> u64 {
-        self.raft.term()
-    }
-
-    /// Committed up to this log index, as far as is known here.
-    pub fn commit(&self) -> u64 {
-        self.raft.commit()
-    }
-
-    /// The log's end.
-    pub fn last_index(&self) -> u64 {
-        self.raft.last_index()
-    }
-
-    /// The members by the applied entries.
-    pub fn membership(&self) -> Membership {
-        self.raft.membership()
-    }
-
-    /// The replicas as this leader sees them; empty on others.
-    pub fn replicas(&self) -> Vec<Replica> {
-        self.raft.replicas()
-    }
-
-    /// Nobody else is a member.
-    pub fn is_alone(&self) -> bool {
-        self.raft.is_alone()
-    }
-
-    /// Why this replica does not take part.
-    pub fn trouble(&self) -> Option<BadMessage> {
-        self.trouble
     }
 
     /// The hard state as a new WAL segment repeats it.
@@ -475,27 +420,6 @@ impl Group {
         }
         self.expire_due();
         self.check_holds(effects);
-    }
-}
-
-/// What comes from others, or may need them, ends a group's sleep.
-fn wakes(input: &Input, leader: u64) -> bool {
-    match input {
-        Input::Request { request, .. } => {
-            !matches!(request.op, Op::Watch { .. } | Op::Unwatch { .. })
-        }
-        Input::LinkLost(node) => node_of(leader) == *node || leader == 0,
-        Input::Forwarded { .. }
-        | Input::ForwardReply { .. }
-        | Input::NotSent { .. }
-        | Input::Peer(_)
-        | Input::AnswersLost(_)
-        | Input::Fetched(_)
-        | Input::FetchFailed
-        | Input::TransferLeader(_)
-        | Input::Reconcile(_)
-        | Input::Flush => true,
-        Input::Hibernate { .. } | Input::RaftTick | Input::Persisted(_) | Input::Tick => false,
     }
 }
 

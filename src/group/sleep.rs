@@ -8,7 +8,8 @@
 use raftproto::peer::HibernateGroup;
 
 use super::peer::node_of;
-use super::{Effect, Group};
+use super::{Effect, Group, Input};
+use crate::protocol::Op;
 
 /// Ticks without anything to do after which a leader lets its group sleep.
 const IDLE_TICKS: u32 = 40;
@@ -83,5 +84,26 @@ impl Group {
             && notice.commit == self.applied.index
             && notice.commit == self.raft.last_index()
             && self.waiting.is_empty();
+    }
+}
+
+/// What comes from others, or may need them, ends a group's sleep.
+pub(super) fn wakes(input: &Input, leader: u64) -> bool {
+    match input {
+        Input::Request { request, .. } => {
+            !matches!(request.op, Op::Watch { .. } | Op::Unwatch { .. })
+        }
+        Input::LinkLost(node) => node_of(leader) == *node || leader == 0,
+        Input::Forwarded { .. }
+        | Input::ForwardReply { .. }
+        | Input::NotSent { .. }
+        | Input::Peer(_)
+        | Input::AnswersLost(_)
+        | Input::Fetched(_)
+        | Input::FetchFailed
+        | Input::TransferLeader(_)
+        | Input::Reconcile(_)
+        | Input::Flush => true,
+        Input::Hibernate { .. } | Input::RaftTick | Input::Persisted(_) | Input::Tick => false,
     }
 }

@@ -4,11 +4,14 @@ mod checkpoint;
 mod expiry;
 mod found;
 mod holds;
+mod members;
 mod replicas;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+
+use raftproto::checkpoint::Membership;
 
 use super::machine::decode_batch;
 use super::*;

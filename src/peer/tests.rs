@@ -178,6 +178,7 @@ fn settings() -> PeerSettings {
 fn quick() -> PeerSettings {
     PeerSettings {
         silence: Duration::from_millis(600),
+        alive_interval: Duration::from_millis(100),
         ..settings()
     }
 }

@@ -174,7 +174,7 @@ impl Driver for AppendDriver<'_> {
 /// # Errors
 /// The system's, or the server's refusal of a stream.
 pub fn run(site: &Site<'_>, appends: &Appends) -> Result<Run, LoadError> {
-    let mut engine = Engine::connect(site.target.address, appends.connections)?;
+    let mut engine = Engine::connect(&site.target.addresses, appends.connections)?;
     create_streams(site, &mut engine, appends.streams, appends.is_json)?;
     let mut warmup = appends.clone();
     warmup.duration = appends.warmup;

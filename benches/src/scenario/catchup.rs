@@ -158,12 +158,12 @@ impl Driver for CatchupDriver<'_> {
 /// # Errors
 /// The system's, or the server's refusal of a stream.
 pub fn run(site: &Site<'_>, catchup: &Catchup) -> Result<Run, LoadError> {
-    let mut writers = Engine::connect(site.target.address, 1)?;
+    let mut writers = Engine::connect(&site.target.addresses, 1)?;
     create_streams(site, &mut writers, catchup.streams, catchup.is_json)?;
     let streams: Vec<usize> = (0..catchup.streams).collect();
     fill(site, &mut writers, &streams, catchup.bytes, catchup.is_json)?;
     drop(writers);
-    let mut engine = Engine::connect(site.target.address, catchup.readers)?;
+    let mut engine = Engine::connect(&site.target.addresses, catchup.readers)?;
     let mut driver = CatchupDriver {
         site,
         replays: (0..catchup.readers)

@@ -72,7 +72,7 @@ impl Driver for Creates<'_> {
 /// # Errors
 /// The system's.
 pub fn run(site: &Site<'_>, density: &Density) -> Result<Run, LoadError> {
-    let mut engine = Engine::connect(site.target.address, density.connections)?;
+    let mut engine = Engine::connect(&site.target.addresses, density.connections)?;
     let now = Instant::now();
     let mut driver = Creates {
         site,

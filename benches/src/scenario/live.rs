@@ -239,7 +239,7 @@ impl Driver for LiveDriver<'_> {
 pub fn run(site: &Site<'_>, live: &Live) -> Result<Run, LoadError> {
     let writers = live.appends.connections;
     let mut engine = Engine::connect(
-        site.target.address,
+        &site.target.addresses,
         writers + live.subscribers + live.readers,
     )?;
     let streams = live.appends.streams;
@@ -302,7 +302,7 @@ pub fn run(site: &Site<'_>, live: &Live) -> Result<Run, LoadError> {
         ));
     }
     let mut violations = driver.violations;
-    let mut fresh = Engine::connect(site.target.address, 4)?;
+    let mut fresh = Engine::connect(&site.target.addresses, 4)?;
     violations.extend(verify(site, &mut fresh, &driver.appends.written)?);
     let replayed: u64 = driver.replays.iter().map(|r| r.bytes).sum();
     let mut extra = Vec::new();

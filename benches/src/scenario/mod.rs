@@ -26,7 +26,8 @@ pub enum LoadError {
 /// One of the servers and the moment that times count from.
 pub struct Site<'a> {
     pub target: &'a Target,
-    pub pid: Option<u32>,
+    /// Of the server on this machine, one for each node.
+    pub pids: Vec<u32>,
     pub epoch: Instant,
     /// Makes the names of streams differ from run to run.
     pub prefix: String,
@@ -39,7 +40,8 @@ impl Site<'_> {
     }
 
     fn sample(&self) -> Option<Sample> {
-        self.pid.map(proc::sample)
+        let all = self.pids.iter().map(|pid| proc::sample(*pid));
+        all.reduce(proc::Sample::plus)
     }
 }
 

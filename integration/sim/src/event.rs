@@ -152,7 +152,7 @@ impl Queue {
     }
 
     /// Takes the next one.
-    pub fn take(&mut self) -> Option<(u64, Event)> {
+    pub fn pop(&mut self) -> Option<(u64, Event)> {
         self.heap.pop().map(|s| (s.at_us, s.event))
     }
 }

@@ -110,7 +110,7 @@ impl World {
         self.queue.at(first_us, Event::Fault);
         self.queue.at(self.plan.chaos_us, Event::Heal);
         while !self.is_done && self.ledger.findings.is_empty() {
-            let (at_us, event) = self.queue.take().expect("the end is an event");
+            let (at_us, event) = self.queue.pop().expect("the end is an event");
             self.now_us = at_us;
             self.happens(event);
         }

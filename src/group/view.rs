@@ -1,0 +1,62 @@
+//! What others may know of a replica: who leads, how far it is, who takes part.
+
+use raftproto::checkpoint::Membership;
+
+use super::{BadMessage, Group, Replica};
+
+impl Group {
+    /// The raft id of the leader that this replica knows of; 0: none.
+    pub fn leader(&self) -> u64 {
+        self.raft.leader()
+    }
+
+    /// This replica leads, though perhaps without being ready.
+    pub fn is_leader(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// Somebody leads, for all that is known here.
+    pub fn has_leader(&self) -> bool {
+        self.is_ready || (self.raft.leader() != 0 && !self.raft.is_leader())
+    }
+
+    /// This replica's raft id.
+    pub fn raft_id(&self) -> u64 {
+        self.raft.id()
+    }
+
+    /// The current term.
+    pub fn term(&self) -> u64 {
+        self.raft.term()
+    }
+
+    /// Committed up to this log index, as far as is known here.
+    pub fn commit(&self) -> u64 {
+        self.raft.commit()
+    }
+
+    /// The log's end.
+    pub fn last_index(&self) -> u64 {
+        self.raft.last_index()
+    }
+
+    /// The members by the applied entries.
+    pub fn membership(&self) -> Membership {
+        self.raft.membership()
+    }
+
+    /// The replicas as this leader sees them; empty on others.
+    pub fn replicas(&self) -> Vec<Replica> {
+        self.raft.replicas()
+    }
+
+    /// Nobody else is a member.
+    pub fn is_alone(&self) -> bool {
+        self.raft.is_alone()
+    }
+
+    /// Why this replica does not take part.
+    pub fn trouble(&self) -> Option<BadMessage> {
+        self.trouble
+    }
+}
