@@ -49,6 +49,12 @@ pub trait PlaceChunk {
 }
 
 impl Group {
+    /// A fetched checkpoint is on its way into the place of the group's files: the state is no longer theirs, and no
+    /// checkpoint can follow the one that they hold.
+    pub fn is_installing(&self) -> bool {
+        self.installing.is_some()
+    }
+
     /// Plans a checkpoint of the applied state. Its pack's number must be above all before.
     pub fn checkpoint(&mut self, pack: &mut dyn PlaceChunk) -> CheckpointPlan {
         assert!(self.installing.is_none(), "the files are another state's");

@@ -207,12 +207,6 @@ impl Group {
         self.machine.streams.len()
     }
 
-    /// A fetched checkpoint is on its way into the place of the group's files: the state is no longer theirs, and no
-    /// checkpoint can follow the one that they hold.
-    pub fn is_installing(&self) -> bool {
-        self.installing.is_some()
-    }
-
     /// The newest applied entry.
     pub fn applied(&self) -> LogPosition {
         self.applied

@@ -6,7 +6,7 @@ use ursula::group::{BadMessage, Effect, Input, Now, ReplyTo};
 use ursula::protocol::{Op as Asked, Outcome, Piece, Refusal};
 use ursula::wire;
 
-use crate::event::{Event, Life, Packet};
+use crate::event::{Event, Packet};
 use crate::history::What;
 use crate::node::Waiting;
 use crate::world::{World, life_of};
@@ -463,9 +463,4 @@ fn kind_of(input: &Input) -> u64 {
         Input::Flush => 13,
         Input::Persisted(_) => 14,
     }
-}
-
-/// The process that runs on a node now.
-pub fn running(life: Life, world: &mut World) -> bool {
-    world.node(life.node).life == life && world.node(life.node).is_up
 }
