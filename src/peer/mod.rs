@@ -106,7 +106,7 @@ impl Default for PeerSettings {
             message_bytes_max: 64 << 20,
             queue_bytes_max: 32 << 20,
             batch_bytes_max: 4 << 20,
-            compress_from_bytes: 4 << 10,
+            compress_from_bytes: 64 << 10,
             alive_interval: Duration::from_millis(500),
             silence: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(1),
