@@ -42,6 +42,7 @@ impl PeerEvents for PeerShell {
         }
         let known = core.known_raft_id(hello.node_id);
         match known {
+            None if core.is_in_a_group(hello.raft_id) => {}
             None => {
                 return Err(format!(
                     "node {} is not a member: `ursula cluster add` it first",

@@ -1,7 +1,7 @@
 //! The other nodes: what this core's groups say to them, and what they say to this node's groups. One link per node
 //! carries all that a turn brings for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use raftproto::peer::{Batch, ForwardedReply, ForwardedRequest, HibernateGroup, RaftMessage};
@@ -40,7 +40,8 @@ impl Core {
         }
     }
 
-    /// Links to those that are members or are to be, and no others.
+    /// Links to those that are members or are to be, and no others. One that is to be none is one until own groups have let
+    /// it go: without its voice they might not.
     pub(super) fn follow_members(self: &Rc<Self>) {
         if self.identity.cluster_listen.is_none() {
             return;
@@ -56,16 +57,22 @@ impl Core {
                 .collect()
         };
         wanted.remove(&self.config.node_id);
-        let is_stale = |node: &u64, link: &Rc<Link>| {
-            wanted
-                .get(node)
-                .is_none_or(|address| address != link.address())
+        let needed = self.nodes_of_groups();
+        let is_stale = |node: &u64, link: &Rc<Link>| match wanted.get(node) {
+            Some(address) => address != link.address(),
+            None => !needed.contains(node),
         };
         let mut links = self.links.borrow_mut();
         let stale: Vec<Rc<Link>> = links
             .extract_if(.., |node, link| is_stale(node, link))
             .map(|(_, link)| link)
             .collect();
+        for founder in &self.config.peers {
+            if needed.contains(&founder.id) && !links.contains_key(&founder.id) {
+                let address = founder.address.clone();
+                wanted.entry(founder.id).or_insert(address);
+            }
+        }
         let new: Vec<(u64, String)> = wanted
             .into_iter()
             .filter(|(node, _)| !links.contains_key(node))
@@ -77,6 +84,27 @@ impl Core {
             let link = Rc::new(Link::start(&transport, node, &address));
             self.links.borrow_mut().insert(node, link);
         }
+    }
+
+    /// The other nodes that have a replica of an own group.
+    fn nodes_of_groups(&self) -> BTreeSet<u64> {
+        let groups = self.groups.borrow();
+        let members = groups.values().map(crate::group::Group::membership);
+        let ids = members.flat_map(|m| [m.voters, m.voters_outgoing, m.learners, m.learners_next]);
+        let mut nodes: BTreeSet<u64> = ids.flatten().map(node_of).collect();
+        nodes.remove(&self.config.node_id);
+        nodes
+    }
+
+    /// A replica is a member of an own group.
+    pub(super) fn is_in_a_group(&self, raft_id: u64) -> bool {
+        let groups = self.groups.borrow();
+        groups.values().any(|group| {
+            let m = group.membership();
+            [&m.voters, &m.voters_outgoing, &m.learners, &m.learners_next]
+                .iter()
+                .any(|ids| ids.contains(&raft_id))
+        })
     }
 
     /// Brings own groups a step nearer to the members that they shall have.
@@ -94,6 +122,11 @@ impl Core {
         drop(groups);
         for group in led {
             self.step(group, Input::Reconcile(wanted.clone()));
+        }
+        let is_left = |node: &u64| !wanted.iter().any(|id| node_of(*id) == *node);
+        let has_left = self.links.borrow().keys().any(is_left);
+        if has_left {
+            self.follow_members();
         }
     }
 
