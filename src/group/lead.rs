@@ -102,16 +102,23 @@ impl Group {
         }
     }
 
+    /// Gives up proposals of former leaderships whose place in the log is not known for too long, and forgets them: the log
+    /// may never reach them, and a group that waits neither sleeps nor stops.
     fn give_up_proposed(&mut self, effects: &mut Vec<Effect>) {
-        let now_us = self.now.monotonic_us;
-        let term = self.raft.term();
-        for (place, proposed) in &mut self.proposed {
-            let is_underway = self.is_ready && place.term == term;
-            if !is_underway && proposed.until_us <= now_us {
-                let replies = std::mem::take(&mut proposed.replies);
-                refuse(replies, &Refusal::OutcomeUnknown, effects);
+        let (now_us, term) = (self.now.monotonic_us, self.raft.term());
+        let is_ready = self.is_ready;
+        let mut given_up = Vec::new();
+        let bytes = &mut self.uncommitted_bytes;
+        self.proposed.retain(|place, proposed| {
+            let is_underway = is_ready && place.term == term;
+            let is_late = !is_underway && proposed.until_us <= now_us;
+            if is_late {
+                *bytes -= proposed.bytes;
+                given_up.append(&mut proposed.replies);
             }
-        }
+            !is_late
+        });
+        refuse(given_up, &Refusal::OutcomeUnknown, effects);
     }
 
     pub(super) fn on_peer(&mut self, message: RaftMessage, effects: &mut Vec<Effect>) {

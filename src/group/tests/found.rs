@@ -196,3 +196,33 @@ fn a_leader_that_led_before_answers_its_new_proposals() {
     }
     assert!(lost.iter().all(|id| cluster.answers.contains_key(id)));
 }
+
+#[test]
+fn proposals_that_were_given_up_keep_no_group_from_stopping() {
+    let mut cluster = Cluster::new();
+    let old = cluster.elect(&[1, 2, 3]);
+    let (a, b) = others(old);
+    cluster.ask(old, "s", create(Expiry::Never));
+    cluster.cut.insert(old);
+    let lost: Vec<_> = (0..6)
+        .map(|_| cluster.send(old, "s", append("lost")))
+        .collect();
+    let new = cluster.elect(&[a, b]);
+    cluster.cut.clear();
+    for _ in 0..4 {
+        cluster.tick();
+    }
+    cluster.step(new, Input::TransferLeader(Some(old)));
+    cluster.settle();
+    assert_eq!(cluster.elect(&[old]), old);
+    let outcome = cluster.ask(old, "s", append("kept"));
+    assert!(matches!(outcome, Outcome::Appended { .. }), "{outcome:?}");
+    for _ in 0..120 {
+        cluster.tick();
+    }
+    for id in lost {
+        let outcome = cluster.answers.remove(&id);
+        assert!(matches!(outcome, Some(Outcome::Refused(_))), "{outcome:?}");
+    }
+    assert!(cluster.groups.iter().all(Group::is_idle));
+}
