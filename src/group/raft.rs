@@ -159,6 +159,10 @@ impl Raft {
 
     /// Lets one tick pass.
     pub(super) fn tick(&mut self) {
+        if !self.is_leader() && self.is_only_voter() && !self.in_flight.is_empty() {
+            // It would lead at once, and raft-rs ends the process if the log of one that does is not on disk.
+            return;
+        }
         self.draw_time_out();
         self.node.tick();
         self.draw_time_out();

@@ -17,8 +17,13 @@ impl Raft {
 
     /// Nobody else votes: what is on this disk is committed.
     pub(super) fn is_alone(&self) -> bool {
+        self.is_only_voter() && self.node.store().conf_state().learners.is_empty()
+    }
+
+    /// Its own vote makes it lead.
+    pub(super) fn is_only_voter(&self) -> bool {
         let conf = self.node.store().conf_state();
-        conf.voters == [self.id()] && conf.voters_outgoing.is_empty() && conf.learners.is_empty()
+        conf.voters == [self.id()] && conf.voters_outgoing.is_empty()
     }
 
     /// Hands leadership over to the replica that has most of the log, or to the one on `node`. False: there is none.

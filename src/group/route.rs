@@ -180,6 +180,8 @@ impl Group {
         is_confirmation: bool,
         effects: &mut Vec<Effect>,
     ) {
+        // What is never answered is given up by ticks.
+        self.wake();
         let token = self.waiting.token();
         let underway = Underway {
             asked,
@@ -213,6 +215,7 @@ impl Group {
             let bound = "requests_without_leader";
             return reply(asked.reply_to, Refusal::Overloaded { bound }, effects);
         }
+        self.wake();
         self.waiting.held.push_back(asked);
     }
 
