@@ -180,6 +180,7 @@ impl Core {
             commands_version: raftproto::version::COMMANDS,
             now_ms: self.clock.now_ms(),
             raft_id: self.identity.raft_id,
+            election_timeout_ms: self.config.election_timeout_ms,
         }
     }
 

@@ -31,6 +31,14 @@ pub fn judge(own: &Hello, other: &Hello, expected_node: Option<u64>) -> Result<(
             &other.commands_version,
         );
     }
+    // A leader's lease lasts as long as the others do not vote, which each takes from its own setting.
+    if own.election_timeout_ms != other.election_timeout_ms {
+        return differs(
+            "election_timeout_ms",
+            &own.election_timeout_ms,
+            &other.election_timeout_ms,
+        );
+    }
     if other.node_id == 0 {
         return Err(format!("node_id is 0 at {there}: it begins with 1"));
     }
@@ -77,6 +85,7 @@ mod tests {
             group_count: 16,
             cluster_address: format!("127.0.0.1:{}", 4436 + node_id),
             commands_version: 1,
+            election_timeout_ms: 300,
             now_ms: 1_000_000,
             ..Hello::default()
         }
@@ -85,7 +94,7 @@ mod tests {
     #[test]
     fn each_difference_is_named_with_both_values() {
         type Change = fn(&mut Hello);
-        let table: [(Change, &str); 7] = [
+        let table: [(Change, &str); 8] = [
             (
                 |h| h.version = 2,
                 "version is 1 here and 2 at node 2 (127.0.0.1:4438)",
@@ -101,6 +110,10 @@ mod tests {
             (
                 |h| h.commands_version = 3,
                 "commands_version is 1 here and 3 at node 2 (127.0.0.1:4438)",
+            ),
+            (
+                |h| h.election_timeout_ms = 900,
+                "election_timeout_ms is 300 here and 900 at node 2 (127.0.0.1:4438)",
             ),
             (
                 |h| h.node_id = 0,
