@@ -66,14 +66,19 @@ async fn ask(config: &Config) -> u64 {
     }
 }
 
-/// The raft id that this node's new replicas may take: of the newest members that anyone knows, if no data directory
-/// has it.
+/// The raft id that this node's new replicas may take: of the newest members that anyone knows, if no data directory has
+/// it. A majority must say so: those who know the directory that had it may be away, and what it acknowledged to them would
+/// be forgotten with it.
 fn judge(node_id: u64, replies: &[StatusReply]) -> Result<u64, String> {
-    let members = replies.iter().flat_map(|r| &r.members);
-    let own = members
-        .map(|m| m.raft_id)
-        .filter(|id| id & 0xffff == node_id);
-    let Some(raft_id) = own.max() else {
+    let own = |reply: &StatusReply| {
+        let ids = reply.members.iter().map(|m| m.raft_id);
+        ids.filter(|id| id & 0xffff == node_id).max()
+    };
+    let newest = replies
+        .iter()
+        .filter(|r| own(r).is_some())
+        .max_by_key(|r| own(r));
+    let Some((raft_id, newest)) = newest.and_then(|r| Some((own(r)?, r))) else {
         return Err(format!(
             "no order has made node {node_id} a member: `ursula cluster add {node_id}=HOST:PORT` or, after its disk was \
              lost, `ursula cluster replace {node_id}`"
@@ -84,18 +89,34 @@ fn judge(node_id: u64, replies: &[StatusReply]) -> Result<u64, String> {
             "node {node_id} is a member with another data directory: `ursula cluster replace {node_id}` gives that one up"
         ));
     }
+    let others = newest.members.iter().map(|m| m.raft_id & 0xffff);
+    let others: Vec<u64> = others.filter(|node| *node != node_id).collect();
+    let needed = others.len().min(newest.members.len() / 2 + 1);
+    let answered = replies.iter().filter_map(|r| r.node.as_ref());
+    let answered = answered.filter(|hello| others.contains(&hello.node_id));
+    let answered = answered.count();
+    if answered < needed {
+        return Err(format!(
+            "{answered} of the other members answer, {needed} must: one that is away may know of another data directory"
+        ));
+    }
     Ok(raft_id)
 }
 
 #[cfg(test)]
 mod tests {
     use raftproto::checkpoint::Member;
+    use raftproto::peer::Hello;
 
     use super::*;
 
     #[test]
     fn a_raft_id_is_taken_once() {
-        let reply = |members: &[u64], bound: &[u64]| StatusReply {
+        let reply = |node_id, members: &[u64], bound: &[u64]| StatusReply {
+            node: Some(Hello {
+                node_id,
+                ..Hello::default()
+            }),
             members: members
                 .iter()
                 .map(|raft_id| Member {
@@ -107,15 +128,17 @@ mod tests {
             ..StatusReply::default()
         };
         let replaced = (1 << 16) + 2;
+        let (old, new) = ([1, 2, 3], [1, replaced, 3]);
         assert!(judge(2, &[]).is_err());
-        assert!(judge(2, &[reply(&[], &[1, 2])]).is_err());
-        assert!(judge(2, &[reply(&[1, 2, 3], &[1, 2])]).is_err());
-        assert_eq!(judge(4, &[reply(&[1, 2, 3, 4], &[1, 2])]), Ok(4));
-        let late = reply(&[1, 2, 3], &[1, 2]);
-        assert_eq!(
-            judge(2, &[late, reply(&[1, replaced, 3], &[1, 2])]),
-            Ok(replaced)
-        );
-        assert!(judge(2, &[reply(&[1, replaced, 3], &[1, replaced])]).is_err());
+        assert!(judge(2, &[reply(1, &[], &[1, 2])]).is_err());
+        assert!(judge(2, &[reply(1, &old, &[1, 2])]).is_err());
+        let all = [1, 2, 3].map(|node| reply(node, &[1, 2, 3, 4], &[1, 2]));
+        assert_eq!(judge(4, &all), Ok(4));
+        assert_eq!(judge(2, &[reply(1, &[1, 2], &[1])]), Ok(2));
+        let late = reply(1, &old, &[1, 2]);
+        assert_eq!(judge(2, &[late, reply(3, &new, &[1, 2])]), Ok(replaced));
+        // Node 1 may have it.
+        assert!(judge(2, &[reply(3, &new, &[1, 2])]).is_err());
+        assert!(judge(2, &[reply(1, &new, &[1, replaced])]).is_err());
     }
 }
