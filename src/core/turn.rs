@@ -211,7 +211,8 @@ impl Core {
     /// Lets time pass for the groups.
     pub(super) async fn ticks(self: Rc<Self>, ticks: std::sync::Arc<std::sync::atomic::AtomicU64>) {
         let raft_tick_ms = self.config.raft_settings().tick_ms;
-        let is_clustered = !self.groups.borrow().values().all(Group::is_alone);
+        // A node that is alone now may get company.
+        let is_clustered = self.identity.cluster_listen.is_some();
         let tick_ms = if is_clustered { raft_tick_ms } else { TICK_MS };
         let mut since_ms = 0;
         loop {
@@ -233,7 +234,11 @@ impl Core {
             self.balance();
             self.reconcile();
             if self.is_full.get() {
-                // Nothing that a tick proposes is worth the room.
+                // Nothing that a tick proposes is worth the room, but nobody waits without end.
+                let ids: Vec<u32> = self.groups.borrow().keys().copied().collect();
+                for id in ids {
+                    self.step(id, Input::GiveUpLate);
+                }
                 continue;
             }
             let now_ms = self.clock.now_ms();

@@ -75,6 +75,8 @@ pub enum Input {
     Reconcile(Vec<u64>),
     /// One tick of [`RaftSettings::tick_ms`] has passed.
     RaftTick,
+    /// Ticks do not pass: refuse what has waited for too long.
+    GiveUpLate,
     /// The WAL is free: propose what has gathered.
     Flush,
     /// The ready with this number, and all before it, are on disk.

@@ -102,6 +102,13 @@ impl Group {
         }
     }
 
+    /// Refuses what has waited for too long.
+    pub(super) fn give_up(&mut self, effects: &mut Vec<Effect>) {
+        self.retry_held(effects);
+        self.give_up_late(effects);
+        self.give_up_proposed(effects);
+    }
+
     /// Gives up proposals of former leaderships whose place in the log is not known for too long, and forgets them: the log
     /// may never reach them, and a group that waits neither sleeps nor stops.
     fn give_up_proposed(&mut self, effects: &mut Vec<Effect>) {

@@ -166,6 +166,7 @@ impl Group {
             Input::TransferLeader(node) => self.transfer_leader(node, effects),
             Input::Reconcile(wanted) => self.reconcile(&wanted, effects),
             Input::RaftTick => self.on_raft_tick(effects),
+            Input::GiveUpLate => self.give_up(effects),
             Input::Flush => self.flush(effects),
             Input::Persisted(number) => self.on_persisted(number, effects),
             Input::Tick => self.on_tick(effects),

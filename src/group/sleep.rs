@@ -104,6 +104,10 @@ pub(super) fn wakes(input: &Input, leader: u64) -> bool {
         | Input::TransferLeader(_)
         | Input::Reconcile(_)
         | Input::Flush => true,
-        Input::Hibernate { .. } | Input::RaftTick | Input::Persisted(_) | Input::Tick => false,
+        Input::Hibernate { .. }
+        | Input::RaftTick
+        | Input::GiveUpLate
+        | Input::Persisted(_)
+        | Input::Tick => false,
     }
 }

@@ -443,7 +443,7 @@ impl World {
 
 fn kind_of(input: &Input) -> u64 {
     match input {
-        Input::RaftTick | Input::Tick => 0,
+        Input::RaftTick | Input::GiveUpLate | Input::Tick => 0,
         Input::Request { request, .. } => match request.op {
             Asked::Create(_) => 1,
             Asked::Append(_) => 2,
