@@ -191,6 +191,15 @@ pub async fn give(
     Ok(stream::once(Ok(first)).chain(rest))
 }
 
+/// The names of all that is there. Blocks.
+fn gathered_names(root: &Path, group: u32) -> Vec<String> {
+    let entries = std::fs::read_dir(group_dir(root, group));
+    let names = entries.into_iter().flatten().flatten();
+    names
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
 /// What is there from an attempt before. Blocks.
 fn gathered(root: &Path, group: u32) -> Vec<CheckpointFile> {
     let own = group_dir(root, group);
@@ -213,18 +222,40 @@ fn gathered(root: &Path, group: u32) -> Vec<CheckpointFile> {
     found
 }
 
+/// Lets the files of the group's own checkpoint count as gathered: what is in them is not sent again, so that each attempt
+/// under load is shorter than the one before, and the log that is kept reaches over it. Blocks.
+fn link_own(dir: &Path, root: &Path, group: u32) {
+    let Ok(entries) = std::fs::read_dir(group_dir(dir, group)) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let is_part = name
+            .to_str()
+            .is_some_and(|n| n.starts_with("table-") || n.starts_with("pack-"));
+        if is_part {
+            // One that is there already, or cannot be linked, is fetched.
+            let _ = std::fs::hard_link(entry.path(), group_dir(root, group).join(name));
+        }
+    }
+}
+
 /// Puts a part in its place. Blocks.
 fn take_part(root: &Path, group: u32, part: &CheckpointPart) -> Result<(), StorageError> {
     let path = group_dir(root, group).join(&part.name);
+    if part.position == 0
+        && let Err(error) = std::fs::remove_file(&path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        // What stands here may be a file of the own checkpoint too: it is never written over.
+        return Err(io_error(&path, "remove", error));
+    }
     let file = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .open(&path)
         .map_err(|e| io_error(&path, "open", e))?;
-    if part.position == 0 {
-        file.set_len(0).map_err(|e| io_error(&path, "cut", e))?;
-    }
     file.write_all_at(&part.data, part.position)
         .map_err(|e| io_error(&path, "write", e))
 }
@@ -258,6 +289,12 @@ fn load(
             return Err(bad(format!("{} did not arrive as it was", expected.name)));
         }
         file.sync_all().map_err(|e| io_error(&path, "sync", e))?;
+    }
+    for left in gathered_names(root, group) {
+        if !files.iter().any(|f| f.name == left) {
+            // Of an earlier attempt, or of the own checkpoint.
+            let _ = std::fs::remove_file(group_dir(root, group).join(left));
+        }
     }
     framed::write_atomic(&manifest_path(root, group), manifest_bytes)?;
     let tables = read_tables(root, &manifest)?;
@@ -345,9 +382,10 @@ impl Core {
         };
         let root = incoming_dir(&disk.dir);
         let own = group_dir(&root, group);
-        let (listed, place) = (root.clone(), own.clone());
+        let (listed, place, dir) = (root.clone(), own.clone(), disk.dir.clone());
         let have = blocking::run(move || {
             std::fs::create_dir_all(&place).map_err(|e| io_error(&place, "create", e))?;
+            link_own(&dir, &listed, group);
             Ok::<_, StorageError>(gathered(&listed, group))
         })
         .await?;
@@ -442,5 +480,35 @@ impl Core {
             disk.wanted.borrow_mut().insert(group);
             self.checkpoint_if_due();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_files_are_not_fetched_again_nor_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = incoming_dir(dir.path());
+        let (own, new) = (group_dir(dir.path(), 3), group_dir(&root, 3));
+        std::fs::create_dir_all(&own).unwrap();
+        std::fs::create_dir_all(&new).unwrap();
+        std::fs::write(own.join("pack-1"), b"same").unwrap();
+        std::fs::write(own.join("table-1"), b"own, and longer").unwrap();
+        std::fs::write(own.join("manifest"), b"own").unwrap();
+        link_own(dir.path(), &root, 3);
+        let mut names: Vec<String> = gathered(&root, 3).into_iter().map(|f| f.name).collect();
+        names.sort();
+        assert_eq!(names, ["pack-1", "table-1"]);
+        let part = CheckpointPart {
+            name: "table-1".to_owned(),
+            data: bytes::Bytes::from_static(b"theirs"),
+            ..CheckpointPart::default()
+        };
+        take_part(&root, 3, &part).unwrap();
+        assert_eq!(std::fs::read(new.join("table-1")).unwrap(), b"theirs");
+        let kept = std::fs::read(own.join("table-1")).unwrap();
+        assert_eq!(kept, b"own, and longer");
     }
 }

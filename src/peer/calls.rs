@@ -1,6 +1,7 @@
 //! Calls that end: each on a connection of its own, so that none waits behind a link's batches.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -18,6 +19,10 @@ use super::connection::{Connected, connect, within};
 use super::grpc::{Code, GrpcError, encoding, is_grpc, read_status, request};
 use super::message::{Encoder, Messages, Side, cause};
 use crate::core::timeouts::Timeouts;
+
+/// The giver of a checkpoint reads and hashes all its files before it sends anything. If it goes away meanwhile, the
+/// connection's own signs of life tell.
+const FIRST_PART_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Asks other nodes once.
 #[derive(Clone)]
@@ -71,6 +76,7 @@ impl Caller {
         Ok(Parts {
             messages,
             settings: self.settings.clone(),
+            has_begun: false,
             _sender: sender,
             _connected: connected,
         })
@@ -110,6 +116,7 @@ type Sender = SendRequest<Full<Bytes>>;
 pub struct Parts {
     messages: Messages<Incoming>,
     settings: Rc<PeerSettings>,
+    has_begun: bool,
     _sender: Sender,
     _connected: Connected,
 }
@@ -120,8 +127,12 @@ impl Parts {
     /// # Errors
     /// The sender's refusal, or a connection that broke off or stood still.
     pub async fn next(&mut self) -> Result<Option<CheckpointPart>, GrpcError> {
+        let patience = match std::mem::replace(&mut self.has_begun, true) {
+            true => self.settings.call_timeout,
+            false => FIRST_PART_PATIENCE,
+        };
         let part = self.messages.next();
-        within(self.settings.call_timeout, "a part of a checkpoint", part).await
+        within(patience, "a part of a checkpoint", part).await
     }
 }
 
