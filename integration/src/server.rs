@@ -127,14 +127,7 @@ impl Server {
 
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
-        let statm =
-            std::fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap_or_default();
-        let pages: u64 = statm
-            .split(' ')
-            .nth(1)
-            .and_then(|p| p.parse().ok())
-            .unwrap_or(0);
-        pages * 4096
+        resident_bytes(self.pid())
     }
 
     /// `kill -9`.
@@ -160,6 +153,17 @@ impl Server {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Resident memory of a process in bytes.
+pub(crate) fn resident_bytes(pid: u32) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages: u64 = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|p| p.parse().ok())
+        .unwrap_or(0);
+    pages * 4096
 }
 
 impl Drop for Server {

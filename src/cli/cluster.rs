@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use raftproto::checkpoint::Member as StoredMember;
 use raftproto::command::{ChangeMembers, Member, change_members::Change};
 use raftproto::peer::{
     AdminRequest, GroupStatus, StatusReply, StatusRequest, TransferLeaders, admin_request::Order,
@@ -25,7 +26,9 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
         at: command.at,
     };
     let order = match command.command {
-        ClusterSubcommand::Status(status) => return operator.show(status.json).await,
+        ClusterSubcommand::Status(status) => {
+            return operator.show(status.json, status.hashes).await;
+        }
         ClusterSubcommand::TransferLeader(order) => {
             return operator.transfer(order.from, order.group, order.to).await;
         }
@@ -89,8 +92,14 @@ impl Operator {
     }
 
     /// The status of the node that is asked, and of all that it knows of.
-    async fn all(&self) -> Result<Vec<(String, Result<StatusReply, GrpcError>)>, CliError> {
-        let request = StatusRequest { with_groups: true };
+    async fn all(
+        &self,
+        with_hashes: bool,
+    ) -> Result<Vec<(String, Result<StatusReply, GrpcError>)>, CliError> {
+        let request = StatusRequest {
+            with_groups: true,
+            with_hashes,
+        };
         let first = self.caller.status(&self.at, request).await;
         let first = first.map_err(|e| self.failed(&self.at, &e))?;
         let mut others: Vec<String> = Vec::new();
@@ -101,15 +110,14 @@ impl Operator {
         }
         let mut all = vec![(self.at.clone(), Ok(first))];
         for address in others {
-            let request = StatusRequest { with_groups: true };
             let status = self.caller.status(&address, request).await;
             all.push((address, status));
         }
         Ok(all)
     }
 
-    async fn show(&self, json: bool) -> Result<(), CliError> {
-        let all = self.all().await?;
+    async fn show(&self, json: bool, with_hashes: bool) -> Result<(), CliError> {
+        let all = self.all(with_hashes).await?;
         let progress = progress(&all);
         if json {
             println!("{}", as_json(&all, &progress));
@@ -193,7 +201,7 @@ impl Operator {
         let rounds = (patience.as_millis() / LOOK.as_millis()).max(1);
         let mut last = String::new();
         for _ in 0..rounds {
-            let progress = progress(&self.all().await?);
+            let progress = progress(&self.all(false).await?);
             let line = told(&progress);
             if line != last {
                 eprintln!("{line}");
@@ -235,22 +243,20 @@ fn leaders(all: &[(String, Result<StatusReply, GrpcError>)]) -> BTreeMap<u32, Gr
     found
 }
 
+/// The members that all groups shall have, as the meta group's leader knows them: by the newest order. Empty: as the
+/// cluster was founded.
+fn wanted(all: &[(String, Result<StatusReply, GrpcError>)]) -> Vec<StoredMember> {
+    let meta_leader = leaders(all).get(&0).map_or(0, |g| g.leader);
+    let replies = || all.iter().filter_map(|(_, s)| s.as_ref().ok());
+    let by_leader = replies().find(|s| s.node.as_ref().is_some_and(|n| n.raft_id == meta_leader));
+    let members = by_leader.map(|s| &s.members);
+    let members = members.or_else(|| replies().map(|s| &s.members).max_by_key(|m| m.len()));
+    members.cloned().unwrap_or_default()
+}
+
 fn progress(all: &[(String, Result<StatusReply, GrpcError>)]) -> Progress {
-    let members = all
-        .iter()
-        .filter_map(|(_, s)| s.as_ref().ok())
-        .map(|s| &s.members);
-    // Whoever knows of the newest order knows of the highest raft ids, or of the fewest members: the meta group's leader.
     let groups = leaders(all);
-    let meta_leader = groups.get(&0).map_or(0, |g| g.leader);
-    let by_leader = all
-        .iter()
-        .filter_map(|(_, s)| s.as_ref().ok())
-        .find(|s| s.node.as_ref().is_some_and(|n| n.raft_id == meta_leader));
-    let wanted = by_leader
-        .map(|s| &s.members)
-        .or_else(|| members.max_by_key(|m| m.len()));
-    let mut wanted: Vec<u64> = wanted.into_iter().flatten().map(|m| m.raft_id).collect();
+    let mut wanted: Vec<u64> = wanted(all).into_iter().map(|m| m.raft_id).collect();
     wanted.sort_unstable();
     let is_done = |group: &GroupStatus| {
         let membership = group.membership.clone().unwrap_or_default();
@@ -287,6 +293,12 @@ fn told(progress: &Progress) -> String {
     }
 }
 
+/// A group as one node has it. A hash has 64 bits, more than JSON's readers keep of a number.
+fn replica_json(group: &GroupStatus) -> serde_json::Value {
+    let hash = (group.state_hash != 0).then(|| format!("{:016x}", group.state_hash));
+    serde_json::json!({ "group": group.group, "applied": group.applied, "state_hash": hash })
+}
+
 fn as_json(
     all: &[(String, Result<StatusReply, GrpcError>)],
     progress: &Progress,
@@ -301,6 +313,7 @@ fn as_json(
                 "cluster": hello.cluster_address,
                 "groups_led": status.groups_led,
                 "groups_without_leader": status.groups_without_leader,
+                "groups": status.groups.iter().map(replica_json).collect::<Vec<_>>(),
             })
         }
         Err(error) => serde_json::json!({ "cluster": address, "error": error.to_string() }),
@@ -318,7 +331,16 @@ fn as_json(
             "trouble": g.trouble,
         })
     });
+    let members = wanted(all).into_iter().map(|m| {
+        serde_json::json!({
+            "node": m.raft_id & 0xffff,
+            "raft_id": m.raft_id,
+            "cluster": m.cluster_address,
+            "drained": m.drained,
+        })
+    });
     serde_json::json!({
+        "members": members.collect::<Vec<_>>(),
         "nodes": nodes.collect::<Vec<_>>(),
         "groups": groups.collect::<Vec<_>>(),
         "groups_done": progress.done,

@@ -35,6 +35,9 @@ pub struct Status {
     /// print JSON
     #[argh(switch)]
     pub json: bool,
+    /// with --json, also hash the state of each group on each node: equal wherever `applied` is equal
+    #[argh(switch)]
+    pub hashes: bool,
 }
 
 /// Makes a node a member, or notes its new address. Start it with --join.

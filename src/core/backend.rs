@@ -227,13 +227,13 @@ impl Backend for CoreBackend {
     }
 
     async fn metrics(&self) -> String {
-        let reports = self.0.probe_all().await;
+        let reports = self.0.probe_all(false).await;
         let snapshots: Vec<_> = reports.into_iter().map(|r| r.map(|r| r.snapshot)).collect();
         metrics::render(&snapshots)
     }
 
     async fn health(&self) -> Result<(), String> {
-        let reports = self.0.probe_all().await;
+        let reports = self.0.probe_all(false).await;
         let silent = reports.iter().enumerate().filter(|(_, r)| r.is_none());
         let silent: Vec<String> = silent.map(|(core, _)| core.to_string()).collect();
         if silent.is_empty() {
@@ -248,7 +248,7 @@ impl Backend for CoreBackend {
         if self.0.stop.raised() > 0 {
             reasons.push("stopping".to_owned());
         }
-        for (core, report) in self.0.probe_all().await.iter().enumerate() {
+        for (core, report) in self.0.probe_all(false).await.iter().enumerate() {
             match report {
                 None => reasons.push(format!("core {core} does not answer")),
                 Some(report) if report.failed => {

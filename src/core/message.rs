@@ -54,6 +54,8 @@ pub enum Message {
     Probe {
         /// The asking core's number for it.
         id: u64,
+        /// Also the hashes of the groups' states.
+        with_hashes: bool,
     },
     /// To `Probe`.
     Probed {

@@ -85,7 +85,7 @@ impl PeerEvents for PeerShell {
     }
 
     async fn status(&self, request: StatusRequest) -> StatusReply {
-        self.0.node_status(request.with_groups).await
+        self.0.node_status(request).await
     }
 
     async fn administer(&self, request: AdminRequest) -> Result<AdminReply, GrpcError> {
@@ -255,8 +255,8 @@ impl Core {
         }
     }
 
-    async fn node_status(self: &Rc<Self>, with_groups: bool) -> StatusReply {
-        let reports = self.probe_all().await;
+    async fn node_status(self: &Rc<Self>, request: StatusRequest) -> StatusReply {
+        let reports = self.probe_all(request.with_hashes).await;
         let mut groups: Vec<_> = reports
             .into_iter()
             .flatten()
@@ -283,7 +283,11 @@ impl Core {
         StatusReply {
             node: Some(self.hello()),
             peers: peers.collect(),
-            groups: if with_groups { groups } else { Vec::new() },
+            groups: if request.with_groups {
+                groups
+            } else {
+                Vec::new()
+            },
             groups_led,
             groups_without_leader,
             members: members.collect(),

@@ -306,8 +306,8 @@ impl Core {
             Message::FromPeer { node, batch } => self.on_peer_batch(node, *batch),
             Message::TransferLeaders { group, to_node } => self.transfer_leaders(group, to_node),
             Message::Leader { group, node } => self.note_leader(group, node),
-            Message::Probe { id } => {
-                let report = Box::new(self.report());
+            Message::Probe { id, with_hashes } => {
+                let report = Box::new(self.report(with_hashes));
                 if self.post(from, Message::Probed { id, report }).is_err() {
                     log::warn!("event=probe_lost core={from}");
                 }
@@ -322,7 +322,7 @@ impl Core {
     }
 
     /// How this core is.
-    pub(super) fn report(&self) -> CoreReport {
+    pub(super) fn report(&self, with_hashes: bool) -> CoreReport {
         let plain = &self.metrics.plain;
         let groups = self.groups.borrow();
         plain
@@ -342,7 +342,7 @@ impl Core {
             snapshot: self.metrics.snapshot(self.id),
             groups: groups
                 .values()
-                .map(|group| self.group_status(group))
+                .map(|group| self.group_status(group, with_hashes))
                 .collect(),
             groups_waiting: groups.values().filter(|g| !g.has_leader()).count() as u32,
             failed: self.is_failed.get(),
@@ -351,18 +351,18 @@ impl Core {
     }
 
     /// Asks all cores how they are; `None` for those that do not answer within a second.
-    pub(super) async fn probe_all(self: &Rc<Self>) -> Vec<Option<CoreReport>> {
+    pub(super) async fn probe_all(self: &Rc<Self>, with_hashes: bool) -> Vec<Option<CoreReport>> {
         let mut waits = Vec::new();
         let mut asked = Vec::new();
         for core in 0..self.cores {
             let (slot, filled) = slot();
             if core == self.id {
-                slot.fill(self.report());
+                slot.fill(self.report(with_hashes));
             } else {
                 let id = self.next_id();
                 asked.push(id);
                 self.probed.borrow_mut().insert(id, slot);
-                if self.post(core, Message::Probe { id }).is_err() {
+                if self.post(core, Message::Probe { id, with_hashes }).is_err() {
                     self.probed.borrow_mut().remove(&id);
                 }
             }

@@ -9,8 +9,8 @@ use crate::group::Group;
 use crate::peer::Link;
 
 impl Core {
-    /// One group's state. The hash of the state is only worked out where it is cheap: see [`HASHED_STREAMS_MAX`].
-    pub(super) fn group_status(&self, group: &Group) -> GroupStatus {
+    /// One group's state. Its hash takes time in proportion to the streams: only where someone asks for it.
+    pub(super) fn group_status(&self, group: &Group, with_hash: bool) -> GroupStatus {
         GroupStatus {
             group: group.id(),
             leader: group.leader(),
@@ -19,7 +19,7 @@ impl Core {
             commit: group.commit(),
             last_index: group.last_index(),
             membership: Some(group.membership()),
-            state_hash: 0,
+            state_hash: if with_hash { group.state_hash() } else { 0 },
             hot_bytes: group.hot_bytes(),
             streams: group.stream_count() as u64,
             replicas: group

@@ -44,7 +44,7 @@ async fn ask(config: &Config) -> u64 {
         let mut replies = Vec::new();
         let mut errors = Vec::new();
         for peer in &others {
-            let request = StatusRequest { with_groups: false };
+            let request = StatusRequest::default();
             match caller.status(&peer.address, request).await {
                 Ok(reply) => replies.push(reply),
                 Err(error) => errors.push(format!("{}: {error}", peer.address)),

@@ -1,6 +1,7 @@
 //! Several nodes on one machine: real processes, each with its own ports, disk and log, to be killed, stopped, cut off
 //! and started again.
 
+mod admin;
 mod net;
 mod ports;
 
@@ -26,14 +27,46 @@ struct Node {
     cluster_listen: String,
     /// Settings of this node alone.
     settings: Vec<String>,
+    /// Put before the server's command.
+    wrapper: Vec<String>,
+    /// It gets its replicas' names from the cluster.
+    joins: bool,
     child: Option<Child>,
     _ports: Vec<Port>,
+}
+
+impl Node {
+    fn new(id: u32, network: Option<&Network>) -> Node {
+        let (addresses, ports) = match network {
+            Some(network) => {
+                let host = network.address(id);
+                ([format!("{host}:4437"), format!("{host}:4447")], Vec::new())
+            }
+            None => {
+                let ports = [(); 2].map(|()| Port::reserve().expect("a free port"));
+                let named = [&ports[0], &ports[1]].map(|p| format!("127.0.0.1:{}", p.number));
+                (named, ports.into())
+            }
+        };
+        let [listen, cluster_listen] = addresses;
+        Node {
+            listen,
+            cluster_listen,
+            settings: Vec::new(),
+            wrapper: Vec::new(),
+            joins: false,
+            child: None,
+            _ports: ports,
+        }
+    }
 }
 
 /// Nodes 1 to n; killed when dropped, and their logs printed if the test fails.
 pub struct Cluster {
     nodes: Vec<Node>,
     settings: Vec<String>,
+    /// How many nodes founded it; the others join.
+    founders: usize,
     network: Option<Network>,
     dir: tempfile::TempDir,
 }
@@ -65,33 +98,34 @@ impl Cluster {
 
     /// A cluster none of whose nodes runs yet.
     pub fn prepare(count: u32, settings: &[&str], network: Option<Network>) -> Cluster {
-        let node = |id: u32| {
-            let (addresses, ports) = match &network {
-                Some(network) => {
-                    let host = network.address(id);
-                    ([format!("{host}:4437"), format!("{host}:4447")], Vec::new())
-                }
-                None => {
-                    let ports = [(); 2].map(|()| Port::reserve().expect("a free port"));
-                    let named = [&ports[0], &ports[1]].map(|p| format!("127.0.0.1:{}", p.number));
-                    (named, ports.into())
-                }
-            };
-            let [listen, cluster_listen] = addresses;
-            Node {
-                listen,
-                cluster_listen,
-                settings: Vec::new(),
-                child: None,
-                _ports: ports,
-            }
-        };
         Cluster {
-            nodes: (1..=count).map(node).collect(),
+            nodes: (1..=count)
+                .map(|id| Node::new(id, network.as_ref()))
+                .collect(),
             settings: settings.iter().map(|s| (*s).to_owned()).collect(),
+            founders: count as usize,
             network,
             dir: scratch_dir(),
         }
+    }
+
+    /// One more node, which is to join; it does not run yet. Its number.
+    pub fn prepare_another(&mut self) -> u32 {
+        let id = self.nodes.len() as u32 + 1;
+        let mut node = Node::new(id, self.network.as_ref());
+        node.joins = true;
+        self.nodes.push(node);
+        id
+    }
+
+    /// From its next start on, a node with an empty disk asks the cluster what it is.
+    pub fn let_join(&mut self, node: u32) {
+        self.nodes[node as usize - 1].joins = true;
+    }
+
+    /// From its next start on, these words stand before a node's command; they end by running it in their place.
+    pub fn wrap(&mut self, node: u32, words: &[&str]) {
+        self.nodes[node as usize - 1].wrapper = words.iter().map(|s| (*s).to_owned()).collect();
     }
 
     /// The nodes' numbers.
@@ -113,6 +147,11 @@ impl Cluster {
     /// A node's address for clients, `host:port`.
     pub fn address(&self, node: u32) -> &str {
         &self.nodes[node as usize - 1].listen
+    }
+
+    /// A node's address for the other nodes and for orders, `host:port`.
+    pub fn cluster_address(&self, node: u32) -> &str {
+        &self.nodes[node as usize - 1].cluster_listen
     }
 
     /// Those of all nodes.
@@ -147,9 +186,15 @@ impl Cluster {
             .append(true)
             .open(self.log_path(node))
             .expect("the scratch directory is writable");
-        let mut command = match &self.network {
-            Some(network) => network.command(node, &Server::binary()),
-            None => Command::new(Server::binary()),
+        let this = &self.nodes[node as usize - 1];
+        let mut command = match (&self.network, &this.wrapper[..]) {
+            (Some(network), _) => network.command(node, &Server::binary()),
+            (None, []) => Command::new(Server::binary()),
+            (None, [first, rest @ ..]) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(Server::binary());
+                command
+            }
         };
         command
             .args(["server", "--io-memory", "64KiB", "--no-pin"])
@@ -161,11 +206,14 @@ impl Cluster {
         let mut defaults = vec![("--core-count", "1"), ("--raft-group-count", "4")];
         let peers: Vec<String> = (1..)
             .zip(&self.nodes)
+            .filter(|(id, _)| *id <= self.founders || *id == node as usize)
             .map(|(id, n)| format!("{id}={}", n.cluster_listen))
             .collect();
         let peers = peers.join(",");
-        let this = &self.nodes[node as usize - 1];
-        if self.nodes.len() > 1 {
+        if this.joins {
+            command.arg("--join");
+        }
+        if self.founders > 1 {
             defaults.push(("--peers", &peers));
             defaults.push(("--cluster-listen", &this.cluster_listen));
             defaults.push(("--cluster-id", "test"));
@@ -289,6 +337,17 @@ impl Cluster {
             assert!(Instant::now() < deadline, "node {node} did not end");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Process id of a node that runs.
+    pub fn pid(&self, node: u32) -> u32 {
+        let child = &self.nodes[node as usize - 1].child;
+        child.as_ref().expect("the node was started").id()
+    }
+
+    /// Resident memory of a node that runs, in bytes.
+    pub fn resident_bytes(&self, node: u32) -> u64 {
+        crate::server::resident_bytes(self.pid(node))
     }
 
     fn signal(&self, node: u32, signal: libc::c_int) {

@@ -182,6 +182,9 @@ fn run(mut cluster: Cluster, faults: &[Fault], episodes: u32, seed: u64) {
         cluster.expect_all_alive();
         let bytes = read_back(&addresses, &streams, &history);
         let verdict = judge(&streams, &history);
+        if addresses.len() > 1 {
+            cluster.expect_equal_states(&cluster.ids());
+        }
         println!("episode {episode}, {fault:?}: {bytes} bytes, {verdict:?}");
         // Even without a leader for a while, and on a busy machine.
         for what in ["append Appended", "produce Appended", "read Content"] {
@@ -215,7 +218,7 @@ fn run(mut cluster: Cluster, faults: &[Fault], episodes: u32, seed: u64) {
 }
 
 /// Low enough that long-polls end by themselves, and checkpoints happen all the time.
-const SETTINGS: [&str; 8] = [
+pub const SETTINGS: [&str; 8] = [
     "--long-poll-ms",
     "300",
     "--checkpoint-bytes",

@@ -9,7 +9,7 @@ use crate::{alone, nodes};
 const TEXT: &str = "text/plain";
 
 /// What goes in at one node comes out at all.
-fn works(cluster: &Cluster, name: &str) {
+pub fn works(cluster: &Cluster, name: &str) {
     let path = format!("/v1/stream/{name}");
     for node in cluster.running() {
         let mut client = cluster.client(node);
@@ -28,7 +28,7 @@ fn works(cluster: &Cluster, name: &str) {
     }
 }
 
-fn wait_for(what: &str, is_so: impl Fn() -> bool) {
+pub fn wait_for(what: &str, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < deadline, "never: {what}");

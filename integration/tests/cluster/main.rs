@@ -5,8 +5,12 @@ mod ahead;
 mod conformance;
 mod episodes;
 mod failover;
+mod faults;
 mod formation;
+mod grpc;
+mod members;
 mod rolling;
+mod transfer;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

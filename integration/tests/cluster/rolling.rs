@@ -17,8 +17,8 @@ const CLIENTS: usize = 8;
 
 /// What one client saw.
 #[derive(Debug, Default)]
-struct Seen {
-    done: u64,
+pub struct Seen {
+    pub done: u64,
     /// Refused with `Retry-After`, or the connection was not taken: then another node.
     put_off: u64,
     /// The connection broke after the request was sent.
@@ -76,7 +76,8 @@ impl Polite {
     }
 }
 
-fn client(id: usize, addresses: &[String], stop: &AtomicBool) -> Seen {
+/// Appends and reads until stopped; `may_break`: connections may break off, so all appends can be repeated.
+pub fn client(id: usize, addresses: &[String], stop: &AtomicBool, may_break: bool) -> Seen {
     let mut client = Polite {
         links: Links::new(addresses, PATIENCE),
         node: id % addresses.len(),
@@ -87,7 +88,7 @@ fn client(id: usize, addresses: &[String], stop: &AtomicBool) -> Seen {
     let created = client.ask("PUT", &path, &[text], b"", true);
     assert!(matches!(created.status, 200 | 201), "{}", created.text());
     // Half are producers; the others cannot repeat what was broken off, and need not.
-    let is_producer = id.is_multiple_of(2);
+    let is_producer = may_break || id.is_multiple_of(2);
     let mut seq = 0_u64;
     while !stop.load(Ordering::Relaxed) {
         let number = seq.to_string();
@@ -127,7 +128,7 @@ fn a_rolling_restart_fails_no_request() {
     let clients: Vec<_> = (0..CLIENTS)
         .map(|id| {
             let (addresses, stop) = (addresses.clone(), stop.clone());
-            std::thread::spawn(move || client(id, &addresses, &stop))
+            std::thread::spawn(move || client(id, &addresses, &stop, false))
         })
         .collect();
     for _ in 0..number("URSULA_TEST_ROUNDS", 2) {

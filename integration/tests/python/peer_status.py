@@ -56,6 +56,11 @@ with grpc.insecure_channel(sys.argv[1]) as channel:
     assert node[2][0], f"cluster_id: {node}"
     print("node", node[3][0], "of cluster", node[2][0].decode(), "groups", len(reply.get(3, [])))
 
+    # StatusRequest { with_groups: true, with_hashes: true }: the hash is field 8 of a group.
+    assert all(8 not in fields(group) for group in reply[3])
+    hashed = fields(call(channel, "Status", b"\x08\x01\x10\x01"))
+    assert all(fields(group)[8][0] != 0 for group in hashed[3])
+
     # Empty messages are messages.
     assert fields(call(channel, "Status", b""))[1]
 
@@ -65,6 +70,15 @@ with grpc.insecure_channel(sys.argv[1]) as channel:
     assert code == grpc.StatusCode.INTERNAL, (code, text)
     code, text = refusal(channel, "Status", b"\x08\x01" * 1000, compression=grpc.Compression.Gzip)
     assert code == grpc.StatusCode.UNIMPLEMENTED and "gzip" in text, (code, text)
+    # Orders: garbage, none at all, one that nobody knows yet (field 15), and one that makes no sense.
+    code, text = refusal(channel, "Administer", b"\xff" * 9)
+    assert code == grpc.StatusCode.INTERNAL, (code, text)
+    for order in [b"", b"\x7a\x00"]:
+        code, text = refusal(channel, "Administer", order)
+        assert code == grpc.StatusCode.INVALID_ARGUMENT and "order" in text, (code, text)
+    # change_members { replace: 77 }
+    code, text = refusal(channel, "Administer", b"\x1a\x02\x20\x4d")
+    assert code == grpc.StatusCode.FAILED_PRECONDITION and "77" in text, (code, text)
     code, text = refusal(channel, "FetchCheckpoint", b"")
     assert code == grpc.StatusCode.INVALID_ARGUMENT, (code, text)
 

@@ -12,7 +12,10 @@ use crate::peer::message::Encoder;
 fn a_status_is_answered() {
     on_executor(async || {
         let (one, two) = (peer(1, "a", settings()), peer(2, "a", settings()));
-        let request = StatusRequest { with_groups: true };
+        let request = StatusRequest {
+            with_groups: true,
+            ..StatusRequest::default()
+        };
         let address = two.address.to_string();
         let reply = one.caller().status(&address, request).await.unwrap();
         assert_eq!(reply.groups_led, 5);

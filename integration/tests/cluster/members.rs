@@ -1,0 +1,268 @@
+//! Nodes that come, go, and lose their disks, while clients go on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use integration::cluster::Cluster;
+use integration::history::History;
+use integration::load::{Load, Numbers, Plan, Stream, judge, read_back};
+
+use crate::episodes::SETTINGS;
+use crate::formation::{wait_for, works};
+use crate::rolling::{self, Seen};
+use crate::{alone, nodes, number};
+
+/// Random operations that are judged, and clients who count every failure.
+struct Clients {
+    streams: Vec<Stream>,
+    history: Arc<History>,
+    load: Load,
+    stop: Arc<AtomicBool>,
+    polite: Vec<JoinHandle<Seen>>,
+}
+
+impl Clients {
+    fn start(name: &str, addresses: &[String], may_break: bool) -> Clients {
+        let streams = Stream::some(name, 6);
+        let (history, numbers) = (Arc::new(History::new()), Arc::new(Numbers::default()));
+        let plan = Plan {
+            seed: number("URSULA_TEST_SEED", 1).into(),
+            ..Plan::default()
+        };
+        let load = Load::start(addresses, &streams, &plan, &history, &numbers);
+        let stop = Arc::new(AtomicBool::new(false));
+        let polite = (0..4).map(|id| {
+            let (addresses, stop) = (addresses.to_vec(), stop.clone());
+            std::thread::spawn(move || rolling::client(id, &addresses, &stop, may_break))
+        });
+        Clients {
+            polite: polite.collect(),
+            streams,
+            history,
+            load,
+            stop,
+        }
+    }
+
+    /// Ends the load; nothing was wrong, and these nodes agree.
+    fn end(self, cluster: &Cluster, nodes: &[u32]) {
+        self.stop.store(true, Ordering::Relaxed);
+        let counts = self.load.stop();
+        let seen: Vec<Option<Seen>> = self.polite.into_iter().map(|p| p.join().ok()).collect();
+        let done: u64 = seen.iter().flatten().map(|s| s.done).sum();
+        println!("{seen:?}");
+        let addresses: Vec<String> = nodes
+            .iter()
+            .map(|n| cluster.address(*n).to_owned())
+            .collect();
+        let bytes = read_back(&addresses, &self.streams, &self.history);
+        println!("{bytes} bytes, {:?}", judge(&self.streams, &self.history));
+        assert!(
+            seen.iter().all(Option::is_some),
+            "clients whose request failed"
+        );
+        assert!(done > 100, "too little load to mean anything: {done}");
+        let appended = counts.get("append Appended").copied().unwrap_or(0);
+        assert!(
+            appended > 50,
+            "too little load to mean anything: {counts:?}"
+        );
+        cluster.expect_equal_states(nodes);
+    }
+}
+
+/// An order that all groups follow in time.
+fn ordered(cluster: &Cluster, at: u32, words: &[&str]) {
+    let began = Instant::now();
+    let said = cluster.order(at, words);
+    let said = said.unwrap_or_else(|e| panic!("{words:?}: {e}"));
+    println!("{words:?}: {:?}: {}", began.elapsed(), said.trim());
+}
+
+/// An order that stands, although nobody waits for it.
+fn noted(cluster: &Cluster, at: u32, words: &[&str]) {
+    let mut all = vec!["--wait-s", "0"];
+    all.extend(words);
+    match cluster.order(at, &all) {
+        Ok(_) => {}
+        Err(said) => assert!(said.contains("members: "), "{words:?}: {said}"),
+    }
+}
+
+fn named(cluster: &Cluster, node: u32) -> String {
+    format!("{node}={}", cluster.cluster_address(node))
+}
+
+#[test]
+fn nodes_come_and_go_and_clients_see_no_error() {
+    let _alone = alone();
+    let mut cluster = Cluster::prepare(3, &SETTINGS, None);
+    for node in [1, 2, 3] {
+        cluster.start_node(node);
+    }
+    cluster.wait_ready();
+    let (four, five) = (cluster.prepare_another(), cluster.prepare_another());
+    let clients = Clients::start("members", &cluster.addresses(), false);
+
+    // One waits for the order, of the other the order comes first.
+    cluster.start_node(four);
+    wait_for("it says what it waits for", || {
+        cluster.log(four).contains("ursula cluster add 4=")
+    });
+    ordered(&cluster, 1, &["add", &named(&cluster, four)]);
+    noted(&cluster, 2, &["add", &named(&cluster, five)]);
+    cluster.start_node(five);
+    cluster.wait_members(3, &[1, 2, 3, 4, 5]);
+    cluster.wait_ready();
+    // The same order again changes nothing.
+    ordered(&cluster, 4, &["add", &named(&cluster, four)]);
+
+    // A founder goes, and one that came.
+    for node in [1, four] {
+        ordered(&cluster, node, &["remove", &node.to_string()]);
+        assert!(cluster.stop(node).success());
+    }
+    cluster.wait_members(five, &[2, 3, 5]);
+    clients.end(&cluster, &[2, 3, 5]);
+
+    let clients = Clients::start("replaced", &cluster.addresses()[1..], true);
+    cluster.kill(2);
+    cluster.wipe(2);
+    noted(&cluster, 3, &["replace", "2"]);
+    cluster.let_join(2);
+    cluster.start_node(2);
+    cluster.wait_members(3, &[2, 3, 5]);
+    cluster.wait_ready();
+    let status = cluster.status(5, false).expect("it answers");
+    let members = status["members"].as_array().expect("a list");
+    assert_eq!(members[0]["raft_id"], (1 << 16) + 2, "{status}");
+    clients.end(&cluster, &[2, 3, 5]);
+
+    // What joined comes back by itself.
+    cluster.kill(2);
+    cluster.kill(5);
+    cluster.start_node(5);
+    cluster.start_node(2);
+    cluster.wait_ready();
+    works(&cluster, "after");
+    cluster.expect_equal_states(&[2, 3, 5]);
+}
+
+#[test]
+fn a_node_that_lost_its_disk_neither_votes_nor_counts() {
+    let _alone = alone();
+    let mut cluster = Cluster::start(3, &[]);
+    works(&cluster, "before");
+    cluster.kill(3);
+    cluster.wipe(3);
+    cluster.start_node(3);
+    for node in [1, 2, 3] {
+        wait_for("the logs say why", || {
+            cluster.log(node).contains("another data directory")
+        });
+    }
+    assert!(!cluster.is_ready(3));
+    let path = "/v1/stream/before";
+    let mut client = cluster.client(1);
+    assert_eq!(client.append(path, "text/plain", b"x").status, 204);
+
+    // With its vote there would be a majority.
+    cluster.kill(2);
+    let until = Instant::now() + Duration::from_secs(6);
+    let mut asked = 0;
+    while Instant::now() < until {
+        for node in [1, 3] {
+            let created = cluster
+                .client(node)
+                .create("/v1/stream/never", "text/plain");
+            assert_eq!(created.status, 503, "{}", created.text());
+            asked += 1;
+        }
+    }
+    println!("{asked} times refused");
+    cluster.start_node(2);
+    wait_for("a majority is back", || {
+        cluster.is_ready(1) && cluster.is_ready(2)
+    });
+    assert_eq!(client.append(path, "text/plain", b"y").status, 204);
+
+    cluster.kill(3);
+    cluster.wipe(3);
+    noted(&cluster, 1, &["replace", "3"]);
+    cluster.let_join(3);
+    cluster.start_node(3);
+    cluster.wait_members(1, &[1, 2, 3]);
+    cluster.wait_ready();
+    assert_eq!(cluster.client(3).get(path).text(), "123xy");
+    works(&cluster, "after");
+    cluster.expect_equal_states(&[1, 2, 3]);
+}
+
+#[test]
+fn a_node_joins_while_leaders_are_killed() {
+    let _alone = alone();
+    let mut cluster = Cluster::start(3, &SETTINGS);
+    let four = cluster.prepare_another();
+    let clients = Clients::start("join", &cluster.addresses(), true);
+    let first = clients.streams[0].path.clone();
+    // So that it cannot have the whole log before the first leader dies.
+    works(&cluster, "before");
+    cluster.start_node(four);
+    noted(&cluster, 1, &["add", &named(&cluster, four)]);
+    for kill in 0..number("URSULA_TEST_KILLS", 12).div_ceil(3) {
+        let leader = cluster.leader(&first).filter(|n| *n != four);
+        let victim = leader.unwrap_or(1 + kill % 3);
+        cluster.kill(victim);
+        // How long it is away, and how long the others have.
+        std::thread::sleep(Duration::from_millis(300));
+        cluster.start_node(victim);
+        std::thread::sleep(Duration::from_millis(100 * u64::from(kill)));
+    }
+    cluster.wait_members(1, &[1, 2, 3, 4]);
+    cluster.wait_ready();
+    clients.end(&cluster, &[1, 2, 3, 4]);
+}
+
+#[test]
+fn a_node_that_is_down_can_be_removed_and_come_back_new() {
+    let _alone = alone();
+    if nodes() < 3 {
+        return println!("skipped: too few would be left");
+    }
+    let mut cluster = Cluster::start(3, &[]);
+    works(&cluster, "before");
+    cluster.kill(3);
+    ordered(&cluster, 1, &["remove", "3"]);
+    cluster.wait_members(2, &[1, 2]);
+    works(&cluster, "without");
+
+    // It does not know yet, and disturbs nobody.
+    cluster.start_node(3);
+    wait_for("it is told", || cluster.log(3).contains("is not a member"));
+    works_at(&cluster, &[1, 2], "undisturbed");
+    assert!(!cluster.is_ready(3));
+    cluster.kill(3);
+
+    cluster.wipe(3);
+    noted(&cluster, 1, &["add", &named(&cluster, 3)]);
+    noted(&cluster, 2, &["replace", "3"]);
+    cluster.let_join(3);
+    cluster.start_node(3);
+    cluster.wait_members(1, &[1, 2, 3]);
+    cluster.wait_ready();
+    works(&cluster, "again");
+    assert_eq!(cluster.client(3).get("/v1/stream/before").text(), "123");
+    cluster.expect_equal_states(&[1, 2, 3]);
+}
+
+fn works_at(cluster: &Cluster, nodes: &[u32], name: &str) {
+    let path = format!("/v1/stream/{name}");
+    for node in nodes {
+        let mut client = cluster.client(*node);
+        let created = client.create(&path, "text/plain");
+        assert!(matches!(created.status, 200 | 201), "{}", created.text());
+        assert_eq!(client.append(&path, "text/plain", b"x").status, 204);
+    }
+}
