@@ -5,6 +5,7 @@ mod balance;
 mod checkpoint;
 pub mod clock;
 mod fork;
+mod give;
 pub mod hyper_rt;
 pub mod listen;
 mod materialize;

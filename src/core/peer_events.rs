@@ -13,7 +13,8 @@ use raftproto::peer::{
 };
 use storage::{StorageError, framed};
 
-use super::transfer::{TransferError, give};
+use super::give::give;
+use super::transfer::TransferError;
 use super::{Core, Message};
 use crate::group::Input;
 use crate::peer::{CheckpointParts, Code, GrpcError, PeerEvents};
