@@ -116,6 +116,9 @@ pub fn load(
     Ok((config, origins))
 }
 
+/// A body and what goes with it, in one message of the peers' link.
+const CLUSTER_BODY_BYTES_MAX: u64 = 60 << 20;
+
 /// What a node of a cluster needs.
 fn check_cluster(config: &Config) -> Result<(), ConfigError> {
     let wrong = |text: String| Err(ConfigError::Contradiction(text));
@@ -143,6 +146,13 @@ fn check_cluster(config: &Config) -> Result<(), ConfigError> {
             "`peers` is set, but `wal_dir` is not: a node of a cluster must keep its log"
                 .to_owned(),
         );
+    }
+    if config.body_bytes_max > CLUSTER_BODY_BYTES_MAX {
+        return wrong(format!(
+            "`peers` is set and `body_bytes_max` is {}: what is longer than {CLUSTER_BODY_BYTES_MAX} bytes fits into no message \
+             between nodes, and an append that no other node gets would hold up all after it",
+            config.body_bytes_max
+        ));
     }
     Ok(())
 }
@@ -267,6 +277,25 @@ mod tests {
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();
         owned.into_iter()
+    }
+
+    #[test]
+    fn what_fits_into_no_message_between_nodes_is_refused_at_the_start() {
+        let check = |body_bytes_max| {
+            let given = [
+                ("peers", "1=127.0.0.1:1"),
+                ("cluster_listen", "127.0.0.1:1"),
+                ("wal_dir", "/a"),
+                ("body_bytes_max", body_bytes_max),
+                ("body_bytes_in_flight_max", "1GiB"),
+            ];
+            load(&flags(&given), environment(&[]), None)
+        };
+        assert!(check("60MiB").is_ok());
+        let text = check("61MiB").unwrap_err().to_string();
+        assert!(text.contains("`body_bytes_max` is 63963136"), "{text}");
+        let message_bytes_max = crate::peer::PeerSettings::default().message_bytes_max;
+        assert!(message_bytes_max as u64 >= CLUSTER_BODY_BYTES_MAX + (1 << 20));
     }
 
     #[test]
