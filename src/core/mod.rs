@@ -73,6 +73,8 @@ pub struct Core {
     mesh: RefCell<Option<Rc<Mesh<Message>>>>,
     /// To each of the other nodes.
     links: RefCell<BTreeMap<u64, Rc<Link>>>,
+    /// Those that are no members any more, and until when they are spoken to, in monotonic microseconds.
+    leaving: RefCell<BTreeMap<u64, u64>>,
     /// Where the clients of the other nodes connect, as far as they said so.
     client_addresses: RefCell<BTreeMap<u64, String>>,
     /// Asks other nodes once.

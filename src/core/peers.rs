@@ -15,6 +15,9 @@ use crate::peer::{BatchItem, Link, Transport};
 use crate::protocol::{Outcome, Refusal, Request};
 use crate::wire;
 
+/// How long a removed node is still answered, in microseconds: longer than a request waits for a leader.
+const FAREWELL_US: u64 = 6_000_000;
+
 impl Core {
     /// Listens to the other nodes and connects to them; `None`: the node is alone. Answers what serves them, until
     /// `peers_stop` is raised.
@@ -40,8 +43,7 @@ impl Core {
         }
     }
 
-    /// Links to those that are members or are to be, and no others. One that is to be none is one until own groups have let
-    /// it go: without its voice they might not.
+    /// Links to those that are members or are to be, and to those that go: see [`Core::stays`].
     pub(super) fn follow_members(self: &Rc<Self>) {
         if self.identity.cluster_listen.is_none() {
             return;
@@ -58,10 +60,13 @@ impl Core {
         };
         wanted.remove(&self.config.node_id);
         let needed = self.nodes_of_groups();
-        let is_stale = |node: &u64, link: &Rc<Link>| match wanted.get(node) {
-            Some(address) => address != link.address(),
-            None => !needed.contains(node),
+        let is_stale = |node: &u64, link: &Rc<Link>| {
+            let address = wanted.get(node);
+            address.map_or_else(|| !self.stays(*node), |address| address != link.address())
         };
+        self.leaving
+            .borrow_mut()
+            .retain(|node, _| !wanted.contains_key(node));
         let mut links = self.links.borrow_mut();
         let stale: Vec<Rc<Link>> = links
             .extract_if(.., |node, link| is_stale(node, link))
@@ -107,8 +112,33 @@ impl Core {
         })
     }
 
+    /// A node that shall go is spoken to until own groups have let it out, and for as long after as requests wait: it
+    /// hears of its removal, and what it had asked for others is answered.
+    fn stays(&self, node: u64) -> bool {
+        let is_in = |group: &crate::group::Group| {
+            let now = group.membership();
+            let all = [now.voters, now.voters_outgoing, now.learners];
+            all.iter().flatten().any(|id| node_of(*id) == node)
+        };
+        let now_us = self.clock.monotonic_us();
+        let mut leaving = self.leaving.borrow_mut();
+        let until_us = leaving.entry(node).or_insert(now_us + FAREWELL_US);
+        if self.groups.borrow().values().any(is_in) {
+            *until_us = now_us + FAREWELL_US;
+        }
+        let stays = now_us < *until_us;
+        if !stays {
+            leaving.remove(&node);
+        }
+        stays
+    }
+
     /// Brings own groups a step nearer to the members that they shall have.
     pub(super) fn reconcile(self: &Rc<Self>) {
+        let is_leaving = !self.leaving.borrow().is_empty();
+        if is_leaving {
+            self.follow_members();
+        }
         let members = self.tables.borrow().members.clone();
         if members.is_empty() {
             return;
@@ -122,11 +152,6 @@ impl Core {
         drop(groups);
         for group in led {
             self.step(group, Input::Reconcile(wanted.clone()));
-        }
-        let is_left = |node: &u64| !wanted.iter().any(|id| node_of(*id) == *node);
-        let has_left = self.links.borrow().keys().any(is_left);
-        if has_left {
-            self.follow_members();
         }
     }
 

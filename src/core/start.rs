@@ -288,6 +288,7 @@ async fn build(
         late_news: RefCell::default(),
         mesh: RefCell::new(None),
         links: RefCell::default(),
+        leaving: RefCell::default(),
         client_addresses: RefCell::default(),
         caller: Caller::new(peer_settings, timeouts),
         peers_stop: Rc::default(),

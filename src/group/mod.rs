@@ -190,10 +190,12 @@ impl Group {
         !self.pending.is_empty()
     }
 
-    /// Nothing is on its way to the disk.
+    /// Nothing is on its way to the disk, and nobody waits. What was proposed and given up may stay for ever: where no
+    /// leader tells what became of it.
     pub fn is_idle(&self) -> bool {
+        let awaited = |p: &Proposed| p.replies.iter().any(Option::is_some);
         self.pending.is_empty()
-            && self.proposed.is_empty()
+            && !self.proposed.values().any(awaited)
             && self.waiting.is_empty()
             && self.raft.is_idle()
     }

@@ -194,6 +194,36 @@ fn measure(name: &str, times: u32, take_away: impl Fn(&mut Cluster, u32)) {
     assert!(at(100) < GAP_MAX, "a stream waited for {:?}", at(100));
 }
 
+/// What it was asked and cannot do, nobody will ever tell it the fate of.
+#[test]
+fn a_node_that_lost_the_others_ends_when_it_is_told_to() {
+    let _alone = alone();
+    if nodes() == 1 {
+        return println!("skipped: there are no others");
+    }
+    let mut cluster = Cluster::start(nodes(), &[]);
+    let path = "/v1/stream/last";
+    let created = cluster.client(1).create(path, "text/plain");
+    assert_eq!(created.status, 201, "{}", created.text());
+    let leader = cluster.leader(path).expect("it has just answered");
+    for node in cluster.ids() {
+        if node != leader {
+            cluster.kill(node);
+        }
+    }
+    let lost = cluster.client(leader).append(path, "text/plain", b"x");
+    assert_eq!(lost.status, 503, "{}", lost.text());
+    assert_eq!(lost.header("stream-outcome"), "unknown");
+    let began = Instant::now();
+    let status = cluster.stop(leader);
+    assert!(
+        status.success(),
+        "{status} after {:?}: {}",
+        began.elapsed(),
+        cluster.log(leader)
+    );
+}
+
 #[test]
 fn writers_wait_little_when_a_node_is_killed() {
     let _alone = alone();

@@ -35,7 +35,8 @@ impl Clients {
         let stop = Arc::new(AtomicBool::new(false));
         let polite = (0..4).map(|id| {
             let (addresses, stop) = (addresses.to_vec(), stop.clone());
-            std::thread::spawn(move || rolling::client(id, &addresses, &stop, may_break))
+            let name = name.to_owned();
+            std::thread::spawn(move || rolling::client((&name, id), &addresses, &stop, may_break))
         });
         Clients {
             polite: polite.collect(),
@@ -165,8 +166,11 @@ fn a_node_that_lost_its_disk_neither_votes_nor_counts() {
     }
     assert!(!cluster.is_ready(3));
     let path = "/v1/stream/before";
-    let mut client = cluster.client(1);
-    assert_eq!(client.append(path, "text/plain", b"x").status, 204);
+    let append = |cluster: &Cluster, body: &[u8]| {
+        let appended = cluster.client(1).append(path, "text/plain", body);
+        assert_eq!(appended.status, 204, "{}", appended.text());
+    };
+    append(&cluster, b"x");
 
     // With its vote there would be a majority.
     cluster.kill(2);
@@ -186,7 +190,7 @@ fn a_node_that_lost_its_disk_neither_votes_nor_counts() {
     wait_for("a majority is back", || {
         cluster.is_ready(1) && cluster.is_ready(2)
     });
-    assert_eq!(client.append(path, "text/plain", b"y").status, 204);
+    append(&cluster, b"y");
 
     cluster.kill(3);
     cluster.wipe(3);

@@ -77,13 +77,14 @@ impl Polite {
 }
 
 /// Appends and reads until stopped; `may_break`: connections may break off, so all appends can be repeated.
-pub fn client(id: usize, addresses: &[String], stop: &AtomicBool, may_break: bool) -> Seen {
+pub fn client(id: (&str, usize), addresses: &[String], stop: &AtomicBool, may_break: bool) -> Seen {
+    let (name, id) = id;
     let mut client = Polite {
         links: Links::new(addresses, PATIENCE),
         node: id % addresses.len(),
         seen: Seen::default(),
     };
-    let path = format!("/v1/stream/rolling/s{id}");
+    let path = format!("/v1/stream/{name}-polite/s{id}");
     let text = ("content-type", "text/plain");
     let created = client.ask("PUT", &path, &[text], b"", true);
     assert!(matches!(created.status, 200 | 201), "{}", created.text());
@@ -128,7 +129,7 @@ fn a_rolling_restart_fails_no_request() {
     let clients: Vec<_> = (0..CLIENTS)
         .map(|id| {
             let (addresses, stop) = (addresses.clone(), stop.clone());
-            std::thread::spawn(move || client(id, &addresses, &stop, false))
+            std::thread::spawn(move || client(("rolling", id), &addresses, &stop, false))
         })
         .collect();
     for _ in 0..number("URSULA_TEST_ROUNDS", 2) {

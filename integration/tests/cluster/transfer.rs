@@ -101,7 +101,7 @@ fn fetch_begins(cluster: &Cluster, node: u32, before: usize) -> u32 {
 fn cut_off(cluster: &Cluster, node: u32) -> usize {
     let began = count(cluster, node, "event=checkpoint_fetch ");
     let ended = count(cluster, node, "event=checkpoint_fetched ");
-    began - ended
+    began - ended - count(cluster, node, "event=checkpoint_not_fetched ")
 }
 
 #[test]
