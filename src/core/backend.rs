@@ -248,6 +248,9 @@ impl Backend for CoreBackend {
         if self.0.stop.raised() > 0 {
             reasons.push("stopping".to_owned());
         }
+        if self.0.tables.borrow().slots.is_empty() {
+            reasons.push("the streams are not assigned to groups yet".to_owned());
+        }
         for (core, report) in self.0.probe_all(false).await.iter().enumerate() {
             match report {
                 None => reasons.push(format!("core {core} does not answer")),
