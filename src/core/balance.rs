@@ -51,18 +51,25 @@ impl Core {
     }
 }
 
-/// The preferred node of a group that is led here, if that is another one and it could take over at once.
+/// The preferred node of a group that is led here, if that is another one and it could take over at once. Where none of
+/// that is so and this node shall not lead: the first that could.
 fn better_leader(group: &Group, drained: &[u64]) -> Option<u64> {
     let mut voters = group.membership().voters;
     voters.retain(|v| !drained.contains(&node_of(*v)));
     voters.sort_unstable();
     let preferred = *voters.get(group.id() as usize % voters.len().max(1))?;
-    let can_lead = |r: &Replica| {
-        r.raft_id == preferred
-            && r.is_active
-            && !r.is_installing
-            && r.matched + LAG_MAX >= group.last_index()
+    let replicas = group.replicas();
+    let can_lead = |id: &u64| {
+        let is_able = |r: &Replica| {
+            r.raft_id == *id
+                && r.is_active
+                && !r.is_installing
+                && r.matched + LAG_MAX >= group.last_index()
+        };
+        *id != group.raft_id() && replicas.iter().any(is_able)
     };
-    let is_able = preferred != group.raft_id() && group.replicas().iter().any(can_lead);
-    is_able.then(|| node_of(preferred))
+    let is_drained = drained.contains(&node_of(group.raft_id()));
+    let others = voters.iter().copied().filter(|_| is_drained);
+    let mut candidates = std::iter::once(preferred).chain(others);
+    candidates.find(can_lead).map(node_of)
 }

@@ -206,7 +206,7 @@ impl Cluster {
         let mut defaults = vec![("--core-count", "1"), ("--raft-group-count", "4")];
         let peers: Vec<String> = (1..)
             .zip(&self.nodes)
-            .filter(|(id, _)| *id <= self.founders || *id == node as usize)
+            .filter(|(id, _)| this.joins || *id <= self.founders)
             .map(|(id, n)| format!("{id}={}", n.cluster_listen))
             .collect();
         let peers = peers.join(",");

@@ -261,6 +261,33 @@ fn a_node_that_is_down_can_be_removed_and_come_back_new() {
     cluster.expect_equal_states(&[1, 2, 3]);
 }
 
+/// Nodes that came while it was down lead everything now; it knows of them neither by its settings nor by its disk.
+#[test]
+#[ignore = "it refuses them as strangers, and so never hears that they are none"]
+fn a_node_that_slept_through_a_change_is_taught_by_leaders_it_does_not_know() {
+    let _alone = alone();
+    let mut cluster = Cluster::start(3, &[]);
+    works(&cluster, "before");
+    cluster.kill(3);
+    let came = [cluster.prepare_another(), cluster.prepare_another()];
+    for node in came {
+        cluster.start_node(node);
+        ordered(&cluster, 1, &["add", &named(&cluster, node)]);
+    }
+    ordered(&cluster, 1, &["drain", "1"]);
+    ordered(&cluster, 1, &["drain", "2"]);
+    let led_by = |node: u32| {
+        let status = cluster.status(1, false).unwrap_or_default();
+        let groups = status["groups"].as_array().cloned().unwrap_or_default();
+        groups.iter().filter(|g| g["leader"] == node).count()
+    };
+    wait_for("those that came lead", || led_by(1) + led_by(2) == 0);
+    cluster.start_node(3);
+    cluster.wait_ready();
+    works(&cluster, "after");
+    cluster.expect_equal_states(&[1, 2, 3, 4, 5]);
+}
+
 fn works_at(cluster: &Cluster, nodes: &[u32], name: &str) {
     let path = format!("/v1/stream/{name}");
     for node in nodes {
