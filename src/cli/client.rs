@@ -92,9 +92,7 @@ impl Client {
         let stream = Socket::connect(address)
             .await
             .map_err(|e| failed(e.to_string()))?;
-        let (sender, connection) = handshake(stream)
-            .await
-            .map_err(|e| failed(e.to_string()))?;
+        let (sender, connection) = handshake(stream).await.map_err(|e| failed(e.to_string()))?;
         glommio::spawn_local(connection).detach();
         Ok(Client { target, sender })
     }

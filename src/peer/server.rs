@@ -74,11 +74,7 @@ impl Drop for Open {
     }
 }
 
-async fn connection<E: PeerEvents>(
-    stream: Socket,
-    transport: Transport<E>,
-    refused: Rc<Refused>,
-) {
+async fn connection<E: PeerEvents>(stream: Socket, transport: Transport<E>, refused: Rc<Refused>) {
     let settings = transport.settings.clone();
     if let Err(error) = prepare(&stream, settings.silence) {
         log::debug!("event=socket_option_failed error=\"{error}\"");

@@ -55,8 +55,9 @@ impl Listener {
                 let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
                 let none = std::ptr::null_mut();
                 // SAFETY: no address is asked for, so that nothing is written.
-                let fd =
-                    unsafe { libc::accept4(self.inner.as_raw_fd(), none, std::ptr::null_mut(), flags) };
+                let fd = unsafe {
+                    libc::accept4(self.inner.as_raw_fd(), none, std::ptr::null_mut(), flags)
+                };
                 if fd >= 0 {
                     return Poll::Ready(Ok(fd));
                 }

@@ -155,7 +155,9 @@ impl Poller {
             let both = libc::EPOLLHUP | libc::EPOLLERR;
             if flags & (libc::EPOLLIN | libc::EPOLLRDHUP | both) != 0 {
                 let ended = libc::EPOLLRDHUP | both;
-                readiness.ended.set(readiness.ended.get() || flags & ended != 0);
+                readiness
+                    .ended
+                    .set(readiness.ended.get() || flags & ended != 0);
                 readiness.readable.set(true);
                 readiness.reader.take().into_iter().for_each(Waker::wake);
             }
@@ -184,7 +186,12 @@ impl Poller {
         };
         // SAFETY: both descriptors are open, and the call only reads the event.
         let result = unsafe {
-            libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event)
+            libc::epoll_ctl(
+                self.epoll.as_raw_fd(),
+                libc::EPOLL_CTL_ADD,
+                fd,
+                &raw mut event,
+            )
         };
         if result < 0 {
             places.free.push(place);

@@ -75,14 +75,20 @@ impl Socket {
         socket2::SockRef::from(&self.fd).shutdown(std::net::Shutdown::Write)
     }
 
-    fn receive(&self, cx: &mut Context<'_>, free: *mut u8, len: usize) -> Poll<std::io::Result<usize>> {
+    fn receive(
+        &self,
+        cx: &mut Context<'_>,
+        free: *mut u8,
+        len: usize,
+    ) -> Poll<std::io::Result<usize>> {
         loop {
             if !self.readiness.readable.get() {
                 set(&self.readiness.reader, cx);
                 return Poll::Pending;
             }
             // SAFETY: the caller's memory is valid for `len` bytes; recv(2) writes it and does not read it.
-            let n = unsafe { libc::recv(self.fd.as_raw_fd(), free.cast(), len, libc::MSG_DONTWAIT) };
+            let n =
+                unsafe { libc::recv(self.fd.as_raw_fd(), free.cast(), len, libc::MSG_DONTWAIT) };
             if n >= 0 {
                 // What did not fill the buffer was all there was; what comes later, the end included, is told anew.
                 if (n as usize) < len && !self.readiness.ended.get() {
