@@ -18,6 +18,8 @@ from machines import PLACE, Laboratory, run
 NAMES = "abcd"
 DISK_BYTES = 640 << 20
 FIRST = ("a", "b", "c")
+# Any setting can be given as a secret; the effect of this one is seen from outside.
+SECRET = "https://secret.example"
 HERE = Path(__file__).resolve().parent
 
 CONFIG = """
@@ -71,6 +73,7 @@ class Site:
                 "core_count": 1, "no_pin": True, "raft_group_count": 8, "wal_segment_bytes": "4MiB", "checkpoint_bytes": "1MiB",
                 "hot_bytes_max": "64MiB", "election_timeout_ms": "1s",
             },
+            "ursula_secrets": {"cors_allow_origin": SECRET},
             "ursula_preflight_free_bytes_min": 100 << 20,
             "ursula_preflight_probe_ms": 300,
             # The clock is that of the machine below, which nobody synchronises in a test.

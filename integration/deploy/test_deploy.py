@@ -1,9 +1,11 @@
 """A cluster's life by the collection's playbooks, from bare Debian on. In this order: each test starts where the last ended."""
 
+import json
 import re
 import subprocess
+import tarfile
 
-from conftest import FIRST
+from conftest import FIRST, SECRET
 from versions import broken_version, next_version
 
 
@@ -58,6 +60,8 @@ def test_site_forms_a_cluster_from_bare_machines(site):
     assert site.fetch("a", "/v1/stream/first", "PUT", "")[0] == 201
     assert site.fetch("b", "/v1/stream/first", "POST", "hello")[0] == 204
     assert site.fetch("c", "/v1/stream/first?offset=-1") == (200, "hello")
+    headers = site.lab.inside("curl", "-sI", f"http://{site.lab['a'].address}:4437/healthz")
+    assert f"access-control-allow-origin: {SECRET}" in headers.lower(), "settings in the secrets' file are in effect"
 
 
 def test_a_second_run_changes_nothing(site):
@@ -202,3 +206,19 @@ def test_a_node_is_removed_under_load(site):
     site.play("remove_node", variables={"ursula_node": "d"})
     del site.nodes["d"]
     assert site.play("site").changed == 0
+
+
+def test_a_support_bundle_has_what_is_needed_and_no_secret(site, tmp_path):
+    site.fetch("a", "/v1/stream/payload", "PUT", "")
+    site.fetch("a", "/v1/stream/payload", "POST", "do-not-show-this")
+    site.play("collect_support", variables={"ursula_support_dir": str(tmp_path)})
+    for name in FIRST:
+        with tarfile.open(tmp_path / f"{name}.tar.gz") as bundle:
+            parts = {m.name: bundle.extractfile(m).read() for m in bundle.getmembers() if m.isfile()}
+        assert json.loads(parts["./cluster.json"])["groups"]
+        assert b"ursula_build_info" in parts["./metrics"]
+        assert b"event=" in parts["./journal"]
+        everything = b"".join(parts.values())
+        assert b"do-not-show-this" not in everything
+        assert SECRET.encode() not in everything
+    assert "ursula-support" not in site.lab["a"].ssh("ls /tmp").stdout
