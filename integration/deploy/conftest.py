@@ -129,11 +129,6 @@ class Site:
         body, _sep, status = out.rpartition("\n")
         return int(status), body
 
-    def metrics(self, name):
-        status, text = self.fetch(name, "/metrics")
-        assert status == 200, text
-        return text
-
     @contextmanager
     def load(self):
         """Clients run while the block does; afterwards nothing may have failed or be lost."""

@@ -1,7 +1,8 @@
 """Programs of other versions, made without a second build.
 
-The next version is the same program with the digits of its version changed in place: it says so to `--version`, in its log and
-in `ursula_build_info`, and differs in nothing else. The broken one says so too, but ends at once as a server.
+The next version is the same program with the digits of its version changed in place, so that it answers `--version` with
+them; it differs in nothing else, and what the compiler put elsewhere, such as in `ursula_build_info`, stays. The broken one is a
+script that ends at once as a server.
 """
 
 import os
