@@ -7,6 +7,7 @@ use std::path::Path;
 use storage::framed;
 
 use super::NodeError;
+use super::notify::Notifier;
 use crate::config::Config;
 
 /// See the module's head.
@@ -23,12 +24,12 @@ impl Identity {
     /// Reads a directory's identity, or gives a new directory one.
     ///
     /// # Errors
-    /// [`NodeError::Data`] where the settings are not those of the directory.
-    pub fn of(dir: &Path, config: &Config) -> Result<Identity, NodeError> {
+    /// [`NodeError::Misfit`] where the settings are not those of the directory.
+    pub fn of(dir: &Path, config: &Config, notifier: &mut Notifier) -> Result<Identity, NodeError> {
         let path = dir.join("node.ursula");
         match framed::read(&path)? {
             Some(bytes) => read(dir, &path, &String::from_utf8_lossy(&bytes), config),
-            None => make(dir, &path, config),
+            None => make(dir, &path, config, notifier),
         }
     }
 }
@@ -50,14 +51,14 @@ fn read(dir: &Path, path: &Path, text: &str, config: &Config) -> Result<Identity
         _ => return Err(unreadable()),
     };
     if groups.parse() != Ok(config.raft_group_count) {
-        return Err(NodeError::Data(format!(
+        return Err(NodeError::Misfit(format!(
             "raft_group_count is {groups} in {}, not {}: it is fixed when a data directory is made; give --raft-group-count {groups}",
             dir.display(),
             config.raft_group_count
         )));
     }
     if node.parse() != Ok(config.node_id) {
-        return Err(NodeError::Data(format!(
+        return Err(NodeError::Misfit(format!(
             "{} belongs to node {node}, not {}; give --node-id {node}",
             dir.display(),
             config.node_id
@@ -66,7 +67,7 @@ fn read(dir: &Path, path: &Path, text: &str, config: &Config) -> Result<Identity
     if let Some(cluster) = cluster
         && cluster != config.cluster_id
     {
-        return Err(NodeError::Data(format!(
+        return Err(NodeError::Misfit(format!(
             "{} belongs to the cluster {cluster}, not {}; give --cluster-id {cluster}",
             dir.display(),
             config.cluster_id
@@ -82,7 +83,12 @@ fn read(dir: &Path, path: &Path, text: &str, config: &Config) -> Result<Identity
     })
 }
 
-fn make(dir: &Path, path: &Path, config: &Config) -> Result<Identity, NodeError> {
+fn make(
+    dir: &Path,
+    path: &Path,
+    config: &Config,
+    notifier: &mut Notifier,
+) -> Result<Identity, NodeError> {
     let wal_dir = dir.join("wal");
     if wal_dir.is_dir()
         && std::fs::read_dir(&wal_dir).is_ok_and(|mut entries| entries.next().is_some())
@@ -100,7 +106,7 @@ fn make(dir: &Path, path: &Path, config: &Config) -> Result<Identity, NodeError>
         return Err(std::io::Error::last_os_error().into());
     }
     let (voters, raft_id) = match (config.join, config.peers.is_empty()) {
-        (true, _) => (Vec::new(), super::join::await_membership(config)?),
+        (true, _) => (Vec::new(), super::join::await_membership(config, notifier)?),
         (false, true) => (vec![config.node_id], config.node_id),
         (false, false) => (config.peers.iter().map(|p| p.id).collect(), config.node_id),
     };

@@ -1,12 +1,14 @@
 //! A new data directory of a cluster that is not new: its replicas get their raft id from the cluster.
 
 use std::rc::Rc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
 use raftproto::peer::{StatusReply, StatusRequest};
 
 use super::NodeError;
+use super::notify::Notifier;
 use crate::config::Config;
 use crate::peer::Caller;
 
@@ -20,14 +22,27 @@ const ROUNDS_PER_LINE: u32 = 20;
 ///
 /// # Errors
 /// The machine's.
-pub fn await_membership(config: &Config) -> Result<u64, NodeError> {
-    let failed = |text: String| NodeError::Data(format!("cannot ask the cluster: {text}"));
+pub fn await_membership(config: &Config, notifier: &mut Notifier) -> Result<u64, NodeError> {
+    let failed = NodeError::Join;
     let config = config.clone();
+    let (done, answer) = std::sync::mpsc::channel();
     let asking = LocalExecutorBuilder::new(Placement::Unbound)
         .io_memory(64 << 10)
-        .spawn(move || async move { ask(&config).await });
+        .spawn(move || async move {
+            // Nobody listens if the node is gone.
+            let _ = done.send(ask(&config).await);
+        });
     let asking = asking.map_err(|e| failed(e.to_string()))?;
-    asking.join().map_err(|e| failed(e.to_string()))
+    let raft_id = loop {
+        notifier.starting("waiting until an order makes this node a member");
+        match answer.recv_timeout(PAUSE) {
+            Ok(raft_id) => break Some(raft_id),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break None,
+        }
+    };
+    asking.join().map_err(|e| failed(e.to_string()))?;
+    raft_id.ok_or_else(|| failed("the question broke off".to_owned()))
 }
 
 async fn ask(config: &Config) -> u64 {

@@ -11,6 +11,7 @@ use storage::{StorageError, framed, wal};
 
 use super::NodeError;
 use super::identity::Identity;
+use super::notify::Notifier;
 use super::replay::{is_needed, replay};
 use crate::config::Config;
 use crate::core::{GroupFiles, GroupStart, WalStart, manifest_path, read_tables, sweep};
@@ -43,7 +44,7 @@ pub struct CorePart {
 ///
 /// # Errors
 /// [`NodeError`]: damage is named, never cut away.
-pub fn recover(config: &Config) -> Result<Start, NodeError> {
+pub fn recover(config: &Config, notifier: &mut Notifier) -> Result<Start, NodeError> {
     let cores = config.core_count as u32;
     let groups = 0..=config.raft_group_count as u32;
     let Some(dir) = &config.wal_dir else {
@@ -58,7 +59,8 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
         });
     };
     let lock = DirLock::acquire(dir)?;
-    let identity = Identity::of(dir, config)?;
+    notifier.starting("recovering");
+    let identity = Identity::of(dir, config, notifier)?;
     let store_id = identity.store_id;
     let wal_dir = dir.join("wal");
     framed::create_dir(&wal_dir)?;
@@ -87,6 +89,7 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
         store_id,
         &|record| is_needed(record, index_of(record.group)),
         &mut |done, all| {
+            notifier.starting(&format!("recovering: {done} of {all} segments"));
             let percent = (done * 100).checked_div(all).unwrap_or(100);
             if percent >= shown + 10 {
                 shown = percent;
@@ -105,6 +108,7 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     let generation = recovered.generation + 1;
     let mut starts = Vec::new();
     for (group, manifest) in &manifests {
+        notifier.starting("recovering: checkpoints");
         let records = recovered.groups.remove(group).unwrap_or_default();
         starts.push((
             *group,
