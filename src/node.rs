@@ -41,6 +41,9 @@ pub enum NodeError {
     /// The disk.
     #[error(transparent)]
     Storage(#[from] storage::StorageError),
+    /// The cold store.
+    #[error(transparent)]
+    Cold(#[from] storage::cold::ColdError),
     /// Something that is not readable for this version.
     #[error("{0}")]
     Data(String),
@@ -123,6 +126,7 @@ impl NodeError {
             NodeError::Data(_) => exit::DAMAGED,
             NodeError::DiskFailed { .. } => exit::DISK_FAILED,
             NodeError::Listen(_)
+            | NodeError::Cold(_)
             | NodeError::Join(_)
             | NodeError::Core { .. }
             | NodeError::Admin(_)

@@ -4,6 +4,7 @@ mod backend;
 mod balance;
 mod checkpoint;
 pub mod clock;
+mod cold;
 mod fork;
 mod give;
 pub mod hyper_rt;
@@ -38,6 +39,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use ahash::AHashMap;
+use storage::cold::ColdStore;
 use storage::pack::PackReader;
 use storage::wal::Wal;
 
@@ -104,10 +106,12 @@ pub struct Core {
     /// When the last sync began.
     sync_began_us: Cell<u64>,
     disk: Option<Disk>,
-    metrics: CoreMetrics,
+    metrics: Rc<CoreMetrics>,
     lag: status::Lag,
     /// The other nodes' clocks against this one's, in milliseconds; asked by the first core.
     clock_offsets: RefCell<BTreeMap<u64, f64>>,
+    /// Where old data is kept; `None` for a node in memory.
+    cold: Option<Rc<dyn ColdStore>>,
     body_bytes: Rc<Cell<u64>>,
     hot_bytes: Cell<u64>,
     stop: Rc<Event>,

@@ -1,5 +1,6 @@
 //! What one core counts, and how it is shown to Prometheus. Plain cells: a core counts alone.
 
+mod cold;
 mod histogram;
 pub mod node;
 mod render;
@@ -7,6 +8,9 @@ mod render;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
+use storage::cold::ColdRequest;
+
+use self::cold::ColdRequests;
 pub use self::histogram::Histogram;
 pub use self::render::render;
 use crate::http::backend::Operation;
@@ -96,6 +100,14 @@ plain_metrics! {
     checkpoints_total: "counter", "Checkpoints of groups.";
     /// Checkpoint bytes.
     checkpoint_bytes_total: "counter", "Bytes written by checkpoints.";
+    /// Requests to the cold store under way.
+    cold_requests_in_flight: "gauge", "Requests to the cold store under way.";
+    /// Requests tried again.
+    cold_retries_total: "counter", "Requests to the cold store that were tried again.";
+    /// Bytes sent.
+    cold_sent_bytes_total: "counter", "Bytes sent to the cold store.";
+    /// Bytes received.
+    cold_received_bytes_total: "counter", "Bytes received from the cold store.";
 }
 
 /// See the module's head.
@@ -110,6 +122,7 @@ pub struct CoreMetrics {
     reactor_delay: RefCell<Histogram>,
     longest_task: LongestTask,
     refusals: RefCell<BTreeMap<&'static str, u64>>,
+    cold: RefCell<ColdRequests>,
 }
 
 /// The longest task of the last one to two windows, in microseconds.
@@ -193,6 +206,16 @@ impl CoreMetrics {
         self.wal_sync.borrow_mut().record(micros);
     }
 
+    /// A request to the cold store ended.
+    pub fn cold_requested(&self, request: ColdRequest) {
+        add(&self.plain.cold_sent_bytes_total, request.sent_bytes);
+        add(
+            &self.plain.cold_received_bytes_total,
+            request.received_bytes,
+        );
+        self.cold.borrow_mut().ended(request);
+    }
+
     /// Something was refused at a bound.
     pub fn refused(&self, bound: &'static str) {
         debug_assert!(BOUNDS.contains(&bound), "{bound} is not listed");
@@ -238,6 +261,7 @@ impl CoreMetrics {
             requests: self.requests.borrow().clone(),
             append_stages: self.append_stages.borrow().clone(),
             wal_sync: self.wal_sync.borrow().clone(),
+            cold: self.cold.borrow().clone(),
             refusals: BOUNDS
                 .iter()
                 .map(|bound| {
@@ -267,6 +291,7 @@ pub struct CoreSnapshot {
     delivery: Histogram,
     reactor_delay: Histogram,
     longest_task_us: u64,
+    cold: ColdRequests,
     refusals: Vec<(&'static str, u64)>,
     gauges: Gauges,
 }
