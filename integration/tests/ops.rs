@@ -394,7 +394,7 @@ fn series(text: &str) -> Vec<String> {
 fn many_streams_make_no_more_series() {
     let server = Server::start(&[&ADMIN[..], &["--core-count", "2"]].concat());
     let mut c = server.client();
-    let mut admin = Client::connect(&admin_of(&server));
+    let scrape = || Client::connect(&admin_of(&server)).get("/metrics").text();
     // One of each, so that each operation and status has been seen.
     let exercise = |c: &mut Client, path: &str| {
         c.create(path, "text/plain");
@@ -404,14 +404,14 @@ fn many_streams_make_no_more_series() {
     for number in 0..64 {
         exercise(&mut c, &format!("/v1/stream/first/{number}"));
     }
-    let before = series(&admin.get("/metrics").text());
+    let before = series(&scrape());
     for number in 0..2000 {
         exercise(&mut c, &format!("/v1/stream/more/{number}"));
     }
     for number in 0..100_000 {
         c.create(&format!("/v1/stream/many/{number}"), "text/plain");
     }
-    let text = admin.get("/metrics").text();
+    let text = scrape();
     assert_eq!(before, series(&text));
     let streams = text
         .lines()

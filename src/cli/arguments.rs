@@ -37,7 +37,6 @@ pub struct Arguments {
 /// What to do.
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub enum Command {
     Server(ServerArguments),
     Config(ConfigCommand),
