@@ -88,7 +88,7 @@ fn serve(given: Given) -> ExitCode {
     };
     let level = config.log_level.parse().unwrap_or(log::LevelFilter::Info);
     ursula::ops::logging::start(level, config.log_format == "json");
-    let result = ursula::node::run(config, origins);
+    let result = ursula::node::run(&config, &origins);
     if let Err(error) = &result {
         log::error!("event=failed exit_code={} {error}", error.code());
     }

@@ -5,6 +5,7 @@ mod join;
 mod notify;
 mod preflight;
 mod pulse;
+mod rebuild;
 mod recovery;
 pub mod replay;
 mod supervise;
@@ -17,12 +18,11 @@ use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use self::notify::Notifier;
 pub use self::preflight::Denied;
 pub(crate) use self::preflight::{has_io_uring, limit_of};
 use self::pulse::Pulses;
 use self::recovery::{Start, recover};
-use self::supervise::{Event, Supervisor};
+use self::supervise::{Ended, Event, Supervisor};
 use crate::admin::AdminStart;
 use crate::config::{ADMIN_LISTEN, AdminListen, Config, ConfigError, Origins};
 use crate::core::listen::ListenGuard;
@@ -69,6 +69,9 @@ pub enum NodeError {
         /// Why.
         error: storage::StorageError,
     },
+    /// Something is not there, or not what was written.
+    #[error("{0}")]
+    Damaged(String),
     /// The machine.
     #[error(transparent)]
     Denied(#[from] preflight::Denied),
@@ -123,7 +126,7 @@ impl NodeError {
                 | StorageError::NoSpace { .. }
                 | StorageError::Locked { .. } => exit::FAILED,
             },
-            NodeError::Data(_) => exit::DAMAGED,
+            NodeError::Data(_) | NodeError::Damaged(_) => exit::DAMAGED,
             NodeError::DiskFailed { .. } => exit::DISK_FAILED,
             NodeError::Listen(_)
             | NodeError::Cold(_)
@@ -141,17 +144,25 @@ impl NodeError {
 ///
 /// # Errors
 /// [`NodeError`]; its text says what to do.
-pub fn run(config: Config, origins: Origins) -> Result<(), NodeError> {
+pub fn run(config: &Config, origins: &Origins) -> Result<(), NodeError> {
+    loop {
+        if run_once(config, origins)? == Ended::Told {
+            return Ok(());
+        }
+        log::warn!("event=starting_again damaged files are set aside");
+    }
+}
+
+fn run_once(config: &Config, origins: &Origins) -> Result<Ended, NodeError> {
     log::info!("event=starting version={}", env!("CARGO_PKG_VERSION"));
-    let mut notifier = Notifier::from_environment();
     preflight::raise_descriptor_limit(config.connections_max);
     preflight::check()?;
     let guard = crate::core::listen::guard(config.listen)?;
     let cluster_listen = config.cluster_listen.filter(|_| !config.peers.is_empty());
     let cluster_guard = cluster_listen.map(crate::core::listen::guard).transpose()?;
     let admin_guard = admin_guard(config.admin_listen)?;
-    let token = admin_token(&config)?;
-    let start = recover(&config, &mut notifier)?;
+    let token = admin_token(config)?;
+    let start = recover(config)?;
     let cores = config.core_count as u16;
     log::info!("event=cores count={cores} pinned={}", !config.no_pin);
     log::info!("event=groups count={}", config.raft_group_count);
@@ -187,13 +198,14 @@ pub fn run(config: Config, origins: Origins) -> Result<(), NodeError> {
     let mut pulses = Pulses::default();
     let listen = (guard.addr, cluster_address);
     let mut ends = mesh::<Message>(usize::from(cores) + usize::from(admin_guard.is_some()));
+    let mut admin_handle = None;
     if let Some(guard) = admin_guard
         && let Some(mesh) = ends.pop()
     {
         let started = events.clone();
         let admin = AdminStart {
             config: config.clone(),
-            origins,
+            origins: origins.clone(),
             client_address: listen.0,
             token,
             guard,
@@ -203,11 +215,14 @@ pub fn run(config: Config, origins: Origins) -> Result<(), NodeError> {
                 let _ = started.send(Event::AdminStarted { thread });
             }),
         };
-        crate::admin::start(admin).map_err(NodeError::Admin)?;
+        admin_handle = Some(crate::admin::start(admin).map_err(NodeError::Admin)?);
     }
-    let controls = spawn(&config, start, (ends, listen), &mut pulses, &events)?;
-    let supervisor = Supervisor::new(&config, guard.addr, controls, pulses, notifier);
+    let controls = spawn(config, start, (ends, listen), &mut pulses, &events)?;
+    let supervisor = Supervisor::new(config, guard.addr, controls, pulses);
     let result = supervisor.run(&inbox);
+    if let (Some(admin), Ok(Ended::Damaged)) = (admin_handle, &result) {
+        admin.stop();
+    }
     drop(guard);
     drop(cluster_guard);
     result
@@ -289,6 +304,7 @@ fn spawn(
                     Progress::Listening => Event::Listening,
                     Progress::Drained => Event::Drained,
                     Progress::LogFailed => Event::LogFailed { core: id },
+                    Progress::Damaged => Event::Damaged,
                 };
                 // The node is gone if nobody listens; then this core ends soon too.
                 let _ = progress.send(event);
@@ -304,7 +320,7 @@ fn spawn(
         LocalExecutorBuilder::new(placement)
             .name(&format!("core-{id}"))
             .io_memory(config.io_memory as usize)
-            .preempt_timer(Duration::from_millis(1))
+            .preempt_timer(crate::core::net::PREEMPT_TIMER)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(2))
             .spawn(move || {
                 // Made here: an executor that cannot start reports itself, see `watch`.

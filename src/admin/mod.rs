@@ -9,6 +9,7 @@ mod streams;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_lite::AsyncReadExt;
 use glommio::{LocalExecutorBuilder, Placement};
 
 pub use self::gather::Gatherer;
@@ -17,7 +18,7 @@ use crate::config::{Config, Origins};
 use crate::core::listen::{ConnectionEvents, ConnectionLimits, ListenGuard, accept_loop, listener};
 use crate::core::signal::Event;
 use crate::core::timeouts::Timeouts;
-use crate::core::{MeshEnds, Message};
+use crate::core::{MeshEnds, Message, StopHandle, control_stream, stop_pair};
 use crate::peer::Caller;
 
 /// Connections at once.
@@ -43,11 +44,28 @@ pub struct AdminStart {
     pub started: Box<dyn FnOnce(i32) + Send>,
 }
 
-/// Starts the listener; it ends with the process.
+/// A listener that runs.
+pub struct Admin {
+    stop: StopHandle,
+    handle: glommio::ExecutorJoinHandle<()>,
+}
+
+impl Admin {
+    /// Ends it and waits for that. One that nobody stops ends with the process.
+    pub fn stop(self) {
+        drop(self.stop);
+        if let Err(error) = self.handle.join() {
+            log::warn!("event=admin_failed error=\"{error}\"");
+        }
+    }
+}
+
+/// Starts the listener.
 ///
 /// # Errors
 /// The executor's, as a text.
-pub fn start(start: AdminStart) -> Result<(), String> {
+pub fn start(start: AdminStart) -> Result<Admin, String> {
+    let (stop, stopped) = stop_pair().map_err(|e| e.to_string())?;
     let socket_address = start.guard.addr;
     LocalExecutorBuilder::new(Placement::Unbound)
         .name("admin")
@@ -86,11 +104,19 @@ pub fn start(start: AdminStart) -> Result<(), String> {
                 let service = service.clone();
                 async move { service.serve(request).await }
             };
-            let never: Rc<Event> = Rc::default();
-            accept_loop(socket, limits, timeouts, never, Rc::new(Quiet), serve).await;
+            let end: Rc<Event> = Rc::default();
+            let raised = end.clone();
+            glommio::spawn_local(async move {
+                // Nothing is ever written there: this is the end of it.
+                let mut stopped = control_stream(stopped);
+                let _ = stopped.read(&mut [0]).await;
+                raised.raise();
+            })
+            .detach();
+            accept_loop(socket, limits, timeouts, end, Rc::new(Quiet), serve).await;
             drop(start.guard);
         })
-        .map(drop)
+        .map(|handle| Admin { stop, handle })
         .map_err(|error| error.to_string())
 }
 

@@ -103,6 +103,8 @@ pub enum Progress {
     Drained,
     /// A write or sync of its log failed: its groups have stopped for good.
     LogFailed,
+    /// It found damage that a new start mends.
+    Damaged,
 }
 
 /// The node's end of a core's control.
@@ -198,6 +200,13 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     let socket = listener(start.listen)?;
     progress(Progress::Listening);
     let backend = Rc::new(CoreBackend(core.clone()));
+    let watched = core.clone();
+    let told = progress.clone();
+    glommio::spawn_local(async move {
+        watched.damaged.beyond(0).await;
+        told(Progress::Damaged);
+    })
+    .detach();
     let serving = {
         let timeouts = core.timeouts.clone();
         let stop = core.stop.clone();
@@ -226,7 +235,8 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     Ok(())
 }
 
-fn control_stream(control: StdUnixStream) -> UnixStream {
+/// A control as its executor reads it.
+pub fn control_stream(control: StdUnixStream) -> UnixStream {
     let fd = control.into_raw_fd();
     // SAFETY: the descriptor was just taken out of its owner.
     unsafe { UnixStream::from_raw_fd(fd) }
@@ -320,6 +330,8 @@ async fn build(
         late_news: RefCell::default(),
         mesh: RefCell::new(None),
         links: RefCell::default(),
+        guests: RefCell::default(),
+        damaged: Event::default(),
         leaving: RefCell::default(),
         client_addresses: RefCell::default(),
         caller: Caller::new(peer_settings, timeouts),
@@ -349,6 +361,10 @@ async fn build(
         ready_changed: Event::default(),
     });
     if let Some(disk) = &core.disk {
+        if id == 0 {
+            let count = super::set_aside_count(&disk.dir);
+            core.metrics.plain.damaged_directories.set(count);
+        }
         let weak = Rc::downgrade(&core);
         disk.wal.set_carry(Box::new(move || {
             let Some(core) = weak.upgrade() else {

@@ -7,6 +7,7 @@
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::core::clock::instant;
@@ -16,6 +17,20 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// What a step of a recovery or of a stop may take before the next one is told.
 const EXTENSION: Duration = Duration::from_secs(90);
+
+/// The process has one manager.
+static SHARED: OnceLock<Mutex<Notifier>> = OnceLock::new();
+
+/// The one of this process. No core asks for it.
+pub fn shared() -> MutexGuard<'static, Notifier> {
+    let shared = SHARED.get_or_init(|| Mutex::new(Notifier::from_environment()));
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// See [`Notifier::starting`].
+pub fn starting(status: &str) {
+    shared().starting(status);
+}
 
 /// See the module's head.
 pub struct Notifier {
@@ -28,7 +43,7 @@ pub struct Notifier {
 
 impl Notifier {
     /// As the environment says.
-    pub fn from_environment() -> Notifier {
+    fn from_environment() -> Notifier {
         let address = std::env::var_os("NOTIFY_SOCKET").and_then(|name| match name.as_bytes() {
             [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest).ok(),
             [b'/', ..] => SocketAddr::from_pathname(&name).ok(),
@@ -98,7 +113,15 @@ impl Notifier {
         self.extended = Some(now);
         status.clone_into(&mut self.status);
         let micros = EXTENSION.as_micros();
-        self.send(&format!("EXTEND_TIMEOUT_USEC={micros}\nSTATUS={status}"));
+        // A node that starts again within its process has a watchdog that runs.
+        let watchdog = if self.watchdog.is_some() {
+            "\nWATCHDOG=1"
+        } else {
+            ""
+        };
+        self.send(&format!(
+            "EXTEND_TIMEOUT_USEC={micros}\nSTATUS={status}{watchdog}"
+        ));
     }
 
     /// Every core's time has gone on since the last call that was answered true. Feeds the watchdog when it is time to, and

@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use super::NodeError;
-use super::notify::Notifier;
+use super::notify;
 use super::pulse::{self, Pulses};
 use crate::config::Config;
 use crate::core::StopHandle;
@@ -27,6 +27,8 @@ pub(super) enum Event {
     Ready,
     Listening,
     Drained,
+    /// A core found damage that a new start mends.
+    Damaged,
     /// A write or sync of this core's log failed.
     LogFailed {
         core: u16,
@@ -41,13 +43,21 @@ pub(super) enum Event {
 /// How long a core that starts or stops may sleep beside work that is done.
 const NUDGE_INTERVAL: Duration = Duration::from_millis(20);
 
+/// Why a node stopped in good order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// By a signal.
+    Told,
+    /// It found damage that the next start mends.
+    Damaged,
+}
+
 /// See the module's head.
 pub(super) struct Supervisor<'a> {
     config: &'a Config,
     address: SocketAddr,
     controls: Vec<StopHandle>,
     pulses: Pulses,
-    notifier: Notifier,
     ready: usize,
     listening: usize,
     drained: usize,
@@ -57,6 +67,7 @@ pub(super) struct Supervisor<'a> {
     /// When the node stops because of that.
     ends_at: Option<Instant>,
     stopping_since: Option<Instant>,
+    ended: Ended,
     began: Instant,
     disk: DiskTrend,
     next_look_s: u64,
@@ -68,14 +79,12 @@ impl<'a> Supervisor<'a> {
         address: SocketAddr,
         controls: Vec<StopHandle>,
         pulses: Pulses,
-        notifier: Notifier,
     ) -> Supervisor<'a> {
         Supervisor {
             config,
             address,
             controls,
             pulses,
-            notifier,
             ready: 0,
             listening: 0,
             drained: 0,
@@ -83,6 +92,7 @@ impl<'a> Supervisor<'a> {
             failed: Vec::new(),
             ends_at: None,
             stopping_since: None,
+            ended: Ended::Told,
             began: instant(),
             disk: DiskTrend::default(),
             next_look_s: 0,
@@ -93,7 +103,7 @@ impl<'a> Supervisor<'a> {
     ///
     /// # Errors
     /// What ended the node.
-    pub(super) fn run(mut self, inbox: &Receiver<Event>) -> Result<(), NodeError> {
+    pub(super) fn run(mut self, inbox: &Receiver<Event>) -> Result<Ended, NodeError> {
         let cores = self.controls.len();
         let limit =
             Duration::from_millis(self.config.shutdown_timeout_ms) * 2 + Duration::from_secs(5);
@@ -129,7 +139,7 @@ impl<'a> Supervisor<'a> {
         log::info!("event=stopped");
         match self.failed.first() {
             Some(core) => Err(NodeError::DiskFailed { core: *core }),
-            None => Ok(()),
+            None => Ok(self.ended),
         }
     }
 
@@ -137,11 +147,11 @@ impl<'a> Supervisor<'a> {
     fn look(&mut self) {
         self.look_at_disk();
         self.pulses.look();
-        if self.pulses.all_went_on() && self.notifier.alive() {
+        if self.pulses.all_went_on() && notify::shared().alive() {
             self.pulses.fed();
         }
         let status = self.status();
-        self.notifier.status(&status);
+        notify::shared().status(&status);
     }
 
     fn look_at_disk(&mut self) {
@@ -171,14 +181,14 @@ impl<'a> Supervisor<'a> {
         match self.stopping_since {
             None => {
                 let status = format!("starting: {} of {cores} cores are ready", self.ready);
-                self.notifier.starting(&status);
+                notify::shared().starting(&status);
             }
             Some(_) => {
                 let status = format!(
                     "stopping: {} of {cores} cores have no connections",
                     self.drained
                 );
-                self.notifier.draining(&status);
+                notify::shared().draining(&status);
             }
         }
     }
@@ -200,7 +210,7 @@ impl<'a> Supervisor<'a> {
                     log::info!("event=listening listening on http://{}", self.address);
                     self.look_at_disk();
                     let status = self.status();
-                    self.notifier.ready(&status);
+                    notify::shared().ready(&status);
                     if self.stopping_since.is_some() {
                         self.tell_all(b's');
                     }
@@ -213,6 +223,17 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Event::LogFailed { core } => self.on_log_failed(core),
+            // A stop that is under way may have been told, and then is final.
+            Event::Damaged if self.stopping_since.is_some() => {}
+            Event::Damaged => {
+                self.ended = Ended::Damaged;
+                log::info!("event=stopping");
+                self.drain();
+            }
+            Event::Signal if self.ended == Ended::Damaged => {
+                self.ended = Ended::Told;
+                notify::shared().stopping();
+            }
             // Supervisors and terminals may send a signal twice; a later one is meant.
             Event::Signal
                 if self
@@ -240,8 +261,12 @@ impl<'a> Supervisor<'a> {
     }
 
     fn stop(&mut self) {
+        notify::shared().stopping();
+        self.drain();
+    }
+
+    fn drain(&mut self) {
         self.stopping_since = Some(instant());
-        self.notifier.stopping();
         if self.listening == self.controls.len() {
             self.tell_all(b's');
         }
