@@ -12,7 +12,6 @@ mod supervise;
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{Sender, channel};
-use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};

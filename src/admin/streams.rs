@@ -7,14 +7,13 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_lite::Stream;
-use glommio::net::TcpStream;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::service::{Answer, Service, json, text};
-use crate::core::hyper_rt::GlommioIo;
+use crate::core::net::Socket;
 use crate::http::ResponseBody;
 use crate::http::path::path_of;
 use crate::protocol::{BucketName, GroupTarget, Listed, Op, Outcome, Request as Asked};
@@ -97,9 +96,9 @@ impl Service {
 
     async fn try_hand_on(&self, request: Request<Incoming>) -> Result<Answer, String> {
         let address = reachable(self.client_address);
-        let stream = TcpStream::connect(address).await;
+        let stream = Socket::connect(address).await;
         let stream = stream.map_err(|e| format!("{address}: {e}"))?;
-        let handshake = hyper::client::conn::http1::handshake(GlommioIo(stream)).await;
+        let handshake = hyper::client::conn::http1::handshake(stream).await;
         let (mut sender, connection) = handshake.map_err(|e| e.to_string())?;
         glommio::spawn_local(connection).detach();
         let (mut head, body) = request.into_parts();

@@ -178,7 +178,6 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     *core.mesh.borrow_mut() = Some(Rc::new(mesh));
     glommio::spawn_local(core.clone().turns()).detach();
     glommio::spawn_local(core.clone().ticks(start.pulse)).detach();
-    glommio::spawn_local(core.clone().give_way()).detach();
     if core.id == 0 && core.identity.cluster_listen.is_some() {
         glommio::spawn_local(core.clone().watch_clocks()).detach();
     }
@@ -341,7 +340,6 @@ async fn build(
         led_since: RefCell::default(),
         hub: Rc::default(),
         turn: Event::default(),
-        served: Event::default(),
         to_flush: RefCell::default(),
         unsynced: RefCell::default(),
         turns: RefCell::default(),
