@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod group;
 pub mod http;
 pub mod meta;
+pub mod mutation;
 pub mod node;
 pub mod ops;
 pub mod peer;
