@@ -70,13 +70,13 @@ def queries():
 
 
 def test_every_panel_has_data(site, prometheus):
+    assert site.fetch("a", "/v1/stream/watched", "PUT", "")[0] in (200, 201)
     readers = [
         site.lab.start("curl", "-s", "-N", f"http://{site.lab[n].address}:4437/v1/stream/watched?offset=-1&live=sse",
                        stdout=subprocess.DEVNULL)
         for n in FIRST
     ]
     try:
-        assert site.fetch("a", "/v1/stream/watched", "PUT", "")[0] in (200, 201)
         with site.load():
             end = time.monotonic() + 12
             while time.monotonic() < end:
