@@ -5,8 +5,11 @@ pub mod cold;
 mod error;
 pub mod framed;
 pub mod lock;
+pub mod mutation;
 pub mod pack;
 pub mod table;
+#[cfg(test)]
+mod tape;
 pub mod wal;
 
 pub use error::{StorageError, io_error};
