@@ -119,3 +119,39 @@ def test_a_node_that_is_gone_fires_what_it_should(site, prometheus):
     finally:
         site.lab["c"].ssh("systemctl start ursula")
     wait_until("no alert", 60, lambda: not prometheus.alerts("pending", "firing"), pause=1)
+
+
+def test_a_disk_that_is_full_fires_what_it_should(site, prometheus):
+    machine = site.lab["a"]
+    machine.ssh("free=$(df --output=avail -B1 /var/lib/ursula | tail -1); fallocate -l $free /var/lib/ursula/ballast || true")
+    machine.ssh("dd if=/dev/zero of=/var/lib/ursula/ballast2 bs=4k 2>/dev/null || true")
+    wanted = {"UrsulaDiskFull", "UrsulaDiskLow"}
+    block = "x" * (512 << 10)
+    paths = [f"/v1/stream/filling/{n}" for n in range(24)]
+    try:
+        for path in paths:
+            site.fetch("b", path, "PUT", "")
+
+        def both_fire():
+            for path in paths:
+                write(site, path, block)
+            return wanted <= prometheus.alerts("firing")
+
+        wait_until("both fire", 150, both_fire, pause=1)
+        # What a full disk brings with it: refused writes, failed checkpoints, a replica that does not follow.
+        brought = {
+            "UrsulaDiskFullWithinADay", "UrsulaRefusals", "UrsulaCheckpointFails", "UrsulaUnderReplicated", "UrsulaQuorumAtRisk",
+            "UrsulaReplicaBehind",
+        }
+        assert prometheus.alerts("pending", "firing") - brought == wanted
+    finally:
+        machine.ssh("rm -f /var/lib/ursula/ballast /var/lib/ursula/ballast2")
+    wait_until("it goes on by itself", 90, lambda: not prometheus.alerts("firing") & {"UrsulaDiskFull", "UrsulaDiskLow"}, pause=1)
+    site.play("rolling_restart", variables={"ursula_restart_begun": 1})
+
+
+def write(site, path, block):
+    """An append that may be refused."""
+    url = f"http://{site.lab['b'].address}:4437{path}"
+    command = ["curl", "-s", "-m", "2", "-o", "/dev/null", "-X", "POST", "-H", "Content-Type: text/plain", "--data-binary", "@-", url]
+    site.lab.inside(*command, input=block, check=False)
