@@ -49,7 +49,7 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("forks", "abandoned-fork-created", 0),
     bug("forks", "checkpoint-without-holds", 20),
     bug("forks", "checkpoint-without-outbox", 0),
-    bug("forks", "fork-one-byte-more", 0),
+    bug("forks", "fork-one-byte-more", 20),
     bug("TTL", "expiry-unchecked", 0),
     bug("TTL", "expiry-of-another-stream", 0),
 ];
