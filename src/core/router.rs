@@ -144,6 +144,9 @@ impl Core {
                     self.fetch_checkpoint(group, node, index)
                 }
                 Effect::Install(persist) => self.install(group, persist),
+                Effect::WritePack { name, chunks } => self.write_pack(group, name, chunks),
+                Effect::FindPack(name) => self.find_pack(group, name),
+                Effect::DeletePacks(packs) => self.delete_packs(group, packs),
                 saga @ (Effect::Deliver { .. }
                 | Effect::CheckHold { .. }
                 | Effect::ResumeBucketDeletion(_)) => {

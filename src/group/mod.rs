@@ -6,6 +6,7 @@
 
 mod batch;
 mod checkpoint;
+mod cold;
 mod effects;
 mod expiry;
 mod holds;
@@ -33,6 +34,7 @@ use raftproto::command::{Expire, command::Kind};
 
 pub use self::batch::request_of;
 pub use self::checkpoint::{CheckpointPlan, PlaceChunk, combine_stream_states};
+pub use self::cold::{ColdAnswer, ColdFigures, ColdPack, ColdSettings, PackSource, PackedChunk};
 pub use self::effects::{Effect, Fetched, Input, Now, ReplyTo};
 pub use self::log::LogPosition;
 pub use self::machine::{BatchError, Machine};
@@ -83,6 +85,7 @@ pub struct Group {
     /// When this leadership began: reads before it may not be logged.
     leader_since_ms: u64,
     durable_pack: u32,
+    cold: cold::ColdWork,
 }
 
 impl Group {
@@ -122,6 +125,7 @@ impl Group {
             now_ms: 0,
             leader_since_ms: u64::MAX,
             durable_pack,
+            cold: cold::ColdWork::default(),
         })
     }
 
@@ -169,6 +173,7 @@ impl Group {
             Input::GiveUpLate => self.give_up(effects),
             Input::Flush => self.flush(effects),
             Input::Persisted(number) => self.on_persisted(number, effects),
+            Input::Cold(answer) => self.on_cold(*answer, effects),
             Input::Tick => self.on_tick(effects),
         }
         self.drive(effects);
@@ -409,7 +414,9 @@ impl Group {
                 effects.push(Effect::Reply { reply_to, outcome });
             }
         }
-        if !self.is_ready {
+        if self.is_ready {
+            self.flush_on(effects);
+        } else {
             // The leader carries them out; a new one begins with all that is left.
             let is_leaders = |e: &mut Effect| matches!(e, Effect::Deliver { .. });
             effects.extract_if(from.., is_leaders).for_each(drop);
@@ -423,6 +430,7 @@ impl Group {
         }
         self.expire_due();
         self.check_holds(effects);
+        self.tend_cold_store(effects);
     }
 }
 

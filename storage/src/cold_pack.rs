@@ -1,7 +1,7 @@
 //! Cold packs: the objects of the cold store. Each holds chunks of many streams of one group, compressed where that pays.
 //!
 //! ```text
-//! magic "URSCOLD1" | term u64 | group u32 | number u32 | chunks as stored, back to back | index | trailer
+//! magic "URSCOLD1" | term u64 | nonce u64 | group u32 | number u32 | chunks as stored, back to back | index | trailer
 //! index entry: key length u16 | key | incarnation u64 | start u64 | position u64 | length u32 | stored u32 | crc32c u32
 //! trailer, 24 bytes: index position u64 | entries u32 | crc32c of the index u32 | magic "URSCOLDE"
 //! ```
@@ -13,7 +13,8 @@ use bytes::Bytes;
 
 const MAGIC: &[u8; 8] = b"URSCOLD1";
 const END_MAGIC: &[u8; 8] = b"URSCOLDE";
-const HEADER_BYTES: u64 = 24;
+/// Bytes of the header, at the object's begin.
+pub const HEADER_BYTES: u64 = 32;
 /// Bytes of the trailer, at the object's end.
 pub const TRAILER_BYTES: u64 = 24;
 /// Smallest chunk that compression is tried on.
@@ -30,6 +31,20 @@ pub struct Header {
     pub term: u64,
     /// Which of that leadership.
     pub number: u32,
+    /// Drawn by that leader.
+    pub nonce: u64,
+}
+
+impl Header {
+    fn encode(&self) -> [u8; HEADER_BYTES as usize] {
+        let mut bytes = [0; HEADER_BYTES as usize];
+        bytes[..8].copy_from_slice(MAGIC);
+        bytes[8..16].copy_from_slice(&self.term.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.nonce.to_le_bytes());
+        bytes[24..28].copy_from_slice(&self.group.to_le_bytes());
+        bytes[28..].copy_from_slice(&self.number.to_le_bytes());
+        bytes
+    }
 }
 
 /// A chunk to be put into a pack.
@@ -89,7 +104,7 @@ pub enum PackDamage {
     #[error("it is no cold pack, or not all of one")]
     NotAPack,
     /// The header names another pack.
-    #[error("it is the pack of another group, term or number")]
+    #[error("it is the pack of another group or leadership")]
     Foreign,
     /// The index does not match its checksum.
     #[error("its index is damaged")]
@@ -106,12 +121,7 @@ pub enum PackDamage {
 
 /// Lays out a pack. Takes the time that compression takes: not for an executor. The same chunks give the same object.
 pub fn build(header: Header, chunks: &[Source]) -> Built {
-    let mut head = Vec::with_capacity(HEADER_BYTES as usize);
-    head.extend_from_slice(MAGIC);
-    head.extend_from_slice(&header.term.to_le_bytes());
-    head.extend_from_slice(&header.group.to_le_bytes());
-    head.extend_from_slice(&header.number.to_le_bytes());
-    let mut pieces = vec![Bytes::from(head)];
+    let mut pieces = vec![Bytes::copy_from_slice(&header.encode())];
     let mut position = HEADER_BYTES;
     let mut index = Vec::new();
     let mut locations = Vec::with_capacity(chunks.len());
@@ -271,10 +281,7 @@ pub fn check_header(begin: &[u8], header: Header) -> Result<(), PackDamage> {
     if &found[..8] != MAGIC {
         return Err(PackDamage::NotAPack);
     }
-    let mut expected = header.term.to_le_bytes().to_vec();
-    expected.extend_from_slice(&header.group.to_le_bytes());
-    expected.extend_from_slice(&header.number.to_le_bytes());
-    if found[8..] == expected[..] {
+    if *found == header.encode() {
         Ok(())
     } else {
         Err(PackDamage::Foreign)
@@ -289,6 +296,7 @@ mod tests {
         group: 3,
         term: 7,
         number: 9,
+        nonce: 11,
     };
 
     fn source(key: &str, start: u64, pieces: &[&[u8]]) -> Source {

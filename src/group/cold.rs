@@ -1,0 +1,903 @@
+//! What goes into the cold store and when: which bytes of which streams the next pack takes, which packs are written
+//! again, which objects can be deleted. Pure decisions of the leader; the shell carries them out (`core/flush.rs`).
+//!
+//! The log decides what counts. `BeginPack` says that an object of a name may be there from now on, so that no crash
+//! leaves one that nobody knows of; `PublishPack` says that it is there, and every replica may then drop what it has of
+//! those bytes (I6); `ForgetPacks` says that an object without a live byte was deleted. A name has the leader's term in
+//! it: a deposed leader writes over nothing, and what it publishes late counts only where the stream still lacks it.
+//! Owns the flush that is under way on a leader. Invariants: one flush at a time; a pack is named by chunks or dead.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use raftproto::command::{self, command::Kind};
+
+use super::machine::{Machine, find};
+use super::stream::{Places, Stream};
+use super::{Effect, Group};
+use crate::protocol::{
+    ColdChunk, ColdRange, Incarnation, Outcome, PackName, Piece, Refusal, StreamKey,
+};
+
+/// Largest chunk; a read of any byte of it reads all, since the checksum is of the whole.
+pub(super) const CHUNK_BYTES_MAX: u64 = 256 << 10;
+
+/// Chunks of one pack: publishing it is one command, which is applied at once.
+const CHUNKS_MAX: usize = 8192;
+
+/// Oldest data waits at most so many times as long as quiet data.
+const BUSY_FACTOR: u64 = 10;
+
+/// Streams that one tick looks at for chunks of packs that are to be written again.
+const LOOKS_PER_TICK: usize = 10_000;
+
+/// Objects that one effect deletes.
+const DELETES_MAX: usize = 1000;
+
+/// A command that was not applied by then never will be.
+const LOST_AFTER_MS: u64 = 60_000;
+
+/// First and longest wait after the store refused something.
+const RETRY_MS: (u64, u64) = (500, 60_000);
+
+/// When a group flushes, rewrites and deletes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ColdSettings {
+    /// A pack of so many bytes is worth its request.
+    pub pack_bytes: u64,
+    /// Data that nobody added to for so long is flushed, whatever its size.
+    pub flush_age_ms: u64,
+    /// A pack with fewer live bytes than so many percent is written again.
+    pub live_percent_min: u64,
+    /// An object is deleted so long after nothing refers to it any more.
+    pub grace_ms: u64,
+}
+
+/// An object of the cold store as the group's log knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ColdPack {
+    /// Its name.
+    pub name: PackName,
+    /// Its size.
+    pub object_bytes: u64,
+    /// Bytes of the chunks that it was published with.
+    pub chunk_bytes: u64,
+    /// Those that streams refer to; derived.
+    pub live_bytes: u64,
+    /// Since when nothing refers to it.
+    pub dead_since_ms: Option<u64>,
+}
+
+/// A group's part of the cold store, and what waits to go there.
+#[derive(Debug, Default)]
+pub(super) struct ColdState {
+    pub(super) packs: BTreeMap<u32, ColdPack>,
+    pub(super) next_pack: u32,
+    /// Objects that may be there and are not published, and since when.
+    pub(super) intents: BTreeMap<PackName, u64>,
+    /// Below, nothing is replicated.
+    is_on: bool,
+    /// Streams with bytes that the cold store lacks, those first that have had some for longest.
+    queue: BTreeSet<(u64, StreamKey)>,
+    unflushed_bytes: u64,
+    appended_ms: u64,
+}
+
+impl ColdState {
+    /// There is a cold store to flush to.
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// The name of a pack that a chunk refers to.
+    pub(super) fn name_of(&self, pack: u32) -> PackName {
+        self.packs.get(&pack).expect("chunks name known packs").name
+    }
+
+    /// A stream's chunk refers to its pack.
+    pub(super) fn add_live(&mut self, chunk: &ColdChunk) {
+        if let Some(pack) = self.packs.get_mut(&chunk.pack) {
+            pack.live_bytes += u64::from(chunk.length);
+        }
+    }
+
+    /// A stream's chunk does not refer to its pack any more.
+    fn remove_live(&mut self, chunk: &ColdChunk, stamp_ms: u64) {
+        if let Some(pack) = self.packs.get_mut(&chunk.pack) {
+            pack.live_bytes -= u64::from(chunk.length);
+            if pack.live_bytes == 0 {
+                pack.dead_since_ms = Some(stamp_ms);
+            }
+        }
+    }
+
+    /// A stream has `added` more bytes that the cold store lacks.
+    pub(super) fn note_append(
+        &mut self,
+        key: &StreamKey,
+        stream: &mut Stream,
+        added: u64,
+        stamp_ms: u64,
+    ) {
+        if !self.is_on || stream.bytes.unflushed_len() == 0 {
+            return;
+        }
+        if stream.unflushed_since_ms == u64::MAX {
+            stream.unflushed_since_ms = stamp_ms;
+            self.queue.insert((stamp_ms, key.clone()));
+            self.unflushed_bytes += stream.bytes.unflushed_len();
+        } else {
+            self.unflushed_bytes += added;
+        }
+        self.appended_ms = self.appended_ms.max(stamp_ms);
+    }
+
+    /// A stream has `fewer` bytes less that the cold store lacks.
+    fn note_flushed(&mut self, key: &StreamKey, stream: &mut Stream, fewer: u64, stamp_ms: u64) {
+        if stream.unflushed_since_ms == u64::MAX {
+            return;
+        }
+        self.unflushed_bytes -= fewer;
+        self.queue.remove(&(stream.unflushed_since_ms, key.clone()));
+        stream.unflushed_since_ms = u64::MAX;
+        let left = stream.bytes.unflushed_len();
+        if left > 0 {
+            stream.unflushed_since_ms = stamp_ms;
+            self.queue.insert((stamp_ms, key.clone()));
+        }
+    }
+
+    /// The stream is gone.
+    pub(super) fn forget_stream(&mut self, key: &StreamKey, stream: &Stream, stamp_ms: u64) {
+        for chunk in stream.bytes.cold_chunks() {
+            self.remove_live(chunk, stamp_ms);
+        }
+        if stream.unflushed_since_ms != u64::MAX {
+            self.queue.remove(&(stream.unflushed_since_ms, key.clone()));
+            self.unflushed_bytes -= stream.bytes.unflushed_len();
+        }
+    }
+
+    fn oldest_ms(&self) -> Option<u64> {
+        self.queue.first().map(|(since_ms, _)| *since_ms)
+    }
+
+    /// Whether a pack is worth its request by now.
+    fn is_due(&self, settings: &ColdSettings, now_ms: u64) -> bool {
+        let age_ms = settings.flush_age_ms;
+        let Some(oldest_ms) = self.oldest_ms() else {
+            return false;
+        };
+        self.unflushed_bytes >= settings.pack_bytes
+            || self.appended_ms.saturating_add(age_ms) <= now_ms
+            || oldest_ms.saturating_add(age_ms.saturating_mul(BUSY_FACTOR)) <= now_ms
+    }
+
+    fn sparse(&self, settings: &ColdSettings) -> impl Iterator<Item = u32> {
+        let percent = settings.live_percent_min;
+        let is_sparse = move |pack: &ColdPack| {
+            pack.live_bytes > 0 && pack.live_bytes * 100 < pack.chunk_bytes * percent
+        };
+        let sparse = self.packs.iter().filter(move |(_, p)| is_sparse(p));
+        sparse.map(|(number, _)| *number)
+    }
+
+    fn deletable(&self, settings: &ColdSettings, now_ms: u64) -> Vec<(u32, PackName)> {
+        let is_over = |since_ms: u64| since_ms.saturating_add(settings.grace_ms) <= now_ms;
+        let dead = self
+            .packs
+            .iter()
+            .filter(|(_, p)| p.dead_since_ms.is_some_and(is_over));
+        dead.map(|(number, p)| (*number, p.name))
+            .take(DELETES_MAX)
+            .collect()
+    }
+}
+
+/// A range of a stream that goes into a pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Chosen {
+    key: StreamKey,
+    incarnation: Incarnation,
+    range: ColdRange,
+}
+
+/// A chunk that the shell puts into a pack.
+#[derive(Debug, Clone)]
+pub struct PackSource {
+    /// The stream.
+    pub key: StreamKey,
+    /// Which stream at that key.
+    pub incarnation: Incarnation,
+    /// First stream byte.
+    pub start: u64,
+    /// Where its bytes are now.
+    pub pieces: Vec<Piece>,
+}
+
+/// A chunk as it lies in a pack; `pack` is not known yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedChunk {
+    /// The stream.
+    pub key: StreamKey,
+    /// Which stream at that key.
+    pub incarnation: Incarnation,
+    /// Where.
+    pub chunk: ColdChunk,
+}
+
+/// What became of an order to the cold store.
+#[derive(Debug, Clone)]
+pub enum ColdAnswer {
+    /// The pack is there: written, or found.
+    There {
+        /// Its name.
+        name: PackName,
+        /// Its size.
+        object_bytes: u64,
+        /// What it holds.
+        chunks: Vec<PackedChunk>,
+    },
+    /// No object has this name; to [`Effect::FindPack`].
+    Missing(PackName),
+    /// An object with other content has this name: it is somebody else's.
+    Conflict(PackName),
+    /// It is not known whether it is there: ask again later.
+    Failed(PackName),
+    /// The objects of these packs are deleted.
+    Deleted(Vec<u32>),
+    /// Some may be there still.
+    NotDeleted,
+}
+
+/// How far a flush is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Until the log has the intent.
+    Begun,
+    /// The shell has the order.
+    Writing,
+    /// The store did not take it.
+    Waiting { until_ms: u64 },
+    /// Until the log has it.
+    Publishing,
+}
+
+#[derive(Debug)]
+struct Flush {
+    name: PackName,
+    chosen: Vec<Chosen>,
+    stage: Stage,
+    /// When it came so far.
+    since_ms: u64,
+}
+
+/// A look for live chunks of sparse packs, in shares.
+#[derive(Debug)]
+struct Search {
+    packs: BTreeSet<u32>,
+    next: Option<StreamKey>,
+    found: Vec<Chosen>,
+    bytes: u64,
+}
+
+/// What a leader has under way. A new leadership begins with nothing.
+#[derive(Debug, Default)]
+pub(super) struct ColdWork {
+    settings: Option<ColdSettings>,
+    flush: Option<Flush>,
+    search: Option<Search>,
+    /// Intents that the shell looks for.
+    finding: BTreeSet<PackName>,
+    /// When an intent is looked for again.
+    find_after_ms: BTreeMap<PackName, u64>,
+    is_deleting: bool,
+    delete_after_ms: u64,
+    term: u64,
+    next_number: u32,
+    failures: u32,
+    /// The shell wants room: flush what there is.
+    is_pressed: bool,
+}
+
+/// How a group stands with the cold store, for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ColdFigures {
+    /// Bytes that the cold store lacks.
+    pub behind_bytes: u64,
+    /// Since when it lacks some, in milliseconds.
+    pub behind_ms: u64,
+    /// Objects.
+    pub packs: u64,
+    /// Their size.
+    pub object_bytes: u64,
+    /// Bytes of all their chunks.
+    pub chunk_bytes: u64,
+    /// Those that streams refer to.
+    pub live_bytes: u64,
+    /// Objects that may be there unpublished.
+    pub intents: u64,
+}
+
+impl ColdWork {
+    /// A leader came or went: what was under way is found by the intents in the log.
+    pub(super) fn reset(&mut self) {
+        *self = ColdWork {
+            settings: self.settings,
+            ..ColdWork::default()
+        };
+    }
+
+    /// The next name. `seed` is another one at each start of each process.
+    fn name(&mut self, seed: u64, group: u32, term: u64) -> PackName {
+        if self.term != term {
+            (self.term, self.next_number) = (term, 0);
+        }
+        self.next_number += 1;
+        let parts = [seed, u64::from(group), term, u64::from(self.next_number)];
+        let parts: Vec<u8> = parts.iter().flat_map(|p| p.to_le_bytes()).collect();
+        PackName {
+            term,
+            number: self.next_number,
+            nonce: xxhash_rust::xxh3::xxh3_64(&parts),
+        }
+    }
+
+    fn retry_after_ms(&mut self, now_ms: u64) -> u64 {
+        let wait_ms = RETRY_MS.0 << self.failures.min(10);
+        self.failures += 1;
+        now_ms + wait_ms.min(RETRY_MS.1)
+    }
+}
+
+impl Group {
+    /// There is a cold store from now on.
+    pub fn use_cold_store(&mut self, settings: ColdSettings) {
+        self.cold.settings = Some(settings);
+        self.machine.turn_cold_on();
+    }
+
+    /// The cold store is used, and the machine is another one.
+    pub(super) fn keep_cold_on(&mut self) {
+        self.cold.reset();
+        if self.cold.settings.is_some() {
+            self.machine.turn_cold_on();
+        }
+    }
+
+    /// The shell wants room: what there is shall be flushed, whatever its size.
+    pub fn press_to_flush(&mut self) {
+        self.cold.is_pressed = true;
+    }
+
+    /// How the group stands with the cold store.
+    pub fn cold_figures(&self, now_ms: u64) -> ColdFigures {
+        let state = &self.machine.cold;
+        let sum = |of: fn(&ColdPack) -> u64| state.packs.values().map(of).sum();
+        let oldest_ms = state.oldest_ms();
+        ColdFigures {
+            behind_bytes: state.unflushed_bytes,
+            behind_ms: oldest_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms)),
+            packs: state.packs.len() as u64,
+            object_bytes: sum(|p| p.object_bytes),
+            chunk_bytes: sum(|p| p.chunk_bytes),
+            live_bytes: sum(|p| p.live_bytes),
+            intents: state.intents.len() as u64,
+        }
+    }
+
+    /// Bytes that the cold store lacks.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.machine.cold.unflushed_bytes
+    }
+
+    /// Names of the group's packs and intents: the objects that may be there.
+    pub fn cold_names(&self) -> Vec<PackName> {
+        let state = &self.machine.cold;
+        let packs = state.packs.values().map(|p| p.name);
+        packs.chain(state.intents.keys().copied()).collect()
+    }
+
+    /// The group has something to do with the cold store at `now_ms`.
+    pub(super) fn has_cold_work(&self, now_ms: u64) -> bool {
+        let Some(settings) = &self.cold.settings else {
+            return false;
+        };
+        if !self.is_ready {
+            return false;
+        }
+        let state = &self.machine.cold;
+        let is_over = |since_ms: u64| since_ms.saturating_add(settings.grace_ms) <= now_ms;
+        self.cold.flush.is_some()
+            || self.cold.search.is_some()
+            || !state.intents.is_empty()
+            || state.is_due(settings, now_ms)
+            || (self.cold.is_pressed && state.unflushed_bytes > 0)
+            || state
+                .packs
+                .values()
+                .any(|p| p.dead_since_ms.is_some_and(is_over))
+            || state.sparse(settings).next().is_some()
+    }
+
+    /// Time has passed, or something was done: begins what is due. Only on a leader.
+    pub(super) fn tend_cold_store(&mut self, effects: &mut Vec<Effect>) {
+        let Some(settings) = self.cold.settings else {
+            return;
+        };
+        self.find_intents(&settings, effects);
+        self.delete_dead(&settings, effects);
+        if let Some(flush) = &self.cold.flush {
+            let is_lost = flush.since_ms.saturating_add(LOST_AFTER_MS) <= self.now_ms;
+            match flush.stage {
+                Stage::Waiting { until_ms } if until_ms <= self.now_ms => self.order_pack(effects),
+                // Its command was not taken. If it is in the store, it is found by the log's intent.
+                Stage::Begun | Stage::Publishing if is_lost => self.cold.flush = None,
+                _ => {}
+            }
+            return;
+        }
+        // What a leader before may have flushed is found first, so that it is not paid for twice.
+        if !self.cold.finding.is_empty() {
+            return;
+        }
+        let is_pressed = std::mem::take(&mut self.cold.is_pressed);
+        let is_due = self.machine.cold.is_due(&settings, self.now_ms) || is_pressed;
+        let mut chosen = if is_due {
+            self.machine.choose(settings.pack_bytes)
+        } else {
+            Vec::new()
+        };
+        if chosen.is_empty() {
+            chosen = self.search_sparse(&settings);
+        }
+        if chosen.is_empty() {
+            return;
+        }
+        let seed = self.raft.settings().seed;
+        let name = self.cold.name(seed, self.id(), self.raft.term());
+        let begin = command::BeginPack {
+            name: Some(name.to_message()),
+        };
+        self.pending.push(Kind::BeginPack(begin), None);
+        self.cold.flush = Some(Flush {
+            name,
+            chosen,
+            stage: Stage::Begun,
+            since_ms: self.now_ms,
+        });
+    }
+
+    /// Commands were applied: the log may have the intent of the flush now, or its pack.
+    pub(super) fn flush_on(&mut self, effects: &mut Vec<Effect>) {
+        let Some(flush) = &self.cold.flush else {
+            return;
+        };
+        let is_intended = self.machine.cold.intents.contains_key(&flush.name);
+        match flush.stage {
+            Stage::Begun if is_intended => self.order_pack(effects),
+            Stage::Publishing if !is_intended => {
+                self.cold.flush = None;
+                self.tend_cold_store(effects);
+            }
+            _ => {}
+        }
+    }
+
+    fn order_pack(&mut self, effects: &mut Vec<Effect>) {
+        let now_ms = self.now_ms;
+        let Some(flush) = &mut self.cold.flush else {
+            return;
+        };
+        let machine = &self.machine;
+        let chunks: Vec<PackSource> = flush
+            .chosen
+            .iter()
+            .filter_map(|chosen| machine.source_of(chosen))
+            .collect();
+        let name = flush.name;
+        if chunks.is_empty() {
+            // All its streams are gone.
+            (flush.stage, flush.since_ms) = (Stage::Publishing, now_ms);
+            return self.cancel(name);
+        }
+        flush.stage = Stage::Writing;
+        effects.push(Effect::WritePack { name, chunks });
+    }
+
+    /// The shell's answer.
+    pub(super) fn on_cold(&mut self, answer: ColdAnswer, effects: &mut Vec<Effect>) {
+        if !self.is_ready {
+            return;
+        }
+        let now_ms = self.now_ms;
+        match answer {
+            ColdAnswer::There {
+                name,
+                object_bytes,
+                chunks,
+            } => {
+                self.cold.failures = 0;
+                self.cold.finding.remove(&name);
+                self.cold.find_after_ms.remove(&name);
+                if let Some(flush) = self.cold.flush.as_mut().filter(|f| f.name == name) {
+                    (flush.stage, flush.since_ms) = (Stage::Publishing, now_ms);
+                }
+                if self.machine.cold.intents.contains_key(&name) {
+                    let publish = publish_command(name, object_bytes, &chunks);
+                    self.pending.push(Kind::PublishPack(publish), None);
+                }
+            }
+            ColdAnswer::Failed(name) => {
+                let until_ms = self.cold.retry_after_ms(now_ms);
+                if self.cold.finding.remove(&name) {
+                    self.cold.find_after_ms.insert(name, until_ms);
+                }
+                if let Some(flush) = self.cold.flush.as_mut().filter(|f| f.name == name) {
+                    flush.stage = Stage::Waiting { until_ms };
+                }
+            }
+            ColdAnswer::Missing(name) => {
+                self.cold.finding.remove(&name);
+                let settings = self.cold.settings;
+                let grace_ms = settings.map_or(0, |s| s.grace_ms);
+                let since_ms = self.machine.cold.intents.get(&name).copied();
+                let over_ms = since_ms.map_or(0, |since_ms| since_ms.saturating_add(grace_ms));
+                if over_ms <= now_ms {
+                    self.cancel(name);
+                } else {
+                    // A put of the leader before may still arrive.
+                    self.cold.find_after_ms.insert(name, over_ms);
+                }
+            }
+            ColdAnswer::Conflict(name) => {
+                self.cold.finding.remove(&name);
+                if let Some(flush) = self.cold.flush.as_mut().filter(|f| f.name == name) {
+                    (flush.stage, flush.since_ms) = (Stage::Publishing, now_ms);
+                }
+                self.cancel(name);
+            }
+            ColdAnswer::Deleted(packs) => {
+                self.cold.is_deleting = false;
+                let forget = command::ForgetPacks { packs };
+                self.pending.push(Kind::ForgetPacks(forget), None);
+                // Until that is applied.
+                self.cold.delete_after_ms = now_ms + RETRY_MS.1;
+            }
+            ColdAnswer::NotDeleted => {
+                self.cold.is_deleting = false;
+                self.cold.delete_after_ms = self.cold.retry_after_ms(now_ms);
+            }
+        }
+        self.tend_cold_store(effects);
+    }
+
+    fn cancel(&mut self, name: PackName) {
+        let lost_ms = self.now_ms + LOST_AFTER_MS;
+        self.cold.find_after_ms.insert(name, lost_ms);
+        let cancel = command::CancelPack {
+            name: Some(name.to_message()),
+        };
+        self.pending.push(Kind::CancelPack(cancel), None);
+    }
+
+    /// Looks for the packs that leaders before began and did not publish.
+    fn find_intents(&mut self, settings: &ColdSettings, effects: &mut Vec<Effect>) {
+        let own = self.cold.flush.as_ref().map(|f| f.name);
+        let term = self.raft.term();
+        let _ = settings;
+        for name in self.machine.cold.intents.keys() {
+            let is_late = self.cold.find_after_ms.get(name).copied().unwrap_or(0) > self.now_ms;
+            let is_mine = Some(*name) == own || name.term == term && is_mine_now(&self.cold, *name);
+            if !is_mine && !is_late && self.cold.finding.insert(*name) {
+                effects.push(Effect::FindPack(*name));
+            }
+        }
+        let intents = &self.machine.cold.intents;
+        let is_known = |name: &PackName| intents.contains_key(name);
+        self.cold.find_after_ms.retain(|name, _| is_known(name));
+    }
+
+    fn delete_dead(&mut self, settings: &ColdSettings, effects: &mut Vec<Effect>) {
+        if self.cold.is_deleting || self.cold.delete_after_ms > self.now_ms {
+            return;
+        }
+        let dead = self.machine.cold.deletable(settings, self.now_ms);
+        if !dead.is_empty() {
+            self.cold.is_deleting = true;
+            effects.push(Effect::DeletePacks(dead));
+        }
+    }
+
+    /// One share of the look for live chunks of packs that are mostly dead; answers them once all streams were seen.
+    fn search_sparse(&mut self, settings: &ColdSettings) -> Vec<Chosen> {
+        let search = match self.cold.search.take() {
+            Some(search) => search,
+            None => {
+                let packs: BTreeSet<u32> = self.machine.cold.sparse(settings).collect();
+                if packs.is_empty() {
+                    return Vec::new();
+                }
+                Search {
+                    packs,
+                    next: None,
+                    found: Vec::new(),
+                    bytes: 0,
+                }
+            }
+        };
+        match self.machine.search(search, settings.pack_bytes) {
+            Ok(found) => found,
+            Err(unfinished) => {
+                self.cold.search = Some(unfinished);
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// A pack of this leadership whose publishing or cancelling is on its way.
+fn is_mine_now(work: &ColdWork, name: PackName) -> bool {
+    work.term == name.term && work.next_number >= name.number && work.flush.is_some()
+}
+
+fn publish_command(
+    name: PackName,
+    object_bytes: u64,
+    chunks: &[PackedChunk],
+) -> command::PublishPack {
+    let chunk_of = |packed: &PackedChunk| command::PackChunk {
+        key: packed.key.as_str().to_owned(),
+        incarnation: packed.incarnation.0,
+        start: packed.chunk.start,
+        length: packed.chunk.length,
+        position: packed.chunk.position,
+        stored: packed.chunk.stored,
+        crc32c: packed.chunk.crc32c,
+    };
+    command::PublishPack {
+        name: Some(name.to_message()),
+        object_bytes,
+        chunks: chunks.iter().map(chunk_of).collect(),
+    }
+}
+
+impl Machine {
+    /// Streams are queued for the cold store from now on.
+    fn turn_cold_on(&mut self) {
+        self.cold.is_on = true;
+        let stamp_ms = self.last_stamp_ms;
+        for (key, stream) in &mut self.streams {
+            if stream.unflushed_since_ms == u64::MAX {
+                self.cold.note_append(key, stream, 0, stamp_ms);
+            }
+        }
+    }
+
+    /// What the next pack takes: the streams that have waited longest.
+    fn choose(&self, bytes_max: u64) -> Vec<Chosen> {
+        let mut chosen = Vec::new();
+        let mut bytes = 0;
+        for (_, key) in &self.cold.queue {
+            let Some(stream) = self.streams.get(key) else {
+                continue;
+            };
+            let ranges = stream.bytes.unflushed(CHUNK_BYTES_MAX, bytes_max - bytes);
+            for range in ranges {
+                bytes += range.end - range.start;
+                chosen.push(Chosen {
+                    key: key.clone(),
+                    incarnation: stream.incarnation,
+                    range,
+                });
+            }
+            if bytes >= bytes_max || chosen.len() >= CHUNKS_MAX {
+                break;
+            }
+        }
+        chosen
+    }
+
+    /// The bytes of a range, if the stream still has it.
+    fn source_of(&self, chosen: &Chosen) -> Option<PackSource> {
+        let stream = self.streams.get(&chosen.key)?;
+        let ColdRange { start, end } = chosen.range;
+        if stream.incarnation != chosen.incarnation || start < stream.bytes.kept_from() {
+            return None;
+        }
+        let name_of = |pack| self.cold.name_of(pack);
+        let at = Places {
+            group: self.group,
+            name_of: &name_of,
+        };
+        let mut pieces = Vec::new();
+        stream.bytes.plan(at, start, end, &mut pieces);
+        Some(PackSource {
+            key: chosen.key.clone(),
+            incarnation: chosen.incarnation,
+            start,
+            pieces,
+        })
+    }
+
+    /// Looks at a share of the streams. `Ok`: all were seen, or enough was found.
+    fn search(&self, mut search: Search, bytes_max: u64) -> Result<Vec<Chosen>, Search> {
+        use std::ops::Bound;
+        let from = match &search.next {
+            Some(key) => Bound::Included(key.clone()),
+            None => Bound::Unbounded,
+        };
+        for (looked, (key, stream)) in self.streams.range((from, Bound::Unbounded)).enumerate() {
+            if search.bytes >= bytes_max || search.found.len() >= CHUNKS_MAX {
+                return Ok(search.found);
+            }
+            if looked == LOOKS_PER_TICK {
+                search.next = Some(key.clone());
+                return Err(search);
+            }
+            let kept_from = stream.bytes.kept_from();
+            let chunks = stream.bytes.cold_chunks().iter();
+            // A chunk of which a part was trimmed stays where it is until the rest goes too.
+            for chunk in chunks.filter(|c| search.packs.contains(&c.pack) && c.start >= kept_from) {
+                search.bytes += u64::from(chunk.length);
+                search.found.push(Chosen {
+                    key: key.clone(),
+                    incarnation: stream.incarnation,
+                    range: ColdRange {
+                        start: chunk.start,
+                        end: chunk.end(),
+                    },
+                });
+            }
+        }
+        Ok(search.found)
+    }
+
+    pub(super) fn begin_pack(&mut self, begin: &command::BeginPack) -> Outcome {
+        let name = PackName::from_message(begin.name.as_ref());
+        self.cold.intents.insert(name, self.last_stamp_ms);
+        Outcome::Done
+    }
+
+    pub(super) fn cancel_pack(&mut self, cancel: &command::CancelPack) -> Outcome {
+        let name = PackName::from_message(cancel.name.as_ref());
+        self.cold.intents.remove(&name);
+        Outcome::Done
+    }
+
+    pub(super) fn forget_packs(&mut self, forget: &command::ForgetPacks) -> Outcome {
+        for pack in &forget.packs {
+            let is_dead = |p: &ColdPack| p.dead_since_ms.is_some();
+            if self.cold.packs.get(pack).is_some_and(is_dead) {
+                self.cold.packs.remove(pack);
+            }
+        }
+        Outcome::Done
+    }
+
+    /// The chunks of a pack count from here on: as the next bytes of their streams, or in the place of others that have
+    /// the same bytes. What a stream has otherwise by now is dead in this pack.
+    pub(super) fn publish_pack(&mut self, publish: command::PublishPack) -> Outcome {
+        let name = PackName::from_message(publish.name.as_ref());
+        if self.cold.intents.remove(&name).is_none() {
+            // Published already, or given up.
+            return Outcome::Done;
+        }
+        self.cold.next_pack += 1;
+        let pack = self.cold.next_pack;
+        let lengths = publish.chunks.iter().map(|c| u64::from(c.length));
+        let known = ColdPack {
+            name,
+            object_bytes: publish.object_bytes,
+            chunk_bytes: lengths.sum(),
+            live_bytes: 0,
+            dead_since_ms: None,
+        };
+        self.cold.packs.insert(pack, known);
+        for chunk in publish.chunks {
+            self.publish_chunk(pack, &chunk);
+        }
+        if let Some(known) = self.cold.packs.get_mut(&pack)
+            && known.live_bytes == 0
+        {
+            known.dead_since_ms = Some(self.last_stamp_ms);
+        }
+        Outcome::Done
+    }
+
+    fn publish_chunk(&mut self, pack: u32, published: &command::PackChunk) {
+        let Some((key, stream)) = find(&mut self.streams, &published.key) else {
+            return;
+        };
+        if stream.incarnation.0 != published.incarnation {
+            return;
+        }
+        let chunk = ColdChunk {
+            pack,
+            position: published.position,
+            start: published.start,
+            length: published.length,
+            stored: published.stored,
+            crc32c: published.crc32c,
+        };
+        let packs = &mut self.packs;
+        let mut gone = |local: &crate::protocol::ChunkRef| {
+            if let Some(live) = packs.get_mut(&local.pack) {
+                *live -= u64::from(local.length);
+            }
+        };
+        let was_packed_hot = stream.bytes.packed_hot();
+        if stream.bytes.add_cold(chunk, &mut gone) {
+            let (fewer, now_ms) = (u64::from(chunk.length), self.last_stamp_ms);
+            self.cold.note_flushed(key, stream, fewer, now_ms);
+        } else if let Some(before) = stream.bytes.move_cold(chunk) {
+            self.cold.remove_live(&before, self.last_stamp_ms);
+        } else {
+            return;
+        }
+        let packed_hot = stream.bytes.packed_hot();
+        if packed_hot != was_packed_hot {
+            if let Some(pack) = was_packed_hot {
+                self.packed_hot.remove(&(pack, key.clone()));
+            }
+            if let Some(pack) = packed_hot {
+                self.packed_hot.insert((pack, key.clone()));
+            }
+        }
+        let key = key.clone();
+        self.cold.add_live(&chunk);
+        self.mark_dirty(&key);
+    }
+
+    /// An explicit floor.
+    pub(super) fn trim(&mut self, trim: &command::Trim) -> Outcome {
+        let Some((key, stream)) = find(&mut self.streams, &trim.key) else {
+            return Outcome::Refused(Refusal::NotFound);
+        };
+        if stream.soft_deleted {
+            return Outcome::Refused(Refusal::Gone);
+        }
+        if trim.incarnation != 0 && stream.incarnation.0 != trim.incarnation {
+            return Outcome::Refused(Refusal::NotFound);
+        }
+        if trim.offset > stream.tail {
+            let tail = crate::protocol::Offset(stream.tail);
+            return Outcome::Refused(Refusal::OffsetBeyondTail { tail });
+        }
+        let key = key.clone();
+        stream.floor = stream.floor.max(trim.offset);
+        self.mark_dirty(&key);
+        self.drop_below_floor(&key);
+        Outcome::Done
+    }
+
+    /// Bytes that no reader may have go, unless a fork holds them.
+    pub(super) fn drop_below_floor(&mut self, key: &StreamKey) {
+        let Some((key, stream)) = find(&mut self.streams, key.as_str()) else {
+            return;
+        };
+        if !stream.holds.is_empty() || stream.floor <= stream.bytes.kept_from() {
+            return;
+        }
+        if let Some(pack) = stream.bytes.packed_hot() {
+            self.packed_hot.remove(&(pack, key.clone()));
+        }
+        let unflushed = stream.bytes.unflushed_len();
+        let (packs, cold, stamp_ms) = (&mut self.packs, &mut self.cold, self.last_stamp_ms);
+        let mut gone = |local: &crate::protocol::ChunkRef| {
+            if let Some(live) = packs.get_mut(&local.pack) {
+                *live -= u64::from(local.length);
+            }
+        };
+        self.hot_bytes -= stream.bytes.trim(stream.floor, &mut gone, &mut |chunk| {
+            cold.remove_live(chunk, stamp_ms);
+        });
+        let fewer = unflushed - stream.bytes.unflushed_len();
+        if fewer > 0 {
+            let since_ms = stream.unflushed_since_ms;
+            self.cold.note_flushed(key, stream, fewer, since_ms);
+        }
+        if let Some(pack) = stream.bytes.packed_hot() {
+            self.packed_hot.insert((pack, key.clone()));
+        }
+    }
+}
