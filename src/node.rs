@@ -31,6 +31,9 @@ pub enum NodeError {
     /// The disk.
     #[error(transparent)]
     Storage(#[from] storage::StorageError),
+    /// The cold store.
+    #[error(transparent)]
+    Cold(#[from] storage::cold::ColdError),
     /// Something that is not readable for this version.
     #[error("{0}")]
     Data(String),

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use settings::{
-    CheckArguments, Config, Given, Peer, SETTINGS, ServerArguments, Setting, allowed_cpus,
+    CheckArguments, ColdPlace, Config, Given, Peer, SETTINGS, ServerArguments, Setting,
+    allowed_cpus,
 };
 
 /// A setting that cannot be used; names key, value, source and what is allowed.
@@ -113,6 +114,13 @@ pub fn load(
         )));
     }
     check_cluster(&config)?;
+    if config.cold.is_some() && config.wal_dir.is_none() {
+        // Its objects would be left behind by every end of the process, and nobody would know of them.
+        return Err(ConfigError::Contradiction(
+            "`cold` is set, but `wal_dir` is not: a node that keeps nothing has no old data"
+                .to_owned(),
+        ));
+    }
     Ok((config, origins))
 }
 
@@ -374,6 +382,7 @@ mod tests {
                 "{key}"
             );
         }
+        assert!(fails(&[("cold", "/c")], &[], None).contains("`wal_dir` is not"));
         let small = [("body_bytes_in_flight_max", "100KiB")];
         let text = fails(&small, &[], None);
         assert!(text.contains("33554432 (default)") && text.contains("--body-bytes-in-flight-max"));

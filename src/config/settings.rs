@@ -84,6 +84,21 @@ pub struct Peer {
     pub address: String,
 }
 
+impl Value for Option<ColdPlace> {
+    fn show(&self) -> Option<String> {
+        self.as_ref().map(|place| match place {
+            ColdPlace::Dir(dir) => format!("{:?}", dir.display().to_string()),
+        })
+    }
+}
+
+/// Where the cold store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ColdPlace {
+    /// A directory of this node.
+    Dir(PathBuf),
+}
+
 /// What flags gave: settings by key, and the file of `--config`.
 pub type Given = (BTreeMap<String, String>, Option<PathBuf>);
 
@@ -198,6 +213,14 @@ fn peers(text: &str) -> Option<Vec<Peer>> {
     Some(peers)
 }
 
+fn cold(text: &str) -> Option<Option<ColdPlace>> {
+    match text.trim() {
+        "" => Some(None),
+        text if text.contains("://") => None,
+        text => Some(Some(ColdPlace::Dir(PathBuf::from(text)))),
+    }
+}
+
 fn name(text: &str) -> Option<String> {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     ((1..=64).contains(&text.len()) && text.bytes().all(is_plain)).then(|| text.to_owned())
@@ -251,6 +274,8 @@ settings! {
         |t| t.parse().ok(), "where clients connect.";
     wal_dir: Option<PathBuf>, "", "a directory",
         |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "where data is kept; without it, nothing survives a restart.";
+    cold: Option<ColdPlace>, "", "a directory",
+        cold, "where old data is kept; without it, in `cold` below wal_dir.";
     core_count: u64, "auto", "a whole number from 1 to 64, or auto",
         cores, "executors; auto: one for each CPU that the process may use.";
     raft_group_count: u64, "16", "a whole number from 1 to 4096",
@@ -335,6 +360,12 @@ settings! {
 const ELECTION_TICKS: u64 = 6;
 
 impl Config {
+    /// Where the cold store is; `None` for a node in memory.
+    pub fn cold_place(&self) -> Option<ColdPlace> {
+        let beside_the_log = || Some(ColdPlace::Dir(self.wal_dir.as_ref()?.join("cold")));
+        self.cold.clone().or_else(beside_the_log)
+    }
+
     /// The groups' part.
     pub fn raft_settings(&self) -> RaftSettings {
         let groups = (self.raft_group_count + 1).div_ceil(self.core_count).max(1);

@@ -4,6 +4,7 @@ mod backend;
 mod balance;
 mod checkpoint;
 pub mod clock;
+mod cold;
 mod fork;
 mod give;
 pub mod hyper_rt;
@@ -35,6 +36,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use ahash::AHashMap;
+use storage::cold::ColdStore;
 use storage::pack::PackReader;
 use storage::wal::Wal;
 
@@ -99,7 +101,9 @@ pub struct Core {
     flushed_us: Cell<u64>,
     synced_us: Cell<u64>,
     disk: Option<Disk>,
-    metrics: CoreMetrics,
+    metrics: Rc<CoreMetrics>,
+    /// Where old data is kept; `None` for a node in memory.
+    cold: Option<Rc<dyn ColdStore>>,
     body_bytes: Rc<Cell<u64>>,
     hot_bytes: Cell<u64>,
     stop: Rc<Event>,

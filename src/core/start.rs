@@ -15,6 +15,7 @@ use storage::wal::{Pin, Wal, WalConfig};
 use super::backend::CoreBackend;
 use super::checkpoint::GroupFiles;
 use super::clock::Clock;
+use super::cold::open_cold;
 use super::listen::{ConnectionEvents, ConnectionLimits, accept_loop, listener};
 use super::signal::Event;
 use super::timeouts::Timeouts;
@@ -140,6 +141,13 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
         start.wal,
     );
     let core = storage::blocking::awake(built).await?;
+    if let Some(cold) = &core.cold {
+        log::debug!(
+            "event=cold_store core={} is_local={}",
+            core.id,
+            cold.is_local()
+        );
+    }
     log::debug!("event=core_built core={}", core.id);
     let receiver = Rc::downgrade(&core);
     let mesh = start.mesh.connect(Rc::new(move |from, message| {
@@ -270,6 +278,8 @@ async fn build(
             })
         }
     };
+    let metrics: Rc<CoreMetrics> = Rc::default();
+    let cold = open_cold(id, &config, metrics.clone());
     let timeouts: Rc<Timeouts> = Rc::default();
     let peer_settings: Rc<PeerSettings> = Rc::default();
     let core = Rc::new(Core {
@@ -303,7 +313,8 @@ async fn build(
         flushed_us: Cell::new(0),
         synced_us: Cell::new(0),
         disk,
-        metrics: CoreMetrics::default(),
+        metrics,
+        cold,
         body_bytes: Rc::default(),
         hot_bytes: Cell::new(0),
         stop: Rc::default(),

@@ -12,7 +12,7 @@ use storage::{StorageError, framed, wal};
 use super::NodeError;
 use super::identity::Identity;
 use super::replay::{is_needed, replay};
-use crate::config::Config;
+use crate::config::{ColdPlace, Config};
 use crate::core::{GroupFiles, GroupStart, WalStart, manifest_path, read_tables, sweep};
 use crate::group::{LogPosition, Machine, RaftStart};
 use crate::protocol::StreamKey;
@@ -64,6 +64,9 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     framed::create_dir(&wal_dir)?;
     framed::create_dir(&dir.join("groups"))?;
     framed::sync_dir(&dir.join("groups"))?;
+    if let Some(ColdPlace::Dir(dir)) = config.cold_place() {
+        storage::cold::prepare(&dir)?;
+    }
     let is_direct = wal::has_direct_io(&wal_dir)?;
     if !is_direct {
         log::warn!(

@@ -1,9 +1,14 @@
 //! What one core counts, and how it is shown to Prometheus. Plain cells: a core counts alone.
 
+mod cold;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use storage::cold::ColdRequest;
+
+use self::cold::ColdRequests;
 use crate::http::backend::Operation;
 
 /// Upper bounds of the latency buckets in microseconds.
@@ -110,6 +115,14 @@ plain_metrics! {
     checkpoints_total: "counter", "Checkpoints of groups.";
     /// Checkpoint bytes.
     checkpoint_bytes_total: "counter", "Bytes written by checkpoints.";
+    /// Requests to the cold store under way.
+    cold_requests_in_flight: "gauge", "Requests to the cold store under way.";
+    /// Requests tried again.
+    cold_retries_total: "counter", "Requests to the cold store that were tried again.";
+    /// Bytes sent.
+    cold_sent_bytes_total: "counter", "Bytes sent to the cold store.";
+    /// Bytes received.
+    cold_received_bytes_total: "counter", "Bytes received from the cold store.";
 }
 
 /// See the module's head.
@@ -121,6 +134,7 @@ pub struct CoreMetrics {
     append_stages: RefCell<[Histogram; 3]>,
     wal_sync: RefCell<Histogram>,
     refusals: RefCell<BTreeMap<&'static str, u64>>,
+    cold: RefCell<ColdRequests>,
 }
 
 const STAGES: [&str; 3] = ["queue", "wal", "apply"];
@@ -177,6 +191,16 @@ impl CoreMetrics {
         self.wal_sync.borrow_mut().record(micros);
     }
 
+    /// A request to the cold store ended.
+    pub fn cold_requested(&self, request: ColdRequest) {
+        add(&self.plain.cold_sent_bytes_total, request.sent_bytes);
+        add(
+            &self.plain.cold_received_bytes_total,
+            request.received_bytes,
+        );
+        self.cold.borrow_mut().ended(request);
+    }
+
     /// Something was refused at a bound.
     pub fn refused(&self, bound: &'static str) {
         *self.refusals.borrow_mut().entry(bound).or_default() += 1;
@@ -190,6 +214,7 @@ impl CoreMetrics {
             requests: self.requests.borrow().clone(),
             append_stages: self.append_stages.borrow().clone(),
             wal_sync: self.wal_sync.borrow().clone(),
+            cold: self.cold.borrow().clone(),
             refusals: self
                 .refusals
                 .borrow()
@@ -213,6 +238,7 @@ pub struct CoreSnapshot {
     requests: [Requests; OPERATIONS.len()],
     append_stages: [Histogram; 3],
     wal_sync: Histogram,
+    cold: ColdRequests,
     refusals: Vec<(&'static str, u64)>,
 }
 
@@ -332,6 +358,7 @@ pub fn render(cores: &[Option<CoreSnapshot>]) -> String {
         s.wal_sync
             .render(&mut out, name, &format!("core=\"{}\"", s.core));
     }
+    cold::render(&mut out, up.iter().map(|s| (s.core, &s.cold)));
     out
 }
 
