@@ -5,6 +5,8 @@ mod balance;
 mod checkpoint;
 pub mod clock;
 mod cold;
+mod cold_read;
+mod flush;
 mod fork;
 mod give;
 pub mod hyper_rt;
@@ -24,6 +26,7 @@ pub(crate) mod timeouts;
 mod transfer;
 mod turn;
 
+pub use flush::pack_key;
 pub use checkpoint::{GroupFiles, manifest_path, read_tables, sweep};
 pub use mesh::{Mesh, MeshEnds, mesh};
 pub use message::Message;
@@ -104,6 +107,9 @@ pub struct Core {
     metrics: Rc<CoreMetrics>,
     /// Where old data is kept; `None` for a node in memory.
     cold: Option<Rc<dyn ColdStore>>,
+    tier: cold_read::Tier,
+    /// Bytes of the groups that the cold store lacks.
+    unflushed_bytes: Cell<u64>,
     body_bytes: Rc<Cell<u64>>,
     hot_bytes: Cell<u64>,
     stop: Rc<Event>,

@@ -193,6 +193,9 @@ impl Core {
             .map(crate::group::Group::hot_bytes)
             .sum();
         self.hot_bytes.set(hot);
+        if self.config.cold.is_some() {
+            self.update_unflushed();
+        }
     }
 
     /// Gives way to other threads of this CPU when all that was ready has been served.

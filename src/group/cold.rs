@@ -323,6 +323,8 @@ impl ColdWork {
     pub(super) fn reset(&mut self) {
         *self = ColdWork {
             settings: self.settings,
+            term: self.term,
+            next_number: self.next_number,
             ..ColdWork::default()
         };
     }
@@ -424,7 +426,7 @@ impl Group {
         let Some(settings) = self.cold.settings else {
             return;
         };
-        self.find_intents(&settings, effects);
+        self.find_intents(effects);
         self.delete_dead(&settings, effects);
         if let Some(flush) = &self.cold.flush {
             let is_lost = flush.since_ms.saturating_add(LOST_AFTER_MS) <= self.now_ms;
@@ -581,14 +583,11 @@ impl Group {
     }
 
     /// Looks for the packs that leaders before began and did not publish.
-    fn find_intents(&mut self, settings: &ColdSettings, effects: &mut Vec<Effect>) {
+    fn find_intents(&mut self, effects: &mut Vec<Effect>) {
         let own = self.cold.flush.as_ref().map(|f| f.name);
-        let term = self.raft.term();
-        let _ = settings;
         for name in self.machine.cold.intents.keys() {
             let is_late = self.cold.find_after_ms.get(name).copied().unwrap_or(0) > self.now_ms;
-            let is_mine = Some(*name) == own || name.term == term && is_mine_now(&self.cold, *name);
-            if !is_mine && !is_late && self.cold.finding.insert(*name) {
+            if Some(*name) != own && !is_late && self.cold.finding.insert(*name) {
                 effects.push(Effect::FindPack(*name));
             }
         }
@@ -633,11 +632,6 @@ impl Group {
             }
         }
     }
-}
-
-/// A pack of this leadership whose publishing or cancelling is on its way.
-fn is_mine_now(work: &ColdWork, name: PackName) -> bool {
-    work.term == name.term && work.next_number >= name.number && work.flush.is_some()
 }
 
 fn publish_command(

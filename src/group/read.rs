@@ -10,6 +10,9 @@ use crate::protocol::{
     ReadPlan, Refusal, StreamKey, Watched,
 };
 
+/// How far behind the end of a read from the cold store the reader's next wish is guessed.
+const AHEAD_BYTES: u64 = 4 << 20;
+
 impl Group {
     /// A stream that a client may see now.
     fn visible(&self, key: &StreamKey) -> Result<&Stream, Refusal> {
@@ -121,6 +124,7 @@ impl Group {
             end: to,
             lead: 0,
             pieces,
+            ahead: Vec::new(),
         })
     }
 
@@ -205,12 +209,19 @@ fn plan(at: Places, stream: &Stream, read: &Read) -> Result<ReadPlan, Refusal> {
     if start < end {
         plan_range(at, stream, start - u64::from(lead), end, &mut pieces);
     }
+    let mut ahead = Vec::new();
+    if end < stream.bytes.cold_end() && matches!(pieces.last(), Some(Piece::Stored { .. })) {
+        let until = stream.bytes.cold_end().min(end + AHEAD_BYTES);
+        plan_range(at, stream, end, until, &mut ahead);
+        ahead.retain(|piece| matches!(piece, Piece::Stored { .. }));
+    }
     Ok(ReadPlan {
         meta: stream.meta(),
         start: Offset(start),
         end: Offset(end),
         lead,
         pieces,
+        ahead,
     })
 }
 

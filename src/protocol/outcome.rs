@@ -103,6 +103,9 @@ pub struct ReadPlan {
     pub lead: u8,
     /// The bytes from `start - lead` to `end`, in order.
     pub pieces: Vec<Piece>,
+    /// What of the bytes behind `end` lies in the cold store, if the plan's end does: whoever reads on will want it.
+    /// Not sent to other nodes.
+    pub ahead: Vec<Piece>,
 }
 
 /// A contiguous range of a plan.

@@ -185,6 +185,7 @@ fn plan(message: wire::ReadPlan) -> Result<ReadPlan, WireError> {
         end,
         lead,
         pieces,
+        ahead: Vec::new(),
     })
 }
 

@@ -424,7 +424,7 @@ mod tests {
         assert!(!bytes.add_cold(stored(15, 1, 1), &mut |_| {}), "a gap");
         assert_eq!(planned(&bytes, 10), "abcdefghi", "memory first");
         assert_eq!(bytes.drop_packed(7), 6);
-        assert_eq!(planned(&bytes, 10), "<10:0-3>[13:0-3]ghi");
+        assert_eq!(planned(&bytes, 10), "<10:0-4>[13:1-3]ghi");
         assert!(bytes.add_cold(stored(14, 5, 2), &mut |c| gone.push(c.start)));
         assert_eq!((bytes.packed_hot(), bytes.drop_packed(0)), (Some(0), 3));
         assert_eq!((gone, bytes.hot_len()), (vec![10, 13], 0));

@@ -114,6 +114,7 @@ pub(super) fn plan() -> ReadPlan {
             },
             Piece::Hot(Bytes::from_static(b"bytes")),
         ],
+        ahead: Vec::new(),
     }
 }
 
