@@ -26,8 +26,8 @@ pub(crate) mod timeouts;
 mod transfer;
 mod turn;
 
-pub use flush::pack_key;
 pub use checkpoint::{GroupFiles, manifest_path, read_tables, sweep};
+pub use flush::pack_key;
 pub use mesh::{Mesh, MeshEnds, mesh};
 pub use message::Message;
 pub use start::{CoreStart, GroupStart, Progress, StopHandle, WalStart, run, stop_pair};

@@ -9,9 +9,7 @@ use super::log::LogPosition;
 use super::machine::Machine;
 use super::peer::BadMessage;
 use super::raft::Persist;
-use crate::protocol::{
-    BucketName, Incarnation, Outcome, PackName, Request, StreamKey, TailNews,
-};
+use crate::protocol::{BucketName, Incarnation, Outcome, PackName, Request, StreamKey, TailNews};
 
 /// Whom an outcome goes to; the shell's own number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

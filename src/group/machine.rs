@@ -227,7 +227,8 @@ impl Machine {
         for chunk in stream.bytes.cold_chunks() {
             self.cold.add_live(chunk);
         }
-        self.cold.note_append(&key, &mut stream, 0, self.last_stamp_ms);
+        self.cold
+            .note_append(&key, &mut stream, 0, self.last_stamp_ms);
         self.streams.insert(key.clone(), Box::new(stream));
         self.look_at(&key, due_ms);
     }

@@ -170,7 +170,7 @@ pub struct CoreMetrics {
 const STAGES: [&str; 3] = ["queue", "wal", "apply"];
 
 /// Names of the operations, in the order of [`Operation`].
-const OPERATIONS: [&str; 12] = [
+const OPERATIONS: [&str; 13] = [
     "create",
     "append",
     "read",
@@ -180,6 +180,7 @@ const OPERATIONS: [&str; 12] = [
     "delete",
     "bucket",
     "list",
+    "retention",
     "preflight",
     "ops",
     "unknown",

@@ -312,7 +312,9 @@ mod tests {
     fn noise(length: usize) -> Vec<u8> {
         let mut state = 1u64;
         let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             (state >> 56) as u8
         };
         (0..length).map(|_| next()).collect()

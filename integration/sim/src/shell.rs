@@ -275,6 +275,9 @@ impl World {
             }
             Effect::Reply { reply_to, outcome } => self.reply(node, reply_to, outcome),
             Effect::LeaderChanged => self.coverage.hit("leader changed"),
+            Effect::WritePack { .. } | Effect::FindPack(_) | Effect::DeletePacks(_) => {
+                unreachable!("the groups have no cold store")
+            }
             Effect::Tail { .. }
             | Effect::Deliver { .. }
             | Effect::CheckHold { .. }
@@ -434,6 +437,7 @@ impl World {
                     self.coverage.hit("read of a pack");
                     bytes.extend_from_slice(&found);
                 }
+                Piece::Stored { .. } => unreachable!("the groups have no cold store"),
                 Piece::Inherited { .. } => return None,
             }
         }
@@ -462,5 +466,6 @@ fn kind_of(input: &Input) -> u64 {
         Input::Hibernate { .. } => 15,
         Input::Flush => 13,
         Input::Persisted(_) => 14,
+        Input::Cold(_) => 16,
     }
 }

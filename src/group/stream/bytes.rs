@@ -420,7 +420,10 @@ mod tests {
         let mut gone = Vec::new();
         assert!(bytes.add_cold(stored(10, 4, 1), &mut |c| gone.push(c.start)));
         assert_eq!(gone, [10], "a local chunk with later bytes stays");
-        assert!(!bytes.add_cold(stored(10, 3, 1), &mut |_| {}), "another cut");
+        assert!(
+            !bytes.add_cold(stored(10, 3, 1), &mut |_| {}),
+            "another cut"
+        );
         assert!(!bytes.add_cold(stored(15, 1, 1), &mut |_| {}), "a gap");
         assert_eq!(planned(&bytes, 10), "abcdefghi", "memory first");
         assert_eq!(bytes.drop_packed(7), 6);
@@ -464,7 +467,10 @@ mod tests {
         bytes.drop_packed(7);
         assert_eq!(planned(&bytes, 3), "<2:1-2>[4:0-2][6:0-2]ij");
         let freed = bytes.trim(9, &mut |c| local.push(c.start), &mut |c| cold.push(c.start));
-        assert_eq!((freed, &local[..], &cold[..]), (0, &[4, 6][..], &[0, 2][..]));
+        assert_eq!(
+            (freed, &local[..], &cold[..]),
+            (0, &[4, 6][..], &[0, 2][..])
+        );
         assert_eq!((planned(&bytes, 9).as_str(), bytes.cold_end()), ("j", 9));
         bytes.trim(10, &mut |_| {}, &mut |_| {});
         assert_eq!((bytes.hot_len(), bytes.end()), (0, 10));

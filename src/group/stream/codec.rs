@@ -4,10 +4,12 @@
 use prost::Message;
 use raftproto::checkpoint::{self, StreamState};
 
-use super::producer::ProducerPosition;
 use super::cold::ColdRanges;
+use super::producer::ProducerPosition;
 use super::{HOLD_UNCONFIRMED_MS, HeldFor, Holds, Stream, StreamBytes};
-use crate::protocol::{ChunkRef, ColdChunk, ContentType, Expiry, ForkOrigin, Incarnation, Offset, StreamKey};
+use crate::protocol::{
+    ChunkRef, ColdChunk, ContentType, Expiry, ForkOrigin, Incarnation, Offset, StreamKey,
+};
 
 /// Writes a stream with the chunks that no table has yet.
 pub(crate) fn encode(stream: &mut Stream) -> Vec<u8> {

@@ -81,11 +81,7 @@ impl StreamBytes {
 
     /// The cold store has the next bytes too. Answers whether they are the next; local chunks that are not needed any
     /// more are given to `gone`.
-    pub(crate) fn add_cold(
-        &mut self,
-        chunk: ColdChunk,
-        gone: &mut dyn FnMut(&ChunkRef),
-    ) -> bool {
+    pub(crate) fn add_cold(&mut self, chunk: ColdChunk, gone: &mut dyn FnMut(&ChunkRef)) -> bool {
         if chunk.length == 0 || chunk.start != self.cold_end() || chunk.end() > self.end() {
             return false;
         }

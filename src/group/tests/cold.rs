@@ -188,7 +188,11 @@ fn a_store_that_fails_is_asked_again_and_one_that_conflicts_is_not() {
         other
     };
     assert_ne!(other[0].0, name);
-    assert_eq!(world.group.cold_names().len(), 1, "the other name was given up");
+    assert_eq!(
+        world.group.cold_names().len(),
+        1,
+        "the other name was given up"
+    );
     agrees(&world);
 }
 
@@ -211,7 +215,10 @@ fn a_new_leader_finds_what_the_one_before_put() {
     world.tick();
     let finds = |e: &Effect| matches!(e, Effect::FindPack(found) if *found == name);
     assert!(world.others.iter().any(finds), "{:?}", world.others);
-    assert!(orders(&mut world).is_empty(), "it is found before more is flushed");
+    assert!(
+        orders(&mut world).is_empty(),
+        "it is found before more is flushed"
+    );
     there(&mut world, pack.clone());
     let figures = world.group.cold_figures(0);
     assert_eq!((figures.live_bytes, figures.chunk_bytes), (5, 8));
@@ -236,7 +243,10 @@ fn what_is_not_there_is_looked_for_once_more_after_the_grace() {
     world.others.clear();
     answer(&mut world, ColdAnswer::Missing(name));
     let ordered = taken(&mut world);
-    let (second, _) = ordered.into_iter().next().unwrap_or_else(|| orders(&mut world).remove(0));
+    let (second, _) = ordered
+        .into_iter()
+        .next()
+        .unwrap_or_else(|| orders(&mut world).remove(0));
     assert_ne!(second, name, "nothing waits for the lost one");
     world.now_ms += SETTINGS.grace_ms;
     answer(&mut world, ColdAnswer::Failed(second));
@@ -347,7 +357,9 @@ fn what_is_trimmed_is_gone_for_readers_and_kept_for_forks() {
     };
     assert!(matches!(
         world.ask("a", from(4)),
-        Outcome::Refused(Refusal::OffsetExpired { earliest: Offset(5) })
+        Outcome::Refused(Refusal::OffsetExpired {
+            earliest: Offset(5)
+        })
     ));
     assert_eq!(planned(&mut world, "a"), "<5>");
     let inherited = Op::ReadInherited {
@@ -429,7 +441,13 @@ fn tables_hold_what_was_flushed_moved_and_trimmed() {
             assert_eq!(other.bytes.chunks(), stream.bytes.chunks(), "{key:?}");
             assert_eq!(other.bytes.end(), stream.bytes.end());
         }
-        let live = |m: &Machine| m.cold.packs.values().map(|p| p.live_bytes).collect::<Vec<_>>();
+        let live = |m: &Machine| {
+            m.cold
+                .packs
+                .values()
+                .map(|p| p.live_bytes)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(live(&loaded), live(own));
     };
     world.ask("a", append("0123456789"));

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 
 use crate::protocol::{
-    Append, BucketEnd, BucketInfo, BucketName, ChunkRef, ColdChunk, ContentType, Create, Created, Expiry,
-    ForkOrigin, GroupTarget, Held, Hold, Incarnation, KeyError, Listed, Member, MemberChange, Meta,
-    Offset, Op, Outcome, PackName, Piece, Producer, ProducerAck, Read, ReadFrom, ReadPlan, Refusal, Request,
-    SEQ_MAX, StreamKey, Watched,
+    Append, BucketEnd, BucketInfo, BucketName, ChunkRef, ColdChunk, ContentType, Create, Created,
+    Expiry, ForkOrigin, GroupTarget, Held, Hold, Incarnation, KeyError, Listed, Member,
+    MemberChange, Meta, Offset, Op, Outcome, PackName, Piece, Producer, ProducerAck, Read,
+    ReadFrom, ReadPlan, Refusal, Request, SEQ_MAX, StreamKey, Watched,
 };
 
 pub(super) fn key(text: &str) -> StreamKey {
