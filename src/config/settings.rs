@@ -254,6 +254,14 @@ fn hot_bytes(text: &str) -> Option<u64> {
     }
 }
 
+/// A quarter of what is hot at most.
+fn hot_bytes_kept(text: &str) -> Option<u64> {
+    match text {
+        "auto" => hot_bytes(text).map(|max| max / 4),
+        text => bytes(text),
+    }
+}
+
 /// The CPUs that this process may run on.
 pub fn allowed_cpus() -> Vec<usize> {
     // SAFETY: an all-zero set is a valid value of this plain structure.
@@ -320,6 +328,8 @@ settings! {
         |t| within(bytes(t), 64 << 10, 64 << 30), "bytes of WAL of a core after which its groups are checkpointed.";
     hot_bytes_max: u64, "auto", "bytes from 1MiB, or auto (a quarter of the memory over all cores)",
         hot_bytes, "stream bytes in memory, per core; above it appends are refused.";
+    hot_bytes_kept: u64, "auto", "bytes, or auto; never above a quarter of hot_bytes_max",
+        hot_bytes_kept, "bytes per core that stay in memory although they are in packs or the cold store too.";
     connections_max: u64, "65536", "a whole number from 1 to 10000000",
         |t| within(t.parse().ok(), 1, 10_000_000), "client connections, over all cores.";
     header_timeout_ms: u64, "10s", "a time from 10ms to 10min",

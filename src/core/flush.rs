@@ -51,6 +51,7 @@ impl Config {
             flush_age_ms: self.cold_flush_age_ms,
             live_percent_min: self.cold_live_percent_min,
             grace_ms: self.cold_grace_ms,
+            hot_bytes_target: 0,
         })
     }
 }
@@ -58,9 +59,10 @@ impl Config {
 impl Core {
     /// Lets the groups flush, if there is a store that all replicas share.
     pub(super) fn use_cold_store(&self) {
-        let (Some(settings), Some(store)) = (self.config.cold_settings(), &self.cold) else {
+        let (Some(mut settings), Some(store)) = (self.config.cold_settings(), &self.cold) else {
             return;
         };
+        settings.hot_bytes_target = self.hot_target();
         if store.is_local() && self.identity.cluster_listen.is_some() {
             if self.id == 0 {
                 log::warn!(

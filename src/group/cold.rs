@@ -50,6 +50,8 @@ pub struct ColdSettings {
     pub live_percent_min: u64,
     /// An object is deleted so long after nothing refers to it any more.
     pub grace_ms: u64,
+    /// Bytes of the group that stay in memory although the cold store has them.
+    pub hot_bytes_target: u64,
 }
 
 /// An object of the cold store as the group's log knows it.
@@ -80,6 +82,8 @@ pub(super) struct ColdState {
     queue: BTreeSet<(u64, StreamKey)>,
     unflushed_bytes: u64,
     appended_ms: u64,
+    /// A pack counts since [`Group::drop_published`] was called last.
+    has_published: bool,
 }
 
 impl ColdState {
@@ -469,6 +473,15 @@ impl Group {
         });
     }
 
+    /// What the cold store has by now leaves memory, on every replica.
+    pub(super) fn drop_published(&mut self) {
+        if std::mem::take(&mut self.machine.cold.has_published)
+            && let Some(settings) = self.cold.settings
+        {
+            self.shed_hot_bytes(settings.hot_bytes_target);
+        }
+    }
+
     /// Commands were applied: the log may have the intent of the flush now, or its pack.
     pub(super) fn flush_on(&mut self, effects: &mut Vec<Effect>) {
         let Some(flush) = &self.cold.flush else {
@@ -787,6 +800,7 @@ impl Machine {
             dead_since_ms: None,
         };
         self.cold.packs.insert(pack, known);
+        self.cold.has_published = true;
         for chunk in publish.chunks {
             self.publish_chunk(pack, &chunk);
         }
@@ -828,14 +842,11 @@ impl Machine {
         } else {
             return;
         }
-        let packed_hot = stream.bytes.packed_hot();
-        if packed_hot != was_packed_hot {
-            if let Some(pack) = was_packed_hot {
-                self.packed_hot.remove(&(pack, key.clone()));
-            }
-            if let Some(pack) = packed_hot {
-                self.packed_hot.insert((pack, key.clone()));
-            }
+        if let Some(pack) = was_packed_hot {
+            self.packed_hot.remove(&(pack, key.clone()));
+        }
+        if let Some(pack) = stream.bytes.packed_hot() {
+            self.packed_hot.insert((pack, key.clone()));
         }
         let key = key.clone();
         self.cold.add_live(&chunk);

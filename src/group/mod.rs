@@ -414,6 +414,7 @@ impl Group {
                 effects.push(Effect::Reply { reply_to, outcome });
             }
         }
+        self.drop_published();
         if self.is_ready {
             self.flush_on(effects);
         } else {

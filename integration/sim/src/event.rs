@@ -4,9 +4,10 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use bytes::Bytes;
-use ursula::group::CheckpointPlan;
+use ursula::group::{CheckpointPlan, ColdAnswer};
 
 use crate::disk::{Checkpoint, Placer};
+use crate::store::Order;
 
 /// A node, and which start of its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +66,10 @@ pub enum Event {
     Exchanged(Life, u32),
     /// A fetched checkpoint is there, or could not be had.
     Fetched(Life, u32, Option<Box<Checkpoint>>),
+    /// An order of a process reaches the object store, whether the process is there by then or not.
+    Ordered(Life, u32, Box<Order>),
+    /// The object store answers.
+    StoreAnswers(Life, u32, Box<ColdAnswer>),
     /// A fault strikes.
     Fault,
     /// A stopped node starts.
@@ -100,7 +105,8 @@ impl Event {
             | Event::CheckpointDue(l)
             | Event::Checkpointed(l, ..)
             | Event::Exchanged(l, _)
-            | Event::Fetched(l, ..) => Some(*l),
+            | Event::Fetched(l, ..)
+            | Event::StoreAnswers(l, ..) => Some(*l),
             Event::Arrive { to, .. } => Some(*to),
             _ => None,
         }

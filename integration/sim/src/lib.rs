@@ -1,7 +1,7 @@
 //! A simulated cluster: real groups with real Raft over simulated disks, network and clocks. One thread, virtual time; one
 //! seed is one history, which replays byte for byte.
 //!
-//! Not modelled yet: disks that lose or damage what was synced, changes of the members, forks, buckets, the object store.
+//! Not modelled yet: disks that lose or damage what was synced, changes of the members, forks, buckets.
 
 pub mod client;
 pub mod clock;
@@ -17,6 +17,7 @@ pub mod plan;
 pub mod report;
 pub mod rng;
 pub mod shell;
+pub mod store;
 pub mod storing;
 pub mod world;
 

@@ -138,8 +138,12 @@ impl Node {
             };
             let durable_pack = manifest.next_pack.saturating_sub(1);
             let made = Group::new(checkpoint.machine(group), start, durable_pack);
+            let mut made = made.map_err(|e| format!("raft refuses to start: {e}"))?;
+            if let Some(settings) = plan.cold {
+                made.use_cold_store(settings);
+            }
             let hosted = Hosted {
-                group: made.map_err(|e| format!("raft refuses to start: {e}"))?,
+                group: made,
                 log,
                 applied,
                 was_ready: false,

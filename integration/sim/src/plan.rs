@@ -1,6 +1,6 @@
 //! What one seed means: the size of the world, its times, and how often which fault strikes.
 
-use ursula::group::{RaftSettings, ReadMode};
+use ursula::group::{ColdSettings, RaftSettings, ReadMode};
 
 use crate::rng::Rng;
 
@@ -53,6 +53,8 @@ pub struct Plan {
     pub drift: u64,
     /// Wall clocks differ by up to so much.
     pub wall_offset_ms: u64,
+    /// When groups flush to the object store, if there is one.
+    pub cold: Option<ColdSettings>,
 }
 
 impl Plan {
@@ -94,6 +96,7 @@ impl Plan {
             weights,
             drift: rng.range(0, 50_000),
             wall_offset_ms: rng.pick(&[0, 5, 500, 60_000]),
+            cold: cold(seed),
         }
     }
 
@@ -106,4 +109,16 @@ impl Plan {
             ..RaftSettings::default()
         }
     }
+}
+
+/// Drawn apart, so that all else is what it was before there was a store.
+fn cold(seed: u64) -> Option<ColdSettings> {
+    let rng = &mut Rng::new(seed ^ 0x636f_6c64);
+    rng.chance(600_000).then(|| ColdSettings {
+        pack_bytes: rng.pick(&[100, 1_000, 30_000]),
+        flush_age_ms: rng.pick(&[50, 500, 5_000]),
+        live_percent_min: rng.pick(&[0, 50, 100]),
+        grace_ms: rng.pick(&[500, 5_000, 20_000]),
+        hot_bytes_target: rng.pick(&[0, 100, 1 << 30]),
+    })
 }

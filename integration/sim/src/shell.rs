@@ -9,6 +9,7 @@ use ursula::wire;
 use crate::event::{Event, Packet};
 use crate::history::What;
 use crate::node::Waiting;
+use crate::store::Order;
 use crate::world::{World, life_of};
 
 /// Ticks of Raft between two of time.
@@ -54,6 +55,7 @@ impl World {
             Event::Checkpointed(_, group, planned) => self.on_checkpointed(node, group, *planned),
             Event::Exchanged(_, group) => self.on_exchanged(node, group),
             Event::Fetched(_, group, checkpoint) => self.on_fetched(node, group, checkpoint),
+            Event::StoreAnswers(_, group, answer) => self.step(node, group, Input::Cold(answer)),
             _ => unreachable!("the others belong to no process"),
         }
     }
@@ -275,9 +277,9 @@ impl World {
             }
             Effect::Reply { reply_to, outcome } => self.reply(node, reply_to, outcome),
             Effect::LeaderChanged => self.coverage.hit("leader changed"),
-            Effect::WritePack { .. } | Effect::FindPack(_) | Effect::DeletePacks(_) => {
-                unreachable!("the groups have no cold store")
-            }
+            Effect::WritePack { name, chunks } => self.write_pack(node, group, name, chunks),
+            Effect::FindPack(name) => self.order(node, group, Order::Find(name)),
+            Effect::DeletePacks(packs) => self.order(node, group, Order::Delete(packs)),
             Effect::Tail { .. }
             | Effect::Deliver { .. }
             | Effect::CheckHold { .. }
@@ -409,15 +411,10 @@ impl World {
         self.coverage.hit(path);
     }
 
-    /// A plan's bytes.
-    fn materialize(
-        &mut self,
-        node: u64,
-        group: u32,
-        plan: &ursula::protocol::ReadPlan,
-    ) -> Option<Vec<u8>> {
+    /// The bytes of pieces.
+    pub fn bytes_of(&mut self, node: u64, group: u32, pieces: &[Piece]) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
-        for piece in &plan.pieces {
+        for piece in pieces {
             match piece {
                 Piece::Hot(hot) => bytes.extend_from_slice(hot),
                 Piece::Cold {
@@ -437,11 +434,26 @@ impl World {
                     self.coverage.hit("read of a pack");
                     bytes.extend_from_slice(&found);
                 }
-                Piece::Stored { .. } => unreachable!("the groups have no cold store"),
+                Piece::Stored {
+                    chunk,
+                    pack,
+                    from,
+                    to,
+                    ..
+                } => {
+                    let Some(found) = self.read_stored(group, *pack, chunk, *from, *to) else {
+                        self.find(format!(
+                            "node {node}: a read of group {group} needs {chunk:?} of {pack:?}, which is not there"
+                        ));
+                        return None;
+                    };
+                    self.coverage.hit("read of the store");
+                    bytes.extend_from_slice(&found);
+                }
                 Piece::Inherited { .. } => return None,
             }
         }
-        Some(bytes.split_off(usize::from(plan.lead)))
+        Some(bytes)
     }
 }
 

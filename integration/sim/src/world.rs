@@ -12,6 +12,7 @@ use crate::node::{Node, Waiting};
 use crate::plan::Plan;
 use crate::report::{Coverage, Report, Trace};
 use crate::rng::Rng;
+use crate::store::Store;
 
 /// After the end of faults every group has a leader within so much.
 const LEADERS_WITHIN_US: u64 = 5_000_000;
@@ -34,6 +35,8 @@ pub struct World {
     pub queue: Queue,
     /// By number, less one.
     pub nodes: Vec<Node>,
+    /// What all of them share.
+    pub store: Store,
     /// Between the nodes.
     pub net: Net,
     /// The clients.
@@ -74,6 +77,7 @@ impl World {
         });
         World {
             nodes: nodes.collect(),
+            store: Store::new(),
             net: Net::default(),
             clients: (0..plan.clients).map(Client::new).collect(),
             operations: BTreeMap::new(),
@@ -151,6 +155,7 @@ impl World {
             return self.shell(life.node, event);
         }
         match event {
+            Event::Ordered(life, group, order) => self.on_ordered(life, group, *order),
             Event::Ask(client) => self.ask(client),
             Event::GiveUp(client, op) => self.give_up(client, op),
             Event::Fault => self.fault(),

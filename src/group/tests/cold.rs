@@ -9,6 +9,7 @@ const SETTINGS: ColdSettings = ColdSettings {
     flush_age_ms: 60_000,
     live_percent_min: 50,
     grace_ms: 10_000,
+    hot_bytes_target: 1 << 20,
 };
 
 /// An order of the group, and what the store would hold.
