@@ -133,6 +133,13 @@ impl Model {
                 }
                 (&e.key, None)
             }
+            // Where bytes are is nothing that a client sees.
+            Some(
+                Kind::BeginPack(_)
+                | Kind::PublishPack(_)
+                | Kind::CancelPack(_)
+                | Kind::ForgetPacks(_),
+            ) => return Ok(None),
             other => return Err(format!("an unexpected command: {other:?}")),
         };
         let seen = self.streams.get(key).map(|s| s.seen);

@@ -377,9 +377,13 @@ impl World {
         self.trace.show(self.now_us, || {
             format!("client {} is told #{} {outcome:?}", op.client, op.id)
         });
-        let read = match outcome {
-            Outcome::Read(plan) => self.materialize(node, op.group, plan),
-            _ => None,
+        let unavailable = Outcome::Refused(Refusal::Unavailable);
+        let (outcome, read) = match outcome {
+            Outcome::Read(plan) => match self.materialize(node, op.group, plan) {
+                None => (&unavailable, None),
+                read => (outcome, read),
+            },
+            _ => (outcome, None),
         };
         self.count_answer(&op.what, op.call_us, outcome);
         self.ledger.answered(&op, outcome, read.as_deref());
@@ -442,6 +446,12 @@ impl World {
                     ..
                 } => {
                     let Some(found) = self.read_stored(group, *pack, chunk, *from, *to) else {
+                        if self.is_given_up(node, group, *pack) {
+                            // This replica is late: the real one is told to try again.
+                            self.coverage
+                                .hit("read of a deleted pack by a late replica");
+                            return None;
+                        }
                         self.find(format!(
                             "node {node}: a read of group {group} needs {chunk:?} of {pack:?}, which is not there"
                         ));

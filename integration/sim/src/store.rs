@@ -20,6 +20,9 @@ pub struct Object {
 /// By group and name.
 pub type Store = BTreeMap<(u32, PackName), Object>;
 
+/// Packs that a leader has given up, and what it had applied by then.
+pub type GivenUp = BTreeMap<(u32, PackName), u64>;
+
 /// What is on its way to the store.
 pub enum Order {
     /// A put.
@@ -39,7 +42,9 @@ impl World {
         };
         for source in sources {
             let Some(bytes) = self.bytes_of(node, group, &source.pieces) else {
-                return;
+                let (life, failed) = (self.node(node).life, Box::new(ColdAnswer::Failed(name)));
+                let event = Event::StoreAnswers(life, group, failed);
+                return self.queue.at(self.now_us, event);
             };
             let position = object.bytes.len() as u64;
             object.chunks.push(PackedChunk {
@@ -61,6 +66,12 @@ impl World {
 
     /// Something is on its way to the store, and may be for long.
     pub fn order(&mut self, node: u64, group: u32, order: Order) {
+        if let Order::Delete(packs) = &order {
+            let at = self.applied(node, group);
+            for (_, name) in packs {
+                self.given_up.entry((group, *name)).or_insert(at);
+            }
+        }
         let life = self.node(node).life;
         let typical = self.rng.pick(&[1_000, 50_000, 1_000_000]);
         let at_us = self.now_us + self.rng.latency(typical);
@@ -138,6 +149,19 @@ impl World {
         let whole = object.bytes.get(begin..begin + chunk.stored as usize)?;
         let is_whole = xxhash_rust::xxh3::xxh3_64(whole) as u32 == chunk.crc32c;
         is_whole.then(|| whole[from as usize..to as usize].to_vec())
+    }
+
+    /// Whether the pack was deleted by a leader that had applied more than this replica has.
+    pub fn is_given_up(&mut self, node: u64, group: u32, name: PackName) -> bool {
+        let own = self.applied(node, group);
+        self.given_up
+            .get(&(group, name))
+            .is_some_and(|at| own < *at)
+    }
+
+    fn applied(&mut self, node: u64, group: u32) -> u64 {
+        let hosted = self.node(node).process.groups.get(&group);
+        hosted.map_or(0, |h| h.group.applied().index)
     }
 
     /// A plan's bytes.

@@ -12,7 +12,7 @@ use crate::node::{Node, Waiting};
 use crate::plan::Plan;
 use crate::report::{Coverage, Report, Trace};
 use crate::rng::Rng;
-use crate::store::Store;
+use crate::store::{GivenUp, Store};
 
 /// After the end of faults every group has a leader within so much.
 const LEADERS_WITHIN_US: u64 = 5_000_000;
@@ -37,6 +37,8 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// What all of them share.
     pub store: Store,
+    /// What of it a leader has given up.
+    pub given_up: GivenUp,
     /// Between the nodes.
     pub net: Net,
     /// The clients.
@@ -78,6 +80,7 @@ impl World {
         World {
             nodes: nodes.collect(),
             store: Store::new(),
+            given_up: GivenUp::new(),
             net: Net::default(),
             clients: (0..plan.clients).map(Client::new).collect(),
             operations: BTreeMap::new(),
