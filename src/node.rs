@@ -4,6 +4,7 @@ mod identity;
 mod join;
 mod preflight;
 mod pulse;
+mod rebuild;
 mod recovery;
 pub mod replay;
 
@@ -37,6 +38,9 @@ pub enum NodeError {
     /// Something that is not readable for this version.
     #[error("{0}")]
     Data(String),
+    /// Something is not there, or not what was written.
+    #[error("{0}")]
+    Damaged(String),
     /// The machine.
     #[error(transparent)]
     Denied(#[from] preflight::Denied),
@@ -67,6 +71,7 @@ enum Event {
     Ready,
     Listening,
     Drained,
+    Damaged,
     Exited { core: u16, error: Option<String> },
     Signal,
 }
@@ -76,13 +81,31 @@ enum Event {
 /// # Errors
 /// [`NodeError`]; its text says what to do.
 pub fn run(config: Config) -> Result<(), NodeError> {
+    loop {
+        if run_once(&config)? == Ended::Told {
+            return Ok(());
+        }
+        log::warn!("event=starting_again damaged files are set aside");
+    }
+}
+
+/// Why a node stopped in good order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// By a signal.
+    Told,
+    /// It found damage that the next start mends.
+    Damaged,
+}
+
+fn run_once(config: &Config) -> Result<Ended, NodeError> {
     log::info!("event=starting version={}", env!("CARGO_PKG_VERSION"));
     preflight::raise_descriptor_limit(config.connections_max);
     preflight::check()?;
     let guard = crate::core::listen::guard(config.listen)?;
     let cluster_listen = config.cluster_listen.filter(|_| !config.peers.is_empty());
     let cluster_guard = cluster_listen.map(crate::core::listen::guard).transpose()?;
-    let start = recover(&config)?;
+    let start = recover(config)?;
     let cores = config.core_count as u16;
     log::info!("event=cores count={cores} pinned={}", !config.no_pin);
     log::info!("event=groups count={}", config.raft_group_count);
@@ -117,8 +140,8 @@ pub fn run(config: Config) -> Result<(), NodeError> {
     }
     let mut pulses = Pulses::default();
     let listen = (guard.addr, cluster_address);
-    let mut controls = spawn(&config, start, listen, &mut pulses, &events)?;
-    let result = supervise(&config, &inbox, &mut controls, &mut pulses, guard.addr);
+    let mut controls = spawn(config, start, listen, &mut pulses, &events)?;
+    let result = supervise(config, &inbox, &mut controls, &mut pulses, guard.addr);
     drop(guard);
     drop(cluster_guard);
     result
@@ -165,6 +188,7 @@ fn spawn(
                     Progress::Ready => Event::Ready,
                     Progress::Listening => Event::Listening,
                     Progress::Drained => Event::Drained,
+                    Progress::Damaged => Event::Damaged,
                 };
                 // The node is gone if nobody listens; then this core ends soon too.
                 let _ = progress.send(event);
@@ -249,8 +273,9 @@ fn supervise(
     controls: &mut [StopHandle],
     pulses: &mut Pulses,
     addr: std::net::SocketAddr,
-) -> Result<(), NodeError> {
+) -> Result<Ended, NodeError> {
     let cores = controls.len();
+    let mut ended = Ended::Told;
     let (mut ready, mut listening, mut drained, mut exited) = (0, 0, 0, 0);
     let mut stopping_since: Option<std::time::Instant> = None;
     let limit = Duration::from_millis(config.shutdown_timeout_ms) * 2 + Duration::from_secs(5);
@@ -300,6 +325,17 @@ fn supervise(
                     tell_all(controls, b'q');
                 }
             }
+            // A stop that is under way may have been told, and then is final.
+            Event::Damaged if stopping_since.is_some() => {}
+            Event::Damaged => {
+                stopping_since = Some(crate::core::clock::instant());
+                ended = Ended::Damaged;
+                log::info!("event=stopping");
+                if listening == cores {
+                    tell_all(controls, b's');
+                }
+            }
+            Event::Signal if ended == Ended::Damaged => ended = Ended::Told,
             // Supervisors and terminals may send a signal twice; a later one is meant.
             Event::Signal
                 if stopping_since.is_some_and(|s| s.elapsed() < Duration::from_secs(1)) => {}
@@ -319,5 +355,5 @@ fn supervise(
         }
     }
     log::info!("event=stopped");
-    Ok(())
+    Ok(ended)
 }

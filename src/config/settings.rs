@@ -310,6 +310,8 @@ settings! {
         |t| if t.is_empty() { Some(None) } else { t.parse().ok().map(Some) }, "where the other nodes connect.";
     join: bool, "false", "true or false",
         boolean, "the data directory is new and the cluster is not: wait until an operator's order makes this node a member.";
+    no_rebuild: bool, "false", "true or false",
+        boolean, "a node whose data directory is damaged refuses to start, instead of setting it aside and building its replicas anew from the others.";
     cluster_id: String, "ursula", "1 to 64 letters, digits, - and _",
         name, "name of the cluster: nodes of another one are refused; fixed when a data directory is made.";
     election_timeout_ms: u64, "300ms", "a time from 100ms to 60s",

@@ -54,7 +54,7 @@ impl Core {
                             return Err(if is_gone(&error) {
                                 Refusal::Unavailable
                             } else {
-                                Refusal::DataDamaged
+                                self.found_damage(&error).await
                             });
                         }
                     }

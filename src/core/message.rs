@@ -43,6 +43,17 @@ pub enum Message {
         /// The node; 0: nobody.
         node: u64,
     },
+    /// A node that no own member list names yet speaks to this one; see [`super::guests`].
+    Guest {
+        /// The node.
+        node: u64,
+        /// Where it listens to nodes.
+        address: String,
+        /// The core that it speaks to.
+        core: u16,
+        /// It still does.
+        is_open: bool,
+    },
     /// Hand over groups that the other core leads.
     TransferLeaders {
         /// Which; `u32::MAX`: all.

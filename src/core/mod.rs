@@ -6,9 +6,11 @@ mod checkpoint;
 pub mod clock;
 mod cold;
 mod cold_read;
+mod damage;
 mod flush;
 mod fork;
 mod give;
+mod guests;
 pub mod hyper_rt;
 pub mod listen;
 mod materialize;
@@ -27,6 +29,7 @@ mod transfer;
 mod turn;
 
 pub use checkpoint::{GroupFiles, manifest_path, read_tables, sweep};
+pub use damage::{SET_ASIDE_MAX, damage_note_path, set_aside_count};
 pub use flush::pack_key;
 pub use mesh::{Mesh, MeshEnds, mesh};
 pub use message::Message;
@@ -78,12 +81,16 @@ pub struct Core {
     mesh: RefCell<Option<Rc<Mesh<Message>>>>,
     /// To each of the other nodes.
     links: RefCell<BTreeMap<u64, Rc<Link>>>,
+    /// Nodes that speak to this one and may have become members while it was away, with their addresses.
+    guests: RefCell<guests::Guests>,
     /// Those that are no members any more, and until when they are spoken to, in monotonic microseconds.
     leaving: RefCell<BTreeMap<u64, u64>>,
     /// Where the clients of the other nodes connect, as far as they said so.
     client_addresses: RefCell<BTreeMap<u64, String>>,
     /// Asks other nodes once.
     caller: Caller,
+    /// Raised when files of this node's were found damaged that the other nodes have too.
+    damaged: signal::Event,
     /// Ends the links.
     peers_stop: Rc<Event>,
     identity: NodeIdentity,

@@ -43,7 +43,7 @@ impl PeerEvents for PeerShell {
         }
         let known = core.known_raft_id(hello.node_id);
         match known {
-            None if core.is_in_a_group(hello.raft_id) => {}
+            None if core.is_in_a_group(hello.raft_id) || core.may_be_behind() => {}
             None => {
                 return Err(format!(
                     "node {} is not a member: `ursula cluster add` it first",
@@ -79,6 +79,7 @@ impl PeerEvents for PeerShell {
     }
 
     fn on_incoming(&self, hello: &Hello, is_open: bool) {
+        self.0.on_speaker(hello, is_open);
         if !is_open {
             // Its answers came this way.
             self.0.on_answers_lost(hello.node_id);
@@ -191,11 +192,15 @@ impl Core {
             .peers
             .iter()
             .find(|p| p.id == self.config.node_id);
-        own.map_or_else(String::new, |p| p.address.clone())
+        match (own, self.identity.cluster_listen) {
+            (Some(own), _) => own.address.clone(),
+            (None, Some(address)) if !address.ip().is_unspecified() => address.to_string(),
+            _ => String::new(),
+        }
     }
 
     /// The raft id of a node's replicas, by the newest members known here; `None`: it is no member.
-    fn known_raft_id(&self, node: u64) -> Option<u64> {
+    pub(super) fn known_raft_id(&self, node: u64) -> Option<u64> {
         let tables = self.tables.borrow();
         if !tables.members.is_empty() {
             let member = tables.members.iter().find(|m| m.node() == node);

@@ -58,6 +58,7 @@ impl Core {
                 .map(|m| (m.node(), m.address))
                 .collect()
         };
+        self.add_guests(&mut wanted);
         wanted.remove(&self.config.node_id);
         let needed = self.nodes_of_groups();
         let is_stale = |node: &u64, link: &Rc<Link>| {

@@ -310,6 +310,12 @@ impl Core {
                 self.ready_changed.raise();
             }
             Message::FromPeer { node, batch } => self.on_peer_batch(node, *batch),
+            Message::Guest {
+                node,
+                address,
+                core,
+                is_open,
+            } => self.note_guest(node, address, core, is_open),
             Message::TransferLeaders { group, to_node } => self.transfer_leaders(group, to_node),
             Message::Leader { group, node } => self.note_leader(group, node),
             Message::Probe { id, with_hashes } => {

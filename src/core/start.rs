@@ -88,6 +88,8 @@ pub enum Progress {
     Listening,
     /// It has no connections any more.
     Drained,
+    /// It found damage that a new start mends.
+    Damaged,
 }
 
 /// The node's end of a core's control.
@@ -178,7 +180,16 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
 
     let socket = listener(start.listen)?;
     (start.progress)(Progress::Listening);
+    let progress = start.progress;
     let backend = Rc::new(CoreBackend(core.clone()));
+    let watched = core.clone();
+    let progress = Rc::new(progress);
+    let told = progress.clone();
+    glommio::spawn_local(async move {
+        watched.damaged.beyond(0).await;
+        told(Progress::Damaged);
+    })
+    .detach();
     let serving = {
         let timeouts = core.timeouts.clone();
         let stop = core.stop.clone();
@@ -197,7 +208,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     core.hand_over().await;
     core.stop.raise();
     serving.await;
-    (start.progress)(Progress::Drained);
+    progress(Progress::Drained);
     expect(&mut control, b'q').await?;
     core.peers_stop.raise();
     core.close().await?;
@@ -301,6 +312,8 @@ async fn build(
         late_news: RefCell::default(),
         mesh: RefCell::new(None),
         links: RefCell::default(),
+        guests: RefCell::default(),
+        damaged: Event::default(),
         leaving: RefCell::default(),
         client_addresses: RefCell::default(),
         caller: Caller::new(peer_settings, timeouts),
@@ -328,6 +341,10 @@ async fn build(
         ready_changed: Event::default(),
     });
     if let Some(disk) = &core.disk {
+        if id == 0 {
+            let count = super::set_aside_count(&disk.dir);
+            core.metrics.plain.damaged_directories.set(count);
+        }
         let weak = Rc::downgrade(&core);
         disk.wal.set_carry(Box::new(move || {
             let Some(core) = weak.upgrade() else {

@@ -2,7 +2,7 @@
 //! them in and the others out (Raft dissertation, section 4). Each look proposes at most one step, so that whatever
 //! interrupts it, the next look goes on.
 
-use raft::prelude::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
+use raft::prelude::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
 
 use super::{Effect, Group};
 
@@ -69,11 +69,21 @@ impl Group {
     }
 
     fn propose_change(&mut self, changes: Vec<(ConfChangeType, u64)>) {
+        // Who votes changes by a joint configuration, also where only one comes or goes: a majority of both must have it.
+        let is_joint = changes
+            .iter()
+            .any(|(kind, _)| *kind != ConfChangeType::AddLearnerNode);
+        let transition = if is_joint {
+            ConfChangeTransition::Implicit
+        } else {
+            ConfChangeTransition::Auto
+        };
         let changes = changes.into_iter().map(|(kind, node_id)| ConfChangeSingle {
             change_type: kind as i32,
             node_id,
         });
         let change = ConfChangeV2 {
+            transition: transition as i32,
             changes: changes.collect(),
             ..ConfChangeV2::default()
         };

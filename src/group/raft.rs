@@ -223,8 +223,29 @@ impl Raft {
 
     fn step_raw(&mut self, message: Message) {
         // What raft-rs refuses here (a message of an unknown peer, a proposal that it drops) changes nothing.
+        let from = message.from;
         let _ = self.node.step(message);
+        self.hold_next_above_matched(from);
         self.draw_time_out();
+    }
+
+    /// A refusal that came late can put what is sent next below what the follower is known to have (raft-rs issue 555).
+    fn hold_next_above_matched(&mut self, follower: u64) {
+        if !self.is_leader() {
+            return;
+        }
+        if let Some(progress) = self.node.raft.mut_prs().get_mut(follower)
+            && progress.next_idx <= progress.matched
+        {
+            progress.next_idx = progress.matched + 1;
+        }
+    }
+
+    /// For each replica what it has, and what it is sent next.
+    #[cfg(test)]
+    pub(super) fn sent_next(&self) -> Vec<(u64, u64)> {
+        let all = self.node.raft.prs().iter();
+        all.map(|(_, p)| (p.matched, p.next_idx)).collect()
     }
 
     pub(super) fn is_leader(&self) -> bool {

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use storage::framed;
+use storage::{StorageError, framed};
 
 use super::NodeError;
 use crate::config::Config;
@@ -25,12 +25,36 @@ impl Identity {
     /// # Errors
     /// [`NodeError::Data`] where the settings are not those of the directory.
     pub fn of(dir: &Path, config: &Config) -> Result<Identity, NodeError> {
-        let path = dir.join("node.ursula");
+        let path = identity_path(dir);
         match framed::read(&path)? {
             Some(bytes) => read(dir, &path, &String::from_utf8_lossy(&bytes), config),
             None => make(dir, &path, config),
         }
     }
+
+    /// Writes it as that of a directory.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn write(&self, path: &Path, config: &Config) -> Result<(), StorageError> {
+        let listed: Vec<String> = self.voters.iter().map(u64::to_string).collect();
+        let listed = listed.join(",");
+        let text = format!(
+            "2 {:032x} {} {} {} {} {}",
+            u128::from_le_bytes(self.store_id),
+            config.raft_group_count,
+            config.node_id,
+            config.cluster_id,
+            if listed.is_empty() { "-" } else { &listed },
+            self.raft_id
+        );
+        framed::write_atomic(path, text.as_bytes())
+    }
+}
+
+/// The file of a directory's identity.
+pub fn identity_path(dir: &Path) -> std::path::PathBuf {
+    dir.join("node.ursula")
 }
 
 fn read(dir: &Path, path: &Path, text: &str, config: &Config) -> Result<Identity, NodeError> {
@@ -93,34 +117,31 @@ fn make(dir: &Path, path: &Path, config: &Config) -> Result<Identity, NodeError>
             wal_dir.display()
         )));
     }
+    let store_id = draw_store_id()?;
+    let (voters, raft_id) = match (config.join, config.peers.is_empty()) {
+        (true, _) => (Vec::new(), super::join::await_membership(config)?),
+        (false, true) => (vec![config.node_id], config.node_id),
+        (false, false) => (config.peers.iter().map(|p| p.id).collect(), config.node_id),
+    };
+    let identity = Identity {
+        store_id,
+        voters,
+        raft_id,
+    };
+    identity.write(path, config)?;
+    Ok(identity)
+}
+
+/// Names a new data directory.
+///
+/// # Errors
+/// The system's.
+pub fn draw_store_id() -> Result<[u8; 16], NodeError> {
     let mut store_id = [0u8; 16];
     // SAFETY: the pointer and the length are those of the array.
     let got = unsafe { libc::getrandom(store_id.as_mut_ptr().cast(), store_id.len(), 0) };
     if got != store_id.len() as isize {
         return Err(std::io::Error::last_os_error().into());
     }
-    let (voters, raft_id) = match (config.join, config.peers.is_empty()) {
-        (true, _) => (Vec::new(), super::join::await_membership(config)?),
-        (false, true) => (vec![config.node_id], config.node_id),
-        (false, false) => (config.peers.iter().map(|p| p.id).collect(), config.node_id),
-    };
-    let listed = voters
-        .iter()
-        .map(u64::to_string)
-        .collect::<Vec<_>>()
-        .join(",");
-    let text = format!(
-        "2 {:032x} {} {} {} {} {raft_id}",
-        u128::from_le_bytes(store_id),
-        config.raft_group_count,
-        config.node_id,
-        config.cluster_id,
-        if listed.is_empty() { "-" } else { &listed }
-    );
-    framed::write_atomic(path, text.as_bytes())?;
-    Ok(Identity {
-        store_id,
-        voters,
-        raft_id,
-    })
+    Ok(store_id)
 }

@@ -1,10 +1,12 @@
-//! A new data directory of a cluster that is not new: its replicas get their raft id from the cluster.
+//! A new data directory of a cluster that is not new: its replicas get their raft id from the cluster. So do those that take
+//! the place of damaged ones.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
-use raftproto::peer::{StatusReply, StatusRequest};
+use raftproto::command::{ChangeMembers, change_members::Change};
+use raftproto::peer::{AdminRequest, StatusReply, StatusRequest, admin_request::Order};
 
 use super::NodeError;
 use crate::config::Config;
@@ -12,6 +14,9 @@ use crate::peer::Caller;
 
 /// Between two rounds of questions.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// Rounds between two orders: each one makes the replicas of the one before it void.
+const ROUNDS_PER_ORDER: u32 = 40;
 
 /// Rounds between two lines of the log.
 const ROUNDS_PER_LINE: u32 = 20;
@@ -21,16 +26,28 @@ const ROUNDS_PER_LINE: u32 = 20;
 /// # Errors
 /// The machine's.
 pub fn await_membership(config: &Config) -> Result<u64, NodeError> {
+    run(config, None)
+}
+
+/// Has the replicas of this node, whose raft id was `damaged`, replaced by a majority; answers the raft id of the new ones.
+///
+/// # Errors
+/// The machine's.
+pub fn await_replacement(config: &Config, damaged: u64) -> Result<u64, NodeError> {
+    run(config, Some(damaged))
+}
+
+fn run(config: &Config, damaged: Option<u64>) -> Result<u64, NodeError> {
     let failed = |text: String| NodeError::Data(format!("cannot ask the cluster: {text}"));
     let config = config.clone();
     let asking = LocalExecutorBuilder::new(Placement::Unbound)
         .io_memory(64 << 10)
-        .spawn(move || async move { ask(&config).await });
+        .spawn(move || async move { ask(&config, damaged).await });
     let asking = asking.map_err(|e| failed(e.to_string()))?;
     asking.join().map_err(|e| failed(e.to_string()))
 }
 
-async fn ask(config: &Config) -> u64 {
+async fn ask(config: &Config, damaged: Option<u64>) -> u64 {
     let timeouts: Rc<crate::core::timeouts::Timeouts> = Rc::default();
     glommio::spawn_local(timeouts.clone().run()).detach();
     let caller = Caller::new(Rc::default(), timeouts);
@@ -50,7 +67,19 @@ async fn ask(config: &Config) -> u64 {
                 Err(error) => errors.push(format!("{}: {error}", peer.address)),
             }
         }
+        if let Some(damaged) = damaged
+            && round % ROUNDS_PER_ORDER == 0
+            && lacks_order(config.node_id, damaged, &replies)
+        {
+            errors.extend(
+                order_replacement(&caller, config.node_id, &others)
+                    .await
+                    .err(),
+            );
+        }
         match judge(config.node_id, &replies) {
+            // The old one, by the word of those who have not heard yet.
+            Ok(raft_id) if damaged.is_some_and(|damaged| raft_id <= damaged) => {}
             Ok(raft_id) => {
                 log::info!("event=joining node={} raft_id={raft_id}", config.node_id);
                 return raft_id;
@@ -64,6 +93,43 @@ async fn ask(config: &Config) -> u64 {
         round += 1;
         glommio::timer::sleep(PAUSE).await;
     }
+}
+
+/// Nobody knows of replicas that take the place of the damaged ones, and the node was not removed meanwhile.
+fn lacks_order(node_id: u64, damaged: u64, replies: &[StatusReply]) -> bool {
+    let lists = replies.iter().map(|r| &r.members);
+    let lists: Vec<_> = lists.filter(|members| !members.is_empty()).collect();
+    let ids = lists.iter().flat_map(|m| m.iter()).map(|m| m.raft_id);
+    let newest = ids.filter(|id| id & 0xffff == node_id).max();
+    let is_member = newest.is_some() || lists.is_empty();
+    !replies.is_empty() && is_member && newest.unwrap_or(0) <= damaged
+}
+
+/// Has a node put the order to the meta group, which takes it once a majority has it.
+async fn order_replacement(
+    caller: &Caller,
+    node_id: u64,
+    others: &[&crate::config::Peer],
+) -> Result<(), String> {
+    let mut errors = Vec::new();
+    for peer in others {
+        let change = ChangeMembers {
+            base: Vec::new(),
+            change: Some(Change::Replace(node_id)),
+        };
+        let request = AdminRequest {
+            from: None,
+            order: Some(Order::ChangeMembers(change)),
+        };
+        match caller.administer(&peer.address, request).await {
+            Ok(reply) => {
+                log::info!("event=replacement_ordered node={node_id} {}", reply.text);
+                return Ok(());
+            }
+            Err(error) => errors.push(format!("{}: {error}", peer.address)),
+        }
+    }
+    Err(errors.join(", "))
 }
 
 /// The raft id that this node's new replicas may take: of the newest members that anyone knows, if no data directory has
@@ -109,6 +175,31 @@ mod tests {
     use raftproto::peer::Hello;
 
     use super::*;
+
+    #[test]
+    fn a_damaged_member_orders_its_replacement_until_somebody_knows_of_it() {
+        let reply = |members: &[u64]| StatusReply {
+            members: members
+                .iter()
+                .map(|raft_id| Member {
+                    raft_id: *raft_id,
+                    ..Member::default()
+                })
+                .collect(),
+            ..StatusReply::default()
+        };
+        let new = (1 << 16) + 2;
+        for (replies, is_lacking) in [
+            (vec![], false),
+            (vec![reply(&[]), reply(&[])], true),
+            (vec![reply(&[1, 2, 3]), reply(&[])], true),
+            (vec![reply(&[1, 2, 3]), reply(&[1, new, 3])], false),
+            (vec![reply(&[1, 3])], false),
+        ] {
+            assert_eq!(lacks_order(2, 2, &replies), is_lacking, "{replies:?}");
+        }
+        assert!(lacks_order(2, new, &[reply(&[1, new, 3])]));
+    }
 
     #[test]
     fn a_raft_id_is_taken_once() {

@@ -11,9 +11,12 @@ use storage::{StorageError, framed, wal};
 
 use super::NodeError;
 use super::identity::Identity;
+use super::rebuild::{is_damage, rebuild, resume};
 use super::replay::{is_needed, replay};
 use crate::config::{ColdPlace, Config};
-use crate::core::{GroupFiles, GroupStart, WalStart, manifest_path, read_tables, sweep};
+use crate::core::{
+    GroupFiles, GroupStart, WalStart, damage_note_path, manifest_path, read_tables, sweep,
+};
 use crate::group::{LogPosition, Machine, RaftStart};
 use crate::protocol::StreamKey;
 
@@ -44,6 +47,22 @@ pub struct CorePart {
 /// # Errors
 /// [`NodeError`]: damage is named, never cut away.
 pub fn recover(config: &Config) -> Result<Start, NodeError> {
+    let Some(dir) = &config.wal_dir else {
+        return read_all(config);
+    };
+    match read_all(config) {
+        Err(error) if is_damage(&error) => {
+            // Held while files are moved.
+            let lock = DirLock::acquire(dir)?;
+            rebuild(dir, config, error)?;
+            drop(lock);
+            read_all(config)
+        }
+        read => read,
+    }
+}
+
+fn read_all(config: &Config) -> Result<Start, NodeError> {
     let cores = config.core_count as u32;
     let groups = 0..=config.raft_group_count as u32;
     let Some(dir) = &config.wal_dir else {
@@ -58,7 +77,13 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
         });
     };
     let lock = DirLock::acquire(dir)?;
+    resume(dir, config)?;
     let identity = Identity::of(dir, config)?;
+    if let Some(noted) = framed::read(&damage_note_path(dir))? {
+        return Err(NodeError::Damaged(
+            String::from_utf8_lossy(&noted).into_owned(),
+        ));
+    }
     let store_id = identity.store_id;
     let wal_dir = dir.join("wal");
     framed::create_dir(&wal_dir)?;
@@ -213,12 +238,12 @@ fn start_group(
     records: Vec<Record>,
 ) -> Result<GroupStart, NodeError> {
     let group = manifest.group;
-    let tables = read_tables(dir, manifest)?;
+    let tables = read_tables(dir, manifest).map_err(missing_is_damage)?;
     let streams = tables
         .into_iter()
         .map(|(key, value)| (StreamKey::from_stored(&key), value));
     let machine = Machine::load(group, &manifest.group_state, streams).map_err(|e| {
-        NodeError::Data(format!(
+        NodeError::Damaged(format!(
             "the checkpoint of group {group} does not decode: {e}"
         ))
     })?;
@@ -226,7 +251,7 @@ fn start_group(
         index: manifest.index,
         term: manifest.term,
     };
-    let (hard_state, entries) = replay(group, manifest, records).map_err(NodeError::Data)?;
+    let (hard_state, entries) = replay(group, manifest, records).map_err(NodeError::Damaged)?;
     let membership = match &manifest.membership {
         Some(membership) => membership.clone(),
         None if manifest.voters.is_empty() => bootstrap(&identity.voters),
@@ -246,6 +271,16 @@ fn start_group(
             manifest: manifest.clone(),
         },
     })
+}
+
+/// A file that a manifest names must be there.
+fn missing_is_damage(error: StorageError) -> NodeError {
+    match error {
+        StorageError::Io { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            NodeError::Damaged(format!("{} is missing", path.display()))
+        }
+        error => error.into(),
+    }
 }
 
 /// The members of a group that has no checkpoint yet.

@@ -80,6 +80,14 @@ pub fn replay(
             payload: record.payload,
         });
     }
+    // Both are of one write, or the entries of an earlier one.
+    let last = entries.last().map_or(manifest.index, |last| last.index);
+    if hard_state.commit > last {
+        return Err(format!(
+            "the log of group {group} ends at {last}, and {} were committed",
+            hard_state.commit
+        ));
+    }
     // A hard state that was lost with a torn tail is not below the entries that stand.
     hard_state.term = hard_state.term.max(entries.last().map_or(0, |e| e.term));
     Ok((hard_state, entries))

@@ -89,6 +89,8 @@ plain_metrics! {
     groups_asleep: "gauge", "Groups of this core for which no time is counted, since nobody needs them.";
     /// Groups whose replica here is not sound.
     groups_in_trouble: "gauge", "Groups whose replica on this node takes no part; the log says why.";
+    /// Directories of damaged files.
+    damaged_directories: "gauge", "Directories damaged-N of files that were found damaged and set aside, while the node's replicas were built anew from the other nodes.";
     /// Changes of leaders.
     leader_changes_total: "counter", "Times that a group of this core had another leader, or none.";
     /// Entries that the followers of led groups lack.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use super::verify::{Written, verify};
-use super::{Errors, LoadError, Meter, Site, create_streams};
+use super::{Errors, Homes, LoadError, Meter, Site, create_streams};
 use crate::engine::{Driver, Engine, Next};
 use crate::record::{Mark, nanos_since, put};
 use crate::reply::Reply;
@@ -29,7 +29,7 @@ pub struct Appends {
 }
 
 struct Writer {
-    /// The streams of this connection: from the first one in steps.
+    streams: Vec<usize>,
     at: usize,
     in_flight: Option<(usize, u64, Instant)>,
     due: Instant,
@@ -53,15 +53,26 @@ pub struct AppendDriver<'a> {
 }
 
 impl<'a> AppendDriver<'a> {
-    pub fn new(site: &'a Site<'a>, appends: &Appends, began: Instant) -> AppendDriver<'a> {
+    pub fn new(
+        site: &'a Site<'a>,
+        appends: &Appends,
+        homes: &Homes,
+        began: Instant,
+    ) -> AppendDriver<'a> {
         let interval = appends
             .rate
             .map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate));
-        let writers = (0..appends.connections).map(|number| Writer {
-            at: number % appends.streams,
-            in_flight: None,
-            due: began + interval * number as u32,
-        });
+        let nodes = site.target.addresses.len();
+        let plan = homes.plan(nodes, appends.streams, appends.connections);
+        let writers = plan
+            .into_iter()
+            .enumerate()
+            .map(|(number, (_, streams))| Writer {
+                streams,
+                at: 0,
+                in_flight: None,
+                due: began + interval * number as u32,
+            });
         let kind = content_type(appends.is_json);
         let heads = (0..appends.streams).map(|number| {
             format!(
@@ -115,12 +126,8 @@ impl Driver for AppendDriver<'_> {
                 due
             }
         };
-        let stream = writer.at;
-        // With fewer streams than connections, each connection has one; else it goes round its own.
-        writer.at += self.appends.connections;
-        if writer.at >= self.appends.streams {
-            writer.at = connection % self.appends.streams;
-        }
+        let stream = writer.streams[writer.at];
+        writer.at = (writer.at + 1) % writer.streams.len();
         let number = self.written[stream].next_of(connection as u32);
         writer.in_flight = Some((stream, number, since));
         self.in_flight += 1;
@@ -174,18 +181,23 @@ impl Driver for AppendDriver<'_> {
 /// # Errors
 /// The system's, or the server's refusal of a stream.
 pub fn run(site: &Site<'_>, appends: &Appends) -> Result<Run, LoadError> {
-    let mut engine = Engine::connect(&site.target.addresses, appends.connections)?;
-    create_streams(site, &mut engine, appends.streams, appends.is_json)?;
+    let nodes = &site.target.addresses;
+    let mut creators = Engine::connect(nodes, appends.connections.max(nodes.len()))?;
+    let homes = create_streams(site, &mut creators, appends.streams, appends.is_json)?;
+    drop(creators);
+    let plan = homes.plan(nodes.len(), appends.streams, appends.connections);
+    let dialed: Vec<_> = plan.iter().map(|(node, _)| nodes[*node]).collect();
+    let mut engine = Engine::connect(&dialed, appends.connections)?;
     let mut warmup = appends.clone();
     warmup.duration = appends.warmup;
     warmup.warmup = Duration::ZERO;
-    let mut driver = AppendDriver::new(site, &warmup, Instant::now());
+    let mut driver = AppendDriver::new(site, &warmup, &homes, Instant::now());
     engine.run(&mut driver)?;
     let written = driver.written;
 
     let mut measured = appends.clone();
     measured.warmup = Duration::ZERO;
-    let mut driver = AppendDriver::new(site, &measured, Instant::now());
+    let mut driver = AppendDriver::new(site, &measured, &homes, Instant::now());
     driver.written = written;
     let meter = Meter::start(site);
     engine.run(&mut driver)?;
@@ -197,7 +209,7 @@ pub fn run(site: &Site<'_>, appends: &Appends) -> Result<Run, LoadError> {
         written,
         ..
     } = driver;
-    let violations = verify(site, &mut engine, &written)?;
+    let violations = verify(site, &homes, &written)?;
     let growth = cost.map_or(0.0, |c| c.resident_growth as f64 / done.max(1) as f64);
     let switches = cost.map_or(0.0, |c| c.context_switches as f64 / done.max(1) as f64);
     Ok(Run {

@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use super::append::{AppendDriver, Appends};
 use super::catchup::{Replay, fill};
 use super::verify::verify;
-use super::{Errors, LoadError, Meter, Site, create_streams};
+use super::{Errors, Homes, LoadError, Meter, Site, create_streams};
 use crate::engine::{Driver, Engine, Next};
 use crate::record::{nanos_since, scan};
 use crate::reply::Reply;
@@ -82,7 +82,7 @@ impl LiveDriver<'_> {
 
     fn start(&mut self, now: Instant) {
         let appends = self.live.appends.clone();
-        self.appends = AppendDriver::new(self.site, &appends, now);
+        self.appends = AppendDriver::new(self.site, &appends, &Homes::default(), now);
         self.started = Some((now, Meter::start(self.site)));
     }
 
@@ -271,7 +271,7 @@ pub fn run(site: &Site<'_>, live: &Live) -> Result<Run, LoadError> {
     let mut driver = LiveDriver {
         site,
         live: live.clone(),
-        appends: AppendDriver::new(site, &live.appends, Instant::now()),
+        appends: AppendDriver::new(site, &live.appends, &Homes::default(), Instant::now()),
         subscribers: subscribers.collect(),
         replays: (0..live.readers).map(|_| Replay::new(streams)).collect(),
         waiting: live.subscribers,
@@ -302,8 +302,7 @@ pub fn run(site: &Site<'_>, live: &Live) -> Result<Run, LoadError> {
         ));
     }
     let mut violations = driver.violations;
-    let mut fresh = Engine::connect(&site.target.addresses, 4)?;
-    violations.extend(verify(site, &mut fresh, &driver.appends.written)?);
+    violations.extend(verify(site, &Homes::default(), &driver.appends.written)?);
     let replayed: u64 = driver.replays.iter().map(|r| r.bytes).sum();
     let mut extra = Vec::new();
     if !live.is_idle {

@@ -3,6 +3,7 @@
 pub mod append;
 pub mod catchup;
 pub mod create;
+mod homes;
 pub mod live;
 pub mod verify;
 
@@ -13,6 +14,8 @@ use crate::proc::{self, Sample};
 use crate::reply::Reply;
 use crate::result::own_cpu_us;
 use crate::target::Target;
+
+pub use homes::{Homes, create_streams};
 
 /// Why a run could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -134,25 +137,6 @@ impl Driver for Requests<'_> {
     fn is_done(&self, _: Instant) -> bool {
         self.done == self.count || self.failure.is_some()
     }
-}
-
-/// Creates the streams of a run.
-///
-/// # Errors
-/// The first refusal.
-pub fn create_streams(
-    site: &Site<'_>,
-    engine: &mut Engine,
-    count: usize,
-    is_json: bool,
-) -> Result<(), LoadError> {
-    let headers = format!(
-        "content-type: {}\r\ncontent-length: 0\r\n",
-        crate::target::content_type(is_json)
-    );
-    Requests::run(engine, count, &|number, out| {
-        site.target.put(out, "PUT", &site.stream(number), &headers);
-    })
 }
 
 /// Answers that were not as they should be, and what was said of the first ones.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::{LoadError, Site};
+use super::{Homes, LoadError, Site};
 use crate::engine::{Driver, Engine, Next};
 use crate::record::scan;
 use crate::reply::Reply;
@@ -48,11 +48,15 @@ struct Reading {
 struct Verifier<'a> {
     site: &'a Site<'a>,
     written: &'a [Written],
-    next: usize,
+    /// By node: what is still to be read from it.
+    waiting: Vec<Vec<usize>>,
     open: Vec<Option<(usize, Reading)>>,
     left: usize,
     violations: Vec<String>,
 }
+
+/// Connections to each node.
+const READERS: usize = 16;
 
 /// Reads all streams of a run.
 ///
@@ -60,13 +64,19 @@ struct Verifier<'a> {
 /// The system's.
 pub fn verify(
     site: &Site<'_>,
-    engine: &mut Engine,
+    homes: &Homes,
     written: &[Written],
 ) -> Result<Vec<String>, LoadError> {
+    let nodes = site.target.addresses.len();
+    let mut engine = Engine::connect(&site.target.addresses, nodes * READERS)?;
+    let mut waiting = vec![Vec::new(); nodes];
+    for stream in 0..written.len() {
+        waiting[homes.reader_of(stream, nodes)].push(stream);
+    }
     let mut verifier = Verifier {
         site,
         written,
-        next: 0,
+        waiting,
         open: (0..engine.len()).map(|_| None).collect(),
         left: written.len(),
         violations: Vec::new(),
@@ -93,16 +103,16 @@ impl Verifier<'_> {
 impl Driver for Verifier<'_> {
     fn next(&mut self, connection: usize, _: Instant, request: &mut Vec<u8>) -> Next {
         if self.open[connection].is_none() {
-            if self.next == self.written.len() {
+            let node = connection % self.waiting.len();
+            let Some(stream) = self.waiting[node].pop() else {
                 return Next::Idle;
-            }
+            };
             let reading = Reading {
                 offset: "-1".to_owned(),
                 kept: Vec::new(),
                 seen: BTreeMap::new(),
             };
-            self.open[connection] = Some((self.next, reading));
-            self.next += 1;
+            self.open[connection] = Some((stream, reading));
         }
         if let Some((stream, reading)) = &self.open[connection] {
             let target = format!("{}?offset={}", self.site.stream(*stream), reading.offset);

@@ -136,9 +136,10 @@ fn wal_files(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_flipped_bit_in_the_log_is_named_and_the_node_replaced() {
+fn a_flipped_bit_is_refused_where_nothing_may_be_rebuilt_and_an_order_replaces_the_node() {
     let _alone = alone();
-    let mut cluster = Cluster::start(3, &["--wal-segment-bytes", "1MiB"]);
+    let settings = ["--wal-segment-bytes", "1MiB", "--no-rebuild"];
+    let mut cluster = Cluster::start(3, &settings);
     create(&cluster, 4);
     for _ in 0..20 {
         append_to_all(&cluster, 1, 4, &[b'x'; 50_000]);

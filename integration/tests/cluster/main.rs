@@ -2,7 +2,9 @@
 //! `URSULA_TEST_NODES=1` runs what makes sense with a single node against one without peers.
 
 mod ahead;
+mod bridge;
 mod conformance;
+mod damage;
 mod episodes;
 mod failover;
 mod faults;

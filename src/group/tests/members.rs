@@ -1,5 +1,7 @@
 //! Nodes come and go while the group works.
 
+use std::collections::BTreeSet;
+
 use super::replicas::{Cluster, tail_of};
 use super::*;
 
@@ -67,4 +69,137 @@ fn members_come_and_go_under_way() {
         cluster.ask(leader, "s", append("x")),
         Outcome::Appended { .. }
     ));
+}
+
+/// Replaces the members in small steps, and tells `look` after each.
+fn change(cluster: &mut Cluster, wanted: &[u64], mut look: impl FnMut(&mut Cluster) -> bool) {
+    for _ in 0..TICKS {
+        for node in 1..=cluster.groups.len() as u64 {
+            cluster.step(node, Input::Reconcile(wanted.to_vec()));
+        }
+        cluster.tick();
+        if look(cluster) {
+            return;
+        }
+    }
+}
+
+fn sorted(mut ids: Vec<u64>) -> Vec<u64> {
+    ids.sort_unstable();
+    ids
+}
+
+/// Trap R13: a removal by a simple change, of which only the one that goes has heard, leaves the rest without a leader.
+#[test]
+fn a_removal_is_a_joint_change_and_the_last_two_become_one() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    cluster.ask(leader, "s", create(Expiry::Never));
+    for (wanted, before) in [(vec![1, 2], vec![1, 2, 3]), (vec![2], vec![1, 2])] {
+        // Each message of the change is carried by hand, so that no state in between is missed.
+        let mut joint = BTreeSet::new();
+        for _ in 0..TICKS {
+            for node in 1..=3 {
+                cluster.step(node, Input::Reconcile(wanted.clone()));
+                joint.insert(sorted(cluster.group(node).membership().voters_outgoing));
+            }
+            cluster.now_us += 50_000;
+            for node in 1..=3 {
+                cluster.step(node, Input::RaftTick);
+            }
+            while cluster.settle_one() {
+                for node in 1..=3 {
+                    joint.insert(sorted(cluster.group(node).membership().voters_outgoing));
+                }
+            }
+        }
+        assert!(joint.contains(&before), "{wanted:?}: {joint:?}");
+        cluster.reach(&wanted);
+    }
+    for gone in [1, 3] {
+        cluster.cut.insert(gone);
+    }
+    let leader = cluster.elect(&[2]);
+    assert_eq!(tail_of(&cluster.ask(leader, "s", Op::Head)), 0);
+}
+
+/// Traps R12 and R13: whenever the leader dies under way, those that are left and are a majority of both the old and the
+/// new members find a leader, and bring the change to its end.
+#[test]
+fn a_leader_that_dies_at_any_moment_of_a_change_leaves_a_group_that_goes_on() {
+    for death in 0..24 {
+        let mut cluster = Cluster::new();
+        let leader = cluster.elect(&[1, 2, 3]);
+        cluster.ask(leader, "s", create(Expiry::Never));
+        for _ in 0..10 {
+            cluster.ask(leader, "s", append("x"));
+        }
+        cluster.add_replica(4);
+        let mut ticks = 0;
+        change(&mut cluster, &[1, 2, 3, 4], |_| {
+            ticks += 1;
+            ticks > death
+        });
+        let leader = (1..=4).find(|n| cluster.group(*n).is_ready());
+        let leader = leader.expect("somebody leads");
+        cluster.cut.insert(leader);
+        let rest: Vec<u64> = (1..=4).filter(|n| *n != leader).collect();
+        let next = cluster.elect(&rest);
+        assert_eq!(tail_of(&cluster.ask(next, "s", Op::Head)), 10, "{death}");
+        cluster.reach(&[1, 2, 3, 4]);
+    }
+}
+
+/// Trap R14: who is removed and is down has no say in how the joint change ends.
+#[test]
+fn a_dead_member_is_removed_and_its_removal_can_be_taken_back() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    let (dead, other) = super::replicas::others(leader);
+    cluster.ask(leader, "s", create(Expiry::Never));
+    cluster.cut.insert(dead);
+    let wanted = sorted(vec![leader, other]);
+    cluster.reach(&wanted);
+    // Taken back while it is still down: it learns again, and is let in once it is there.
+    change(&mut cluster, &[1, 2, 3], |c| {
+        let members = c.group(leader).membership();
+        members.learners.contains(&dead)
+    });
+    let outcome = cluster.ask(leader, "s", append("x"));
+    assert!(matches!(outcome, Outcome::Appended { .. }), "{outcome:?}");
+    cluster.cut.clear();
+    cluster.reach(&[1, 2, 3]);
+}
+
+/// raft-rs issue 555: the refusal of a probe, delayed until the follower has caught up and is probed again.
+#[test]
+fn a_late_refusal_does_not_send_again_what_a_follower_has() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    let (follower, _) = super::replicas::others(leader);
+    cluster.ask(leader, "s", create(Expiry::Never));
+    for _ in 0..10 {
+        cluster.ask(leader, "s", append("x"));
+    }
+    let has = cluster.group(follower).last_index();
+    cluster.step(leader, Input::LinkLost(follower));
+    let refusal = raftproto::peer::RaftMessage {
+        group: 1,
+        r#type: ::raft::prelude::MessageType::MsgAppendResponse as u32,
+        to: leader,
+        from: follower,
+        term: cluster.group(leader).term(),
+        index: has,
+        reject: true,
+        reject_hint: has - 5,
+        ..raftproto::peer::RaftMessage::default()
+    };
+    cluster.step(leader, Input::Peer(refusal));
+    let sent = cluster.group(leader).raft.sent_next();
+    assert!(
+        sent.iter().all(|(matched, next)| next > matched),
+        "{sent:?}"
+    );
+    cluster.settle();
+    cluster.ask(leader, "s", append("x"));
 }

@@ -176,38 +176,42 @@ impl Cluster {
 
     /// Delivers and syncs until nothing is under way.
     pub(super) fn settle(&mut self) {
-        loop {
-            let is_fast = |(node, _): &(u64, u64)| self.slow_disk != Some(*node);
-            let synced = self.unsynced.iter().position(is_fast);
-            let synced = synced.and_then(|place| self.unsynced.remove(place));
-            if let Some((node, number)) = synced {
-                self.step(node, Input::Persisted(number));
-            } else if let Some((from, to, sent)) = self.network.pop_front() {
-                if self.cut.contains(&from) || self.cut.contains(&to) || self.deaf == Some(to) {
-                    if let Sent::Raft(message) = sent {
-                        self.held.push(message);
-                    }
-                    continue;
+        while self.settle_one() {}
+    }
+
+    /// Carries one message, or ends one sync; answers whether there was one.
+    pub(super) fn settle_one(&mut self) -> bool {
+        let is_fast = |(node, _): &(u64, u64)| self.slow_disk != Some(*node);
+        let synced = self.unsynced.iter().position(is_fast);
+        let synced = synced.and_then(|place| self.unsynced.remove(place));
+        if let Some((node, number)) = synced {
+            self.step(node, Input::Persisted(number));
+        } else if let Some((from, to, sent)) = self.network.pop_front() {
+            if self.cut.contains(&from) || self.cut.contains(&to) || self.deaf == Some(to) {
+                if let Sent::Raft(message) = sent {
+                    self.held.push(message);
                 }
-                match sent {
-                    Sent::Raft(message) => self.step(to, Input::Peer(message)),
-                    Sent::Sleep(notice) => {
-                        self.step(to, Input::Hibernate { node: from, notice });
-                    }
-                    Sent::Reply(token, outcome) => {
-                        self.step(to, Input::ForwardReply { token, outcome });
-                    }
-                    Sent::Ask(token, request) => {
-                        self.asked += 1;
-                        let reply_to = ReplyTo(FORWARDED + self.asked);
-                        self.forwarded.insert((to, reply_to.0), (from, token));
-                        self.step(to, Input::Forwarded { request, reply_to });
-                    }
-                }
-            } else {
-                return;
+                return true;
             }
+            match sent {
+                Sent::Raft(message) => self.step(to, Input::Peer(message)),
+                Sent::Sleep(notice) => {
+                    self.step(to, Input::Hibernate { node: from, notice });
+                }
+                Sent::Reply(token, outcome) => {
+                    self.step(to, Input::ForwardReply { token, outcome });
+                }
+                Sent::Ask(token, request) => {
+                    self.asked += 1;
+                    let reply_to = ReplyTo(FORWARDED + self.asked);
+                    self.forwarded.insert((to, reply_to.0), (from, token));
+                    self.step(to, Input::Forwarded { request, reply_to });
+                }
+            }
+        } else {
+            return false;
         }
+        true
     }
 
     pub(super) fn tick(&mut self) {

@@ -1,0 +1,188 @@
+"""What the tests share: the laboratory, the inventory, and a way to run a playbook and to load the cluster."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from machines import PLACE, Laboratory, run
+
+NAMES = "abcd"
+DISK_BYTES = 640 << 20
+FIRST = ("a", "b", "c")
+# Any setting can be given as a secret; the effect of this one is seen from outside.
+SECRET = "https://secret.example"
+HERE = Path(__file__).resolve().parent
+
+CONFIG = """
+[defaults]
+collections_path={collections}
+host_key_checking=False
+interpreter_python=/usr/bin/python3
+forks=8
+nocows=True
+[ssh_connection]
+pipelining=True
+# Connections of an earlier laboratory, whose machines had the same addresses, must not be found.
+control_path_dir={sockets}
+ssh_args=-F none -o ControlMaster=auto -o ControlPersist=10s -o ServerAliveInterval=5 -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR
+"""
+
+
+class Played:
+    """What a playbook said."""
+
+    def __init__(self, code, text):
+        self.code, self.text = code, text
+        row = r"^(\w+) +: ok=(\d+) +changed=(\d+) +unreachable=(\d+) +failed=(\d+)"
+        self.hosts = {m[1]: [int(n) for n in m.groups()[1:]] for m in re.finditer(row, text, re.M)}
+
+    @property
+    def changed(self):
+        return sum(row[1] for row in self.hosts.values())
+
+    def said(self):
+        """Without the breaks and quotes of the output."""
+        return re.sub(r'[\s"\\]+', " ", self.text)
+
+
+class Site:
+    """The inventory and the laboratory it describes."""
+
+    def __init__(self, lab, binary):
+        self.lab = lab
+        self.binary = binary
+        self.version = run(binary, "--version").split()[1]
+        self.nodes = {name: lab[name].number for name in FIRST}
+        self.variables = {
+            "ansible_user": "root",
+            "ansible_ssh_private_key_file": str(lab.key),
+            "ursula_version": self.version,
+            "ursula_source": str(binary),
+            "ursula_cluster_id": "deploy-test",
+            # The machines share two CPUs, and a disk that others write to.
+            "ursula_settings": {
+                "core_count": 1, "no_pin": True, "raft_group_count": 8, "wal_segment_bytes": "4MiB", "checkpoint_bytes": "1MiB",
+                "hot_bytes_max": "64MiB", "election_timeout_ms": "1s",
+            },
+            "ursula_secrets": {"cors_allow_origin": SECRET},
+            "ursula_preflight_free_bytes_min": 100 << 20,
+            "ursula_preflight_probe_ms": 300,
+            # The clock is that of the machine below, which nobody synchronises in a test.
+            "ursula_preflight_warn_only": ["clock_sync"],
+            "ursula_wait_s": 60,
+        }
+        # A socket's path is short.
+        sockets = tempfile.mkdtemp(prefix="ursula-deploy-")
+        (PLACE / "ansible.cfg").write_text(CONFIG.format(collections=PLACE / "collections", sockets=sockets))
+
+    def inventory(self):
+        hosts = {n: {"ansible_host": self.lab[n].address, "ursula_node_id": i} for n, i in self.nodes.items()}
+        groups = {
+            "ursula": {"hosts": hosts, "vars": self.variables},
+            "ursula_monitoring": {"hosts": {"m": self.watcher}} if getattr(self, "watcher", None) else {},
+        }
+        file = self.lab.place / "inventory.yml"
+        file.write_text(yaml.safe_dump(groups))
+        return file
+
+    def play(self, playbook, *flags, variables=None, wanted=0):
+        """Runs a playbook of the collection; `wanted` is its exit code, None any."""
+        command = ["ansible-playbook", "-i", self.inventory(), f"ursula.cluster.{playbook}", *flags]
+        if variables:
+            command += ["-e", json.dumps(variables)]
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(PLACE / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        done = self.lab.start(
+            *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+            start_new_session=True,
+        )
+        try:
+            text, _none = done.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            os.killpg(done.pid, signal.SIGKILL)
+            text, _none = done.communicate()
+            print(text, file=sys.stderr)
+            raise
+        (self.lab.place / "last-play.log").write_text(text)
+        if wanted is not None and done.returncode != wanted:
+            print(text, file=sys.stderr)
+            raise AssertionError(f"{playbook}: exit code {done.returncode}")
+        return Played(done.returncode, text)
+
+    def status(self, at="a"):
+        out = self.lab[at].ssh(f"ursula cluster --at {self.lab[at].address}:4447 status --json").stdout
+        return json.loads(out)
+
+    def fetch(self, name, path, method="GET", data=None, port=4437):
+        """Status and body from a node's HTTP port."""
+        url = f"http://{self.lab[name].address}:{port}{path}"
+        more = ["--data-binary", data, "-H", "Content-Type: text/plain"] if data is not None else []
+        out = self.lab.inside("curl", "-s", "-m", "20", "-X", method, "-w", "\n%{http_code}", *more, url)
+        body, _sep, status = out.rpartition("\n")
+        return int(status), body
+
+    @contextmanager
+    def load(self):
+        """Clients run while the block does; afterwards nothing may have failed or be lost."""
+        out = self.lab.place / "load.json"
+        out.unlink(missing_ok=True)
+        addresses = [machine.address for machine in self.lab.machines.values()]
+        clients = self.lab.start(
+            sys.executable, HERE / "load.py", out, *addresses, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert clients.stdout.readline().strip() == "started"
+            report = {}
+            yield report
+            clients.stdin.close()
+            clients.wait(120)
+            report.update(json.loads(out.read_text()))
+        finally:
+            if clients.poll() is None:
+                clients.kill()
+        print(f"load: {report}")
+        assert not report["failures"], report
+        assert report["acknowledged"] > 20, report
+
+    def tree(self, name):
+        """All that a deployment could change on a machine."""
+        # Not the times of directories: a probe of the disk comes and goes.
+        look = "find /etc /opt /usr/local /var/lib/ursula -type d -printf '%p %m %u\\n' -or -printf '%p %s %T@ %m %u\\n' | sort"
+        return self.lab[name].ssh(look + "; systemctl list-units --plain --no-legend 'ursula*'").stdout.splitlines()
+
+
+@pytest.fixture(scope="session")
+def site():
+    assert os.geteuid() == 0, "the machines need root"
+    lab = Laboratory(NAMES, DISK_BYTES)
+    try:
+        lab.open()
+        yield Site(lab, Path(os.environ["URSULA_DEPLOY_BIN"]))
+    finally:
+        lab.close()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A test that fails shows what the nodes said last."""
+    outcome = yield
+    report = outcome.get_result()
+    site = item.funcargs.get("site") if hasattr(item, "funcargs") else None
+    if report.when != "call" or not report.failed or site is None:
+        return
+    for name, machine in site.lab.machines.items():
+        try:
+            text = machine.ssh("journalctl -u ursula -n 40 --no-pager -o cat; df -h /var/lib/ursula | tail -1", check=False).stdout
+        except Exception as error:  # noqa: BLE001 - the report of a failure must not fail
+            text = str(error)
+        report.sections.append((f"machine {name}", text))
+
+

@@ -1,0 +1,144 @@
+"""A cluster's life by the collection's playbooks, from bare Debian on. In this order: each test starts where the last ended."""
+
+import re
+import subprocess
+
+from conftest import FIRST, SECRET
+from versions import next_version
+
+
+def test_check_mode_on_bare_machines_changes_nothing(site):
+    before = {n: site.tree(n) for n in FIRST}
+    played = site.play("site", "--check")
+    assert played.changed > 0, "it says what would be done"
+    assert {n: site.tree(n) for n in FIRST} == before
+
+
+def test_a_failing_preflight_names_all_findings_and_changes_nothing(site):
+    before = {n: site.tree(n) for n in FIRST}
+    holder = subprocess.Popen(
+        ["nsenter", "-t", str(leader(site, "b")), "-n", "python3", "-m", "http.server", "4437"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )
+    try:
+        site.lab["b"].ssh("for n in $(seq 50); do ss -ltn | grep -q :4437 && break; sleep 0.1; done; ss -ltn | grep :4437")
+        settings = {**site.variables["ursula_settings"], "core_count": 64}
+        played = site.play("site", variables={"ursula_preflight_free_bytes_min": 1 << 50, "ursula_settings": settings}, wanted=2)
+    finally:
+        holder.kill()
+        holder.wait()
+    said = played.said()
+    assert "Nothing was changed" in said
+    assert "b: port: 0.0.0.0:4437 is taken" in said
+    for name in FIRST:
+        assert f"{name}: free_space:" in said
+        assert f"{name}: cpus:" in said
+    assert {n: site.tree(n) for n in FIRST} == before
+
+
+def leader(site, name):
+    """The process 1 of a machine, as seen from outside."""
+    out = subprocess.run(["pgrep", "-P", str(site.lab[name].process.pid)], capture_output=True, text=True, check=True)
+    return int(out.stdout.split()[0])
+
+
+def test_a_broken_setting_is_refused_by_name_before_anything_runs(site):
+    settings = {**site.variables["ursula_settings"], "wal_segment_byte": "4MiB"}
+    played = site.play("site", variables={"ursula_settings": settings}, wanted=2)
+    assert "unknown setting `wal_segment_byte`; did you mean `wal_segment_bytes`?" in played.said()
+    for name in FIRST:
+        assert site.lab[name].ssh("ls /etc/ursula /etc/systemd/system/ursula.service", check=False).returncode != 0
+
+
+def test_site_forms_a_cluster_from_bare_machines(site):
+    site.play("site")
+    status = site.status()
+    assert {n["node"] for n in status["nodes"]} == {1, 2, 3}
+    assert not status["groups_waiting"]
+    assert site.fetch("a", "/v1/stream/first", "PUT", "")[0] == 201
+    assert site.fetch("b", "/v1/stream/first", "POST", "hello")[0] == 204
+    assert site.fetch("c", "/v1/stream/first?offset=-1") == (200, "hello")
+    headers = site.lab.inside("curl", "-sI", f"http://{site.lab['a'].address}:4437/healthz")
+    assert f"access-control-allow-origin: {SECRET}" in headers.lower(), "settings in the secrets' file are in effect"
+
+
+def test_a_second_run_changes_nothing(site):
+    assert site.play("site").changed == 0
+    assert site.play("site", "--check", "--diff").changed == 0
+
+
+def test_the_unit_is_hardened_and_sound(site):
+    machine = site.lab["a"]
+    assert machine.ssh("systemd-analyze verify ursula.service").stderr.strip() == ""
+    said = machine.ssh("systemd-analyze security ursula.service --no-pager").stdout
+    exposure = float(re.search(r"Overall exposure level for ursula.service: ([\d.]+)", said)[1])
+    assert exposure <= 2.0, said
+    assert machine.ssh("stat -c '%a %U' /etc/ursula/ursula.env").stdout.split() == ["600", "root"]
+    assert machine.ssh("ps -o user= -C ursula").stdout.split() == ["ursula"]
+
+
+def test_a_broken_setting_does_not_touch_a_running_cluster(site):
+    before = {n: site.tree(n) for n in FIRST}
+    settings = {**site.variables["ursula_settings"], "long_poll_ms": "a while"}
+    played = site.play("site", variables={"ursula_settings": settings}, wanted=2)
+    assert "`long_poll_ms` is a while ; allowed: a time from 10ms to 10min" in played.said()
+    assert {n: site.tree(n) for n in FIRST} == before
+
+
+def started(site, name):
+    return site.lab[name].ssh("systemctl show ursula --property=ExecMainStartTimestampMonotonic,ExecMainPID").stdout
+
+
+def test_a_rolling_restart_is_not_seen_by_clients(site):
+    before = {n: started(site, n) for n in FIRST}
+    with site.load() as report:
+        played = site.play("rolling_restart")
+    assert report["nodes_verified"] == 3
+    for name in FIRST:
+        assert started(site, name) != before[name]
+    # Gone on with: nothing is left to restart.
+    begun = re.search(r"ursula_restart_begun=(\d+)", played.text)[1]
+    assert site.play("rolling_restart", variables={"ursula_restart_begun": int(begun)}).changed == 0
+
+
+def test_a_changed_setting_rolls_through_the_cluster(site):
+    site.variables["ursula_settings"]["long_poll_ms"] = "10s"
+    shown = site.play("site", "--check", "--diff")
+    assert '+long_poll_ms = "10s"' in shown.text and shown.changed > 0
+    with site.load():
+        site.play("site")
+    for name in FIRST:
+        assert 'long_poll_ms = "10s"' in site.lab[name].ssh("cat /etc/ursula/config.toml").stdout
+    assert site.play("site").changed == 0
+
+
+def test_a_rolling_restart_stops_where_the_cluster_is_not_whole(site):
+    site.lab["c"].ssh("systemctl stop ursula")
+    before = started(site, "a")
+    site.variables["ursula_wait_s"] = 3
+    try:
+        played = site.play("rolling_restart", wanted=2)
+    finally:
+        site.variables["ursula_wait_s"] = 60
+        site.lab["c"].ssh("systemctl start ursula")
+    assert "The cluster is not whole" in played.said()
+    assert started(site, "a") == before
+    site.play("site")
+
+
+def versions(site, names=FIRST):
+    """Of the programs that run: not of the links that say what shall."""
+    programs = {n: site.lab[n].ssh("readlink /proc/$(pgrep -x ursula)/exe").stdout.strip() for n in names}
+    return {n: site.lab[n].ssh(f"{program} --version").stdout.split()[1] for n, program in programs.items()}
+
+
+def test_a_rolling_upgrade_is_not_seen_by_clients(site):
+    old = site.version
+    new, tarball = next_version(site.binary, site.lab.place)
+    site.variables.update(ursula_version=new, ursula_source=str(tarball))
+    with site.load():
+        site.play("rolling_upgrade")
+    assert versions(site) == dict.fromkeys(FIRST, new)
+    assert site.play("rolling_upgrade").changed == 0, "nodes that run it are passed over"
+    assert site.play("site").changed == 0
+    assert old in site.lab["a"].ssh("ls /opt/ursula").stdout.split(), "the way back is there"
