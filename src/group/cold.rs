@@ -296,6 +296,8 @@ pub(super) struct ColdWork {
     find_after_ms: BTreeMap<PackName, u64>,
     is_deleting: bool,
     delete_after_ms: u64,
+    /// Packs whose end is on its way into the log, and when it must have been lost.
+    forgetting: BTreeMap<u32, u64>,
     term: u64,
     next_number: u32,
     failures: u32,
@@ -573,10 +575,12 @@ impl Group {
             }
             ColdAnswer::Deleted(packs) => {
                 self.cold.is_deleting = false;
+                let lost_ms = now_ms + LOST_AFTER_MS;
+                self.cold
+                    .forgetting
+                    .extend(packs.iter().map(|pack| (*pack, lost_ms)));
                 let forget = command::ForgetPacks { packs };
                 self.pending.push(Kind::ForgetPacks(forget), None);
-                // Until that is applied.
-                self.cold.delete_after_ms = now_ms + RETRY_MS.1;
             }
             ColdAnswer::NotDeleted => {
                 self.cold.is_deleting = false;
@@ -613,7 +617,12 @@ impl Group {
         if self.cold.is_deleting || self.cold.delete_after_ms > self.now_ms {
             return;
         }
-        let dead = self.machine.cold.deletable(settings, self.now_ms);
+        let (packs, now_ms) = (&self.machine.cold.packs, self.now_ms);
+        let is_under_way =
+            |pack: &u32, lost_ms: &mut u64| packs.contains_key(pack) && *lost_ms > now_ms;
+        self.cold.forgetting.retain(is_under_way);
+        let mut dead = self.machine.cold.deletable(settings, now_ms);
+        dead.retain(|(pack, _)| !self.cold.forgetting.contains_key(pack));
         if !dead.is_empty() {
             self.cold.is_deleting = true;
             effects.push(Effect::DeletePacks(dead));
