@@ -204,7 +204,7 @@ fn spawn(
         LocalExecutorBuilder::new(placement)
             .name(&format!("core-{id}"))
             .io_memory(config.io_memory as usize)
-            .preempt_timer(Duration::from_millis(1))
+            .preempt_timer(crate::core::net::PREEMPT_TIMER)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(2))
             .spawn(move || {
                 // Made here: an executor that cannot start reports itself, see `watch`.

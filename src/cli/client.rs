@@ -3,14 +3,13 @@
 use std::net::ToSocketAddrs;
 
 use bytes::Bytes;
-use glommio::net::TcpStream;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request, Response};
 
 use super::CliError;
-use crate::core::hyper_rt::GlommioIo;
+use crate::core::net::Socket;
 
 /// A server's address and the path of a stream on it.
 pub struct Target {
@@ -90,12 +89,10 @@ impl Client {
             .map_err(|e| failed(e.to_string()))?
             .next();
         let address = address.ok_or_else(|| failed("the name has no address".to_owned()))?;
-        let stream = TcpStream::connect(address)
+        let stream = Socket::connect(address)
             .await
             .map_err(|e| failed(e.to_string()))?;
-        let (sender, connection) = handshake(GlommioIo(stream))
-            .await
-            .map_err(|e| failed(e.to_string()))?;
+        let (sender, connection) = handshake(stream).await.map_err(|e| failed(e.to_string()))?;
         glommio::spawn_local(connection).detach();
         Ok(Client { target, sender })
     }

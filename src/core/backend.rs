@@ -219,7 +219,6 @@ impl Backend for CoreBackend {
 
     fn answered(&self, operation: Operation, status: u16, micros: u64, bytes_in: u64) {
         self.0.metrics.answered(operation, status, micros, bytes_in);
-        self.0.served.raise();
     }
 
     fn sent(&self, bytes: u64) {

@@ -3,21 +3,21 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_lite::{AsyncWriteExt, FutureExt};
-use glommio::net::{TcpListener, TcpStream};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::server::conn::auto;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::hyper_rt::{CoreTimer, GlommioIo, LocalExec};
+use super::hyper_rt::{CoreTimer, LocalExec};
+use super::net::{Listener, Socket as CoreSocket};
 use super::signal::Event;
 use super::timeouts::Timeouts;
 use crate::http::ResponseBody;
@@ -99,7 +99,7 @@ fn try_guard(addr: SocketAddr) -> Result<ListenGuard, ListenError> {
 ///
 /// # Errors
 /// The system's.
-pub fn listener(addr: SocketAddr) -> Result<TcpListener, ListenError> {
+pub fn listener(addr: SocketAddr) -> Result<Listener, ListenError> {
     let io = |source| ListenError::Io { addr, source };
     let socket =
         Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP)).map_err(io)?;
@@ -107,9 +107,7 @@ pub fn listener(addr: SocketAddr) -> Result<TcpListener, ListenError> {
     socket.set_reuse_port(true).map_err(io)?;
     socket.bind(&addr.into()).map_err(io)?;
     socket.listen(BACKLOG).map_err(io)?;
-    let fd = socket.into_raw_fd();
-    // SAFETY: the descriptor was just taken out of the socket, which nobody else owns.
-    Ok(unsafe { TcpListener::from_raw_fd(fd) })
+    Listener::new(socket.into()).map_err(io)
 }
 
 /// Bounds of the connections of one core; each is a setting of the same name.
@@ -141,7 +139,7 @@ pub trait ConnectionEvents {
 
 /// Accepts until `stop` is raised, then lets connections end and cuts what is left in time.
 pub async fn accept_loop<E, S, F>(
-    listener: TcpListener,
+    listener: Listener,
     limits: ConnectionLimits,
     timeouts: Rc<Timeouts>,
     stop: Rc<Event>,
@@ -209,18 +207,18 @@ pub async fn accept_loop<E, S, F>(
     }
 }
 
-async fn refuse(mut stream: TcpStream, retry_after_s: u64) {
+async fn refuse(mut stream: CoreSocket, retry_after_s: u64) {
     let text = format!(
         "HTTP/1.1 503 Service Unavailable\r\nretry-after: {retry_after_s}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
     );
     if stream.write_all(text.as_bytes()).await.is_ok() {
         // What the client had sent already must not turn the close into a reset that eats the answer.
-        let _ = stream.shutdown(std::net::Shutdown::Write).await;
+        let _ = stream.shutdown();
     }
 }
 
 async fn connection<S, F>(
-    stream: TcpStream,
+    stream: CoreSocket,
     limits: Rc<ConnectionLimits>,
     timer: CoreTimer,
     stop: Rc<Event>,
@@ -259,7 +257,7 @@ async fn connection<S, F>(
         .max_send_buf_size(256 << 10)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
-    let connection = builder.serve_connection(GlommioIo(stream), service);
+    let connection = builder.serve_connection(stream, service);
     let mut connection = std::pin::pin!(connection);
     let stopped = async {
         stop.beyond(0).await;
@@ -291,8 +289,8 @@ async fn connection<S, F>(
     }
 }
 
-fn prepare(stream: &TcpStream) -> std::io::Result<()> {
-    stream.set_nodelay(true).map_err(std::io::Error::from)?;
+fn prepare(stream: &CoreSocket) -> std::io::Result<()> {
+    socket2::SockRef::from(stream).set_tcp_nodelay(true)?;
     // A client that vanished without a word is noticed within a minute, not after the system's 15 minutes.
     let timeout_ms: libc::c_int = 60_000;
     // SAFETY: the descriptor is open, and the value and its size are those of the option.

@@ -16,6 +16,7 @@ pub mod listen;
 mod materialize;
 mod mesh;
 mod message;
+pub mod net;
 mod peer_events;
 mod peers;
 mod router;
@@ -101,8 +102,6 @@ pub struct Core {
     hub: Rc<TailHub>,
     /// Raised when a group has something for the next turn.
     turn: Event,
-    /// Raised by each answered request.
-    served: Event,
     /// Groups with commands for the next turn.
     to_flush: RefCell<Vec<u32>>,
     /// Readies that wait for the next sync.

@@ -162,7 +162,6 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     *core.mesh.borrow_mut() = Some(Rc::new(mesh));
     glommio::spawn_local(core.clone().turns()).detach();
     glommio::spawn_local(core.clone().ticks(start.ticks)).detach();
-    glommio::spawn_local(core.clone().give_way()).detach();
     glommio::spawn_local(core.timeouts.clone().run()).detach();
     let alone: Vec<u32> = core
         .groups
@@ -323,7 +322,6 @@ async fn build(
         led_since: RefCell::default(),
         hub: Rc::default(),
         turn: Event::default(),
-        served: Event::default(),
         to_flush: RefCell::default(),
         unsynced: RefCell::default(),
         flushed_us: Cell::new(0),

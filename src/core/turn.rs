@@ -198,19 +198,6 @@ impl Core {
         }
     }
 
-    /// Gives way to other threads of this CPU when all that was ready has been served.
-    ///
-    /// glommio's way to sleep is dear (timers, a membarrier, a wake through the kernel). Where a client or a proxy runs on
-    /// the same CPU, letting it run first makes more requests arrive at once; where nobody else wants the CPU, this costs
-    /// a fraction of a microsecond.
-    pub(super) async fn give_way(self: Rc<Self>) {
-        let mut seen = 0;
-        loop {
-            seen = self.served.beyond(seen).await;
-            std::thread::yield_now();
-        }
-    }
-
     /// Lets time pass for the groups.
     pub(super) async fn ticks(self: Rc<Self>, ticks: std::sync::Arc<std::sync::atomic::AtomicU64>) {
         let raft_tick_ms = self.config.raft_settings().tick_ms;

@@ -2,13 +2,11 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
-use glommio::net::TcpStream;
 use hyper::body::Body;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::rt::Executor;
@@ -17,7 +15,8 @@ use socket2::{SockRef, TcpKeepalive};
 use super::PeerSettings;
 use super::grpc::{Code, GrpcError};
 use super::message::cause;
-use crate::core::hyper_rt::{CoreTimer, GlommioIo, LocalExec};
+use crate::core::hyper_rt::{CoreTimer, LocalExec};
+use crate::core::net::Socket;
 use crate::core::signal::Event;
 use crate::core::timeouts::Timeouts;
 
@@ -70,10 +69,8 @@ where
 }
 
 /// A peer that vanished without a word is noticed within about `silence`, whether something was sent to it or not.
-pub(super) fn prepare(stream: &TcpStream, silence: Duration) -> std::io::Result<()> {
-    // SAFETY: the descriptor is the stream's, which outlives this borrow of it.
-    let fd = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
-    let socket = SockRef::from(&fd);
+pub(super) fn prepare(stream: &Socket, silence: Duration) -> std::io::Result<()> {
+    let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(silence))?;
     let second = Duration::from_secs(1);
@@ -102,9 +99,11 @@ where
         )
     };
     let resolved = resolve(address).await.map_err(|error| failed(&error))?;
-    let stream = TcpStream::connect_timeout(resolved, settings.connect_timeout)
-        .await
-        .map_err(|error| failed(&std::io::Error::from(error)))?;
+    let stream = within(settings.connect_timeout, "connecting", async {
+        let connected = Socket::connect(resolved).await;
+        connected.map_err(|error| failed(&error))
+    })
+    .await?;
     prepare(&stream, settings.silence).map_err(|error| failed(&error))?;
     let (tasks, connected) = tasks();
     let handshake = Builder::new(tasks.clone())
@@ -117,7 +116,7 @@ where
         // TCP lives on when the process behind it stands still; this does not.
         .keep_alive_interval(settings.silence / 4)
         .keep_alive_timeout(settings.silence * 3 / 4)
-        .handshake(GlommioIo(stream));
+        .handshake(stream);
     let (sender, connection) = within(settings.connect_timeout, "its handshake", async {
         handshake.await.map_err(|error| failed(&error))
     })

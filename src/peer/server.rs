@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_lite::{FutureExt, Stream, StreamExt, stream};
-use glommio::net::{TcpListener, TcpStream};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2::Builder;
@@ -24,7 +23,8 @@ use super::grpc::{Code, GrpcError, ReplyBody, SERVICE, accepts_zstd, encoding, i
 use super::handshake::judge;
 use super::message::{Encoder, Messages, Side, cause};
 use super::{CheckpointParts, PeerEvents, Transport};
-use crate::core::hyper_rt::{CoreTimer, GlommioIo, LocalExec};
+use crate::core::hyper_rt::{CoreTimer, LocalExec};
+use crate::core::net::{Listener, Socket};
 
 /// Calls that end have this long when the node stops.
 const STOP_TIMEOUT: Duration = Duration::from_millis(200);
@@ -33,7 +33,7 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(200);
 const REQUEST_BYTES_MAX: usize = 1 << 20;
 
 /// Serves peers on `listener` (see [`crate::core::listen::listener`]) until the transport stops.
-pub async fn serve<E: PeerEvents>(listener: TcpListener, transport: Transport<E>) {
+pub async fn serve<E: PeerEvents>(listener: Listener, transport: Transport<E>) {
     let open = Rc::new(Cell::new(0u64));
     let refused = Rc::new(Refused::default());
     loop {
@@ -74,11 +74,7 @@ impl Drop for Open {
     }
 }
 
-async fn connection<E: PeerEvents>(
-    stream: TcpStream,
-    transport: Transport<E>,
-    refused: Rc<Refused>,
-) {
+async fn connection<E: PeerEvents>(stream: Socket, transport: Transport<E>, refused: Rc<Refused>) {
     let settings = transport.settings.clone();
     if let Err(error) = prepare(&stream, settings.silence) {
         log::debug!("event=socket_option_failed error=\"{error}\"");
@@ -105,7 +101,7 @@ async fn connection<E: PeerEvents>(
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .keep_alive_interval(settings.silence / 4)
         .keep_alive_timeout(settings.silence * 3 / 4)
-        .serve_connection(GlommioIo(stream), service);
+        .serve_connection(stream, service);
     let mut connection = std::pin::pin!(connection);
     let stopped = async {
         stop.beyond(0).await;

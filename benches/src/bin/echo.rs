@@ -97,7 +97,7 @@ fn main() {
                         .and_then(|s| s.parse().ok())
                         .unwrap_or(0),
                 ))
-                .preempt_timer(std::time::Duration::from_millis(1))
+                .preempt_timer(ursula::core::net::PREEMPT_TIMER)
                 .spawn(move || core(addr))
                 .ok()
         })

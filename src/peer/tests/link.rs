@@ -5,7 +5,7 @@ use hyper::rt::Executor;
 use raftproto::peer::{Envelope, ForwardedRequest, RaftMessage, envelope::Kind};
 
 use super::*;
-use crate::core::hyper_rt::{CoreTimer, GlommioIo};
+use crate::core::hyper_rt::CoreTimer;
 use crate::peer::grpc::{Encoding, ReplyBody, response};
 use crate::peer::message::{Encoder, Messages, Side};
 use crate::peer::{BatchItem, LinkStats};
@@ -234,7 +234,7 @@ async fn deaf(address: SocketAddr, timeouts: Rc<Timeouts>) -> SocketAddr {
         });
         hyper::server::conn::http2::Builder::new(LocalExec)
             .timer(CoreTimer(timeouts))
-            .serve_connection(GlommioIo(stream), service)
+            .serve_connection(stream, service)
             .await
             .unwrap();
     });
