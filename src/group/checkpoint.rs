@@ -9,7 +9,8 @@ use raftproto::checkpoint::{AbandonedFork, BucketFence, GroupState, OutboxMessag
 use raftproto::command::Command;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::cold::{CHUNK_BYTES_MAX, ColdPack};
+use super::choose::CHUNK_BYTES_MAX;
+use super::cold_state::ColdPack;
 use super::log::LogPosition;
 use super::machine::Machine;
 use super::stream;

@@ -4,7 +4,8 @@ use raftproto::checkpoint::Membership;
 use raftproto::command::Command;
 use raftproto::peer::{HibernateGroup, RaftMessage};
 
-use super::cold::{ColdAnswer, PackSource};
+use super::choose::PackSource;
+use super::cold::ColdAnswer;
 use super::log::LogPosition;
 use super::machine::Machine;
 use super::peer::BadMessage;

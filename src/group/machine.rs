@@ -9,7 +9,7 @@ use bytes::Bytes;
 use raftproto::command::{self, command::Kind};
 
 use super::Effect;
-use super::cold::ColdState;
+use super::cold_state::ColdState;
 use super::holds::Abandoned;
 use super::stream::{ALONE_BYTES_MIN, Stream};
 use super::tails::Tails;

@@ -6,7 +6,9 @@
 
 mod batch;
 mod checkpoint;
+mod choose;
 mod cold;
+mod cold_state;
 mod effects;
 mod expiry;
 mod holds;
@@ -15,6 +17,7 @@ mod linear;
 mod log;
 mod machine;
 mod members;
+mod packs;
 mod peer;
 mod raft;
 mod read;
@@ -34,7 +37,9 @@ use raftproto::command::{Expire, command::Kind};
 
 pub use self::batch::request_of;
 pub use self::checkpoint::{CheckpointPlan, PlaceChunk, combine_stream_states};
-pub use self::cold::{ColdAnswer, ColdFigures, ColdPack, ColdSettings, PackSource, PackedChunk};
+pub use self::choose::PackSource;
+pub use self::cold::{ColdAnswer, ColdFigures, ColdSettings, PackedChunk};
+pub use self::cold_state::ColdPack;
 pub use self::effects::{Effect, Fetched, Input, Now, ReplyTo};
 pub use self::log::LogPosition;
 pub use self::machine::{BatchError, Machine};
