@@ -10,6 +10,7 @@ pub mod core;
 pub mod group;
 pub mod http;
 pub mod meta;
+pub mod mutation;
 pub mod node;
 pub mod ops;
 pub mod peer;

@@ -11,6 +11,7 @@ use raftproto::command::{self, Command, CommandBatch, command::Kind};
 use super::log::LogPosition;
 use super::stream::ALONE_BYTES_MIN;
 use super::{Effect, Group, ReplyTo, refuse};
+use crate::mutation;
 use crate::protocol::{
     Append, Create, Expiry, GroupTarget, Hold, Member, MemberChange, Op, Refusal, Request,
     StreamKey,
@@ -117,7 +118,12 @@ impl Group {
         {
             let first = first.remove();
             self.uncommitted_bytes -= first.bytes;
-            refuse(first.replies, &Refusal::OutcomeUnknown, effects);
+            let refusal = if mutation::is_on("unknown-called-undone") {
+                Refusal::Unavailable
+            } else {
+                Refusal::OutcomeUnknown
+            };
+            refuse(first.replies, &refusal, effects);
         }
     }
 }

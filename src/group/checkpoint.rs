@@ -16,6 +16,7 @@ use super::machine::Machine;
 use super::stream;
 use super::{Group, SavedHardState};
 use crate::meta::Meta;
+use crate::mutation;
 use crate::protocol::{ChunkRef, Incarnation, PackName, StreamKey};
 
 /// What one checkpoint writes.
@@ -128,12 +129,18 @@ impl Machine {
             let Some((pack, key)) = self.packed_hot.pop_first() else {
                 return;
             };
-            if pack > durable_pack {
+            let is_durable = pack <= durable_pack;
+            if !is_durable && !mutation::is_on("dropped-before-durable") {
                 self.packed_hot.insert((pack, key));
                 return;
             }
             if let Some(stream) = self.streams.get_mut(&key) {
-                self.hot_bytes -= stream.bytes.drop_packed(durable_pack);
+                let until = if mutation::is_on("dropped-before-durable") {
+                    pack
+                } else {
+                    durable_pack
+                };
+                self.hot_bytes -= stream.bytes.drop_packed(until);
             }
         }
     }
@@ -146,6 +153,7 @@ impl Machine {
             outbox: self
                 .outbox
                 .iter()
+                .filter(|_| !mutation::is_on("checkpoint-without-outbox"))
                 .map(|(id, command)| OutboxMessage {
                     id: *id,
                     command: command.encode_to_vec().into(),

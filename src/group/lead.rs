@@ -5,6 +5,7 @@ use raftproto::peer::RaftMessage;
 use super::log::LogPosition;
 use super::peer::{BadMessage, node_of};
 use super::{Effect, Fetched, Group, Persist, refuse};
+use crate::mutation;
 use crate::protocol::Refusal;
 
 /// Ticks after which a replica that did not take its checkpoint is told of it again.
@@ -138,7 +139,8 @@ impl Group {
         }
         let kind = message.r#type as i32;
         let asks_for_vote = kind == T::MsgRequestVote as i32 || kind == T::MsgRequestPreVote as i32;
-        if asks_for_vote && self.now.monotonic_us < self.no_vote_until_us {
+        let may_have_promised = self.now.monotonic_us < self.no_vote_until_us;
+        if asks_for_vote && may_have_promised && !mutation::is_on("promise-forgotten") {
             return;
         }
         if kind == T::MsgSnapshot as i32 {
@@ -207,7 +209,9 @@ impl Group {
         self.durable_pack = fetched.durable_pack;
         self.applied = position;
         self.forget_proposed(position.index, effects);
-        self.installing = Some(persist.number);
+        if !mutation::is_on("read-before-installed") {
+            self.installing = Some(persist.number);
+        }
         self.machine.tell_all(effects);
         if self.machine.meta.is_some() {
             effects.push(Effect::TablesChanged);

@@ -14,6 +14,7 @@ use super::holds::Abandoned;
 use super::stream::{ALONE_BYTES_MIN, Stream};
 use super::tails::Tails;
 use crate::meta::Meta;
+use crate::mutation;
 use crate::protocol::{
     ContentType, Create, Created, Expiry, ForkOrigin, Incarnation, Offset, Outcome, Refusal,
     StreamKey, TailNews,
@@ -165,6 +166,7 @@ impl Machine {
             .fork
             .as_ref()
             .is_some_and(|f| self.abandoned.contains(f.hold_id))
+            && !mutation::is_on("abandoned-fork-created")
         {
             return Outcome::Refused(Refusal::HoldExpired);
         }
@@ -174,7 +176,9 @@ impl Machine {
             });
         }
         let incarnation = Incarnation(self.next_incarnation);
-        self.next_incarnation += 1;
+        if !mutation::is_on("incarnation-given-twice") {
+            self.next_incarnation += 1;
+        }
         let stream = Stream::create(create, incarnation, stamp_ms);
         self.hot_bytes += stream.bytes.hot_len();
         let meta = stream.meta();
@@ -343,7 +347,7 @@ impl Machine {
             },
             effects,
         );
-        if stream.holds.is_empty() {
+        if stream.holds.is_empty() || mutation::is_on("held-source-removed") {
             self.remove(key, effects);
         } else {
             stream.soft_deleted = true;

@@ -53,6 +53,7 @@ use self::machine::decode_batch;
 use self::raft::Raft;
 use self::route::Waiting;
 use crate::meta::Tables;
+use crate::mutation;
 use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, StreamKey};
 
 /// See the module's head.
@@ -414,7 +415,12 @@ impl Group {
         let from = effects.len();
         let mut replies = replies.into_iter();
         for command in batch.commands {
-            let outcome = self.machine.apply(batch.stamp_ms, command, effects);
+            let stamp_ms = if mutation::is_on("apply-by-own-clock") {
+                self.now_ms
+            } else {
+                batch.stamp_ms
+            };
+            let outcome = self.machine.apply(stamp_ms, command, effects);
             if let Some(reply_to) = replies.next().flatten() {
                 effects.push(Effect::Reply { reply_to, outcome });
             }

@@ -5,6 +5,7 @@ use std::ops::Bound;
 
 use super::Group;
 use super::stream::{Places, Stream};
+use crate::mutation;
 use crate::protocol::{
     BucketName, Create, Created, Incarnation, Listed, Meta, Offset, Outcome, Piece, Read, ReadFrom,
     ReadPlan, Refusal, StreamKey, Watched,
@@ -234,7 +235,11 @@ fn plan_range(at: Places, stream: &Stream, from: u64, to: u64, pieces: &mut Vec<
             source: fork.source.clone(),
             incarnation: fork.incarnation,
             from: Offset(from),
-            to: Offset(to.min(own)),
+            to: Offset(if mutation::is_on("fork-one-byte-more") {
+                to.min(own + 1)
+            } else {
+                to.min(own)
+            }),
         });
     }
     if to > own {

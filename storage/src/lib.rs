@@ -6,8 +6,11 @@ pub mod cold_pack;
 mod error;
 pub mod framed;
 pub mod lock;
+pub mod mutation;
 pub mod pack;
 pub mod table;
+#[cfg(test)]
+mod tape;
 pub mod wal;
 
 pub use error::{StorageError, io_error};

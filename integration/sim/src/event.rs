@@ -4,10 +4,9 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use bytes::Bytes;
-use ursula::group::{CheckpointPlan, ColdAnswer};
+use ursula::group::CheckpointPlan;
 
-use crate::disk::{Checkpoint, Placer};
-use crate::store::Order;
+use crate::checkpoint::{Checkpoint, Placer};
 
 /// A node, and which start of its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +57,8 @@ pub enum Event {
     GiveUp(usize, u64),
     /// A client's request reaches its node.
     Asked(Life, u64),
+    /// A task of a node tries its step again.
+    RetryTask(Life, u64),
     /// A round of checkpoints is due.
     CheckpointDue(Life),
     /// A checkpoint is on disk.
@@ -66,10 +67,6 @@ pub enum Event {
     Exchanged(Life, u32),
     /// A fetched checkpoint is there, or could not be had.
     Fetched(Life, u32, Option<Box<Checkpoint>>),
-    /// An order of a process reaches the object store, whether the process is there by then or not.
-    Ordered(Life, u32, Box<Order>),
-    /// The object store answers.
-    StoreAnswers(Life, u32, Box<ColdAnswer>),
     /// A fault strikes.
     Fault,
     /// A stopped node starts.
@@ -102,11 +99,11 @@ impl Event {
             | Event::NotSent(l, ..)
             | Event::LinkLost(l, ..)
             | Event::Asked(l, _)
+            | Event::RetryTask(l, _)
             | Event::CheckpointDue(l)
             | Event::Checkpointed(l, ..)
             | Event::Exchanged(l, _)
-            | Event::Fetched(l, ..)
-            | Event::StoreAnswers(l, ..) => Some(*l),
+            | Event::Fetched(l, ..) => Some(*l),
             Event::Arrive { to, .. } => Some(*to),
             _ => None,
         }

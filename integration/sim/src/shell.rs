@@ -3,13 +3,12 @@
 use prost::Message;
 use raftproto::peer::{HibernateGroup, RaftMessage};
 use ursula::group::{BadMessage, Effect, Input, Now, ReplyTo};
-use ursula::protocol::{Op as Asked, Outcome, Piece, Refusal};
+use ursula::protocol::{Op as Asked, Outcome, Refusal};
 use ursula::wire;
 
 use crate::event::{Event, Packet};
-use crate::history::What;
+use crate::history::{Op, What};
 use crate::node::Waiting;
-use crate::store::Order;
 use crate::world::{World, life_of};
 
 /// Ticks of Raft between two of time.
@@ -17,6 +16,9 @@ const TICKS_PER_TICK: u64 = 5;
 
 /// `MsgTimeoutNow`.
 const TIMEOUT_NOW: u32 = 14;
+
+/// A disk without room is tried again after so much.
+const FULL_RETRY_US: u64 = 50_000;
 
 /// No sync takes longer.
 const SYNC_MAX_US: u64 = 1_500_000;
@@ -38,7 +40,7 @@ impl World {
             }
             Event::LinkLost(_, peer, is_request) => {
                 self.coverage.hit("link lost");
-                for group in 1..=self.plan.groups {
+                for group in 1..=self.plan.groups as u32 {
                     let input = match is_request {
                         true => Input::LinkLost(peer),
                         false => Input::AnswersLost(peer),
@@ -47,6 +49,7 @@ impl World {
                 }
             }
             Event::Asked(_, op) => self.on_asked(node, op),
+            Event::RetryTask(_, task) => self.retry_task(node, task),
             Event::CheckpointDue(life) => {
                 let at_us = self.now_us + self.rng.range(500_000, 20_000_000);
                 self.queue.at(at_us, Event::CheckpointDue(life));
@@ -55,7 +58,6 @@ impl World {
             Event::Checkpointed(_, group, planned) => self.on_checkpointed(node, group, *planned),
             Event::Exchanged(_, group) => self.on_exchanged(node, group),
             Event::Fetched(_, group, checkpoint) => self.on_fetched(node, group, checkpoint),
-            Event::StoreAnswers(_, group, answer) => self.step(node, group, Input::Cold(answer)),
             _ => unreachable!("the others belong to no process"),
         }
     }
@@ -64,7 +66,7 @@ impl World {
         let life = self.node(node).life;
         self.node(node).process.ticks += 1;
         let is_fifth = self.node(node).process.ticks.is_multiple_of(TICKS_PER_TICK);
-        for group in 1..=self.plan.groups {
+        for group in 1..=self.plan.groups as u32 {
             let now_ms = self.now(node).wall_ms;
             let hosted = self.node(node).process.groups.get(&group);
             let is_asleep = hosted.is_some_and(|h| h.group.is_asleep());
@@ -106,9 +108,20 @@ impl World {
         if !me.is_up || me.life != life || me.process.unsynced.is_empty() {
             return;
         }
+        if me.is_full && me.disk.needs_room() {
+            self.coverage.hit("no room for a segment");
+            self.queue.at(now_us + FULL_RETRY_US, Event::Turn(life));
+            self.node(node).process.is_turning = true;
+            return;
+        }
         me.process.syncing = Some(std::mem::take(&mut me.process.unsynced));
         me.disk.begin_sync();
         let at_us = now_us + (sync_us * me.slowness).min(SYNC_MAX_US);
+        if !self.net.is_calm && self.rng.chance(self.plan.sync_error) {
+            // Fail-stop: what was under way is there or not, and the process ends.
+            self.coverage.hit("sync failed");
+            return self.crash(node);
+        }
         self.queue.at(at_us, Event::Synced(life));
     }
 
@@ -151,7 +164,11 @@ impl World {
         let Some(asked) = self.operations.get(&op) else {
             return;
         };
-        let (group, request) = (asked.group, asked.request());
+        let group = asked.group;
+        let Some(request) = asked.request() else {
+            let op = asked.clone();
+            return self.begin_fork(node, op);
+        };
         let reply_to = self.node(node).reply_to(Waiting::Client(op));
         self.step(node, group, Input::Request { request, reply_to });
     }
@@ -180,7 +197,7 @@ impl World {
         }
         let now = self.now(node);
         let kind = kind_of(&input);
-        let line = self.trace.is_shown.then(|| format!("{input:?}"));
+        let line = self.trace.is_shown().then(|| format!("{input:?}"));
         let mut effects = Vec::new();
         let Some(hosted) = self.node(node).process.groups.get_mut(&group) else {
             return;
@@ -227,7 +244,12 @@ impl World {
         if !effects.is_empty() && self.rng.chance(chance) {
             crash_after = Some(self.rng.below(effects.len() as u64) as usize);
         }
+        let life = life_of(self, node);
         for (done, effect) in effects.into_iter().enumerate() {
+            if life_of(self, node) != life || !self.node(node).is_up {
+                // What an effect led to has ended the process.
+                return;
+            }
             if crash_after == Some(done) {
                 self.coverage.hit("crash between effects");
                 return self.crash(node);
@@ -277,14 +299,13 @@ impl World {
             }
             Effect::Reply { reply_to, outcome } => self.reply(node, reply_to, outcome),
             Effect::LeaderChanged => self.coverage.hit("leader changed"),
-            Effect::WritePack { name, chunks } => self.write_pack(node, group, name, chunks),
-            Effect::FindPack(name) => self.order(node, group, Order::Find(name)),
-            Effect::DeletePacks(packs) => self.order(node, group, Order::Delete(packs)),
-            Effect::Tail { .. }
-            | Effect::Deliver { .. }
-            | Effect::CheckHold { .. }
-            | Effect::ResumeBucketDeletion(_)
-            | Effect::TablesChanged => {}
+            Effect::WritePack { .. } | Effect::FindPack(_) | Effect::DeletePacks(_) => {
+                unreachable!("the groups have no cold store")
+            }
+            effect @ (Effect::Deliver { .. } | Effect::CheckHold { .. }) => {
+                self.begin_saga(node, group, effect);
+            }
+            Effect::Tail { .. } | Effect::ResumeBucketDeletion(_) | Effect::TablesChanged => {}
         }
     }
 
@@ -365,29 +386,31 @@ impl World {
                 }
                 self.by_link(node, asker.node, Packet::Reply(group, token, bytes));
             }
+            Some(Waiting::Task(task)) => self.task_answered(node, task, outcome),
             Some(Waiting::Client(op)) => self.reply_to_client(node, op, &outcome),
         }
     }
 
-    fn reply_to_client(&mut self, node: u64, op: u64, outcome: &Outcome) {
+    /// Answers a client's operation, a read once its bytes are there.
+    pub fn reply_to_client(&mut self, node: u64, op: u64, outcome: &Outcome) {
         let Some(op) = self.operations.remove(&op) else {
             return self.find(format!("node {node} answers operation {op} twice"));
         };
+        if matches!(outcome, Outcome::Read(_)) {
+            return self.begin_reading(node, op, outcome.clone());
+        }
+        self.answer_client(&op, outcome, None);
+    }
+
+    /// The client has its answer, and a read its bytes.
+    pub fn answer_client(&mut self, op: &Op, outcome: &Outcome, read: Option<&[u8]>) {
         self.answered += 1;
         self.trace.show(self.now_us, || {
             format!("client {} is told #{} {outcome:?}", op.client, op.id)
         });
-        let unavailable = Outcome::Refused(Refusal::Unavailable);
-        let (outcome, read) = match outcome {
-            Outcome::Read(plan) => match self.materialize(node, op.group, plan) {
-                None => (&unavailable, None),
-                read => (outcome, read),
-            },
-            _ => (outcome, None),
-        };
         self.count_answer(&op.what, op.call_us, outcome);
-        self.ledger.answered(&op, outcome, read.as_deref());
-        self.client_answered(&op, Some(outcome));
+        self.ledger.answered(op, outcome, read);
+        self.client_answered(op, Some(outcome));
     }
 
     fn count_answer(&mut self, what: &What, call_us: u64, outcome: &Outcome) {
@@ -397,6 +420,7 @@ impl World {
             (Outcome::Refused(Refusal::Unavailable), _) => "unavailable",
             (Outcome::Refused(Refusal::NotFound), _) => "not found",
             (Outcome::Refused(Refusal::Closed { .. }), _) => "closed",
+            (Outcome::Refused(Refusal::Gone), _) => "gone",
             (Outcome::Refused(Refusal::StaleEpoch { .. }), _) => "stale epoch",
             (Outcome::Refused(Refusal::ProducerGap { .. }), _) => "producer gap",
             (Outcome::Refused(_), _) => "another refusal",
@@ -413,57 +437,6 @@ impl World {
             _ => return,
         };
         self.coverage.hit(path);
-    }
-
-    /// The bytes of pieces.
-    pub fn bytes_of(&mut self, node: u64, group: u32, pieces: &[Piece]) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
-        for piece in pieces {
-            match piece {
-                Piece::Hot(hot) => bytes.extend_from_slice(hot),
-                Piece::Cold {
-                    chunk, from, to, ..
-                } => {
-                    let disk = &self.node(node).disk;
-                    let found = disk
-                        .checkpoints
-                        .get(&group)
-                        .and_then(|c| c.read(chunk, *from, *to));
-                    let Some(found) = found else {
-                        self.find(format!(
-                            "node {node}: a read of group {group} needs {chunk:?}, which is not on its disk"
-                        ));
-                        return None;
-                    };
-                    self.coverage.hit("read of a pack");
-                    bytes.extend_from_slice(&found);
-                }
-                Piece::Stored {
-                    chunk,
-                    pack,
-                    from,
-                    to,
-                    ..
-                } => {
-                    let Some(found) = self.read_stored(group, *pack, chunk, *from, *to) else {
-                        if self.is_given_up(node, group, *pack) {
-                            // This replica is late: the real one is told to try again.
-                            self.coverage
-                                .hit("read of a deleted pack by a late replica");
-                            return None;
-                        }
-                        self.find(format!(
-                            "node {node}: a read of group {group} needs {chunk:?} of {pack:?}, which is not there"
-                        ));
-                        return None;
-                    };
-                    self.coverage.hit("read of the store");
-                    bytes.extend_from_slice(&found);
-                }
-                Piece::Inherited { .. } => return None,
-            }
-        }
-        Some(bytes)
     }
 }
 

@@ -7,6 +7,7 @@ use raftproto::checkpoint::{self, StreamState};
 use super::cold::ColdRanges;
 use super::producer::ProducerPosition;
 use super::{HOLD_UNCONFIRMED_MS, HeldFor, Holds, Stream, StreamBytes};
+use crate::mutation;
 use crate::protocol::{
     ChunkRef, ColdChunk, ContentType, Expiry, ForkOrigin, Incarnation, Offset, StreamKey,
 };
@@ -129,7 +130,9 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stream, prost::DecodeError> {
         touch_proposed_ms: 0,
         due_ms: None,
         stream_seq: state.stream_seq.map(Into::into),
-        producers: (!state.producers.is_empty()).then(|| Box::new(producers)),
+        producers: (!state.producers.is_empty()
+            && !mutation::is_on("checkpoint-without-producers"))
+        .then(|| Box::new(producers)),
         fork: state.fork.map(|f| {
             Box::new(ForkOrigin {
                 source: StreamKey::from_stored(&f.source_key),
@@ -141,7 +144,11 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stream, prost::DecodeError> {
                 floor: Offset(f.floor),
             })
         }),
-        holds,
+        holds: if mutation::is_on("checkpoint-without-holds") {
+            Holds::default()
+        } else {
+            holds
+        },
         bytes: StreamBytes::loaded(state.start.max(state.kept_from), chunks, cold),
         floor: state.floor,
         unflushed_since_ms: u64::MAX,
@@ -155,7 +162,7 @@ pub(crate) fn combine(older: Option<&[u8]>, newer: &[u8]) -> Vec<u8> {
     let joined = older.and_then(|older| {
         let older = StreamState::decode(older).ok()?;
         let mut newer = StreamState::decode(newer).ok()?;
-        if older.incarnation == newer.incarnation {
+        if older.incarnation == newer.incarnation || mutation::is_on("chunks-of-another-stream") {
             let added = std::mem::replace(&mut newer.chunks, older.chunks);
             newer.chunks.retain(|c| c.start >= newer.chunks_from);
             newer.chunks.extend(added);
