@@ -3,12 +3,14 @@
 mod cold;
 mod commands;
 mod conformance;
+mod console;
 mod faults;
 mod hostile;
 mod http;
 mod kills;
 mod limits;
 mod live;
+mod ops;
 mod protocol;
 mod restart;
 mod sagas;

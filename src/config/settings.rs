@@ -8,6 +8,7 @@ use super::value::{boolean, bytes, millis};
 use super::{ConfigError, Origin};
 use crate::group::{RaftSettings, ReadMode};
 use crate::http::backend::HttpSettings;
+use crate::ops::metrics::node::NodeGauges;
 
 /// What is known of a setting beside its value.
 #[derive(Debug)]
@@ -55,6 +56,38 @@ impl Value for SocketAddr {
 impl Value for Option<SocketAddr> {
     fn show(&self) -> Option<String> {
         self.as_ref().map(|a| format!("\"{a}\""))
+    }
+}
+
+impl Value for AdminListen {
+    fn show(&self) -> Option<String> {
+        Some(match self {
+            AdminListen::Auto => "\"auto\"".to_owned(),
+            AdminListen::Off => "\"off\"".to_owned(),
+            AdminListen::At(address) => format!("\"{address}\""),
+        })
+    }
+}
+
+/// Where operators connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdminListen {
+    /// At [`ADMIN_LISTEN`], or nowhere where that is taken.
+    Auto,
+    /// Nowhere.
+    Off,
+    /// At this address.
+    At(SocketAddr),
+}
+
+/// Where operators connect if nothing else is said.
+pub const ADMIN_LISTEN: &str = "127.0.0.1:4457";
+
+fn admin_listen(text: &str) -> Option<AdminListen> {
+    match text {
+        "auto" => Some(AdminListen::Auto),
+        "off" => Some(AdminListen::Off),
+        address => address.parse().ok().map(AdminListen::At),
     }
 }
 
@@ -106,7 +139,7 @@ pub type Given = (BTreeMap<String, String>, Option<PathBuf>);
 macro_rules! arguments {
     ($name:ident, $command:tt, $about:tt, $($key:ident, $default:tt, $allowed:tt, $help:tt;)*) => {
         #[doc = $about]
-        #[derive(Debug, argh::FromArgs)]
+        #[derive(Debug, argh::FromArgs, argh::ArgsInfo)]
         #[argh(subcommand, name = $command)]
         pub struct $name {
             /// a TOML file with settings; also URSULA_CONFIG in the environment
@@ -280,6 +313,12 @@ pub fn allowed_cpus() -> Vec<usize> {
 settings! {
     listen: SocketAddr, "127.0.0.1:4437", "an address and port such as 0.0.0.0:4437",
         |t| t.parse().ok(), "where clients connect.";
+    admin_listen: AdminListen, "auto", "an address and port such as 127.0.0.1:4457, auto (that one, or none where it is taken), or off",
+        admin_listen, "where operators connect: health, metrics, console; keep it on a private network.";
+    admin_token_file: Option<PathBuf>, "", "a file",
+        |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "file with the token that the console asks for before it changes anything; without it, the console only reads.";
+    client_port_ops: bool, "true", "true or false",
+        boolean, "serve /healthz, /readyz and /metrics where clients connect, too.";
     wal_dir: Option<PathBuf>, "", "a directory",
         |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "where data is kept; without it, nothing survives a restart.";
     cold: Option<ColdPlace>, "", "a directory",
@@ -360,6 +399,8 @@ settings! {
         |t| within(millis(t), 50, 600_000), "a comment is sent on SSE after so long without an event.";
     shutdown_timeout_ms: u64, "10s", "a time from 0ms to 10min",
         |t| within(millis(t), 0, 600_000), "time that open requests have when the server stops.";
+    failed_linger_ms: u64, "20s", "a time from 0ms to 10min",
+        |t| within(millis(t), 0, 600_000), "time between a failed write of the log and the end of the node, so that clients and a scrape see why.";
     retry_after_s: u64, "1", "whole seconds from 1 to 3600",
         |t| within(t.parse().ok(), 1, 3600), "seconds of Retry-After in a 503.";
     gzip_bytes_min: u64, "1KiB", "bytes",
@@ -407,6 +448,15 @@ impl Config {
         }
     }
 
+    /// What is shown of the node in its metrics.
+    pub fn node_gauges(&self) -> NodeGauges {
+        NodeGauges {
+            node_id: self.node_id,
+            cluster_id: self.cluster_id.clone(),
+            has_disk: self.wal_dir.is_some(),
+        }
+    }
+
     /// The HTTP layer's part.
     pub fn http_settings(&self, etag_nonce: u32) -> HttpSettings {
         HttpSettings {
@@ -422,6 +472,7 @@ impl Config {
             cross_origin_resource_policy: self.cross_origin_resource_policy.clone(),
             gzip_bytes_min: self.gzip_bytes_min,
             retry_after_s: self.retry_after_s,
+            client_port_ops: self.client_port_ops,
         }
     }
 }

@@ -33,8 +33,12 @@ pub use checkpoint::{GroupFiles, manifest_path, read_tables, sweep};
 pub use damage::{SET_ASIDE_MAX, damage_note_path, set_aside_count};
 pub use flush::pack_key;
 pub use mesh::{Mesh, MeshEnds, mesh};
-pub use message::Message;
-pub use start::{CoreStart, GroupStart, Progress, StopHandle, WalStart, run, stop_pair};
+pub use message::{CoreReport, Message};
+pub use start::{
+    CoreError, CoreStart, GroupStart, Progress, Pulse, StopHandle, WalStart, control_stream, run,
+    stop_pair,
+};
+pub use status::{not_ready, silent_cores};
 pub use turn::kind as record_kind;
 
 use std::cell::{Cell, RefCell};
@@ -49,7 +53,6 @@ use storage::wal::Wal;
 
 use self::clock::Clock;
 
-use self::message::CoreReport;
 use self::signal::{Event, Slot};
 use self::tails::TailHub;
 use self::timeouts::Timeouts;
@@ -106,11 +109,17 @@ pub struct Core {
     to_flush: RefCell<Vec<u32>>,
     /// Readies that wait for the next sync.
     unsynced: RefCell<VecDeque<(u32, u64)>>,
-    /// When the last turn's commands were proposed, and when their sync was done, in monotonic microseconds.
-    flushed_us: Cell<u64>,
-    synced_us: Cell<u64>,
+    /// The newest turns.
+    turns: RefCell<VecDeque<turn::TurnTimes>>,
+    /// When the last step of a group began, in monotonic microseconds.
+    stepped_us: Cell<u64>,
+    /// When the last sync began.
+    sync_began_us: Cell<u64>,
     disk: Option<Disk>,
     metrics: Rc<CoreMetrics>,
+    lag: status::Lag,
+    /// The other nodes' clocks against this one's, in milliseconds; asked by the first core.
+    clock_offsets: RefCell<BTreeMap<u64, f64>>,
     /// Where old data is kept; `None` for a node in memory.
     cold: Option<Rc<dyn ColdStore>>,
     tier: cold_read::Tier,
@@ -121,6 +130,8 @@ pub struct Core {
     stop: Rc<Event>,
     /// The WAL failed: nothing is served any more.
     is_failed: Cell<bool>,
+    /// Tells the node's thread.
+    progress: Rc<dyn Fn(Progress)>,
     /// The disk has no room for the log: writes are refused until it has.
     is_full: Cell<bool>,
     ready_changed: Event,

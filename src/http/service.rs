@@ -134,14 +134,14 @@ where
                 _ => Ok(not_allowed("GET, HEAD, OPTIONS")),
             }
         }
-        Route::Health | Route::Ready | Route::Metrics => {
+        Route::Health | Route::Ready | Route::Metrics if backend.settings().client_port_ops => {
             *operation = Operation::Ops;
             if head.method != Method::GET && head.method != Method::HEAD {
                 return Ok(not_allowed("GET, HEAD, OPTIONS"));
             }
             Ok(Box::pin(ops(&*backend, &target)).await)
         }
-        Route::Nowhere => {
+        Route::Nowhere | Route::Health | Route::Ready | Route::Metrics => {
             let text = "nothing is here: streams are at /v1/stream/{path} and /{bucket}/{stream}\n";
             Ok(Reply::new(StatusCode::NOT_FOUND).body_text(text.to_owned()))
         }
