@@ -87,6 +87,8 @@ pub struct Core {
     links: RefCell<BTreeMap<u64, Rc<Link>>>,
     /// Nodes that speak to this one and may have become members while it was away, with their addresses.
     guests: RefCell<guests::Guests>,
+    /// Where the next look for groups that should be led elsewhere begins.
+    balanced_to: Cell<u32>,
     /// Those that are no members any more, and until when they are spoken to, in monotonic microseconds.
     leaving: RefCell<BTreeMap<u64, u64>>,
     /// Where the clients of the other nodes connect, as far as they said so.

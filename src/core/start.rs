@@ -333,6 +333,7 @@ async fn build(
         mesh: RefCell::new(None),
         links: RefCell::default(),
         guests: RefCell::default(),
+        balanced_to: Cell::new(0),
         damaged: Event::default(),
         leaving: RefCell::default(),
         client_addresses: RefCell::default(),
