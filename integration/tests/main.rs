@@ -1,5 +1,6 @@
 //! One binary: the server as its users meet it.
 
+mod cold;
 mod commands;
 mod conformance;
 mod console;

@@ -287,6 +287,14 @@ fn hot_bytes(text: &str) -> Option<u64> {
     }
 }
 
+/// A quarter of what is hot at most.
+fn hot_bytes_kept(text: &str) -> Option<u64> {
+    match text {
+        "auto" => hot_bytes(text).map(|max| max / 4),
+        text => bytes(text),
+    }
+}
+
 /// The CPUs that this process may run on.
 pub fn allowed_cpus() -> Vec<usize> {
     // SAFETY: an all-zero set is a valid value of this plain structure.
@@ -315,6 +323,18 @@ settings! {
         |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "where data is kept; without it, nothing survives a restart.";
     cold: Option<ColdPlace>, "", "a directory",
         cold, "where old data is kept; without it, in `cold` below wal_dir.";
+    cold_pack_bytes: u64, "32MiB", "bytes from 4KiB to 1GiB",
+        |t| within(bytes(t), 4 << 10, 1 << 30), "old data of a group goes to the cold store in objects of so many bytes; a core holds one in memory at a time.";
+    cold_flush_age_ms: u64, "60s", "a time from 10ms to 1440min",
+        |t| within(millis(t), 10, 86_400_000), "data goes to the cold store when its group got none for so long, and at the latest after ten times as long.";
+    cold_live_percent_min: u64, "50", "a whole number from 0 to 100",
+        |t| within(t.parse().ok(), 0, 100), "an object of which less is still needed is written again with others; 0: never.";
+    cold_grace_ms: u64, "60min", "a time from 0ms to 43200min",
+        |t| within(millis(t), 0, 30 * 86_400_000), "an object is deleted so long after nothing needs it any more.";
+    cold_behind_bytes_max: u64, "64GiB", "bytes from 1MiB",
+        |t| within(bytes(t), 1 << 20, 1 << 50), "bytes that wait for a cold store which does not take them, per core; above it appends are refused.";
+    cold_cache_bytes: u64, "64MiB", "bytes from 0 to 1TiB",
+        |t| within(bytes(t), 0, 1 << 40), "memory for what was read from the cold store, per core.";
     core_count: u64, "auto", "a whole number from 1 to 64, or auto",
         cores, "executors; auto: one for each CPU that the process may use.";
     raft_group_count: u64, "16", "a whole number from 1 to 4096",
@@ -349,6 +369,8 @@ settings! {
         |t| within(bytes(t), 64 << 10, 64 << 30), "bytes of WAL of a core after which its groups are checkpointed.";
     hot_bytes_max: u64, "auto", "bytes from 1MiB, or auto (a quarter of the memory over all cores)",
         hot_bytes, "stream bytes in memory, per core; above it appends are refused.";
+    hot_bytes_kept: u64, "auto", "bytes, or auto; never above a quarter of hot_bytes_max",
+        hot_bytes_kept, "bytes per core that stay in memory although they are in packs or the cold store too.";
     connections_max: u64, "65536", "a whole number from 1 to 10000000",
         |t| within(t.parse().ok(), 1, 10_000_000), "client connections, over all cores.";
     header_timeout_ms: u64, "10s", "a time from 10ms to 10min",

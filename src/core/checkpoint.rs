@@ -198,8 +198,12 @@ impl Core {
     }
 
     /// What each group may keep in memory of what packs have.
-    fn hot_target(&self) -> u64 {
-        self.config.hot_bytes_max / 4 / (self.groups.borrow().len().max(1) as u64)
+    pub(super) fn hot_target(&self) -> u64 {
+        let kept = self
+            .config
+            .hot_bytes_kept
+            .min(self.config.hot_bytes_max / 4);
+        kept / (self.groups.borrow().len().max(1) as u64)
     }
 }
 

@@ -5,7 +5,9 @@ mod balance;
 mod checkpoint;
 pub mod clock;
 mod cold;
+mod cold_read;
 mod damage;
+mod flush;
 mod fork;
 mod give;
 mod guests;
@@ -29,6 +31,7 @@ mod turn;
 
 pub use checkpoint::{GroupFiles, manifest_path, read_tables, sweep};
 pub use damage::{SET_ASIDE_MAX, damage_note_path, set_aside_count};
+pub use flush::pack_key;
 pub use mesh::{Mesh, MeshEnds, mesh};
 pub use message::{CoreReport, Message};
 pub use start::{
@@ -121,6 +124,9 @@ pub struct Core {
     clock_offsets: RefCell<BTreeMap<u64, f64>>,
     /// Where old data is kept; `None` for a node in memory.
     cold: Option<Rc<dyn ColdStore>>,
+    tier: cold_read::Tier,
+    /// Bytes of the groups that the cold store lacks.
+    unflushed_bytes: Cell<u64>,
     body_bytes: Rc<Cell<u64>>,
     hot_bytes: Cell<u64>,
     stop: Rc<Event>,

@@ -82,6 +82,9 @@ impl Core {
         if self.is_full.get() {
             return Some(self.overloaded("disk_space"));
         }
+        if self.unflushed_bytes.get() >= self.config.cold_behind_bytes_max {
+            return Some(self.overloaded("cold_behind_bytes_max"));
+        }
         let is_full = self.hot_bytes.get() >= self.config.hot_bytes_max;
         is_full.then(|| self.overloaded("hot_bytes_max"))
     }
@@ -147,6 +150,9 @@ impl Core {
                     self.fetch_checkpoint(group, node, index)
                 }
                 Effect::Install(persist) => self.install(group, persist),
+                Effect::WritePack { name, chunks } => self.write_pack(group, name, chunks),
+                Effect::FindPack(name) => self.find_pack(group, name),
+                Effect::DeletePacks(packs) => self.delete_packs(group, packs),
                 saga @ (Effect::Deliver { .. }
                 | Effect::CheckHold { .. }
                 | Effect::ResumeBucketDeletion(_)) => {
@@ -344,6 +350,7 @@ impl Core {
             .groups_ready
             .set(groups.values().filter(|g| g.has_leader()).count() as u64);
         self.report_cluster(&groups);
+        self.report_cold();
         if let Some(disk) = &self.disk {
             plain.wal_segments.set(disk.wal.pinned().segments as u64);
             let written = disk.wal_bytes.get();

@@ -18,6 +18,7 @@ use super::backend::CoreBackend;
 use super::checkpoint::GroupFiles;
 use super::clock::Clock;
 use super::cold::open_cold;
+use super::cold_read::Tier;
 use super::listen::{ConnectionEvents, ConnectionLimits, accept_loop, listener};
 use super::signal::Event;
 use super::timeouts::Timeouts;
@@ -168,6 +169,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
             cold.is_local()
         );
     }
+    core.use_cold_store();
     log::debug!("event=core_built core={}", core.id);
     let receiver = Rc::downgrade(&core);
     let mesh = start.mesh.connect(Rc::new(move |from, message| {
@@ -311,6 +313,7 @@ async fn build(
     };
     let metrics: Rc<CoreMetrics> = Rc::default();
     let cold = open_cold(id, &config, metrics.clone());
+    let tier = Tier::new(config.cold_cache_bytes);
     let timeouts: Rc<Timeouts> = Rc::default();
     let peer_settings: Rc<PeerSettings> = Rc::default();
     let core = Rc::new(Core {
@@ -351,6 +354,8 @@ async fn build(
         lag: super::status::Lag::default(),
         clock_offsets: RefCell::default(),
         cold,
+        tier,
+        unflushed_bytes: Cell::new(0),
         body_bytes: Rc::default(),
         hot_bytes: Cell::new(0),
         stop: Rc::default(),

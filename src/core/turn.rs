@@ -246,6 +246,9 @@ impl Core {
             .map(crate::group::Group::hot_bytes)
             .sum();
         self.hot_bytes.set(hot);
+        if self.config.cold.is_some() {
+            self.update_unflushed();
+        }
     }
 
     /// Lets time pass for the groups.

@@ -224,6 +224,8 @@ pub enum Operation {
     Bucket,
     /// GET of a bucket's streams.
     List,
+    /// PUT of a stream's floor.
+    Retention,
     /// OPTIONS.
     Preflight,
     /// Health and metrics.

@@ -16,7 +16,7 @@ use super::host::{authority, location};
 use super::parse::{self, LiveMode};
 use super::path::{PathError, Route, route};
 use super::respond::{self, Reply};
-use super::{buckets, live, read, sse, status, write};
+use super::{buckets, live, read, retention, sse, status, write};
 use crate::protocol::{KeyError, Op, Outcome, Refusal, Request, StreamKey};
 
 /// Serves one request.
@@ -107,6 +107,13 @@ where
                 answered.unwrap_or_else(|refusal| status::refused(&refusal, retry_after_s));
             reply.set(header::STREAM_LEADER_HINT, &leader);
             Ok(reply)
+        }
+        Route::Retention(key, offset) => {
+            *operation = Operation::Retention;
+            match head.method {
+                Method::PUT => Box::pin(retention::put(&*backend, key, offset)).await,
+                _ => Ok(not_allowed("PUT, OPTIONS")),
+            }
         }
         Route::Bucket(name) => {
             *operation = Operation::Bucket;

@@ -110,6 +110,36 @@ plain_metrics! {
     cold_sent_bytes_total: "counter", "Bytes sent to the cold store.";
     /// Bytes received.
     cold_received_bytes_total: "counter", "Bytes received from the cold store.";
+    /// Bytes not flushed.
+    cold_behind_bytes: "gauge", "Bytes of the groups led here that the cold store lacks.";
+    /// For how long.
+    cold_behind_seconds: "gauge", "For how long the cold store has lacked the oldest of them.";
+    /// Objects.
+    cold_packs: "gauge", "Objects of the groups led here in the cold store.";
+    /// Their size.
+    cold_object_bytes: "gauge", "Bytes of those objects.";
+    /// Bytes in them before compression.
+    cold_chunk_bytes: "gauge", "Stream bytes that those objects were written with.";
+    /// Still needed.
+    cold_live_bytes: "gauge", "Stream bytes in those objects that are still needed.";
+    /// Begun.
+    cold_unpublished_packs: "gauge", "Objects that may be in the cold store and that the log does not count yet.";
+    /// Flushes.
+    cold_packs_written_total: "counter", "Objects put into the cold store.";
+    /// Bytes of flushes.
+    cold_pack_bytes_total: "counter", "Bytes of the objects put into the cold store.";
+    /// Failed flushes.
+    cold_flush_failures_total: "counter", "Objects that could not be put into the cold store; they are tried again.";
+    /// Deleted objects.
+    cold_packs_deleted_total: "counter", "Objects deleted from the cold store.";
+    /// Chunks that were there.
+    cold_cache_hits_total: "counter", "Chunks of the cold store that were in memory or on their way when they were asked for.";
+    /// Chunks that were not.
+    cold_cache_misses_total: "counter", "Chunks that had to be fetched from the cold store.";
+    /// Bytes of the cache.
+    cold_cache_bytes: "gauge", "Bytes of the cold store in memory.";
+    /// Failed reads.
+    cold_read_failures_total: "counter", "Reads of the cold store that failed.";
 }
 
 /// See the module's head.
@@ -157,7 +187,7 @@ const BOUNDS: [&str; 9] = [
 ];
 
 /// Names of the operations, in the order of [`Operation`].
-const OPERATIONS: [&str; 12] = [
+const OPERATIONS: [&str; 13] = [
     "create",
     "append",
     "read",
@@ -167,6 +197,7 @@ const OPERATIONS: [&str; 12] = [
     "delete",
     "bucket",
     "list",
+    "retention",
     "preflight",
     "ops",
     "unknown",
