@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from machines import PLACE, Laboratory, run
+from versions import package
 
 NAMES = "abcd"
 DISK_BYTES = 640 << 20
@@ -66,7 +67,7 @@ class Site:
             "ansible_user": "root",
             "ansible_ssh_private_key_file": str(lab.key),
             "ursula_version": self.version,
-            "ursula_source": str(binary),
+            "ursula_source": str(package(binary, lab.place)),
             "ursula_cluster_id": "deploy-test",
             # The machines share two CPUs, and a disk that others write to.
             "ursula_settings": {
@@ -162,6 +163,8 @@ class Site:
 @pytest.fixture(scope="session")
 def site():
     assert os.geteuid() == 0, "the machines need root"
+    # Ended from outside, it still takes its machines down.
+    signal.signal(signal.SIGTERM, lambda *_given: sys.exit("ended by a signal"))
     lab = Laboratory(NAMES, DISK_BYTES)
     try:
         lab.open()

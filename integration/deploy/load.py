@@ -11,9 +11,10 @@ import sys
 import threading
 import time
 
-CLIENTS = 4
+# More than groups, so that each group has something to do.
+CLIENTS = 16
 PATIENCE_S = 20
-PAUSE_S = 0.02
+PAUSE_S = 0.1
 PORT = 4437
 
 

@@ -1,10 +1,13 @@
 """A cluster's life by the collection's playbooks, from bare Debian on. In this order: each test starts where the last ended."""
 
+import json
 import re
 import subprocess
+import tarfile
 
 from conftest import FIRST, SECRET
-from versions import next_version
+from machines import wait_until
+from versions import broken_version, next_version
 
 
 def test_check_mode_on_bare_machines_changes_nothing(site):
@@ -123,7 +126,7 @@ def test_a_rolling_restart_stops_where_the_cluster_is_not_whole(site):
         site.lab["c"].ssh("systemctl start ursula")
     assert "The cluster is not whole" in played.said()
     assert started(site, "a") == before
-    site.play("site")
+    wait_until("c is back", 30, lambda: not [n for n in site.status()["nodes"] if "error" in n])
 
 
 def versions(site, names=FIRST):
@@ -140,5 +143,83 @@ def test_a_rolling_upgrade_is_not_seen_by_clients(site):
         site.play("rolling_upgrade")
     assert versions(site) == dict.fromkeys(FIRST, new)
     assert site.play("rolling_upgrade").changed == 0, "nodes that run it are passed over"
-    assert site.play("site").changed == 0
     assert old in site.lab["a"].ssh("ls /opt/ursula").stdout.split(), "the way back is there"
+
+
+def test_an_upgrade_that_does_not_start_goes_back_and_stops(site):
+    running = versions(site)
+    version, program = broken_version(site.binary, site.lab.place)
+    before = {n: started(site, n) for n in FIRST}
+    site.variables["ursula_wait_s"] = 15
+    try:
+        with site.load():
+            played = site.play("rolling_upgrade", variables={"ursula_version": version, "ursula_source": str(program)}, wanted=2)
+    finally:
+        site.variables["ursula_wait_s"] = 60
+    assert "broken on purpose" in played.said()
+    assert f"went back to {running['a']}" in played.said()
+    assert versions(site) == running
+    assert [n for n in FIRST if started(site, n) == before[n]] == ["b", "c"], "only the first was touched"
+
+
+def test_a_source_that_is_not_what_was_meant_is_refused(site):
+    played = site.play("site", variables={"ursula_sha256": "0" * 64}, wanted=2)
+    assert "but ursula_sha256 says 0000" in played.said()
+    played = site.play("site", variables={"ursula_source": str(site.binary)}, wanted=2)
+    assert "was installed from another file" in played.said()
+
+
+def test_site_refuses_a_machine_that_is_not_a_member(site):
+    site.nodes["d"] = 4
+    before = site.tree("d")
+    played = site.play("site", wanted=2)
+    assert "It is not a member: use the playbook add_node" in played.said()
+    assert "/etc/systemd/system/ursula.service" not in " ".join(site.tree("d"))
+    assert before
+
+
+def test_a_node_is_added_under_load(site):
+    with site.load() as report:
+        site.play("add_node", variables={"ursula_node": "d"})
+    assert report["nodes_verified"] == 4
+    assert {m["node"] for m in site.status()["members"]} == {1, 2, 3, 4}
+    assert site.play("site").changed == 0
+
+
+def test_a_node_with_a_wiped_disk_is_replaced_under_load(site):
+    played = site.play("replace_node", variables={"ursula_node": "b"}, wanted=2)
+    assert "If that data is to be given up" in played.said()
+    with site.load() as report:
+        site.lab["b"].ssh("systemctl stop ursula; find /var/lib/ursula -mindepth 1 -delete")
+        played = site.play("site", wanted=2)
+        assert "It lost its disk: use the playbook replace_node" in played.said()
+        site.play("replace_node", variables={"ursula_node": "b"})
+    assert report["nodes_verified"] == 4
+    assert site.play("site").changed == 0
+
+
+def test_a_node_is_removed_under_load(site):
+    with site.load() as report:
+        site.play("remove_node", variables={"ursula_node": "d"})
+    assert report["nodes_verified"] == 3
+    assert site.lab["d"].ssh("systemctl is-active ursula", check=False).stdout.strip() == "inactive"
+    assert {m["node"] for m in site.status()["members"]} == {1, 2, 3}
+    site.play("remove_node", variables={"ursula_node": "d"})
+    del site.nodes["d"]
+    assert site.play("site").changed == 0
+
+
+def test_a_support_bundle_has_what_is_needed_and_no_secret(site, tmp_path):
+    site.fetch("a", "/v1/stream/payload", "PUT", "")
+    site.fetch("a", "/v1/stream/payload", "POST", "do-not-show-this")
+    site.play("collect_support", variables={"ursula_support_dir": str(tmp_path)})
+    for name in FIRST:
+        with tarfile.open(tmp_path / f"{name}.tar.gz") as bundle:
+            parts = {m.name: bundle.extractfile(m).read() for m in bundle.getmembers() if m.isfile()}
+        assert json.loads(parts["./cluster.json"])["groups"]
+        assert b"ursula_build_info" in parts["./metrics"]
+        assert b"event=" in parts["./journal"]
+        everything = b"".join(parts.values())
+        assert b"do-not-show-this" not in everything
+        assert SECRET.encode() not in everything
+    assert "ursula-support" not in site.lab["a"].ssh("ls /tmp").stdout

@@ -6,6 +6,7 @@ script that ends at once as a server.
 """
 
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -42,3 +43,18 @@ def broken_version(binary, place):
     )
     os.chmod(program, 0o755)
     return "9.9.9", program
+
+
+def package(binary, place):
+    """The program in a Debian package, as small as one can be."""
+    tree = Path(place) / "package"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "usr/bin").mkdir(parents=True)
+    version = run(binary, "--version").split()[1]
+    architecture = run("dpkg", "--print-architecture").strip()
+    control = f"Package: ursula\nVersion: {version}\nArchitecture: {architecture}\nMaintainer: nobody <n@localhost>\nDescription: ursula\n"
+    (tree / "DEBIAN/control").write_text(control)
+    shutil.copy(binary, tree / "usr/bin/ursula")
+    file = Path(place) / f"ursula_{version}.deb"
+    run("dpkg-deb", "--build", "--root-owner-group", "-z1", tree, file)
+    return file

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use settings::{
-    CheckArguments, ColdPlace, Config, Given, Peer, SETTINGS, ServerArguments, Setting,
-    allowed_cpus,
+    ADMIN_LISTEN, AdminListen, CheckArguments, ColdPlace, Config, Given, Peer, SETTINGS,
+    ServerArguments, Setting, allowed_cpus,
 };
 
 /// A setting that cannot be used; names key, value, source and what is allowed.
@@ -62,6 +62,9 @@ pub struct Origin {
     /// `flag --x`, `environment X`, a file, or `default`.
     pub source: String,
 }
+
+/// Where the given settings come from.
+pub type Origins = BTreeMap<&'static str, Origin>;
 
 /// Gathers the settings from all sources.
 ///

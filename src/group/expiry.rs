@@ -5,6 +5,7 @@ use raftproto::command::{self, Expire, Touch, command::Kind};
 
 use super::machine::{Machine, find};
 use super::{Effect, Group};
+use crate::mutation;
 use crate::protocol::{Outcome, StreamKey};
 
 /// Streams that one tick ends at most, so that a million that are due after a restart are many small entries.
@@ -109,7 +110,9 @@ impl Machine {
         {
             stream.touched_ms = stream.touched_ms.max(touch.at_ms);
             let key = key.clone();
-            self.mark_dirty(&key);
+            if !mutation::is_on("touch-not-checkpointed") {
+                self.mark_dirty(&key);
+            }
         }
         Outcome::Done
     }
@@ -123,12 +126,13 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) -> Outcome {
         if let Some((key, stream)) = find(&mut self.streams, &expire.key)
-            && stream.incarnation.0 == expire.incarnation
+            && (stream.incarnation.0 == expire.incarnation
+                || mutation::is_on("expiry-of-another-stream"))
             && !stream.soft_deleted
             && let Some(deadline) = stream.logged_deadline_ms()
         {
             let key = key.clone();
-            if deadline <= stamp_ms {
+            if deadline <= stamp_ms || mutation::is_on("expiry-unchecked") {
                 self.end(&key, effects);
             } else {
                 self.look_at(&key, Some(deadline));

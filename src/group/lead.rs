@@ -5,6 +5,7 @@ use raftproto::peer::RaftMessage;
 use super::log::LogPosition;
 use super::peer::{BadMessage, node_of};
 use super::{Effect, Fetched, Group, Persist, refuse};
+use crate::mutation;
 use crate::protocol::Refusal;
 
 /// Ticks after which a replica that did not take its checkpoint is told of it again.
@@ -38,6 +39,8 @@ impl Group {
         self.is_ready = true;
         self.set_now(self.now);
         self.leader_since_ms = self.now_ms;
+        self.cold.reset();
+        self.tend_cold_store(effects);
         for (outbox_id, command) in &self.machine.outbox {
             effects.push(Effect::Deliver {
                 outbox_id: *outbox_id,
@@ -59,6 +62,7 @@ impl Group {
     fn cease_to_lead(&mut self, effects: &mut Vec<Effect>) {
         self.is_ready = false;
         self.leader_since_ms = u64::MAX;
+        self.cold.reset();
         self.refuse_pending(effects);
         // What was proposed may still be committed: its answer comes when its place in the log is known.
         for asked in self.take_unconfirmed() {
@@ -135,7 +139,8 @@ impl Group {
         }
         let kind = message.r#type as i32;
         let asks_for_vote = kind == T::MsgRequestVote as i32 || kind == T::MsgRequestPreVote as i32;
-        if asks_for_vote && self.now.monotonic_us < self.no_vote_until_us {
+        let may_have_promised = self.now.monotonic_us < self.no_vote_until_us;
+        if asks_for_vote && may_have_promised && !mutation::is_on("promise-forgotten") {
             return;
         }
         if kind == T::MsgSnapshot as i32 {
@@ -200,10 +205,13 @@ impl Group {
         let tails = std::mem::take(&mut self.machine.tails);
         self.machine = fetched.machine;
         self.machine.tails = tails;
+        self.keep_cold_on();
         self.durable_pack = fetched.durable_pack;
         self.applied = position;
         self.forget_proposed(position.index, effects);
-        self.installing = Some(persist.number);
+        if !mutation::is_on("read-before-installed") {
+            self.installing = Some(persist.number);
+        }
         self.machine.tell_all(effects);
         if self.machine.meta.is_some() {
             effects.push(Effect::TablesChanged);

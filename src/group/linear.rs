@@ -11,6 +11,7 @@
 
 use super::route::Asked;
 use super::{Effect, Group, ReadMode};
+use crate::mutation;
 
 impl Leadership {
     /// No read waits for a round.
@@ -44,7 +45,8 @@ impl Group {
         }
         self.raft.settings().read_mode == ReadMode::Lease
             && !self.raft.is_transferring()
-            && self.now.monotonic_us < self.leadership.lease_until_us
+            && (self.now.monotonic_us < self.leadership.lease_until_us
+                || mutation::is_on("lease-never-ends") && self.leadership.lease_until_us > 0)
     }
 
     /// The read is answered after a round that begins from now on.
@@ -59,7 +61,9 @@ impl Group {
         if !is_wanted || !self.is_ready || self.raft.is_transferring() {
             return;
         }
-        self.leadership.rounds += 1;
+        if !mutation::is_on("round-context-reused") {
+            self.leadership.rounds += 1;
+        }
         let numbers = [self.raft.term(), self.raft.id(), self.leadership.rounds];
         let context: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
         self.raft.confirm_leadership(context.clone());
@@ -80,7 +84,12 @@ impl Group {
             return;
         };
         if self.leadership.handed_over_in != self.raft.term() {
-            let until_us = round.began_us + self.lease_us();
+            let from_us = if mutation::is_on("lease-from-the-answer") {
+                self.now.monotonic_us
+            } else {
+                round.began_us
+            };
+            let until_us = from_us + self.lease_us();
             self.leadership.lease_until_us = self.leadership.lease_until_us.max(until_us);
         }
         for asked in round.reads {
@@ -114,6 +123,9 @@ impl Group {
     /// The lease ends, and there is none any more in this term: the order to take over may arrive at any time, and whoever
     /// gets it is elected without regard to a lease.
     pub(super) fn end_lease(&mut self) {
+        if mutation::is_on("lease-after-hand-over") {
+            return;
+        }
         self.leadership.handed_over_in = self.raft.term();
         self.leadership.lease_until_us = 0;
     }

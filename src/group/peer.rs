@@ -9,6 +9,7 @@ use raftproto::checkpoint::Membership;
 use raftproto::peer::{CheckpointInfo, LogEntry, RaftMessage};
 
 use super::log::{GroupLog, LogPosition, descriptor};
+use crate::mutation;
 
 /// A message that this replica must not take, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -131,7 +132,7 @@ pub(super) fn incoming(
     }
     let kind = i32::try_from(message.r#type).ok().and_then(T::from_i32);
     let kind = kind.ok_or(BadMessage::Kind)?;
-    let is_current = message.term >= term;
+    let is_current = message.term >= term || mutation::is_on("late-word-believed");
     match kind {
         T::MsgAppend
         | T::MsgRequestVote

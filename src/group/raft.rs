@@ -13,6 +13,7 @@ use raftproto::peer::RaftMessage;
 use super::log::{GroupLog, LogPosition, descriptor};
 use super::peer::{self, BadMessage};
 use super::settings::{RaftSettings, RaftStart};
+use crate::mutation;
 
 /// What must reach the disk before the ready with this number is persisted.
 #[derive(Debug, Clone)]
@@ -269,6 +270,10 @@ impl Raft {
         self.node.raft.raft_log.committed
     }
 
+    pub(super) fn log_bytes_after(&self, index: u64) -> u64 {
+        self.node.store().bytes_after(index)
+    }
+
     pub(super) fn last_index(&self) -> u64 {
         self.node.raft.raft_log.last_index()
     }
@@ -325,8 +330,11 @@ impl Raft {
             .into_iter()
             .map(|(i, t, k)| self.log_entry(i, t, k))
             .collect::<Vec<_>>();
-        let messages = self.outgoing(ready.take_messages());
-        let held = self.outgoing(ready.take_persisted_messages());
+        let mut messages = self.outgoing(ready.take_messages());
+        let mut held = self.outgoing(ready.take_persisted_messages());
+        if mutation::is_on("answer-before-sync") {
+            messages.append(&mut held);
+        }
         let reads = ready.take_read_states();
         self.node.advance_append_async(ready);
         let persist = (hard_state.is_some() || !entries.is_empty() || restored.is_some())
@@ -374,7 +382,10 @@ impl Raft {
             commit: hs.commit,
         };
         self.node.mut_store().set_hard_state(hs);
-        let changed = (now.term, now.vote) != (self.saved.term, self.saved.vote);
+        let mut changed = (now.term, now.vote) != (self.saved.term, self.saved.vote);
+        if mutation::is_on("vote-not-written") {
+            changed = now.term != self.saved.term && now.vote == 0;
+        }
         self.saved = now;
         changed.then_some(now)
     }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::batch::{Pending, command_of, is_command};
 use super::peer::node_of;
 use super::{Effect, Group, ReplyTo, refuse};
+use crate::mutation;
 use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, StreamKey};
 
 /// How long a request waits for a leader, and for a leader's answer, in microseconds.
@@ -52,7 +53,11 @@ impl Waiting {
     /// none of this one's.
     pub(super) fn starting_at(seed: u64) -> Waiting {
         Waiting {
-            next_token: seed,
+            next_token: if mutation::is_on("question-numbers-begin-again") {
+                0
+            } else {
+                seed
+            },
             ..Waiting::default()
         }
     }
@@ -103,7 +108,12 @@ impl Group {
             self.answer_here(asked, effects);
         } else if self.leads_for_certain() {
             // Not what is applied: the others can have committed and shown what this leader's own disk has not yet.
-            self.answer_at(self.raft.commit(), asked, effects);
+            let index = if mutation::is_on("lease-reads-applied") {
+                self.applied.index
+            } else {
+                self.raft.commit()
+            };
+            self.answer_at(index, asked, effects);
         } else {
             self.confirm_by_round(asked);
         }
@@ -357,7 +367,7 @@ fn key_of(request: &Request) -> Option<StreamKey> {
 /// Done twice it has the effect and the answer of once.
 fn is_repeatable(request: &Request) -> bool {
     match &request.op {
-        Op::Append(append) => append.producer.is_some(),
+        Op::Append(append) => append.producer.is_some() || mutation::is_on("unknown-sent-again"),
         op => !is_command(op),
     }
 }

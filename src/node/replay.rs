@@ -5,6 +5,7 @@ use storage::wal::{self, Record, RecordRef};
 
 use crate::core::record_kind;
 use crate::group::{LogEntry, SavedHardState};
+use crate::mutation;
 
 /// Bytes of a vote in a hard state's record.
 const VOTE_BYTES: usize = 8;
@@ -45,13 +46,18 @@ pub fn replay(
             let vote = vote
                 .map(u64::from_le_bytes)
                 .map_err(|_| format!("the log of group {group} has a hard state without a vote"))?;
-            if record.term >= hard_state.term {
+            if record.term >= hard_state.term && !mutation::is_on("first-vote-wins") {
                 hard_state = SavedHardState {
                     term: record.term,
                     vote,
                     commit: record.index,
                 };
             }
+            continue;
+        }
+        if mutation::is_on("first-entry-wins")
+            && entries.last().is_some_and(|l| l.index >= record.index)
+        {
             continue;
         }
         while entries

@@ -135,7 +135,10 @@ fn parent(path: &Path) -> &Path {
 /// [`StorageError`].
 pub fn sync_dir(dir: &Path) -> Result<(), StorageError> {
     let file = File::open(dir).map_err(|e| io_error(dir, "open", e))?;
-    file.sync_all().map_err(|e| io_error(dir, "sync", e))
+    file.sync_all().map_err(|e| io_error(dir, "sync", e))?;
+    #[cfg(test)]
+    crate::tape::note(dir, || crate::tape::Act::SyncDir);
+    Ok(())
 }
 
 #[cfg(test)]

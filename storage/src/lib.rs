@@ -2,11 +2,15 @@
 
 pub mod blocking;
 pub mod cold;
+pub mod cold_pack;
 mod error;
 pub mod framed;
 pub mod lock;
+pub mod mutation;
 pub mod pack;
 pub mod table;
+#[cfg(test)]
+mod tape;
 pub mod wal;
 
 pub use error::{StorageError, io_error};

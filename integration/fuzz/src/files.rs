@@ -59,7 +59,7 @@ pub fn files(data: &[u8]) {
     }
 }
 
-fn scratch() -> tempfile::TempDir {
+pub fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").expect("a tmpfs")
 }
 

@@ -2,7 +2,9 @@
 //! each reader has to keep what it promises, which is checked here.
 
 mod files;
+mod messages;
 mod requests;
 
 pub use files::files;
+pub use messages::messages;
 pub use requests::requests;

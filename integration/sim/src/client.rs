@@ -27,6 +27,12 @@ pub struct Client {
     pub busy: Option<u64>,
 }
 
+/// The group of a key.
+pub fn group_of(key: &str) -> u32 {
+    let group = key.strip_prefix("/g").and_then(|k| k.split_once('-'));
+    group.and_then(|(g, _)| g.parse().ok()).unwrap_or(0)
+}
+
 /// A stream's key and its group.
 pub fn key(group: u32, number: u64) -> String {
     format!("/g{group}-{number}")
@@ -43,7 +49,7 @@ impl Client {
 
     /// What it asks next, as operation `id`.
     pub fn next(&mut self, id: u64, plan: &Plan, rng: &mut Rng, now_us: u64) -> Op {
-        let group = rng.range(1, u64::from(plan.groups)) as u32;
+        let group = rng.range(1, plan.groups) as u32;
         let key = key(group, rng.below(plan.keys));
         let what = self.what(id, &key, plan, rng);
         Op {
@@ -89,6 +95,14 @@ impl Client {
                 }
             }
             65..67 => What::Delete,
+            67..71 if plan.forks > 0 => {
+                let group = rng.range(1, plan.groups) as u32;
+                What::Fork {
+                    source: self::key(group, rng.below(plan.keys)),
+                    offset: rng.chance(500_000).then(|| rng.pick(&[0, 1, 30, 500])),
+                    body: body(id, plan, rng),
+                }
+            }
             67..75 => What::Head,
             _ => What::Read {
                 from: rng.pick(&[0, 0, 1, 30, 500]),

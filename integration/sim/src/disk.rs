@@ -1,217 +1,317 @@
-//! A node's disk: a log whose unsynced end may be lost, and checkpoints that are replaced as a whole.
-//! Owns what a crash leaves. Invariants: what is synced stays; of what is being synced at a crash, a beginning stays,
-//! since records are chained and the first torn one ends the log.
+//! A node's disk: the bytes of its segments, in the log's real format, and checkpoints that are replaced as a whole.
+//! Owns what a crash leaves. Invariants: what is synced stays, unless the disk is damaged on purpose; of a frame under way
+//! at a crash any sectors may be there.
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use raftproto::checkpoint::GroupManifest;
-use storage::wal::{CARRIED_KIND, Record, RecordRef};
-use ursula::group::{
-    CheckpointPlan, Fetched, LogPosition, Machine, PlaceChunk, combine_stream_states,
-};
+use storage::wal::{CARRIED_KIND, LaneImage, Record, SegmentId, recover_images};
 use ursula::node::replay::is_needed;
-use ursula::protocol::{ChunkRef, Incarnation, StreamKey};
 
+use crate::checkpoint::Checkpoint;
 use crate::rng::Rng;
 
-/// One group's newest checkpoint: what its directory holds.
-#[derive(Debug, Clone, Default)]
-pub struct Checkpoint {
-    /// Replaced last.
-    pub manifest: GroupManifest,
-    /// The state tables, joined.
-    pub streams: BTreeMap<String, Vec<u8>>,
-    /// Packs by number.
-    pub packs: BTreeMap<u32, Vec<u8>>,
+/// Which store all disks belong to.
+const STORE: [u8; 16] = *b"simulated store.";
+
+/// Small, so that runs come through many.
+const SEGMENT_BYTES: u64 = 24 << 10;
+
+/// What a disk writes as a whole.
+const SECTOR: usize = 512;
+
+#[derive(Debug, Default)]
+struct Segment {
+    bytes: Vec<u8>,
+    /// Where the synced frames begin.
+    frames: Vec<usize>,
+    last_index: BTreeMap<u32, u64>,
+    /// What it carries is synced in a later one too.
+    is_superseded: bool,
+}
+
+/// A write that is not synced.
+#[derive(Debug)]
+struct Flight {
+    id: SegmentId,
+    /// The first bytes and the size of a segment that is new with it.
+    begins: Option<(u64, Vec<u8>)>,
+    position: usize,
+    bytes: Vec<u8>,
+    records: usize,
+    last_index: BTreeMap<u32, u64>,
+}
+
+/// What a crash did.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Crash {
+    /// Records that are gone.
+    pub lost: usize,
+    /// Records that stayed and were not synced.
+    pub stayed: usize,
+    /// A frame is there in parts.
+    pub is_torn: bool,
+}
+
+/// How a disk is damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    /// One bit of what was synced is another.
+    Flip,
+    /// A sector cannot be read.
+    Unreadable,
+    /// The next frame lands where another one stands.
+    Misdirected,
 }
 
 /// See the module's head.
 #[derive(Debug, Default)]
 pub struct Disk {
-    records: Vec<Record>,
-    synced: usize,
-    written: usize,
-    /// Hard states whose records were released with a segment: new segments repeat them.
-    carried: BTreeMap<u32, Record>,
+    segments: BTreeMap<SegmentId, Segment>,
+    lanes: Vec<LaneImage>,
+    /// What the next sync writes, by lane.
+    buffered: Vec<Vec<Record>>,
+    flights: Vec<Flight>,
+    /// The newest hard state of each group: new segments repeat it.
+    hard_states: BTreeMap<u32, Record>,
     released: BTreeMap<u32, u64>,
+    nonces: u64,
+    /// It was damaged on purpose.
+    pub is_damaged: bool,
+    is_unreadable: bool,
+    is_next_misdirected: bool,
     /// By group.
     pub checkpoints: BTreeMap<u32, Checkpoint>,
 }
 
 impl Disk {
+    /// Reads the log as a start does, and begins a lane for each core. Answers the records by group.
+    ///
+    /// # Errors
+    /// What recovery says.
+    pub fn start(&mut self, cores: u32) -> Result<BTreeMap<u32, Vec<Record>>, String> {
+        if self.is_unreadable {
+            return Err("a sector cannot be read".to_owned());
+        }
+        let images = self.segments.iter();
+        let images = images.map(|(id, s)| (*id, s.bytes.as_slice())).collect();
+        let checkpoints = &self.checkpoints;
+        let keep = |record: &storage::wal::RecordRef<'_>| {
+            let checkpoint = checkpoints.get(&record.group);
+            is_needed(record, checkpoint.map_or(0, |c| c.manifest.index))
+        };
+        let recovered = recover_images(&images, STORE, &keep).map_err(|e| e.to_string())?;
+        for (group, records) in &recovered.groups {
+            let newest = records.iter().rfind(|r| r.kind >= CARRIED_KIND);
+            if let Some(newest) = newest {
+                self.hard_states.insert(*group, newest.clone());
+            }
+        }
+        for found in &recovered.segments {
+            if let Some(segment) = self.segments.get_mut(&found.id) {
+                segment.last_index = found.last_index.clone();
+            }
+        }
+        self.begin_lanes(recovered.generation + 1, cores);
+        Ok(recovered.groups)
+    }
+
+    fn begin_lanes(&mut self, generation: u64, cores: u32) {
+        let lane = |lane| LaneImage::new(STORE, generation, lane, SEGMENT_BYTES);
+        self.lanes = (0..cores).map(lane).collect();
+        self.buffered = vec![Vec::new(); cores as usize];
+        for group in self.hard_states.keys().copied().collect::<Vec<_>>() {
+            let carried = self.hard_states[&group].clone();
+            self.buffered[(group % cores) as usize].push(carried);
+        }
+        self.begin_sync();
+        self.end_sync();
+        for (id, segment) in &mut self.segments {
+            segment.is_superseded |= id.generation < generation;
+        }
+        self.drop_released();
+    }
+
     /// Takes a record that the next sync writes.
     pub fn buffer(&mut self, record: Record) {
-        self.records.push(record);
+        if record.kind >= CARRIED_KIND {
+            self.hard_states.insert(record.group, record.clone());
+        }
+        let lane = record.group as usize % self.lanes.len();
+        self.buffered[lane].push(record);
+    }
+
+    /// The next sync needs another segment.
+    pub fn needs_room(&self) -> bool {
+        let lanes = self.lanes.iter().zip(&self.buffered);
+        lanes
+            .filter(|(_, b)| !b.is_empty())
+            .any(|(l, b)| !l.has_room(b))
     }
 
     /// Everything buffered is on its way.
     pub fn begin_sync(&mut self) {
-        self.written = self.records.len();
+        let cores = self.lanes.len();
+        for (number, lane) in self.lanes.iter_mut().enumerate() {
+            let mut records = std::mem::take(&mut self.buffered[number]);
+            if records.is_empty() {
+                continue;
+            }
+            let mut begins = None;
+            if !lane.has_room(&records) {
+                let of_lane = |r: &&Record| r.group as usize % cores == number;
+                let carried = self.hard_states.values().filter(of_lane).cloned();
+                records = carried.chain(records).collect();
+                self.nonces += 1;
+                let nonce = self.nonces.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let (_, size, header) = lane.next_segment(nonce, &records);
+                begins = Some((size, header));
+            }
+            let (id, position, bytes) = lane.frame(&records);
+            let mut last_index: BTreeMap<u32, u64> = BTreeMap::new();
+            for record in records.iter().filter(|r| r.kind < CARRIED_KIND) {
+                let last = last_index.entry(record.group).or_default();
+                *last = record.index.max(*last);
+            }
+            self.flights.push(Flight {
+                id,
+                begins,
+                position,
+                bytes,
+                records: records.len(),
+                last_index,
+            });
+        }
     }
 
     /// What was on its way has arrived.
     pub fn end_sync(&mut self) {
-        self.synced = self.written;
+        for flight in std::mem::take(&mut self.flights) {
+            self.place(&flight);
+            let segment = self.segments.get_mut(&flight.id).expect("it was placed");
+            let mut position = flight.position;
+            if std::mem::take(&mut self.is_next_misdirected)
+                && let Some(other) = segment.frames.first()
+            {
+                self.is_damaged = true;
+                position = *other;
+            }
+            let end = (position + flight.bytes.len()).min(segment.bytes.len());
+            segment.bytes[position..end].copy_from_slice(&flight.bytes[..end - position]);
+            segment.frames.push(flight.position);
+            let lane = (flight.id.generation, flight.id.lane);
+            for (id, older) in &mut self.segments {
+                older.is_superseded |= (id.generation, id.lane) == lane && *id < flight.id;
+            }
+        }
+        self.drop_released();
     }
 
-    /// Power fails. Answers how many records are gone, and how many stayed that were not synced.
-    pub fn crash(&mut self, rng: &mut Rng) -> (usize, usize) {
-        let stays = match rng.below(3) {
-            0 => 0,
-            1 => self.written - self.synced,
-            _ => rng.range(0, (self.written - self.synced) as u64) as usize,
+    /// The segment of a write is there, with what it may come to hold.
+    fn place(&mut self, flight: &Flight) {
+        if let Some((size, header)) = &flight.begins {
+            let mut bytes = vec![0; *size as usize];
+            bytes[..header.len()].copy_from_slice(header);
+            let segment = Segment {
+                bytes,
+                ..Segment::default()
+            };
+            self.segments.insert(flight.id, segment);
+        }
+        let segment = self.segments.get_mut(&flight.id).expect("it is open");
+        for (group, index) in &flight.last_index {
+            let last = segment.last_index.entry(*group).or_default();
+            *last = (*index).max(*last);
+        }
+    }
+
+    /// Power fails: of each write under way all, nothing or any sectors are there.
+    pub fn crash(&mut self, rng: &mut Rng) -> Crash {
+        let mut crash = Crash {
+            lost: self.buffered.iter().map(Vec::len).sum(),
+            ..Crash::default()
         };
-        let lost = self.records.len() - self.synced - stays;
-        self.records.truncate(self.synced + stays);
-        self.synced = self.records.len();
-        self.written = self.synced;
-        (lost, stays)
+        for flight in std::mem::take(&mut self.flights) {
+            let kept = rng.below(4);
+            if kept == 0 {
+                crash.lost += flight.records;
+                continue;
+            }
+            self.place(&flight);
+            let segment = self.segments.get_mut(&flight.id).expect("it was placed");
+            let mut is_whole = true;
+            for (number, sector) in flight.bytes.chunks(SECTOR).enumerate() {
+                let at = flight.position + number * SECTOR;
+                if kept == 1 || rng.chance(500_000) {
+                    segment.bytes[at..at + sector.len()].copy_from_slice(sector);
+                } else {
+                    is_whole = false;
+                }
+            }
+            if is_whole {
+                segment.frames.push(flight.position);
+                crash.stayed += flight.records;
+            } else {
+                crash.is_torn = true;
+                crash.lost += flight.records;
+            }
+        }
+        self.buffered.clear();
+        self.lanes.clear();
+        crash
     }
 
-    /// Entries of a group up to `index` are in its checkpoint: the log's first records go as far as nobody needs them.
+    /// Entries of a group up to `index` are in its checkpoint.
     pub fn release(&mut self, group: u32, index: u64) {
         let released = self.released.entry(group).or_default();
         *released = index.max(*released);
-        let is_free = |r: &Record| {
-            r.kind >= CARRIED_KIND
-                || self
-                    .released
-                    .get(&r.group)
-                    .is_some_and(|released| r.index <= *released)
-        };
-        let count = self.records[..self.synced]
-            .iter()
-            .take_while(|r| is_free(r))
-            .count();
-        for record in self.records.drain(..count) {
-            if record.kind >= CARRIED_KIND {
-                self.carried.insert(record.group, record);
+        self.drop_released();
+    }
+
+    /// From the oldest on of each lane only: a lane must not have holes.
+    fn drop_released(&mut self) {
+        let released = &self.released;
+        let is_done =
+            |(group, index): (&u32, &u64)| released.get(group).is_some_and(|r| r >= index);
+        let mut held = Vec::new();
+        self.segments.retain(|id, segment| {
+            let lane = (id.generation, id.lane);
+            let goes = segment.is_superseded && segment.last_index.iter().all(is_done);
+            if !goes {
+                held.push(lane);
             }
-        }
-        self.synced -= count;
-        self.written -= count;
-    }
-
-    /// A group's records as a start finds them.
-    pub fn recover(&self, group: u32) -> Vec<Record> {
-        let checkpoint = self.checkpoints.get(&group).map_or(0, |c| c.manifest.index);
-        let all = self.carried.values().chain(&self.records);
-        let own = all.filter(|r| r.group == group);
-        own.filter(|r| {
-            let record = RecordRef {
-                kind: r.kind,
-                group: r.group,
-                index: r.index,
-                term: r.term,
-                payload: &r.payload,
-            };
-            is_needed(&record, checkpoint).unwrap()
-        })
-        .cloned()
-        .collect()
-    }
-}
-
-/// Lays out a new pack.
-pub struct Placer {
-    /// Its number.
-    pub number: u32,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-}
-
-impl PlaceChunk for Placer {
-    fn place(
-        &mut self,
-        _key: &StreamKey,
-        _incarnation: Incarnation,
-        start: u64,
-        pieces: Vec<Bytes>,
-    ) -> ChunkRef {
-        let position = self.bytes.len() as u64;
-        for piece in pieces {
-            self.bytes.extend_from_slice(&piece);
-        }
-        let chunk = &self.bytes[position as usize..];
-        ChunkRef {
-            pack: self.number,
-            position,
-            start,
-            length: chunk.len() as u32,
-            crc32c: checksum(chunk),
-        }
-    }
-}
-
-/// Stands for the pack's checksum.
-fn checksum(bytes: &[u8]) -> u32 {
-    xxhash_rust::xxh3::xxh3_64(bytes) as u32
-}
-
-impl Checkpoint {
-    /// The checkpoint that follows this one by a plan.
-    pub fn next(&self, group: u32, plan: &CheckpointPlan, pack: &Placer) -> Checkpoint {
-        let mut next = self.clone();
-        for (key, value) in &plan.delta {
-            match value {
-                Some(value) => {
-                    let older = next.streams.get(key.as_str()).map(Vec::as_slice);
-                    let value = combine_stream_states(older, value);
-                    next.streams.insert(key.as_str().to_owned(), value);
-                }
-                None => {
-                    next.streams.remove(key.as_str());
-                }
-            }
-        }
-        let manifest = &mut next.manifest;
-        manifest.group = group;
-        manifest.index = plan.position.index;
-        manifest.term = plan.position.term;
-        manifest.membership = Some(plan.membership.clone());
-        manifest.hard_state = Some(raftproto::checkpoint::HardState {
-            term: plan.hard_state.term,
-            vote: plan.hard_state.vote,
-            commit: plan.hard_state.commit,
+            held.contains(&lane)
         });
-        manifest.next_pack = manifest.next_pack.max(1);
-        if !pack.bytes.is_empty() {
-            assert_eq!(pack.number, manifest.next_pack, "the state names this pack");
-            next.packs.insert(pack.number, pack.bytes.clone());
-            manifest.next_pack += 1;
+    }
+
+    /// It is damaged on purpose, or about to be.
+    pub fn is_bad(&self) -> bool {
+        self.is_damaged || self.is_next_misdirected
+    }
+
+    /// Damages what was synced; answers whether there was anything. Never the last frame of a lane: a damaged one is a
+    /// torn tail, which no log of one copy can tell from a write that was under way.
+    pub fn damage(&mut self, how: Damage, rng: &mut Rng) -> bool {
+        match how {
+            Damage::Misdirected => self.is_next_misdirected = true,
+            Damage::Unreadable => {
+                self.is_damaged = true;
+                self.is_unreadable = true;
+            }
+            Damage::Flip => {
+                let whole = |(id, s): (&SegmentId, &Segment)| {
+                    Some((*id, *s.frames.last()?)).filter(|(_, end)| *end > 0)
+                };
+                let all: Vec<_> = self.segments.iter().filter_map(whole).collect();
+                if all.is_empty() {
+                    return false;
+                }
+                let (id, end) = rng.pick(&all);
+                let (byte, bit) = (rng.below(end as u64) as usize, rng.below(8));
+                let segment = self.segments.get_mut(&id).expect("it was found");
+                segment.bytes[byte] ^= 1 << bit;
+                self.is_damaged = true;
+            }
         }
-        manifest.packs = plan.packs.clone();
-        manifest.group_state = plan.group_state.clone().into();
-        next.packs.retain(|number, _| plan.packs.contains(number));
-        next
-    }
-
-    /// The state that it holds.
-    pub fn machine(&self, group: u32) -> Machine {
-        let streams = self.streams.iter();
-        let streams = streams.map(|(key, value)| (StreamKey::from_stored(key), value.clone()));
-        Machine::load(group, &self.manifest.group_state, streams).unwrap()
-    }
-
-    /// As it comes to another replica.
-    pub fn fetched(&self, group: u32) -> Fetched {
-        Fetched {
-            machine: self.machine(group),
-            position: LogPosition {
-                index: self.manifest.index,
-                term: self.manifest.term,
-            },
-            membership: self.manifest.membership.clone().unwrap_or_default(),
-            durable_pack: self.manifest.next_pack.saturating_sub(1),
-        }
-    }
-
-    /// A part of a chunk, if it is there and whole.
-    pub fn read(&self, chunk: &ChunkRef, from: u32, to: u32) -> Option<Vec<u8>> {
-        let pack = self.packs.get(&chunk.pack)?;
-        let begin = chunk.position as usize;
-        let whole = pack.get(begin..begin + chunk.length as usize)?;
-        (checksum(whole) == chunk.crc32c).then(|| whole[from as usize..to as usize].to_vec())
+        true
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use bytes::Bytes;
 use ursula::group::CheckpointPlan;
 
-use crate::disk::{Checkpoint, Placer};
+use crate::checkpoint::{Checkpoint, Placer};
 
 /// A node, and which start of its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub enum Event {
     GiveUp(usize, u64),
     /// A client's request reaches its node.
     Asked(Life, u64),
+    /// A task of a node tries its step again.
+    RetryTask(Life, u64),
     /// A round of checkpoints is due.
     CheckpointDue(Life),
     /// A checkpoint is on disk.
@@ -97,6 +99,7 @@ impl Event {
             | Event::NotSent(l, ..)
             | Event::LinkLost(l, ..)
             | Event::Asked(l, _)
+            | Event::RetryTask(l, _)
             | Event::CheckpointDue(l)
             | Event::Checkpointed(l, ..)
             | Event::Exchanged(l, _)

@@ -2,8 +2,10 @@
 
 use ursula::group::Input;
 
+use crate::disk::{Crash, Damage};
 use crate::event::Event;
-use crate::node::Waiting;
+use crate::node::{Node, Waiting};
+use crate::saga::Task;
 use crate::world::World;
 
 impl World {
@@ -14,13 +16,13 @@ impl World {
         }
         let next_us = self.now_us + self.rng.latency(self.plan.fault_us);
         self.queue.at(next_us, Event::Fault);
-        let total: u64 = self.plan.weights.iter().sum();
+        let total: u64 = self.plan.weights().iter().sum();
         if total == 0 {
             return;
         }
         let mut drawn = self.rng.below(total);
         let node = self.rng.range(1, self.plan.nodes);
-        for (kind, weight) in self.plan.weights.into_iter().enumerate() {
+        for (kind, weight) in self.plan.weights().into_iter().enumerate() {
             if drawn < weight {
                 return self.strike(kind, node);
             }
@@ -38,7 +40,10 @@ impl World {
             5 => self.hand_over(node),
             6 if self.node(node).is_up && !self.node(node).is_paused => self.begin_round(node),
             6 => {}
-            _ => self.crash_many(),
+            7 => self.crash_many(),
+            8 => self.damage(node),
+            9 => self.lose_disk(node),
+            _ => self.fill_disk(node),
         }
     }
 
@@ -48,7 +53,11 @@ impl World {
             return;
         }
         let me = &mut self.nodes[node as usize - 1];
-        let (lost, stayed) = me.disk.crash(&mut self.rng);
+        let Crash {
+            lost,
+            stayed,
+            is_torn,
+        } = me.disk.crash(&mut self.rng);
         me.is_up = false;
         me.is_paused = false;
         let process = std::mem::take(&mut me.process);
@@ -60,6 +69,9 @@ impl World {
         if lost > 0 {
             self.coverage.hit("unsynced records lost");
         }
+        if is_torn {
+            self.coverage.hit("torn frame");
+        }
         if stayed > 0 {
             self.coverage.hit("unsynced records stay");
         }
@@ -67,6 +79,13 @@ impl World {
         for waiting in process.waiting.into_values() {
             if let Waiting::Client(op) = waiting {
                 operations.push(op);
+            }
+        }
+        for task in process.tasks.into_values() {
+            match task {
+                Task::Fork(forking) => operations.push(forking.op.id),
+                Task::Read(reading) => self.client_answered(&reading.op, None),
+                _ => {}
             }
         }
         for event in backlog {
@@ -171,6 +190,61 @@ impl World {
         }
     }
 
+    /// Another disk may go bad: a quorum of good ones stays, so that whatever is lost is a bug.
+    pub fn may_break(&mut self, node: u64) -> bool {
+        let is_bad = |n: &&Node| n.is_broken || n.disk.is_bad();
+        let bad = self.nodes.iter().filter(is_bad).count() as u64;
+        bad < (self.plan.nodes - 1) / 2 && !self.node(node).is_broken
+    }
+
+    fn damage(&mut self, node: u64) {
+        if !self.may_break(node) {
+            return;
+        }
+        let how = self.rng.pick(&[
+            Damage::Flip,
+            Damage::Flip,
+            Damage::Misdirected,
+            Damage::Unreadable,
+        ]);
+        let me = &mut self.nodes[node as usize - 1];
+        if !me.disk.damage(how, &mut self.rng) {
+            return;
+        }
+        self.coverage.hit(match how {
+            Damage::Flip => "a bit flipped",
+            Damage::Unreadable => "a sector unreadable",
+            Damage::Misdirected => "a write misdirected",
+        });
+        self.trace
+            .show(self.now_us, || format!("node {node}: {how:?}"));
+        if how != Damage::Misdirected && self.rng.chance(700_000) {
+            self.crash(node);
+        }
+    }
+
+    /// The node never comes back under its name.
+    pub fn give_up_node(&mut self, node: u64) {
+        self.crash(node);
+        self.node(node).is_broken = true;
+    }
+
+    fn lose_disk(&mut self, node: u64) {
+        if self.may_break(node) {
+            self.coverage.hit("disk lost");
+            self.trace
+                .show(self.now_us, || format!("node {node} loses its disk"));
+            self.give_up_node(node);
+        }
+    }
+
+    fn fill_disk(&mut self, node: u64) {
+        self.coverage.hit("disk full");
+        self.node(node).is_full = true;
+        let at_us = self.now_us + self.rng.latency(2_000_000);
+        self.queue.at(at_us, Event::DiskWell(node));
+    }
+
     fn jump(&mut self, node: u64) {
         let span_ms = self.rng.pick(&[100, 5_000, 3_600_000]);
         let by_ms = self.rng.range(0, 2 * span_ms) as i64 - span_ms as i64;
@@ -192,7 +266,7 @@ impl World {
     fn hand_over(&mut self, node: u64) {
         let to = self.rng.range(1, self.plan.nodes);
         let to = self.rng.chance(500_000).then_some(to);
-        for group in 1..=self.plan.groups {
+        for group in 1..=self.plan.groups as u32 {
             let hosted = &self.nodes[node as usize - 1].process.groups;
             let is_leader = hosted.get(&group).is_some_and(|h| h.group.is_leader());
             if is_leader && !self.node(node).is_paused {

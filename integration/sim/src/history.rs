@@ -48,6 +48,15 @@ pub enum What {
         /// And close.
         close: bool,
     },
+    /// Of a stream, from another one's bytes up to an offset; none: its tail.
+    Fork {
+        /// The other one.
+        source: String,
+        /// Bytes of it.
+        offset: Option<u64>,
+        /// What follows them.
+        body: Bytes,
+    },
     /// Of a stream.
     Delete,
     /// Of a stream.
@@ -73,6 +82,7 @@ impl What {
     pub fn body_asked_once(&self) -> Option<Vec<u8>> {
         match self {
             What::Create { body, .. }
+            | What::Fork { body, .. }
             | What::Append {
                 body,
                 producer: None,
@@ -85,7 +95,8 @@ impl What {
 
 impl Op {
     /// As the group is asked.
-    pub fn request(&self) -> Request {
+    /// `None` for what is more than one request.
+    pub fn request(&self) -> Option<Request> {
         let text = || ContentType::from_stored("text/plain");
         let op = match &self.what {
             What::Create { ttl, body, closed } => Asked::Create(Create {
@@ -107,6 +118,7 @@ impl Op {
                 stream_seq: None,
                 producer: producer.clone(),
             }),
+            What::Fork { .. } => return None,
             What::Delete => Asked::Delete,
             What::Head => Asked::Head,
             What::Read {
@@ -122,6 +134,6 @@ impl Op {
                 is_live: *is_live,
             }),
         };
-        Request::on_key(StreamKey::from_stored(&self.key), op)
+        Some(Request::on_key(StreamKey::from_stored(&self.key), op))
     }
 }

@@ -2,6 +2,7 @@
 //! Owns one log for each group. Invariants that it checks: replicas apply the same entries (I5) and have the same state
 //! at the same index; an answer is what the log says, and the log's order is an order of real time.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use prost::Message;
 use raftproto::command::{CommandBatch, command::Kind};
 use ursula::protocol::{Outcome, Refusal};
 
+use crate::client::group_of;
 use crate::history::{Op, What};
 use crate::model::{Model, Verdict, Version};
 
@@ -93,13 +95,56 @@ impl Ledger {
 
     /// A client was answered; `read` are a read's bytes.
     pub fn answered(&mut self, op: &Op, outcome: &Outcome, read: Option<&[u8]>) {
+        let judged = self.judge_bytes(outcome, read, op);
         let ledger = self.groups.entry(op.group).or_default();
-        if let Err(wrong) = ledger.judge(op, outcome, read) {
+        if let Err(wrong) = judged.and_then(|()| ledger.judge(op, outcome)) {
             self.findings.push(format!(
                 "operation {} of client {} on node {} for {} (group {}), asked at {:.6}: {wrong}; it was told {outcome:?}",
                 op.id, op.client, op.node, op.key, op.group, op.call_us as f64 / 1e6
             ));
         }
+    }
+}
+
+impl Ledger {
+    /// A read gives what the stream has there: its own bytes, and before them those of its source up to the fork.
+    fn judge_bytes(&self, outcome: &Outcome, read: Option<&[u8]>, op: &Op) -> Result<(), String> {
+        let Outcome::Read(plan) = outcome else {
+            return Ok(());
+        };
+        let bytes = read.unwrap_or_default();
+        let range = plan.start.0 as usize..plan.end.0 as usize;
+        let content = self.content(op.group, plan.meta.incarnation.0);
+        if content.get(range) != Some(bytes) {
+            return Err(format!(
+                "it was given {} bytes that the stream never had there",
+                bytes.len()
+            ));
+        }
+        Ok(())
+    }
+
+    fn content(&self, group: u32, incarnation: u64) -> Cow<'_, [u8]> {
+        let Some(ledger) = self.groups.get(&group) else {
+            return Cow::default();
+        };
+        let own = ledger.model.content(incarnation);
+        let Some(origin) = ledger.model.origin(incarnation) else {
+            return Cow::Borrowed(own);
+        };
+        let source = self.content(group_of(&origin.source), origin.incarnation);
+        let end = (origin.offset as usize).min(source.len());
+        Cow::Owned([&source[..end], own].concat())
+    }
+
+    /// The stream that a read was planned of still stands.
+    pub fn stands(&self, op: &Op, outcome: &Outcome) -> bool {
+        let (Outcome::Read(plan), Some(ledger)) = (outcome, self.groups.get(&op.group)) else {
+            return false;
+        };
+        let newest = ledger.model.versions(&op.key, u64::MAX);
+        let seen = newest.last().and_then(|v| v.seen);
+        seen.is_some_and(|s| s.incarnation == plan.meta.incarnation.0)
     }
 }
 
@@ -138,7 +183,7 @@ impl GroupLedger {
         Ok(())
     }
 
-    fn judge(&mut self, op: &Op, outcome: &Outcome, read: Option<&[u8]>) -> Result<(), String> {
+    fn judge(&mut self, op: &Op, outcome: &Outcome) -> Result<(), String> {
         match outcome {
             Outcome::Refused(Refusal::OutcomeUnknown) if op.what.is_write() => return Ok(()),
             Outcome::Refused(Refusal::Unavailable | Refusal::Overloaded { .. }) => {
@@ -152,7 +197,16 @@ impl GroupLedger {
             }
             What::Delete => self.claim(&op.key.as_bytes().to_vec(), op, outcome, true),
             What::Head => self.judge_head(op, outcome),
-            What::Read { .. } => self.judge_read(op, outcome, read.unwrap_or_default()),
+            What::Fork { body, .. } => {
+                let body = body.to_vec();
+                let is_refused = matches!(outcome, Outcome::Refused(_));
+                // Refused by its source, it was never asked of its own group.
+                if is_refused && self.logged.get(&body).is_none_or(Vec::is_empty) {
+                    return self.not_done(op);
+                }
+                self.claim(&body, op, outcome, false)
+            }
+            What::Read { .. } => self.judge_read(op, outcome),
         }
     }
 
@@ -197,6 +251,9 @@ impl GroupLedger {
         let (incarnation, tail, closed) = match outcome {
             Outcome::Head(meta) => (meta.incarnation.0, meta.tail.0, meta.closed),
             Outcome::Refused(Refusal::NotFound) => return self.judge_absence(op),
+            Outcome::Refused(Refusal::Gone) => {
+                return self.see(op, |v| v.seen.is_some_and(|s| s.is_gone));
+            }
             _ => return Err("not an answer to this".to_owned()),
         };
         self.see(op, |v| {
@@ -232,24 +289,19 @@ impl GroupLedger {
         Ok(())
     }
 
-    fn judge_read(&mut self, op: &Op, outcome: &Outcome, bytes: &[u8]) -> Result<(), String> {
+    fn judge_read(&mut self, op: &Op, outcome: &Outcome) -> Result<(), String> {
         let plan = match outcome {
             Outcome::Read(plan) => plan,
             Outcome::Refused(Refusal::NotFound) => return self.judge_absence(op),
+            Outcome::Refused(Refusal::Gone) => {
+                return self.see(op, |v| v.seen.is_some_and(|s| s.is_gone));
+            }
             Outcome::Refused(Refusal::OffsetBeyondTail { tail }) => {
                 return self.see(op, |v| v.seen.is_some_and(|s| s.tail == tail.0));
             }
             _ => return Err("not an answer to this".to_owned()),
         };
         let meta = &plan.meta;
-        let content = self.model.content(meta.incarnation.0);
-        let range = plan.start.0 as usize..plan.end.0 as usize;
-        if content.get(range) != Some(bytes) {
-            return Err(format!(
-                "it was given {} bytes that the stream never had there",
-                bytes.len()
-            ));
-        }
         let is_partial = plan.end < meta.tail;
         if is_partial || matches!(op.what, What::Read { is_live: true, .. }) {
             return Ok(());

@@ -1,55 +1,65 @@
 //! A simulated cluster: real groups with real Raft over simulated disks, network and clocks. One thread, virtual time; one
 //! seed is one history, which replays byte for byte.
 //!
-//! Not modelled yet: disks that lose or damage what was synced, changes of the members, forks, buckets, the object store.
+//! Modelled: producers, forks and their sagas, TTLs, reads and live reads on any node; loss, delay, duplication and partitions; crashes at
+//! each effect; disks in the log's real format that tear, lose, flip and misdirect; pauses, clocks, another number of cores.
+//! Not modelled: changes of the members, buckets, the object store, nodes of different versions. A node whose disk is damaged
+//! or lost stays away, as it does until an operator replaces it.
 
+pub mod checkpoint;
 pub mod client;
 pub mod clock;
+pub mod coverage;
 pub mod disk;
 pub mod event;
+pub mod fan;
 pub mod faults;
 pub mod history;
 pub mod ledger;
 pub mod model;
+pub mod mutations;
 pub mod net;
 pub mod node;
 pub mod plan;
 pub mod report;
 pub mod rng;
+pub mod saga;
 pub mod shell;
+pub mod shrink;
 pub mod storing;
 pub mod world;
 
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 
 use plan::Plan;
-use report::Report;
+use report::{Lines, Report};
 use world::World;
 
-/// The text of the last panic.
-static PANIC: Mutex<String> = Mutex::new(String::new());
+thread_local! {
+    /// The text of this thread's last panic.
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
 
 /// Panics are findings: they are kept, not printed.
 pub fn keep_panics() {
     std::panic::set_hook(Box::new(|info| {
-        *PANIC.lock().unwrap_or_else(|e| e.into_inner()) = info.to_string();
+        PANIC.set(info.to_string());
     }));
 }
 
 /// Runs one seed.
-pub fn run(seed: u64, is_shown: bool) -> Report {
-    run_plan(Plan::of(seed), is_shown)
+pub fn run(seed: u64, lines: Lines) -> Report {
+    run_plan(Plan::of(seed), lines)
 }
 
 /// Runs a plan.
-pub fn run_plan(plan: Plan, is_shown: bool) -> Report {
-    let mut world = World::new(plan, is_shown);
+pub fn run_plan(plan: Plan, lines: Lines) -> Report {
+    let mut world = World::new(plan, lines);
     let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
     let mut report = world.report();
     if ended.is_err() {
-        let text = PANIC.lock().unwrap_or_else(|e| e.into_inner()).clone();
-        report.findings.push(format!("panic: {text}"));
+        report.findings.push(format!("panic: {}", PANIC.take()));
     }
     report
 }

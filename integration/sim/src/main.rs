@@ -1,9 +1,17 @@
-//! `sim --seed S` replays one history with its trace; `sim --seeds N` runs many and prints how to replay each that fails.
+//! `sim --seed S` replays one history with its trace; `sim --seeds N` runs many, shrinks each that fails and prints the
+//! command that replays it; `sim --mutations` shows that deliberate bugs are found.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use argh::FromArgs;
-use sim::report::Coverage;
+use sim::fan::{Order, Sum};
+use sim::mutations::{MUTATIONS, Mutation};
+use sim::plan::Plan;
+use sim::report::{Lines, Report};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Runs simulated clusters.
 #[derive(FromArgs)]
@@ -11,31 +19,95 @@ struct Arguments {
     /// replay one seed with its trace
     #[argh(option)]
     seed: Option<u64>,
+    /// changes of the seeds' plans: NAME=NUMBER,NAME=NUMBER
+    #[argh(option, default = "String::new()")]
+    set: String,
+    /// a deliberate bug that is switched on
+    #[argh(option, default = "String::new()")]
+    mutation: String,
     /// run so many seeds
     #[argh(option, default = "100")]
     seeds: u64,
     /// the first one
     #[argh(option, default = "1")]
     from: u64,
+    /// run seeds for so many hours
+    #[argh(option)]
+    hours: Option<f64>,
+    /// threads; 0: one for each core
+    #[argh(option, default = "0")]
+    threads: usize,
+    /// stop at so many failing seeds
+    #[argh(option, default = "3")]
+    failures: usize,
     /// without the trace
     #[argh(switch)]
     quiet: bool,
-    /// stop at so many failing seeds
-    #[argh(option, default = "10")]
-    failures: usize,
+    /// without making failing seeds smaller
+    #[argh(switch)]
+    no_shrink: bool,
+    /// fail if a path of the list was never hit
+    #[argh(switch)]
+    covered: bool,
+    /// run so many seeds twice and compare their traces byte for byte
+    #[argh(option)]
+    twice: Option<u64>,
+    /// find every deliberate bug
+    #[argh(switch)]
+    mutations: bool,
 }
 
 fn main() -> ExitCode {
     let arguments: Arguments = argh::from_env();
     sim::keep_panics();
-    match arguments.seed {
-        Some(seed) => replay(seed, !arguments.quiet),
-        None => run_many(&arguments),
+    match carry_out(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(wrong) => {
+            eprintln!("{wrong}");
+            ExitCode::FAILURE
+        }
     }
 }
 
-fn replay(seed: u64, is_shown: bool) -> ExitCode {
-    let report = sim::run(seed, is_shown);
+fn carry_out(arguments: &Arguments) -> Result<bool, String> {
+    let plan = Plan::of(arguments.seed.unwrap_or(1)).with(&arguments.set)?;
+    let mutation = mutation_of(arguments)?;
+    if arguments.mutations {
+        return Ok(find_mutations(arguments));
+    }
+    if let Some(seeds) = arguments.twice {
+        return Ok(compare(arguments.from, seeds));
+    }
+    if arguments.seed.is_some() {
+        return Ok(replay(plan, mutation, arguments.quiet));
+    }
+    Ok(run_many(arguments, mutation))
+}
+
+fn mutation_of(arguments: &Arguments) -> Result<&'static str, String> {
+    if !sim::mutations::HAS_THEM && (arguments.mutations || !arguments.mutation.is_empty()) {
+        return Err("built without deliberate bugs: add `--features mutations`".to_owned());
+    }
+    if arguments.mutation.is_empty() {
+        return Ok("");
+    }
+    let found = sim::mutations::named(&arguments.mutation);
+    let names = MUTATIONS.iter().map(|m| m.name).collect::<Vec<_>>();
+    found
+        .map(|m| m.name)
+        .ok_or(format!("no such bug; there are: {}", names.join(", ")))
+}
+
+fn replay(plan: Plan, mutation: &'static str, is_quiet: bool) -> bool {
+    sim::mutations::switch_on(mutation);
+    let lines = if is_quiet {
+        Lines::Dropped
+    } else {
+        Lines::Printed
+    };
+    let seed = plan.seed;
+    let report = sim::run_plan(plan, lines);
     println!(
         "seed {seed}: {:.1} virtual seconds, {} steps, {} operations, trace {:016x}",
         report.virtual_us as f64 / 1e6,
@@ -46,53 +118,158 @@ fn replay(seed: u64, is_shown: bool) -> ExitCode {
     for finding in &report.findings {
         println!("FOUND: {finding}");
     }
-    if report.findings.is_empty() {
-        return ExitCode::SUCCESS;
-    }
-    ExitCode::FAILURE
+    report.findings.is_empty()
 }
 
-fn run_many(arguments: &Arguments) -> ExitCode {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "how fast it is; no history depends on it"
-    )]
-    let began = std::time::Instant::now();
-    let mut coverage = Coverage::default();
-    let (mut virtual_us, mut operations, mut steps) = (0, 0, 0);
-    let mut failed = 0;
-    let mut done = 0;
-    for seed in arguments.from..arguments.from + arguments.seeds {
-        let report = sim::run(seed, false);
-        done += 1;
-        coverage.add(&report.coverage);
-        virtual_us += report.virtual_us;
-        operations += report.operations;
-        steps += report.steps;
-        if let Some(finding) = report.findings.first() {
-            failed += 1;
-            println!("\rFOUND by `cargo sim --seed {seed}`:\n  {finding:.600}");
-        }
-        if done % 10 == 0 {
-            eprint!("\r{done} of {} seeds, {failed} failed ", arguments.seeds);
-        }
-        if failed >= arguments.failures {
-            break;
+/// Each seed twice: one seed is one history.
+fn compare(from: u64, seeds: u64) -> bool {
+    let mut bytes = 0;
+    for seed in from..from + seeds {
+        let [first, second] = [(); 2].map(|()| {
+            let report = sim::run(seed, Lines::Kept(String::new()));
+            let Lines::Kept(text) = report.lines else {
+                unreachable!("it was to be kept");
+            };
+            (text, report.hash)
+        });
+        bytes += first.0.len();
+        if first != second {
+            let lines = first.0.lines().zip(second.0.lines());
+            let parted = lines.clone().find(|(one, other)| one != other);
+            println!("seed {seed} has two histories, which part here:\n{parted:?}");
+            return false;
         }
     }
+    println!("{seeds} seeds run twice: {bytes} bytes of traces, byte for byte the same");
+    true
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how fast it is and when to stop; no history depends on it"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn threads(arguments: &Arguments) -> usize {
+    match arguments.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        given => given,
+    }
+}
+
+fn run_many(arguments: &Arguments, mutation: &'static str) -> bool {
+    let began = now();
+    let until = arguments.hours.map(|h| Duration::from_secs_f64(h * 3600.0));
+    let is_over = || until.is_some_and(|until| began.elapsed() >= until);
+    let order = Order {
+        from: arguments.from,
+        count: until.map_or(arguments.seeds, |_| u64::MAX - arguments.from),
+        changes: &arguments.set,
+        mutation,
+        failures_max: arguments.failures,
+        threads: threads(arguments),
+        has_progress: true,
+    };
+    let sum = sim::fan::run(&order, &is_over);
     let seconds = began.elapsed().as_secs_f64();
-    eprintln!();
-    for (path, count) in &coverage.0 {
-        println!("{count:>10}  {path}");
+    for (path, count) in sum.coverage.counts() {
+        println!("{count:>12}  {path}");
     }
     println!(
-        "{done} seeds, {failed} failed; {:.2} virtual hours, {operations} operations, {steps} steps; {:.0} seeds and {:.0} virtual minutes a minute",
-        virtual_us as f64 / 3.6e9,
-        done as f64 / seconds * 60.0,
-        virtual_us as f64 / 6e7 / seconds * 60.0
+        "{} seeds from {}, {} failed; {:.2} virtual hours, {} operations, {} steps; {seconds:.0} s: {:.0} seeds and {:.0} virtual minutes a minute",
+        sum.done,
+        arguments.from,
+        sum.failed.len(),
+        sum.virtual_us as f64 / 3.6e9,
+        sum.operations,
+        sum.steps,
+        sum.done as f64 / seconds * 60.0,
+        sum.virtual_us as f64 / 6e7 / seconds * 60.0
     );
-    if failed == 0 {
-        return ExitCode::SUCCESS;
+    let is_covered = !arguments.covered || is_all_covered(&sum);
+    sim::mutations::switch_on(mutation);
+    for (plan, report) in &sum.failed {
+        show_failure(plan, report, mutation, !arguments.no_shrink);
     }
-    ExitCode::FAILURE
+    sum.failed.is_empty() && is_covered
+}
+
+fn is_all_covered(sum: &Sum) -> bool {
+    let missed: Vec<_> = sum.coverage.counts().filter(|(_, n)| *n == 0).collect();
+    for (path, _) in &missed {
+        println!("NEVER HIT: {path}");
+    }
+    missed.is_empty()
+}
+
+fn show_failure(plan: &Plan, report: &Report, mutation: &str, is_to_shrink: bool) {
+    println!("\nFOUND by seed {}:", plan.seed);
+    println!("  {:.900}", report.findings[0]);
+    println!("  {}", command(plan, mutation));
+    if is_to_shrink {
+        let (small, report) = sim::shrink::shrink(plan.clone(), report.clone());
+        println!(
+            "smaller, {:.1} virtual seconds, {} steps:",
+            report.virtual_us as f64 / 1e6,
+            report.steps
+        );
+        println!("  {:.900}", report.findings[0]);
+        println!("  {}", command(&small, mutation));
+    }
+}
+
+fn command(plan: &Plan, mutation: &str) -> String {
+    let mut command = format!("cargo sim --seed {}", plan.seed);
+    let changes = plan.changes();
+    if !changes.is_empty() {
+        command += &format!(" --set {changes}");
+    }
+    if !mutation.is_empty() {
+        command += &format!(" --mutation {mutation}");
+    }
+    command
+}
+
+fn find_mutations(arguments: &Arguments) -> bool {
+    let began = now();
+    let mut missed = 0;
+    println!(
+        "{:<14} {:<30} {:>6} {:>6}  finding",
+        "area", "deliberate bug", "seed", "within"
+    );
+    for Mutation { name, area, within } in MUTATIONS {
+        if *within == 0 {
+            println!(
+                "{area:<14} {name:<30} {:>6} {:>6}  no bound is known yet",
+                "?", "-"
+            );
+            continue;
+        }
+        let order = Order {
+            from: arguments.from,
+            count: *within,
+            changes: &arguments.set,
+            mutation: name,
+            failures_max: 1,
+            threads: threads(arguments),
+            has_progress: false,
+        };
+        let sum = sim::fan::run(&order, &|| false);
+        let (seed, finding) = match sum.failed.first() {
+            Some((plan, report)) => (plan.seed.to_string(), report.findings[0].clone()),
+            None => {
+                missed += 1;
+                ("-".to_owned(), "NOT FOUND".to_owned())
+            }
+        };
+        println!("{area:<14} {name:<30} {seed:>6} {within:>6}  {finding:.110}");
+    }
+    println!(
+        "{} deliberate bugs, {missed} not found; {:.0} s",
+        MUTATIONS.len(),
+        began.elapsed().as_secs_f64()
+    );
+    missed == 0
 }

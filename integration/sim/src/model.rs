@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use raftproto::command::{Command, Expiry, command::Kind};
+use raftproto::command::{Command, Expiry, ForkOrigin, command::Kind};
 use ursula::protocol::{Outcome, Refusal};
 
 /// What an outcome comes to, as far as a command's client may see.
@@ -54,6 +54,8 @@ pub struct Seen {
     pub closed: bool,
     /// Its time may end.
     pub is_mortal: bool,
+    /// It was deleted, and forks need its bytes.
+    pub is_gone: bool,
 }
 
 /// What stands at a key from a log index on; `None`: nothing.
@@ -63,6 +65,17 @@ pub struct Version {
     pub since: u64,
     /// What stands there.
     pub seen: Option<Seen>,
+}
+
+/// Where a fork's first bytes come from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The source's key.
+    pub source: String,
+    /// Which stream there.
+    pub incarnation: u64,
+    /// Bytes of it.
+    pub offset: u64,
 }
 
 #[derive(Debug)]
@@ -79,6 +92,9 @@ struct Stream {
     touched_ms: u64,
     producers: BTreeMap<String, Producer>,
     bodies: BTreeSet<Vec<u8>>,
+    /// By id: the forks that need its bytes.
+    holds: BTreeSet<u64>,
+    fork: Option<ForkOrigin>,
 }
 
 /// See the module's head.
@@ -88,6 +104,8 @@ pub struct Model {
     next_incarnation: u64,
     versions: BTreeMap<String, Vec<Version>>,
     contents: BTreeMap<u64, Vec<u8>>,
+    origins: BTreeMap<u64, Origin>,
+    abandoned: BTreeSet<u64>,
     stamp_ms: u64,
 }
 
@@ -110,8 +128,12 @@ impl Model {
             Some(Kind::Create(c)) => (&c.key, Some(self.create(c, stamp_ms))),
             Some(Kind::Append(a)) => (&a.key, Some(self.append(a, stamp_ms)?)),
             Some(Kind::Delete(d)) => {
-                let verdict = match self.streams.remove(&d.key) {
-                    Some(_) => Verdict::Done,
+                let verdict = match self.streams.get(&d.key) {
+                    Some(s) if s.seen.is_gone => Verdict::Refused(Refusal::Gone),
+                    Some(_) => {
+                        self.end(&d.key);
+                        Verdict::Done
+                    }
                     None => Verdict::Refused(Refusal::NotFound),
                 };
                 (&d.key, Some(verdict))
@@ -126,13 +148,44 @@ impl Model {
             Some(Kind::Expire(e)) => {
                 let is_over = |s: &Stream| {
                     s.seen.incarnation == e.incarnation
+                        && !s.seen.is_gone
                         && deadline_ms(s).is_some_and(|d| d <= stamp_ms)
                 };
                 if self.streams.get(&e.key).is_some_and(is_over) {
-                    self.streams.remove(&e.key);
+                    self.end(&e.key);
                 }
                 (&e.key, None)
             }
+            Some(Kind::Hold(h)) => {
+                let stream = self.streams.get_mut(&h.key);
+                // Its answer is not a client's; what it keeps is seen when the fork is read.
+                if let Some(s) = stream.filter(|s| !s.seen.is_gone)
+                    && h.offset.is_none_or(|offset| offset <= s.seen.tail)
+                {
+                    s.holds.insert(h.hold_id);
+                }
+                (&h.key, None)
+            }
+            Some(Kind::ConfirmHold(c)) => (&c.key, None),
+            Some(Kind::ReleaseHold(r)) => {
+                if let Some(s) = self.streams.get_mut(&r.key)
+                    && s.seen.incarnation == r.incarnation
+                    && s.holds.remove(&r.hold_id)
+                    && s.holds.is_empty()
+                    && s.seen.is_gone
+                {
+                    self.streams.remove(&r.key);
+                }
+                (&r.key, None)
+            }
+            Some(Kind::AbandonFork(a)) => {
+                let fork = self.streams.get(&a.fork_key).and_then(|s| s.fork.as_ref());
+                if fork.is_none_or(|f| f.hold_id != a.hold_id) {
+                    self.abandoned.insert(a.hold_id);
+                }
+                (&a.fork_key, None)
+            }
+            Some(Kind::Settle(_)) => return Ok(None),
             other => return Err(format!("an unexpected command: {other:?}")),
         };
         let seen = self.streams.get(key).map(|s| s.seen);
@@ -143,9 +196,29 @@ impl Model {
         Ok(verdict)
     }
 
+    /// Ends a stream, for good if no fork needs its bytes.
+    fn end(&mut self, key: &str) {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return;
+        };
+        if stream.holds.is_empty() {
+            self.streams.remove(key);
+        } else {
+            stream.seen.is_gone = true;
+            stream.seen.is_mortal = false;
+            stream.expiry = None;
+        }
+    }
+
     fn create(&mut self, create: &raftproto::command::Create, stamp_ms: u64) -> Verdict {
         let differs = |what| Verdict::Refused(Refusal::ConfigMismatch { what });
         if let Some(stream) = self.streams.get(&create.key) {
+            if stream.seen.is_gone {
+                return Verdict::Refused(Refusal::KeyBlocked);
+            }
+            if !is_same_fork(stream.fork.as_ref(), create.fork.as_ref()) {
+                return differs("fork origin");
+            }
             if stream.expiry != create.expiry {
                 return differs("TTL or expiry");
             }
@@ -153,22 +226,41 @@ impl Model {
                 return differs("closure status");
             }
             let seen = stream.seen;
-            return Verdict::Created(false, seen.incarnation, seen.tail, seen.closed);
+            let hold_id = |fork: Option<&ForkOrigin>| fork.map(|f| f.hold_id);
+            let is_retry = create.fork.is_some()
+                && hold_id(stream.fork.as_ref()) == hold_id(create.fork.as_ref());
+            return Verdict::Created(is_retry, seen.incarnation, seen.tail, seen.closed);
+        }
+        if let Some(fork) = &create.fork
+            && self.abandoned.contains(&fork.hold_id)
+        {
+            return Verdict::Refused(Refusal::HoldExpired);
         }
         self.next_incarnation += 1;
         let seen = Seen {
             incarnation: self.next_incarnation,
-            tail: create.body.len() as u64,
+            tail: create.fork.as_ref().map_or(0, |f| f.offset) + create.body.len() as u64,
             closed: create.closed,
             is_mortal: create.expiry.is_some(),
+            is_gone: false,
         };
         self.contents.insert(seen.incarnation, create.body.to_vec());
+        if let Some(fork) = &create.fork {
+            let origin = Origin {
+                source: fork.source_key.clone(),
+                incarnation: fork.source_incarnation,
+                offset: fork.offset,
+            };
+            self.origins.insert(seen.incarnation, origin);
+        }
         let stream = Stream {
             seen,
             expiry: create.expiry,
             touched_ms: stamp_ms,
             producers: BTreeMap::new(),
             bodies: BTreeSet::new(),
+            holds: BTreeSet::new(),
+            fork: create.fork.clone(),
         };
         self.streams.insert(create.key.clone(), stream);
         Verdict::Created(true, seen.incarnation, seen.tail, seen.closed)
@@ -183,6 +275,9 @@ impl Model {
             return Ok(Verdict::Refused(Refusal::NotFound));
         };
         let seen = &mut stream.seen;
+        if seen.is_gone {
+            return Ok(Verdict::Refused(Refusal::Gone));
+        }
         if let Some(producer) = &append.producer {
             let known = stream.producers.get(&producer.id);
             if let Some(known) = known
@@ -256,9 +351,24 @@ impl Model {
             .collect()
     }
 
-    /// All bytes that a stream ever had.
+    /// Where a fork's first bytes come from.
+    pub fn origin(&self, incarnation: u64) -> Option<&Origin> {
+        self.origins.get(&incarnation)
+    }
+
+    /// All bytes of its own that a stream ever had.
     pub fn content(&self, incarnation: u64) -> &[u8] {
         self.contents.get(&incarnation).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn is_same_fork(mine: Option<&ForkOrigin>, asked: Option<&ForkOrigin>) -> bool {
+    match (mine, asked) {
+        (None, None) => true,
+        (Some(mine), Some(asked)) => {
+            mine.source_key == asked.source_key && mine.offset == asked.offset
+        }
+        _ => false,
     }
 }
 

@@ -9,10 +9,12 @@ use ursula::core::record_kind;
 use ursula::group::{Group, LogPosition, Persist, RaftStart};
 use ursula::node::replay::replay;
 
+use crate::checkpoint::Checkpoint;
 use crate::clock::Clock;
-use crate::disk::{Checkpoint, Disk};
+use crate::disk::Disk;
 use crate::event::{Event, Life};
 use crate::plan::Plan;
+use crate::saga::Task;
 
 /// Who waits for an answer.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +23,8 @@ pub enum Waiting {
     Client(u64),
     /// Another node: which process, group, token.
     Node(Life, u32, u64),
+    /// A task of the node's own.
+    Task(u64),
 }
 
 /// A group and what it has on this node.
@@ -42,6 +46,10 @@ pub struct Process {
     pub groups: BTreeMap<u32, Hosted>,
     /// Who waits for which answer.
     pub waiting: BTreeMap<u64, Waiting>,
+    /// What waits for answers to requests of the node's own.
+    pub tasks: BTreeMap<u64, Task>,
+    /// The last task's number.
+    pub task_count: u64,
     /// The last reply's number.
     pub replies: u64,
     /// Groups with commands to propose.
@@ -70,6 +78,12 @@ pub struct Node {
     pub life: Life,
     /// It runs.
     pub is_up: bool,
+    /// It never runs again.
+    pub is_broken: bool,
+    /// Cores of its last start.
+    pub cores: u32,
+    /// Its disk has no room for another segment.
+    pub is_full: bool,
     /// It runs and gets no time.
     pub is_paused: bool,
     /// What has come meanwhile.
@@ -90,6 +104,9 @@ impl Node {
         Node {
             life: Life { node, life: 0 },
             is_up: false,
+            is_broken: false,
+            cores: 1,
+            is_full: false,
             is_paused: false,
             backlog: VecDeque::new(),
             clock,
@@ -103,11 +120,13 @@ impl Node {
     ///
     /// # Errors
     /// What the disk lacks.
-    pub fn start(&mut self, plan: &Plan) -> Result<(), String> {
+    pub fn start(&mut self, plan: &Plan, cores: u32) -> Result<(), String> {
+        let mut records = self.disk.start(cores)?;
+        self.cores = cores;
         self.life.life += 1;
         self.is_up = true;
         self.process = Process::default();
-        for group in 1..=plan.groups {
+        for group in 1..=plan.groups as u32 {
             let checkpoint = self
                 .disk
                 .checkpoints
@@ -115,7 +134,8 @@ impl Node {
                 .cloned()
                 .unwrap_or_default();
             let manifest = &checkpoint.manifest;
-            let (hard_state, entries) = replay(group, manifest, self.disk.recover(group))?;
+            let (hard_state, entries) =
+                replay(group, manifest, records.remove(&group).unwrap_or_default())?;
             let everybody = || Membership {
                 voters: (1..=plan.nodes).collect(),
                 ..Membership::default()

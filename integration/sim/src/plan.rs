@@ -4,55 +4,100 @@ use ursula::group::{RaftSettings, ReadMode};
 
 use crate::rng::Rng;
 
-/// See the module's head. Chances are in parts of a million.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// Of everything.
-    pub seed: u64,
+macro_rules! plan {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// See the module's head. Chances are in parts of a million, times in microseconds unless named otherwise.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct Plan {
+            /// Of everything.
+            pub seed: u64,
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Plan {
+            /// All but the seed, by name: what `--set` changes.
+            pub fn fields(&mut self) -> Vec<(&'static str, &mut u64)> {
+                vec![$((stringify!($name), &mut self.$name),)*]
+            }
+        }
+    };
+}
+
+plan! {
+    /// Another history of the same plan.
+    salt,
     /// Nodes, numbered from 1.
-    pub nodes: u64,
+    nodes,
     /// Groups, numbered from 1.
-    pub groups: u32,
+    groups,
     /// Clients.
-    pub clients: usize,
+    clients,
     /// Streams' keys of each group.
-    pub keys: u64,
-    /// How long faults strike, in microseconds.
-    pub chaos_us: u64,
+    keys,
+    /// 1: clients fork streams.
+    forks,
+    /// How long faults strike.
+    chaos_us,
     /// Between two operations of a client.
-    pub think_us: u64,
+    think_us,
+    /// A client rests after an operation, for up to [`Plan::rest_us`].
+    rest,
+    /// See [`Plan::rest`].
+    rest_us,
     /// How long a client waits for an answer before it asks something else.
-    pub patience_us: u64,
-    /// How linearizable reads are confirmed.
-    pub read_mode: ReadMode,
+    patience_us,
+    /// 1: linearizable reads are confirmed by rounds, not by a lease.
+    read_index,
     /// See [`RaftSettings::log_bytes_max`].
-    pub log_bytes_max: u64,
+    log_bytes_max,
     /// Largest body of an append.
-    pub body_max: u64,
+    body_max,
     /// A message of Raft is lost.
-    pub loss: u64,
+    loss,
     /// A message of Raft arrives twice.
-    pub duplicate: u64,
+    duplicate,
     /// A message is late by up to [`Plan::late_us`].
-    pub late: u64,
+    late,
     /// See [`Plan::late`].
-    pub late_us: u64,
+    late_us,
     /// Typical time of a message on its way.
-    pub delay_us: u64,
+    delay_us,
     /// A forwarded request or reply is lost, or its link breaks.
-    pub link_loss: u64,
+    link_loss,
     /// Typical time of a sync.
-    pub sync_us: u64,
+    sync_us,
+    /// A sync fails.
+    sync_error,
     /// A step is cut off by a crash.
-    pub crash_in_step: u64,
-    /// Mean time between two faults of all other kinds.
-    pub fault_us: u64,
-    /// Relative weights of the faults, as in [`crate::faults`].
-    pub weights: [u64; 8],
+    crash_in_step,
+    /// Mean time between two faults of the kinds that follow, each with its relative weight.
+    fault_us,
+    /// A node crashes.
+    fault_crash,
+    /// A node gets no time.
+    fault_pause,
+    /// Links are cut.
+    fault_partition,
+    /// A wall clock jumps.
+    fault_jump,
+    /// A disk is slow.
+    fault_slow_disk,
+    /// A leader is told to hand over.
+    fault_hand_over,
+    /// A checkpoint is due.
+    fault_checkpoint,
+    /// Several nodes crash at once.
+    fault_crash_many,
+    /// A disk is damaged.
+    fault_damage,
+    /// A disk is lost.
+    fault_disk_lost,
+    /// A disk is full.
+    fault_disk_full,
     /// Largest drift of a clock.
-    pub drift: u64,
-    /// Wall clocks differ by up to so much.
-    pub wall_offset_ms: u64,
+    drift,
+    /// Wall clocks differ by up to so many milliseconds.
+    wall_offset_ms,
 }
 
 impl Plan {
@@ -69,38 +114,99 @@ impl Plan {
         };
         let (loss, duplicate, late) = (often(200_000), often(200_000), often(100_000));
         let (link_loss, crash_in_step) = (often(100_000), often(60) * often(20));
-        let weights = std::array::from_fn(|_| often(100));
-        Plan {
+        let mut weight = || often(100);
+        let mut plan = Plan {
             seed,
-            nodes: rng.pick(&[3, 3, 3, 5]),
-            groups: rng.range(1, 3) as u32,
-            clients: rng.range(2, 6) as usize,
-            keys: rng.range(1, 3),
-            chaos_us: rng.range(15, 45) * 1_000_000,
-            think_us: rng.pick(&[2_000, 20_000, 100_000]),
-            patience_us: rng.pick(&[20_000, 500_000, 60_000_000]),
-            read_mode: rng.pick(&[ReadMode::Lease, ReadMode::Lease, ReadMode::ReadIndex]),
-            log_bytes_max: rng.pick(&[300, 3_000, 30_000, 4 << 20]),
-            body_max: rng.pick(&[20, 200, 2_000]),
             loss,
             duplicate,
             late,
-            late_us: rng.pick(&[20_000, 500_000, 3_000_000]),
-            delay_us: rng.pick(&[100, 1_000, 10_000, 30_000]),
             link_loss,
-            sync_us: rng.pick(&[100, 1_000, 10_000]),
             crash_in_step,
-            fault_us: rng.pick(&[300_000, 1_000_000, 4_000_000]),
-            weights,
-            drift: rng.range(0, 50_000),
-            wall_offset_ms: rng.pick(&[0, 5, 500, 60_000]),
+            fault_crash: weight(),
+            fault_pause: weight(),
+            fault_partition: weight(),
+            fault_jump: weight(),
+            fault_slow_disk: weight(),
+            fault_hand_over: weight(),
+            fault_checkpoint: weight(),
+            fault_crash_many: weight(),
+            fault_disk_full: weight(),
+            fault_damage: weight() / 30,
+            fault_disk_lost: weight() / 50,
+            ..Plan::default()
+        };
+        plan.nodes = rng.pick(&[3, 3, 3, 5]);
+        plan.groups = rng.range(1, 3);
+        plan.clients = rng.range(2, 6);
+        plan.forks = rng.pick(&[0, 1, 1]);
+        plan.keys = rng.range(1, 3);
+        plan.chaos_us = rng.range(590, 620) * 1_000_000;
+        plan.think_us = rng.pick(&[5_000, 50_000, 200_000]);
+        plan.rest = rng.pick(&[1_000, 5_000, 20_000]);
+        plan.rest_us = rng.pick(&[1_000_000, 5_000_000, 20_000_000]);
+        plan.patience_us = rng.pick(&[20_000, 500_000, 60_000_000]);
+        plan.read_index = rng.pick(&[0, 0, 1]);
+        plan.log_bytes_max = rng.pick(&[300, 3_000, 30_000, 4 << 20]);
+        plan.body_max = rng.pick(&[20, 200, 2_000]);
+        plan.late_us = rng.pick(&[20_000, 500_000, 3_000_000]);
+        plan.delay_us = rng.pick(&[100, 1_000, 10_000, 30_000]);
+        plan.sync_us = rng.pick(&[100, 1_000, 10_000]);
+        plan.sync_error = rng.pick(&[0, 0, 100, 1_000]);
+        plan.fault_us = rng.pick(&[300_000, 1_000_000, 4_000_000, 15_000_000]);
+        plan.drift = rng.range(0, 50_000);
+        plan.wall_offset_ms = rng.pick(&[0, 5, 500, 60_000]);
+        plan
+    }
+
+    /// This plan with changes as `name=value,name=value`.
+    ///
+    /// # Errors
+    /// What is not understood.
+    pub fn with(mut self, changes: &str) -> Result<Plan, String> {
+        for change in changes.split(',').filter(|c| !c.is_empty()) {
+            let parsed = change.split_once('=');
+            let parsed = parsed.and_then(|(name, value)| Some((name, value.parse().ok()?)));
+            let (name, value) = parsed.ok_or(format!("{change:?} is not NAME=NUMBER"))?;
+            let mut fields = self.fields();
+            let field = fields.iter_mut().find(|(known, _)| *known == name);
+            *field.ok_or(format!("a plan has no {name:?}"))?.1 = value;
         }
+        Ok(self)
+    }
+
+    /// What [`Plan::with`] makes this plan of what the seed alone means.
+    pub fn changes(&self) -> String {
+        let (mut own, mut plain) = (self.clone(), Plan::of(self.seed));
+        let pairs = own.fields().into_iter().zip(plain.fields());
+        let changed = pairs.filter(|(own, plain)| own.1 != plain.1);
+        let changed: Vec<_> = changed.map(|(o, _)| format!("{}={}", o.0, o.1)).collect();
+        changed.join(",")
+    }
+
+    /// The weights of [`crate::faults`], in the order of their kinds.
+    pub fn weights(&self) -> [u64; 11] {
+        [
+            self.fault_crash,
+            self.fault_pause,
+            self.fault_partition,
+            self.fault_jump,
+            self.fault_slow_disk,
+            self.fault_hand_over,
+            self.fault_checkpoint,
+            self.fault_crash_many,
+            self.fault_damage,
+            self.fault_disk_lost,
+            self.fault_disk_full,
+        ]
     }
 
     /// The Raft settings of a process; every start draws other election time-outs.
     pub fn settings(&self, node: u64, life: u64) -> RaftSettings {
         RaftSettings {
-            read_mode: self.read_mode,
+            read_mode: match self.read_index {
+                0 => ReadMode::Lease,
+                _ => ReadMode::ReadIndex,
+            },
             log_bytes_max: self.log_bytes_max,
             seed: self.seed ^ (node << 32) ^ (life << 40),
             ..RaftSettings::default()

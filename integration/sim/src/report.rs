@@ -1,25 +1,21 @@
 //! What a run tells: its trace, its findings, and which paths it came through.
 
-use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// How often each rare path was hit.
-#[derive(Debug, Default, Clone)]
-pub struct Coverage(pub BTreeMap<&'static str, u64>);
+use crate::coverage::Coverage;
 
-impl Coverage {
-    /// One more.
-    pub fn hit(&mut self, path: &'static str) {
-        *self.0.entry(path).or_default() += 1;
-    }
-
-    /// All that another run hit.
-    pub fn add(&mut self, other: &Coverage) {
-        for (path, count) in &other.0 {
-            *self.0.entry(path).or_default() += count;
-        }
-    }
+/// Where the lines of a trace go.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub enum Lines {
+    /// Nobody reads.
+    #[default]
+    Dropped,
+    /// To the standard output.
+    Printed,
+    /// Into memory.
+    Kept(String),
 }
 
 /// What happened, in order: always as a hash, and as text where somebody reads.
@@ -27,8 +23,8 @@ impl Coverage {
 pub struct Trace {
     /// Of all that happened so far.
     pub hash: u64,
-    /// Somebody reads.
-    pub is_shown: bool,
+    /// As text.
+    pub lines: Lines,
 }
 
 impl Trace {
@@ -39,10 +35,18 @@ impl Trace {
         }
     }
 
+    /// Somebody reads.
+    pub fn is_shown(&self) -> bool {
+        self.lines != Lines::Dropped
+    }
+
     /// Shows a line, if somebody reads.
-    pub fn show(&self, now_us: u64, line: impl FnOnce() -> String) {
-        if self.is_shown {
-            println!("{:>12.6} {}", now_us as f64 / 1e6, line());
+    pub fn show(&mut self, now_us: u64, line: impl FnOnce() -> String) {
+        let at = now_us as f64 / 1e6;
+        match &mut self.lines {
+            Lines::Dropped => {}
+            Lines::Printed => println!("{at:>12.6} {}", line()),
+            Lines::Kept(text) => writeln!(text, "{at:>12.6} {}", line()).unwrap(),
         }
     }
 }
@@ -54,6 +58,8 @@ pub struct Report {
     pub findings: Vec<String>,
     /// Of the trace.
     pub hash: u64,
+    /// The trace, if it was to be kept.
+    pub lines: Lines,
     /// How long it was.
     pub virtual_us: u64,
     /// Steps of groups.

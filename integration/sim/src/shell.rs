@@ -3,11 +3,11 @@
 use prost::Message;
 use raftproto::peer::{HibernateGroup, RaftMessage};
 use ursula::group::{BadMessage, Effect, Input, Now, ReplyTo};
-use ursula::protocol::{Op as Asked, Outcome, Piece, Refusal};
+use ursula::protocol::{Op as Asked, Outcome, Refusal};
 use ursula::wire;
 
 use crate::event::{Event, Packet};
-use crate::history::What;
+use crate::history::{Op, What};
 use crate::node::Waiting;
 use crate::world::{World, life_of};
 
@@ -16,6 +16,9 @@ const TICKS_PER_TICK: u64 = 5;
 
 /// `MsgTimeoutNow`.
 const TIMEOUT_NOW: u32 = 14;
+
+/// A disk without room is tried again after so much.
+const FULL_RETRY_US: u64 = 50_000;
 
 /// No sync takes longer.
 const SYNC_MAX_US: u64 = 1_500_000;
@@ -37,7 +40,7 @@ impl World {
             }
             Event::LinkLost(_, peer, is_request) => {
                 self.coverage.hit("link lost");
-                for group in 1..=self.plan.groups {
+                for group in 1..=self.plan.groups as u32 {
                     let input = match is_request {
                         true => Input::LinkLost(peer),
                         false => Input::AnswersLost(peer),
@@ -46,6 +49,7 @@ impl World {
                 }
             }
             Event::Asked(_, op) => self.on_asked(node, op),
+            Event::RetryTask(_, task) => self.retry_task(node, task),
             Event::CheckpointDue(life) => {
                 let at_us = self.now_us + self.rng.range(500_000, 20_000_000);
                 self.queue.at(at_us, Event::CheckpointDue(life));
@@ -62,7 +66,7 @@ impl World {
         let life = self.node(node).life;
         self.node(node).process.ticks += 1;
         let is_fifth = self.node(node).process.ticks.is_multiple_of(TICKS_PER_TICK);
-        for group in 1..=self.plan.groups {
+        for group in 1..=self.plan.groups as u32 {
             let now_ms = self.now(node).wall_ms;
             let hosted = self.node(node).process.groups.get(&group);
             let is_asleep = hosted.is_some_and(|h| h.group.is_asleep());
@@ -104,9 +108,20 @@ impl World {
         if !me.is_up || me.life != life || me.process.unsynced.is_empty() {
             return;
         }
+        if me.is_full && me.disk.needs_room() {
+            self.coverage.hit("no room for a segment");
+            self.queue.at(now_us + FULL_RETRY_US, Event::Turn(life));
+            self.node(node).process.is_turning = true;
+            return;
+        }
         me.process.syncing = Some(std::mem::take(&mut me.process.unsynced));
         me.disk.begin_sync();
         let at_us = now_us + (sync_us * me.slowness).min(SYNC_MAX_US);
+        if !self.net.is_calm && self.rng.chance(self.plan.sync_error) {
+            // Fail-stop: what was under way is there or not, and the process ends.
+            self.coverage.hit("sync failed");
+            return self.crash(node);
+        }
         self.queue.at(at_us, Event::Synced(life));
     }
 
@@ -149,7 +164,11 @@ impl World {
         let Some(asked) = self.operations.get(&op) else {
             return;
         };
-        let (group, request) = (asked.group, asked.request());
+        let group = asked.group;
+        let Some(request) = asked.request() else {
+            let op = asked.clone();
+            return self.begin_fork(node, op);
+        };
         let reply_to = self.node(node).reply_to(Waiting::Client(op));
         self.step(node, group, Input::Request { request, reply_to });
     }
@@ -178,7 +197,7 @@ impl World {
         }
         let now = self.now(node);
         let kind = kind_of(&input);
-        let line = self.trace.is_shown.then(|| format!("{input:?}"));
+        let line = self.trace.is_shown().then(|| format!("{input:?}"));
         let mut effects = Vec::new();
         let Some(hosted) = self.node(node).process.groups.get_mut(&group) else {
             return;
@@ -225,7 +244,12 @@ impl World {
         if !effects.is_empty() && self.rng.chance(chance) {
             crash_after = Some(self.rng.below(effects.len() as u64) as usize);
         }
+        let life = life_of(self, node);
         for (done, effect) in effects.into_iter().enumerate() {
+            if life_of(self, node) != life || !self.node(node).is_up {
+                // What an effect led to has ended the process.
+                return;
+            }
             if crash_after == Some(done) {
                 self.coverage.hit("crash between effects");
                 return self.crash(node);
@@ -275,11 +299,13 @@ impl World {
             }
             Effect::Reply { reply_to, outcome } => self.reply(node, reply_to, outcome),
             Effect::LeaderChanged => self.coverage.hit("leader changed"),
-            Effect::Tail { .. }
-            | Effect::Deliver { .. }
-            | Effect::CheckHold { .. }
-            | Effect::ResumeBucketDeletion(_)
-            | Effect::TablesChanged => {}
+            Effect::WritePack { .. } | Effect::FindPack(_) | Effect::DeletePacks(_) => {
+                unreachable!("the groups have no cold store")
+            }
+            effect @ (Effect::Deliver { .. } | Effect::CheckHold { .. }) => {
+                self.begin_saga(node, group, effect);
+            }
+            Effect::Tail { .. } | Effect::ResumeBucketDeletion(_) | Effect::TablesChanged => {}
         }
     }
 
@@ -360,25 +386,31 @@ impl World {
                 }
                 self.by_link(node, asker.node, Packet::Reply(group, token, bytes));
             }
+            Some(Waiting::Task(task)) => self.task_answered(node, task, outcome),
             Some(Waiting::Client(op)) => self.reply_to_client(node, op, &outcome),
         }
     }
 
-    fn reply_to_client(&mut self, node: u64, op: u64, outcome: &Outcome) {
+    /// Answers a client's operation, a read once its bytes are there.
+    pub fn reply_to_client(&mut self, node: u64, op: u64, outcome: &Outcome) {
         let Some(op) = self.operations.remove(&op) else {
             return self.find(format!("node {node} answers operation {op} twice"));
         };
+        if matches!(outcome, Outcome::Read(_)) {
+            return self.begin_reading(node, op, outcome.clone());
+        }
+        self.answer_client(&op, outcome, None);
+    }
+
+    /// The client has its answer, and a read its bytes.
+    pub fn answer_client(&mut self, op: &Op, outcome: &Outcome, read: Option<&[u8]>) {
         self.answered += 1;
         self.trace.show(self.now_us, || {
             format!("client {} is told #{} {outcome:?}", op.client, op.id)
         });
-        let read = match outcome {
-            Outcome::Read(plan) => self.materialize(node, op.group, plan),
-            _ => None,
-        };
         self.count_answer(&op.what, op.call_us, outcome);
-        self.ledger.answered(&op, outcome, read.as_deref());
-        self.client_answered(&op, Some(outcome));
+        self.ledger.answered(op, outcome, read);
+        self.client_answered(op, Some(outcome));
     }
 
     fn count_answer(&mut self, what: &What, call_us: u64, outcome: &Outcome) {
@@ -388,6 +420,7 @@ impl World {
             (Outcome::Refused(Refusal::Unavailable), _) => "unavailable",
             (Outcome::Refused(Refusal::NotFound), _) => "not found",
             (Outcome::Refused(Refusal::Closed { .. }), _) => "closed",
+            (Outcome::Refused(Refusal::Gone), _) => "gone",
             (Outcome::Refused(Refusal::StaleEpoch { .. }), _) => "stale epoch",
             (Outcome::Refused(Refusal::ProducerGap { .. }), _) => "producer gap",
             (Outcome::Refused(_), _) => "another refusal",
@@ -404,40 +437,6 @@ impl World {
             _ => return,
         };
         self.coverage.hit(path);
-    }
-
-    /// A plan's bytes.
-    fn materialize(
-        &mut self,
-        node: u64,
-        group: u32,
-        plan: &ursula::protocol::ReadPlan,
-    ) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
-        for piece in &plan.pieces {
-            match piece {
-                Piece::Hot(hot) => bytes.extend_from_slice(hot),
-                Piece::Cold {
-                    chunk, from, to, ..
-                } => {
-                    let disk = &self.node(node).disk;
-                    let found = disk
-                        .checkpoints
-                        .get(&group)
-                        .and_then(|c| c.read(chunk, *from, *to));
-                    let Some(found) = found else {
-                        self.find(format!(
-                            "node {node}: a read of group {group} needs {chunk:?}, which is not on its disk"
-                        ));
-                        return None;
-                    };
-                    self.coverage.hit("read of a pack");
-                    bytes.extend_from_slice(&found);
-                }
-                Piece::Inherited { .. } => return None,
-            }
-        }
-        Some(bytes.split_off(usize::from(plan.lead)))
     }
 }
 
@@ -462,5 +461,6 @@ fn kind_of(input: &Input) -> u64 {
         Input::Hibernate { .. } => 15,
         Input::Flush => 13,
         Input::Persisted(_) => 14,
+        Input::Cold(_) => 16,
     }
 }

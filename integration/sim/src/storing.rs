@@ -3,14 +3,14 @@
 
 use ursula::group::{CheckpointPlan, Effect, Input};
 
-use crate::disk::{Checkpoint, Placer};
+use crate::checkpoint::{Checkpoint, Placer};
 use crate::event::Event;
 use crate::world::World;
 
 impl World {
     /// Begins a round of checkpoints, unless one is under way.
     pub fn begin_round(&mut self, node: u64) {
-        let groups = (1..=self.plan.groups).collect();
+        let groups = (1..=self.plan.groups as u32).collect();
         let process = &mut self.node(node).process;
         if process.round.is_none() {
             process.round = Some(groups);

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use crate::client::{Client, key};
 use crate::clock::Clock;
+use crate::coverage::Coverage;
 use crate::event::{Event, Life, Queue};
 use crate::history::{Op, What};
 use crate::ledger::Ledger;
 use crate::net::Net;
 use crate::node::{Node, Waiting};
 use crate::plan::Plan;
-use crate::report::{Coverage, Report, Trace};
+use crate::report::{Lines, Report, Trace};
 use crate::rng::Rng;
+use crate::saga::Task;
 
 /// After the end of faults every group has a leader within so much.
 const LEADERS_WITHIN_US: u64 = 5_000_000;
@@ -60,8 +62,8 @@ pub struct World {
 
 impl World {
     /// A world at its beginning.
-    pub fn new(plan: Plan, is_shown: bool) -> World {
-        let mut rng = Rng::new(plan.seed);
+    pub fn new(plan: Plan, lines: Lines) -> World {
+        let mut rng = Rng::new(plan.seed ^ (plan.salt << 48));
         let nodes = (1..=plan.nodes).map(|node| {
             let drift = rng.range(0, 2 * plan.drift) as i64 - plan.drift as i64;
             let offset = rng.range(0, 2 * plan.wall_offset_ms) as i64 - plan.wall_offset_ms as i64;
@@ -75,14 +77,14 @@ impl World {
         World {
             nodes: nodes.collect(),
             net: Net::default(),
-            clients: (0..plan.clients).map(Client::new).collect(),
+            clients: (0..plan.clients as usize).map(Client::new).collect(),
             operations: BTreeMap::new(),
             asked: 0,
             ledger: Ledger::default(),
             coverage: Coverage::default(),
             trace: Trace {
                 hash: plan.seed,
-                is_shown,
+                lines,
             },
             is_closing: false,
             is_done: false,
@@ -121,6 +123,7 @@ impl World {
         Report {
             findings: self.ledger.findings.clone(),
             hash: self.trace.hash,
+            lines: self.trace.lines.clone(),
             virtual_us: self.now_us,
             steps: self.steps,
             operations: self.answered,
@@ -158,7 +161,10 @@ impl World {
             Event::Resume(node) => self.resume(node),
             Event::Deafen(node) => self.deafen(node),
             Event::Reconnect => self.net.cut.clear(),
-            Event::DiskWell(node) => self.node(node).slowness = 1,
+            Event::DiskWell(node) => {
+                self.node(node).slowness = 1;
+                self.node(node).is_full = false;
+            }
             Event::Heal => self.heal(),
             Event::LeadersDue => self.leaders_due(),
             Event::AnswersDue => self.answers_due(),
@@ -188,16 +194,21 @@ impl World {
         let client = self.clients.get_mut(op.client);
         if let Some(client) = client.filter(|c| c.busy == Some(op.id)) {
             client.answered(op, outcome);
-            let at_us = self.now_us + self.rng.latency(self.plan.think_us);
+            let mut at_us = self.now_us + self.rng.latency(self.plan.think_us);
+            if self.rng.chance(self.plan.rest) {
+                at_us += self.rng.below(self.plan.rest_us);
+            }
             self.queue.at(at_us, Event::Ask(op.client));
         }
     }
 
     fn give_up(&mut self, client: usize, op: u64) {
         if self.clients[client].busy == Some(op) {
-            self.coverage.hit("client gave up");
-            let op = self.operations[&op].clone();
-            self.client_answered(&op, None);
+            // A read whose bytes are being fetched ends by itself.
+            if let Some(op) = self.operations.get(&op).cloned() {
+                self.coverage.hit("client gave up");
+                self.client_answered(&op, None);
+            }
         }
     }
 
@@ -230,11 +241,24 @@ impl World {
 
     fn start(&mut self, node: u64) {
         let plan = self.plan.clone();
-        if self.node(node).is_up {
+        if self.node(node).is_up || self.node(node).is_broken {
             return;
         }
-        if let Err(wrong) = self.node(node).start(&plan) {
-            return self.find(format!("node {node} does not start: {wrong}"));
+        let cores = self.rng.range(1, 3) as u32;
+        let me = self.node(node);
+        if me.life.life > 0 && me.cores != cores {
+            self.coverage.hit("another number of cores");
+        }
+        if let Err(wrong) = self.node(node).start(&plan, cores) {
+            if !self.node(node).disk.is_damaged {
+                return self.find(format!("node {node} does not start: {wrong}"));
+            }
+            self.coverage.hit("damage found at the start");
+            self.trace
+                .show(self.now_us, || format!("node {node} stays away: {wrong}"));
+            self.node(node).is_up = false;
+            self.node(node).is_broken = true;
+            return;
         }
         let life = self.node(node).life;
         self.trace.show(self.now_us, || {
@@ -279,8 +303,17 @@ impl World {
         self.trace.show(self.now_us, || "faults end".to_owned());
         self.net.is_calm = true;
         self.net.cut.clear();
+        if self.rng.chance(300_000) {
+            // A quorum is enough: whatever else is broken stays so.
+            let node = self.rng.range(1, self.plan.nodes);
+            if self.may_break(node) {
+                self.coverage.hit("a node left broken");
+                self.give_up_node(node);
+            }
+        }
         for node in 1..=self.plan.nodes {
             self.node(node).slowness = 1;
+            self.node(node).is_full = false;
             self.resume(node);
             let at_us = self.now_us + self.rng.below(500_000);
             self.queue.at(at_us, Event::Restart(node));
@@ -290,11 +323,11 @@ impl World {
     }
 
     fn leaders_due(&mut self) {
-        for group in 1..=self.plan.groups {
+        for group in 1..=self.plan.groups as u32 {
             let ready = self
                 .nodes
                 .iter()
-                .filter(|n| n.process.groups[&group].group.is_ready());
+                .filter(|n| n.is_up && n.process.groups[&group].group.is_ready());
             if ready.count() != 1 {
                 let seconds = LEADERS_WITHIN_US / 1_000_000;
                 let all: Vec<String> = self.nodes.iter().map(|n| shown(n, group)).collect();
@@ -304,8 +337,9 @@ impl World {
             }
         }
         self.is_closing = true;
-        for group in 1..=self.plan.groups {
-            for node in 1..=self.plan.nodes {
+        for group in 1..=self.plan.groups as u32 {
+            let up = self.nodes.iter().filter(|n| n.is_up);
+            for node in up.map(|n| n.life.node).collect::<Vec<_>>() {
                 for number in 0..self.plan.keys {
                     self.asked += 1;
                     self.send_operation(Op {
@@ -338,6 +372,11 @@ impl World {
             self.find(text);
         }
         for node in 0..self.nodes.len() {
+            let is_clients = |t: &&Task| matches!(t, Task::Fork(_) | Task::Read(_));
+            let mut tasks = self.nodes[node].process.tasks.values();
+            if tasks.any(|t| is_clients(&t)) {
+                self.find(format!("node {} owes a client an answer", node + 1));
+            }
             let waiting = &self.nodes[node].process.waiting;
             if let Some((_, Waiting::Node(life, group, _))) = waiting.iter().next() {
                 let text = format!(
@@ -353,8 +392,9 @@ impl World {
     }
 
     fn agree(&mut self, until_us: u64) {
-        let has_parted = (1..=self.plan.groups).find(|group| {
-            let mut ends = self.nodes.iter().map(|n| {
+        let has_parted = (1..=self.plan.groups as u32).find(|group| {
+            let up = self.nodes.iter().filter(|n| n.is_up);
+            let mut ends = up.map(|n| {
                 let group = &n.process.groups[group].group;
                 (
                     group.applied().index,
@@ -381,6 +421,9 @@ impl World {
 }
 
 fn shown(node: &Node, group: u32) -> String {
+    if !node.is_up {
+        return format!("node {}: away", node.life.node);
+    }
     let group = &node.process.groups[&group].group;
     format!(
         "node {}: term {} leader {} ready {} applied {} commit {} last {} trouble {:?}",

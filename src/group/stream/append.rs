@@ -5,6 +5,7 @@ use raftproto::command;
 
 use super::producer::ProducerPosition;
 use super::{Producers, Stream, Verdict};
+use crate::mutation;
 use crate::protocol::{ContentType, Offset, Outcome, Producer, ProducerAck, Refusal};
 
 impl Stream {
@@ -21,7 +22,7 @@ impl Stream {
             (Some(producer), Some(known)) => known.judge(producer),
             (Some(producer), None) => Producers::default().judge(producer),
         };
-        if self.closed {
+        if self.closed && !(mutation::is_on("closed-takes-producers") && producer.is_some()) {
             let closes_only = append.close && append.body.is_empty();
             return (
                 self.append_to_closed(producer.as_ref(), &verdict, closes_only),

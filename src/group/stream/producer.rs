@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::mutation;
 use crate::protocol::{Producer, Refusal};
 
 /// Producers that a stream remembers. None is forgotten, since its next retry would be appended twice (I3).
@@ -49,7 +50,7 @@ impl Producers {
                 }),
             };
         };
-        if producer.epoch < known.epoch {
+        if producer.epoch < known.epoch && !mutation::is_on("stale-epoch-taken") {
             return Verdict::Refuse(Refusal::StaleEpoch {
                 current: known.epoch,
             });
@@ -60,10 +61,11 @@ impl Producers {
                 _ => Verdict::Refuse(Refusal::EpochMustStartAtZero),
             };
         }
-        if producer.seq <= known.last_seq {
+        let is_known = producer.seq <= known.last_seq;
+        if is_known && !mutation::is_on("duplicate-taken") {
             return Verdict::Duplicate(*known);
         }
-        if producer.seq > known.last_seq + 1 {
+        if producer.seq > known.last_seq + 1 && !mutation::is_on("gap-taken") {
             return Verdict::Refuse(Refusal::ProducerGap {
                 expected: known.last_seq + 1,
                 received: producer.seq,

@@ -8,6 +8,8 @@ use glommio::io::{BufferedFile, DmaBuffer, DmaFile, OpenOptions};
 
 use super::segment::HEADER_BYTES;
 use crate::error::dma_error;
+#[cfg(test)]
+use crate::tape;
 use crate::{StorageError, blocking, framed, io_error};
 
 /// Bytes written at once while a new segment is filled with zeros; all lengths are multiples of a header's.
@@ -116,6 +118,8 @@ impl SegmentFile {
         position: u64,
     ) -> Result<(), StorageError> {
         buffer.trim_to_size(total);
+        #[cfg(test)]
+        let noted = buffer.as_bytes().to_vec();
         let written = match self {
             SegmentFile::Direct(file) | SegmentFile::DirectSync(file) => {
                 file.write_at(buffer, position).await
@@ -130,6 +134,8 @@ impl SegmentFile {
             let source = std::io::Error::from_raw_os_error(libc::ENOSPC);
             return Err(io_error(path, "write", source));
         }
+        #[cfg(test)]
+        tape::note(path, || tape::Act::Write(path.to_owned(), position, noted));
         Ok(())
     }
 
@@ -139,7 +145,10 @@ impl SegmentFile {
             SegmentFile::DirectSync(_) => Ok(()),
             SegmentFile::Buffered(file) => file.fdatasync().await,
         };
-        synced.map_err(|e| dma_error(path, "sync", e))
+        synced.map_err(|e| dma_error(path, "sync", e))?;
+        #[cfg(test)]
+        tape::note(path, || tape::Act::Sync(path.to_owned()));
+        Ok(())
     }
 
     /// Takes `size` bytes, written once.
@@ -236,7 +245,11 @@ async fn reopen(path: &Path, mode: IoMode) -> Result<SegmentFile, StorageError> 
 /// Removes a file; answers whether it is gone. Blocks.
 pub(super) fn remove(path: &Path) -> bool {
     match std::fs::remove_file(path) {
-        Ok(()) => true,
+        Ok(()) => {
+            #[cfg(test)]
+            tape::note(path, || tape::Act::Remove(path.to_owned()));
+            true
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
         Err(error) => {
             log::warn!(
@@ -252,6 +265,8 @@ pub(super) fn remove(path: &Path) -> bool {
 pub(super) async fn publish(from: PathBuf, to: PathBuf, dir: PathBuf) -> Result<(), StorageError> {
     blocking::run(move || {
         std::fs::rename(&from, &to).map_err(|e| io_error(&to, "rename", e))?;
+        #[cfg(test)]
+        tape::note(&to, || tape::Act::Rename(from, to.clone()));
         framed::sync_dir(&dir)
     })
     .await

@@ -5,6 +5,7 @@
 //! written in. The directory belongs to its files, not to a number of cores: a start reads all lanes.
 
 mod file;
+mod image;
 mod legacy;
 mod polling;
 mod recover;
@@ -13,8 +14,9 @@ mod spare;
 mod writer;
 
 pub use file::{IoMode, has_direct_io};
+pub use image::LaneImage;
 pub use legacy::{LegacySegment, Pin};
-pub use recover::{Keep, Recovered, TornTail, recover};
+pub use recover::{Keep, Recovered, TornTail, recover, recover_images};
 pub use segment::{Record, RecordRef, SegmentId};
 pub use writer::{Committed, PinReport, Wal, WalConfig};
 

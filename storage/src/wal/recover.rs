@@ -28,7 +28,7 @@ use super::segment::{
     CLEAN_END, HEADER_BYTES, HeaderError, Record, RecordRef, SegmentHeader, SegmentId, VERSION,
     is_frame_start, read_frame, take_record,
 };
-use crate::{StorageError, io_error};
+use crate::{StorageError, io_error, mutation};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 128 << 10;
@@ -78,8 +78,47 @@ pub fn recover(
     keep: &Keep<'_>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Recovered, StorageError> {
-    let mut recovered = Recovered::default();
     let found = list(dir)?;
+    walk(
+        &found,
+        dir,
+        store_id,
+        progress,
+        &mut |segment, recovered| segment.read(keep, recovered),
+    )
+}
+
+/// As [`recover`], of segments in memory.
+///
+/// # Errors
+/// Those of [`recover`], but for the system's.
+pub fn recover_images(
+    images: &BTreeMap<SegmentId, &[u8]>,
+    store_id: [u8; 16],
+    keep: &Keep<'_>,
+) -> Result<Recovered, StorageError> {
+    let found: Vec<SegmentId> = images.keys().copied().collect();
+    let progress = &mut |_, _| {};
+    walk(
+        &found,
+        Path::new(""),
+        store_id,
+        progress,
+        &mut |segment, recovered| segment.take(images[&segment.id], keep, recovered),
+    )
+}
+
+/// Reads one segment; answers its last chain value.
+type ReadSegment<'a> = &'a mut dyn FnMut(&Segment<'_>, &mut Recovered) -> Result<u32, StorageError>;
+
+fn walk(
+    found: &[SegmentId],
+    dir: &Path,
+    store_id: [u8; 16],
+    progress: &mut dyn FnMut(usize, usize),
+    read: ReadSegment<'_>,
+) -> Result<Recovered, StorageError> {
+    let mut recovered = Recovered::default();
     let mut before: Option<(SegmentId, u32)> = None;
     for (position, id) in found.iter().enumerate() {
         progress(position, found.len());
@@ -106,7 +145,7 @@ pub fn recover(
             is_newest,
             expected_chain,
         };
-        let chain = segment.read(keep, &mut recovered)?;
+        let chain = read(&segment, &mut recovered)?;
         before = Some((*id, chain));
     }
     progress(found.len(), found.len());
@@ -149,7 +188,6 @@ struct Segment<'a> {
 }
 
 impl Segment<'_> {
-    /// Reads one segment; answers its last chain value.
     fn read(&self, keep: &Keep<'_>, recovered: &mut Recovered) -> Result<u32, StorageError> {
         let failed = |e| io_error(self.path, "read", e);
         let file = File::open(self.path).map_err(|e| io_error(self.path, "open", e))?;
@@ -163,8 +201,17 @@ impl Segment<'_> {
         // SAFETY: the directory is locked by this process and nothing writes to its segments before
         // recovery is over, so the mapped bytes do not change.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| io_error(self.path, "map", e))?;
+        self.take(&map, keep, recovered)
+    }
+
+    fn take(
+        &self,
+        bytes: &[u8],
+        keep: &Keep<'_>,
+        recovered: &mut Recovered,
+    ) -> Result<u32, StorageError> {
         let mut last_index = BTreeMap::new();
-        let chain = self.read_mapped(&map, keep, recovered, &mut last_index)?;
+        let chain = self.read_mapped(bytes, keep, recovered, &mut last_index)?;
         recovered.segments.push(LegacySegment {
             id: self.id,
             path: self.path.to_owned(),
@@ -243,14 +290,15 @@ impl Segment<'_> {
                 return Ok(chain);
             }
         }
-        if let Some(later) = later_frame(bytes, position + alignment, nonce, alignment, number) {
+        let later = later_frame(bytes, position + alignment, nonce, alignment, number);
+        if let Some(later) = later.filter(|_| !mutation::is_on("damage-taken-for-a-tear")) {
             let what = format!("a frame is damaged, but a later one stands at byte {later}");
             return Err(corrupt(self.path, position as u64, &what));
         }
         let is_torn = bytes
             .get(position..)
             .is_some_and(|rest| is_frame_start(rest, nonce));
-        if is_torn && !self.is_newest {
+        if is_torn && (!self.is_newest || mutation::is_on("tear-taken-for-damage")) {
             return Err(corrupt(
                 self.path,
                 position as u64,

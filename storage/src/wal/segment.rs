@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use crate::mutation;
+
 /// Bytes of a segment's header.
 pub(super) const HEADER_BYTES: usize = 4096;
 /// Bytes of a frame's header.
@@ -182,6 +184,54 @@ pub(super) fn seal(frame: &mut [u8], header: FrameHeader, length: u32) -> u32 {
     crc
 }
 
+/// Where the next frame of a segment goes.
+#[derive(Debug, Default)]
+pub(super) struct Cursor {
+    nonce: u64,
+    alignment: usize,
+    /// Its place in the segment.
+    pub(super) position: u64,
+    number: u32,
+    /// The checksum of the frame before.
+    pub(super) chain: u32,
+}
+
+impl Cursor {
+    /// The first frame of a segment.
+    pub(super) fn after(header: &SegmentHeader) -> Cursor {
+        Cursor {
+            nonce: header.nonce,
+            alignment: header.alignment as usize,
+            position: HEADER_BYTES as u64,
+            number: 0,
+            chain: header.chain,
+        }
+    }
+
+    /// Bytes of a frame with `len` bytes of header and records.
+    pub(super) fn padded(&self, len: usize) -> usize {
+        len.next_multiple_of(self.alignment)
+    }
+
+    /// Completes the next frame in place, which has `len` bytes of header's room and records; answers its position.
+    pub(super) fn seal(&mut self, frame: &mut [u8], len: usize, records: u32, flags: u32) -> u64 {
+        assert_eq!(frame.len(), self.padded(len));
+        frame[len..].fill(0);
+        let header = FrameHeader {
+            nonce: self.nonce,
+            number: self.number,
+            chain: self.chain,
+            records,
+            flags,
+        };
+        self.chain = seal(frame, header, (len - FRAME_BYTES) as u32);
+        let position = self.position;
+        self.position += frame.len() as u64;
+        self.number += 1;
+        position
+    }
+}
+
 fn frame_crc(frame: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&frame[..32]), &frame[FRAME_BYTES..])
 }
@@ -208,7 +258,7 @@ pub(super) fn read_frame(bytes: &[u8], nonce: u64, alignment: usize) -> Option<F
     let total = (FRAME_BYTES + length).next_multiple_of(alignment);
     let frame = bytes.get(..total)?;
     let crc = u32_at(frame, 32)?;
-    if frame_crc(frame) != crc {
+    if frame_crc(frame) != crc && !mutation::is_on("checksum-unchecked") {
         return None;
     }
     Some(Frame {

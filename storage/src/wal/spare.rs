@@ -72,6 +72,10 @@ impl Spare {
         let free = path.with_extension("free");
         let mut recycled = self.recycled.borrow_mut();
         if is_full_size && recycled.is_none() && std::fs::rename(path, &free).is_ok() {
+            #[cfg(test)]
+            crate::tape::note(path, || {
+                crate::tape::Act::Rename(path.to_owned(), free.clone())
+            });
             *recycled = Some(free);
             return true;
         }

@@ -1,5 +1,6 @@
 //! What a crash or a bad disk does to a log, exhaustively for a small one.
 
+mod crash;
 mod lanes;
 
 use std::cell::RefCell;

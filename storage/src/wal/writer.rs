@@ -16,8 +16,8 @@ use super::file::{IoMode, Prepared, SegmentFile, publish};
 use super::legacy::Pin;
 use super::polling;
 use super::segment::{
-    CLEAN_END, FRAME_BYTES, FrameHeader, HEADER_BYTES, Record, SegmentHeader, SegmentId,
-    put_record, random_nonce, record_len, seal,
+    CLEAN_END, Cursor, FRAME_BYTES, HEADER_BYTES, Record, SegmentHeader, SegmentId, put_record,
+    random_nonce, record_len,
 };
 use super::spare::Spare;
 use crate::{StorageError, blocking, io_error};
@@ -98,12 +98,8 @@ struct OpenSegment {
     id: SegmentId,
     file: Rc<SegmentFile>,
     path: PathBuf,
-    nonce: u64,
     size: u64,
-    alignment: usize,
-    position: u64,
-    number: u32,
-    chain: u32,
+    cursor: Cursor,
     last_index: BTreeMap<u32, u64>,
 }
 
@@ -227,7 +223,7 @@ impl Wal {
         let room = {
             let open = self.open.borrow();
             let open = open.as_ref().ok_or(StorageError::Poisoned)?;
-            open.size - open.position
+            open.size - open.cursor.position
         };
         if (len + HEADER_BYTES) as u64 > room {
             let carried = self.carried();
@@ -247,20 +243,9 @@ impl Wal {
         let (file, path, position, total) = {
             let mut open = self.open.borrow_mut();
             let open = open.as_mut().ok_or(StorageError::Poisoned)?;
-            let total = pending.len.next_multiple_of(open.alignment);
+            let total = open.cursor.padded(pending.len);
             let bytes = &mut buffer.as_bytes_mut()[..total];
-            bytes[pending.len..].fill(0);
-            let header = FrameHeader {
-                nonce: open.nonce,
-                number: open.number,
-                chain: open.chain,
-                records: pending.records,
-                flags,
-            };
-            open.chain = seal(bytes, header, (pending.len - FRAME_BYTES) as u32);
-            let position = open.position;
-            open.position += total as u64;
-            open.number += 1;
+            let position = open.cursor.seal(bytes, pending.len, pending.records, flags);
             for (group, index) in &pending.last_index {
                 let last = open.last_index.entry(*group).or_default();
                 *last = (*last).max(*index);
@@ -319,7 +304,7 @@ impl Wal {
         let (sequence, chain) = {
             let open = self.open.borrow();
             open.as_ref()
-                .map_or((1, 0), |p| (p.id.sequence + 1, p.chain))
+                .map_or((1, 0), |p| (p.id.sequence + 1, p.cursor.chain))
         };
         let id = SegmentId {
             generation: self.config.generation,
@@ -347,12 +332,8 @@ impl Wal {
             id,
             file,
             path,
-            nonce,
             size,
-            alignment,
-            position: HEADER_BYTES as u64,
-            number: 0,
-            chain,
+            cursor: Cursor::after(&header),
             last_index: BTreeMap::new(),
         });
         if let Some(previous) = previous {

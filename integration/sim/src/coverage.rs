@@ -1,0 +1,123 @@
+//! Which faults and rare paths a run came through. A path that the seeds of the gate never hit fails the gate.
+
+use std::collections::BTreeMap;
+
+/// All that a run may hit, in alphabetical order.
+pub const PATHS: &[&str] = &[
+    "a bit flipped",
+    "a former leader hears nothing",
+    "a node left broken",
+    "a sector unreadable",
+    "a write misdirected",
+    "another number of cores",
+    "another refusal",
+    "answer for a process that is gone",
+    "bridge partition",
+    "checkpoint fetched",
+    "checkpoint installed",
+    "checkpoint wanted",
+    "checkpoint written",
+    "client gave up",
+    "closed",
+    "conflicting entries replaced",
+    "crash",
+    "crash between effects",
+    "damage found at the start",
+    "disk full",
+    "disk lost",
+    "fetch failed",
+    "first leader by turn",
+    "fork made",
+    "gone",
+    "hold looked into",
+    "hold released at once",
+    "inherited bytes",
+    "late order to take over",
+    "leader changed",
+    "leader deposed",
+    "leader ready",
+    "leadership handed over",
+    "let sleep",
+    "link lost",
+    "live read",
+    "no room for a segment",
+    "not found",
+    "not the leader any more",
+    "one-way partition",
+    "operation lost with its node",
+    "outcome unknown",
+    "partial read",
+    "partition",
+    "pause",
+    "producer duplicate",
+    "producer gap",
+    "read after a round or a confirmation",
+    "read at once",
+    "read of a pack",
+    "release delivered",
+    "request forwarded",
+    "request not sent",
+    "several crash at once",
+    "slow disk",
+    "source held",
+    "stale epoch",
+    "sync failed",
+    "torn frame",
+    "unavailable",
+    "unsynced records lost",
+    "unsynced records stay",
+    "wall clock jumped",
+];
+
+/// How often each path was hit.
+#[derive(Debug, Clone)]
+pub struct Coverage {
+    counts: [u64; PATHS.len()],
+    /// Places by the addresses of the texts that came: a path is looked up once for each place in the code.
+    places: BTreeMap<(usize, usize), usize>,
+}
+
+impl Default for Coverage {
+    fn default() -> Coverage {
+        Coverage {
+            counts: [0; PATHS.len()],
+            places: BTreeMap::new(),
+        }
+    }
+}
+
+impl Coverage {
+    /// One more.
+    pub fn hit(&mut self, path: &'static str) {
+        let place = self
+            .places
+            .entry((path.as_ptr() as usize, path.len()))
+            .or_insert_with(|| {
+                let found = PATHS.binary_search(&path);
+                found.unwrap_or_else(|_| panic!("{path:?} is not in the list of paths"))
+            });
+        self.counts[*place] += 1;
+    }
+
+    /// All that another run hit.
+    pub fn add(&mut self, other: &Coverage) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+    }
+
+    /// Each path and how often it was hit.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        PATHS.iter().copied().zip(self.counts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_sorted() {
+        assert!(PATHS.is_sorted(), "they are looked up by halves");
+    }
+}

@@ -1,0 +1,106 @@
+//! Many seeds at once: a thread for each core, every one with worlds of its own.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+
+use crate::coverage::Coverage;
+use crate::plan::Plan;
+use crate::report::{Lines, Report};
+
+/// What many seeds came to.
+#[derive(Default)]
+pub struct Sum {
+    /// Seeds that were run.
+    pub done: u64,
+    /// Failing seeds with their reports, the lowest first.
+    pub failed: Vec<(Plan, Report)>,
+    /// Virtual time.
+    pub virtual_us: u64,
+    /// Answered operations.
+    pub operations: u64,
+    /// Steps of groups.
+    pub steps: u64,
+    /// Paths.
+    pub coverage: Coverage,
+}
+
+/// Which seeds, and how.
+pub struct Order<'a> {
+    /// The first.
+    pub from: u64,
+    /// How many.
+    pub count: u64,
+    /// The plan's changes.
+    pub changes: &'a str,
+    /// A deliberate bug; empty: none.
+    pub mutation: &'static str,
+    /// Ends early at so many failing seeds.
+    pub failures_max: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Shows how far it is.
+    pub has_progress: bool,
+}
+
+/// Runs them. `is_over` is asked after each seed whether it is time to stop.
+pub fn run(order: &Order, is_over: &dyn Fn() -> bool) -> Sum {
+    let next = AtomicU64::new(order.from);
+    let end = order.from + order.count;
+    let has_ended = AtomicBool::new(false);
+    let (tell, told) = mpsc::channel();
+    let mut sum = Sum::default();
+    std::thread::scope(|scope| {
+        for _ in 0..order.threads {
+            let (next, has_ended, tell) = (&next, &has_ended, tell.clone());
+            scope.spawn(move || {
+                crate::mutations::switch_on(order.mutation);
+                while !has_ended.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        break;
+                    }
+                    let plan = Plan::of(seed).with(order.changes);
+                    let plan = plan.expect("it was read before");
+                    let report = crate::run_plan(plan.clone(), Lines::Dropped);
+                    let _ = tell.send((plan, report));
+                }
+            });
+        }
+        drop(tell);
+        for (plan, report) in told {
+            sum.take(plan, report);
+            if order.has_progress && (sum.done.is_multiple_of(10) || sum.done == order.count) {
+                let hours = sum.virtual_us as f64 / 3.6e9;
+                eprint!(
+                    "\r{} of {} seeds, {} failed, {hours:.1} virtual hours ",
+                    sum.done,
+                    order.count,
+                    sum.failed.len()
+                );
+                let _ = std::io::stderr().flush();
+            }
+            if sum.failed.len() >= order.failures_max || is_over() {
+                has_ended.store(true, Ordering::Relaxed);
+            }
+        }
+    });
+    if order.has_progress {
+        eprintln!();
+    }
+    sum.failed.sort_by_key(|(plan, _)| plan.seed);
+    sum
+}
+
+impl Sum {
+    fn take(&mut self, plan: Plan, report: Report) {
+        self.done += 1;
+        self.virtual_us += report.virtual_us;
+        self.operations += report.operations;
+        self.steps += report.steps;
+        self.coverage.add(&report.coverage);
+        if !report.findings.is_empty() {
+            self.failed.push((plan, report));
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Deliberate bugs, and within how many seeds the simulator must find each. They stand in the product's code behind
+//! `mutation::is_on`, which is the constant `false` but in a build with the feature `mutations`; no release build can have it.
+
+/// A deliberate bug.
+pub struct Mutation {
+    /// As in the code.
+    pub name: &'static str,
+    /// What it breaks.
+    pub area: &'static str,
+    /// It is found by one of the first so many seeds; 0: no bound is known yet, and the table says so.
+    pub within: u64,
+}
+
+const fn bug(area: &'static str, name: &'static str, within: u64) -> Mutation {
+    Mutation { name, area, within }
+}
+
+/// All of them.
+pub const MUTATIONS: &[Mutation] = &[
+    bug("WAL", "checksum-unchecked", 20),
+    bug("WAL", "damage-taken-for-a-tear", 0),
+    bug("WAL", "tear-taken-for-damage", 20),
+    bug("WAL", "first-entry-wins", 20),
+    bug("WAL", "first-vote-wins", 80),
+    bug("Raft driving", "answer-before-sync", 20),
+    bug("Raft driving", "vote-not-written", 80),
+    bug("Raft driving", "late-word-believed", 20),
+    bug("lease", "lease-never-ends", 40),
+    bug("lease", "lease-after-hand-over", 0),
+    bug("lease", "lease-from-the-answer", 0),
+    bug("lease", "promise-forgotten", 0),
+    bug("lease", "lease-reads-applied", 180),
+    bug("reads", "round-context-reused", 0),
+    bug("reads", "read-before-installed", 20),
+    bug("routing", "question-numbers-begin-again", 40),
+    bug("routing", "unknown-sent-again", 20),
+    bug("routing", "unknown-called-undone", 120),
+    bug("state machine", "apply-by-own-clock", 20),
+    bug("state machine", "incarnation-given-twice", 20),
+    bug("state machine", "closed-takes-producers", 20),
+    bug("producers", "stale-epoch-taken", 60),
+    bug("producers", "duplicate-taken", 20),
+    bug("producers", "gap-taken", 100),
+    bug("checkpoint", "checkpoint-without-producers", 20),
+    bug("checkpoint", "chunks-of-another-stream", 20),
+    bug("checkpoint", "dropped-before-durable", 0),
+    bug("checkpoint", "touch-not-checkpointed", 20),
+    bug("forks", "held-source-removed", 20),
+    bug("forks", "abandoned-fork-created", 0),
+    bug("forks", "checkpoint-without-holds", 20),
+    bug("forks", "checkpoint-without-outbox", 0),
+    bug("forks", "fork-one-byte-more", 20),
+    bug("TTL", "expiry-unchecked", 0),
+    bug("TTL", "expiry-of-another-stream", 0),
+];
+
+/// The deliberate bug of that name.
+pub fn named(name: &str) -> Option<&'static Mutation> {
+    MUTATIONS.iter().find(|m| m.name == name)
+}
+
+/// Whether this build has them.
+pub const HAS_THEM: bool = cfg!(feature = "mutations");
+
+/// Switches one on in this thread; empty: none.
+pub fn switch_on(name: &'static str) {
+    #[cfg(feature = "mutations")]
+    ursula::mutation::switch_on(name);
+    assert!(HAS_THEM || name.is_empty(), "built without mutations");
+}

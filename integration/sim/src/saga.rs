@@ -1,0 +1,331 @@
+//! What spans two groups, as a node's shell carries it out (`core/saga.rs`, `core/fork.rs`, `core/materialize.rs`): forks,
+//! holds that are looked into, deliveries, and reads of inherited bytes. Tasks end with their process.
+
+use std::collections::VecDeque;
+
+use ursula::group::{Effect, Input, request_of};
+use ursula::protocol::{
+    Create, ForkOrigin, GroupTarget, Held, Hold, Incarnation, Offset, Op as Asked, Outcome, Piece,
+    Refusal, Request, StreamKey,
+};
+
+use crate::client::group_of;
+use crate::event::Event;
+use crate::history::{Op, What};
+use crate::node::Waiting;
+use crate::world::World;
+
+/// Pause before a refused step is tried again.
+const RETRY_US: u64 = 200_000;
+
+/// What waits for the answer to a request of the node's own.
+pub enum Task {
+    /// A command for another group, then the word that it is done.
+    Deliver(Delivery),
+    /// Whether a fork stands.
+    Check(StreamKey, Incarnation, u64),
+    /// A fork that a client wants.
+    Fork(Box<Forking>),
+    /// A read with inherited bytes.
+    Read(Box<Reading>),
+    /// Nothing follows.
+    Last,
+}
+
+/// See [`Task::Deliver`].
+pub struct Delivery {
+    group: u32,
+    outbox_id: u64,
+    request: Request,
+    is_delivered: bool,
+}
+
+/// See [`Task::Fork`].
+pub struct Forking {
+    /// The client's operation.
+    pub op: Op,
+    source: StreamKey,
+    hold_id: u64,
+    held: Option<Held>,
+}
+
+/// See [`Task::Read`].
+pub struct Reading {
+    /// The client's operation.
+    pub op: Op,
+    outcome: Outcome,
+    bytes: Vec<u8>,
+    rest: VecDeque<Piece>,
+    lead: u32,
+}
+
+impl World {
+    /// Carries out an effect that concerns another group.
+    pub fn begin_saga(&mut self, node: u64, group: u32, effect: Effect) {
+        match effect {
+            Effect::Deliver { outbox_id, command } => {
+                if let Some(request) = request_of(&command) {
+                    self.coverage.hit("release delivered");
+                    let task = Task::Deliver(Delivery {
+                        group,
+                        outbox_id,
+                        request: request.clone(),
+                        is_delivered: false,
+                    });
+                    self.ask_for(node, task, request);
+                }
+            }
+            Effect::CheckHold {
+                source,
+                incarnation,
+                hold_id,
+                fork_key,
+            } => {
+                self.coverage.hit("hold looked into");
+                let request = Request::on_key(fork_key, Asked::AbandonFork { hold_id });
+                self.ask_for(node, Task::Check(source, incarnation, hold_id), request);
+            }
+            _ => {}
+        }
+    }
+
+    /// A client wants a fork.
+    pub fn begin_fork(&mut self, node: u64, op: Op) {
+        let What::Fork { source, offset, .. } = &op.what else {
+            return;
+        };
+        let source = StreamKey::from_stored(source);
+        let hold = Hold {
+            fork_key: StreamKey::from_stored(&op.key),
+            hold_id: op.id | 1 << 40,
+            offset: offset.map(Offset),
+            incarnation: Incarnation(0),
+        };
+        let request = Request::on_key(source.clone(), Asked::Hold(hold));
+        let task = Forking {
+            source,
+            hold_id: op.id | 1 << 40,
+            op,
+            held: None,
+        };
+        self.ask_for(node, Task::Fork(Box::new(task)), request);
+    }
+
+    fn ask_for(&mut self, node: u64, task: Task, request: Request) {
+        let me = self.node(node);
+        me.process.task_count += 1;
+        let id = me.process.task_count;
+        me.process.tasks.insert(id, task);
+        self.ask_again(node, id, request);
+    }
+
+    fn ask_again(&mut self, node: u64, id: u64, request: Request) {
+        let group = match &request.target {
+            GroupTarget::Key(key) => group_of(key.as_str()),
+            GroupTarget::Group(group) => *group,
+            GroupTarget::Meta => 0,
+        };
+        let reply_to = self.node(node).reply_to(Waiting::Task(id));
+        self.step(node, group, Input::Request { request, reply_to });
+    }
+
+    /// A refused step is tried again.
+    pub fn retry_task(&mut self, node: u64, id: u64) {
+        if let Some(Task::Deliver(delivery)) = self.node(node).process.tasks.get(&id) {
+            let request = delivery.request.clone();
+            self.ask_again(node, id, request);
+        }
+    }
+
+    /// A task's request is answered.
+    pub fn task_answered(&mut self, node: u64, id: u64, outcome: Outcome) {
+        let Some(task) = self.node(node).process.tasks.remove(&id) else {
+            return;
+        };
+        match task {
+            Task::Deliver(delivery) => self.on_delivered(node, id, delivery, &outcome),
+            Task::Check(source, incarnation, hold_id) => {
+                let Outcome::Abandoned { exists } = outcome else {
+                    return;
+                };
+                let op = settled(exists, incarnation, hold_id);
+                self.ask_for(node, Task::Last, Request::on_key(source, op));
+            }
+            Task::Fork(forking) => self.on_fork_answered(node, *forking, outcome),
+            Task::Read(reading) => self.on_inherited(node, *reading, outcome),
+            Task::Last => {}
+        }
+    }
+
+    fn on_delivered(&mut self, node: u64, id: u64, mut delivery: Delivery, outcome: &Outcome) {
+        let is_undone = matches!(
+            outcome,
+            Outcome::Refused(
+                Refusal::Unavailable | Refusal::OutcomeUnknown | Refusal::Overloaded { .. }
+            )
+        );
+        if is_undone {
+            let life = self.node(node).life;
+            self.queue
+                .at(self.now_us + RETRY_US, Event::RetryTask(life, id));
+        } else if delivery.is_delivered {
+            return;
+        } else {
+            delivery.is_delivered = true;
+            delivery.request = Request {
+                target: GroupTarget::Group(delivery.group),
+                op: Asked::Settle {
+                    outbox_id: delivery.outbox_id,
+                },
+            };
+        }
+        let request = delivery.request.clone();
+        let tasks = &mut self.node(node).process.tasks;
+        tasks.insert(id, Task::Deliver(delivery));
+        if !is_undone {
+            self.ask_again(node, id, request);
+        }
+    }
+
+    fn on_fork_answered(&mut self, node: u64, mut forking: Forking, outcome: Outcome) {
+        let (hold_id, id) = (forking.hold_id, forking.op.id);
+        let What::Fork { body, .. } = &forking.op.what else {
+            return;
+        };
+        let Some(held) = forking.held.clone() else {
+            let Outcome::Held(held) = outcome else {
+                return self.reply_to_client(node, id, &outcome);
+            };
+            self.coverage.hit("source held");
+            let create = Create {
+                content_type: held.source.content_type.clone(),
+                expiry: held.source.expiry,
+                closed: false,
+                body: body.clone(),
+                bucket_generation: 0,
+                fork: Some(ForkOrigin {
+                    source: forking.source.clone(),
+                    incarnation: held.source.incarnation,
+                    offset: held.offset,
+                    hold_id,
+                    requested_offset: Some(held.offset),
+                    requested_sub_offset: 0,
+                    floor: held.floor,
+                }),
+            };
+            let key = StreamKey::from_stored(&forking.op.key);
+            forking.held = Some(held);
+            let request = Request::on_key(key, Asked::Create(create));
+            return self.ask_for(node, Task::Fork(Box::new(forking)), request);
+        };
+        let stands = match &outcome {
+            Outcome::Created(created) => Some(created.fresh),
+            // The sweep will ask.
+            Outcome::Refused(Refusal::OutcomeUnknown) => None,
+            _ => Some(false),
+        };
+        self.reply_to_client(node, id, &outcome);
+        if let Some(stands) = stands {
+            self.coverage.hit(if stands {
+                "fork made"
+            } else {
+                "hold released at once"
+            });
+            let op = settled(stands, held.source.incarnation, hold_id);
+            self.ask_for(node, Task::Last, Request::on_key(forking.source, op));
+        }
+    }
+
+    /// Fetches a plan's bytes, then answers its client.
+    pub fn begin_reading(&mut self, node: u64, op: Op, outcome: Outcome) {
+        let Outcome::Read(plan) = &outcome else {
+            return;
+        };
+        let reading = Reading {
+            op,
+            bytes: Vec::new(),
+            rest: plan.pieces.iter().cloned().collect(),
+            lead: plan.lead.into(),
+            outcome,
+        };
+        self.read_on(node, reading);
+    }
+
+    fn read_on(&mut self, node: u64, mut reading: Reading) {
+        while let Some(piece) = reading.rest.pop_front() {
+            match piece {
+                Piece::Hot(hot) => reading.bytes.extend_from_slice(&hot),
+                Piece::Cold {
+                    chunk,
+                    group,
+                    from,
+                    to,
+                } => {
+                    let checkpoints = &self.node(node).disk.checkpoints;
+                    let found = checkpoints.get(&group);
+                    let Some(found) = found.and_then(|c| c.read(&chunk, from, to)) else {
+                        return self.find(format!(
+                            "node {node}: a read of group {group} needs {chunk:?}, which is not on its disk"
+                        ));
+                    };
+                    self.coverage.hit("read of a pack");
+                    reading.bytes.extend_from_slice(&found);
+                }
+                Piece::Stored { .. } => unreachable!("the groups have no cold store"),
+                Piece::Inherited {
+                    source,
+                    incarnation,
+                    from,
+                    to,
+                } => {
+                    self.coverage.hit("inherited bytes");
+                    let op = Asked::ReadInherited {
+                        incarnation,
+                        from,
+                        to,
+                    };
+                    let request = Request::on_key(source, op);
+                    return self.ask_for(node, Task::Read(Box::new(reading)), request);
+                }
+            }
+        }
+        let bytes = reading.bytes.split_off(reading.lead as usize);
+        self.answer_client(&reading.op, &reading.outcome, Some(&bytes));
+    }
+
+    fn on_inherited(&mut self, node: u64, mut reading: Reading, outcome: Outcome) {
+        match outcome {
+            Outcome::Read(plan) => {
+                for piece in plan.pieces.into_iter().rev() {
+                    reading.rest.push_front(piece);
+                }
+                self.read_on(node, reading);
+            }
+            Outcome::Refused(Refusal::SourceNotFound | Refusal::OffsetBeyondTail { .. })
+                if self.ledger.stands(&reading.op, &reading.outcome) =>
+            {
+                self.find(format!(
+                    "node {node}: the bytes that {} inherited are gone: {outcome:?}",
+                    reading.op.key
+                ));
+            }
+            _ => {
+                let refused = Outcome::Refused(Refusal::Unavailable);
+                self.answer_client(&reading.op, &refused, None);
+            }
+        }
+    }
+}
+
+fn settled(stands: bool, incarnation: Incarnation, hold_id: u64) -> Asked {
+    match stands {
+        true => Asked::ConfirmHold {
+            incarnation,
+            hold_id,
+        },
+        false => Asked::ReleaseHold {
+            incarnation,
+            hold_id,
+        },
+    }
+}
