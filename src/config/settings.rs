@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::cold::{ColdPlace, Secret, cold, is_endpoint};
 use super::value::{boolean, bytes, millis};
 use super::{ConfigError, Origin};
 use crate::group::{RaftSettings, ReadMode};
@@ -88,15 +89,15 @@ impl Value for Option<ColdPlace> {
     fn show(&self) -> Option<String> {
         self.as_ref().map(|place| match place {
             ColdPlace::Dir(dir) => format!("{:?}", dir.display().to_string()),
+            ColdPlace::S3 { bucket, prefix } => format!("\"s3://{bucket}/{prefix}\""),
         })
     }
 }
 
-/// Where the cold store is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ColdPlace {
-    /// A directory of this node.
-    Dir(PathBuf),
+impl Value for Secret {
+    fn show(&self) -> Option<String> {
+        (!self.0.is_empty()).then(|| "\"***\"".to_owned())
+    }
 }
 
 /// What flags gave: settings by key, and the file of `--config`.
@@ -213,14 +214,6 @@ fn peers(text: &str) -> Option<Vec<Peer>> {
     Some(peers)
 }
 
-fn cold(text: &str) -> Option<Option<ColdPlace>> {
-    match text.trim() {
-        "" => Some(None),
-        text if text.contains("://") => None,
-        text => Some(Some(ColdPlace::Dir(PathBuf::from(text)))),
-    }
-}
-
 fn name(text: &str) -> Option<String> {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     ((1..=64).contains(&text.len()) && text.bytes().all(is_plain)).then(|| text.to_owned())
@@ -274,8 +267,41 @@ settings! {
         |t| t.parse().ok(), "where clients connect.";
     wal_dir: Option<PathBuf>, "", "a directory",
         |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "where data is kept; without it, nothing survives a restart.";
-    cold: Option<ColdPlace>, "", "a directory",
+    cold: Option<ColdPlace>, "", "a directory, or s3://bucket/prefix",
         cold, "where old data is kept; without it, in `cold` below wal_dir.";
+    s3_endpoint: String, "", "http://host:port or https://host",
+        |t| Some(t.trim_end_matches('/').to_owned()).filter(|t| is_endpoint(t)), "where S3 is; empty: Amazon's, of the region.";
+    s3_region: String, "", "a region such as eu-central-1",
+        |t| Some(t.to_owned()).filter(|t| t.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')),
+        "region of the bucket; empty: AWS_REGION, then that of the AWS profile, then us-east-1.";
+    s3_addressing: String, "auto", "auto, path or virtual",
+        |t| Some(t.to_owned()).filter(|t| ["auto", "path", "virtual"].contains(&t.as_str())),
+        "whether the bucket is named in the path or in the host; auto: in the path if s3_endpoint is set.";
+    s3_access_key_id: String, "", "the name of a key",
+        |t| Some(t.to_owned()), "who asks; empty: AWS_ACCESS_KEY_ID, then the AWS profile, then the instance metadata service.";
+    s3_secret_access_key: Secret, "", "the key; better given by the environment or a file than by a flag",
+        |t| Some(Secret(t.to_owned())), "the key that belongs to s3_access_key_id.";
+    s3_session_token: Secret, "", "the token",
+        |t| Some(Secret(t.to_owned())), "token of a session that belongs to the key.";
+    s3_profile: String, "", "the name of a profile",
+        |t| Some(t.to_owned()), "profile in the AWS files; empty: AWS_PROFILE, then default.";
+    s3_metadata_host: String, "169.254.169.254", "a host, or host:port, or empty for none",
+        |t| Some(t.to_owned()), "the instance metadata service.";
+    s3_ca_file: Option<PathBuf>, "", "a PEM file",
+        |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "certificate authorities that S3's certificate must come from; empty: the system's.";
+    s3_encryption: String, "none", "none, s3, kms or kms:KEY",
+        |t| Some(t.to_owned()).filter(|t| ["none", "s3", "kms"].contains(&t.as_str()) || t.starts_with("kms:")),
+        "server-side encryption that is asked for; none: as the bucket has it.";
+    s3_requests_max: u64, "16", "a whole number from 1 to 1024",
+        |t| within(t.parse().ok(), 1, 1024), "requests to S3 at once, per core.";
+    s3_attempts_max: u64, "6", "a whole number from 1 to 100",
+        |t| within(t.parse().ok(), 1, 100), "attempts of one request to S3 before it fails.";
+    s3_connect_timeout_ms: u64, "5s", "a time from 10ms to 10min",
+        |t| within(millis(t), 10, 600_000), "time for a connection to S3, TLS included.";
+    s3_request_timeout_ms: u64, "30s", "a time from 10ms to 10min",
+        |t| within(millis(t), 10, 600_000), "time for a request to S3, beside a second for each MiB.";
+    s3_part_bytes: u64, "128MiB", "bytes from 5MiB to 4GiB",
+        |t| within(bytes(t), 5 << 20, 4 << 30), "longer objects are put in parts of this size, each of which is a request.";
     core_count: u64, "auto", "a whole number from 1 to 64, or auto",
         cores, "executors; auto: one for each CPU that the process may use.";
     raft_group_count: u64, "16", "a whole number from 1 to 4096",

@@ -4,11 +4,12 @@ mod backend;
 mod balance;
 mod checkpoint;
 pub mod clock;
-mod cold;
+pub mod cold;
 mod damage;
 mod fork;
 mod give;
 mod guests;
+mod http_client;
 pub mod hyper_rt;
 pub mod listen;
 mod materialize;
@@ -24,10 +25,13 @@ mod start;
 mod status;
 mod tails;
 pub(crate) mod timeouts;
+mod tls;
 mod transfer;
 mod turn;
 
-pub use checkpoint::{GroupFiles, manifest_path, read_tables, sweep};
+pub use checkpoint::{
+    GroupFiles, manifest_path, pack_path, read_tables, sweep, table_path, tables,
+};
 pub use damage::{SET_ASIDE_MAX, damage_note_path, set_aside_count};
 pub use mesh::{Mesh, MeshEnds, mesh};
 pub use message::Message;

@@ -15,7 +15,7 @@ use storage::wal::{Pin, Wal, WalConfig};
 use super::backend::CoreBackend;
 use super::checkpoint::GroupFiles;
 use super::clock::Clock;
-use super::cold::open_cold;
+use super::cold::{open_cold, try_cold};
 use super::listen::{ConnectionEvents, ConnectionLimits, accept_loop, listener};
 use super::signal::Event;
 use super::timeouts::Timeouts;
@@ -143,12 +143,8 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
         start.wal,
     );
     let core = storage::blocking::awake(built).await?;
-    if let Some(cold) = &core.cold {
-        log::debug!(
-            "event=cold_store core={} is_local={}",
-            core.id,
-            cold.is_local()
-        );
+    if let Some(cold) = core.cold.clone().filter(|_| core.id == 0) {
+        glommio::spawn_local(try_cold(cold)).detach();
     }
     log::debug!("event=core_built core={}", core.id);
     let receiver = Rc::downgrade(&core);
