@@ -7,6 +7,7 @@ mod pulse;
 mod rebuild;
 mod recovery;
 pub mod replay;
+pub mod scrub;
 
 use std::io::Write;
 use std::net::SocketAddr;

@@ -11,4 +11,5 @@ mod live;
 mod protocol;
 mod restart;
 mod sagas;
+mod scrub;
 mod tidy;

@@ -40,6 +40,7 @@ pub enum Command {
     Close(Close),
     Delete(Delete),
     Cluster(ClusterCommand),
+    Scrub(Scrub),
     Version(Version),
 }
 
@@ -173,6 +174,16 @@ pub struct Delete {
     /// the stream
     #[argh(positional)]
     pub url: String,
+}
+
+/// Reads and checks all that a stopped node has in its data directory: manifests, state tables, packs, the log. Names
+/// what is damaged, and mends nothing. The cold store is not read.
+#[derive(Debug, FromArgs)]
+#[argh(subcommand, name = "scrub")]
+pub struct Scrub {
+    /// the data directory
+    #[argh(option)]
+    pub wal_dir: std::path::PathBuf,
 }
 
 /// Prints the version.

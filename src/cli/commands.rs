@@ -75,7 +75,7 @@ async fn dispatch(command: Command) -> Result<(), CliError> {
         }
         Command::Delete(given) => said(send(&given.url, Method::DELETE, &[]).await?),
         Command::Cluster(given) => super::cluster::run(given).await,
-        Command::Server(_) | Command::Config(_) | Command::Version(_) => {
+        Command::Server(_) | Command::Config(_) | Command::Scrub(_) | Command::Version(_) => {
             Err(CliError::Usage("not a client command".to_owned()))
         }
     }

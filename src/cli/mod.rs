@@ -10,7 +10,7 @@ mod output;
 
 use std::process::ExitCode;
 
-pub use arguments::{Arguments, Command, ConfigSubcommand, parse};
+pub use arguments::{Arguments, Command, ConfigSubcommand, Scrub, parse};
 pub use commands::CliError;
 
 /// Runs a client command.
