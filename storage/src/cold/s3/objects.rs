@@ -323,6 +323,13 @@ pub(super) struct Sum {
 }
 
 impl Sum {
+    /// Whether a tag is this MD5, or none.
+    pub(super) fn is_named_by(&self, tag: &str) -> bool {
+        let tag = tag.trim_matches('"');
+        let is_md5 = tag.len() == 32 && tag.bytes().all(|b| b.is_ascii_hexdigit());
+        !is_md5 || tag.eq_ignore_ascii_case(&self.hex)
+    }
+
     #[expect(clippy::disallowed_types, reason = "rusoto's type")]
     pub(super) fn metadata(&self) -> HashMap<String, String> {
         HashMap::from([(META_MD5.to_owned(), self.hex.clone())])
