@@ -223,7 +223,7 @@ impl Shared {
             let number = self.requests.fetch_add(1, Ordering::Relaxed);
             let fault = *self.fault.lock().expect("no one panics with it");
             let fault = fault
-                .filter(|(_, every)| number % every == 0)
+                .filter(|(_, every)| number.is_multiple_of(*every))
                 .map(|(fault, _)| fault);
             self.faults
                 .fetch_add(u64::from(fault.is_some()), Ordering::Relaxed);
