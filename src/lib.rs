@@ -4,9 +4,11 @@
 //! [`protocol`], [`core`] routes it to the executor that owns its [`group`], which decides and answers.
 //! [`wire`] makes bytes of it where that executor is on another node.
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod core;
+pub mod doctor;
 pub mod group;
 pub mod http;
 pub mod meta;

@@ -4,14 +4,11 @@ use std::process::ExitCode;
 
 use ursula::cli::{self, Command, ConfigSubcommand};
 use ursula::config::{self, Config, ConfigError, Given};
-use ursula::node::NodeError;
+use ursula::ops::exit::USAGE;
 
 /// Requests and appends make many small allocations, some freed on another core than theirs.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Exit code where the command line or a setting is wrong.
-const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -37,6 +34,20 @@ fn main() -> ExitCode {
         }
         Command::Scrub(given) => scrub(&given.wal_dir),
         Command::Version(_) => version(),
+        Command::Man(_) => {
+            print!("{}", cli::man_page());
+            ExitCode::SUCCESS
+        }
+        Command::Completions(given) => match cli::completions(&given.shell) {
+            Some(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            None => {
+                eprintln!("ursula: {:?} is none of bash, zsh, fish", given.shell);
+                ExitCode::from(USAGE)
+            }
+        },
         client => cli::run(client),
     }
 }
@@ -96,20 +107,19 @@ fn scrub(dir: &std::path::Path) -> ExitCode {
 }
 
 fn serve(given: Given) -> ExitCode {
-    let config = match load(given) {
-        Ok((config, _)) => config,
+    let (config, origins) = match load(given) {
+        Ok(loaded) => loaded,
         Err(error) => return refused(&error),
     };
     let level = config.log_level.parse().unwrap_or(log::LevelFilter::Info);
     ursula::ops::logging::start(level, config.log_format == "json");
-    let result = ursula::node::run(config);
+    let result = ursula::node::run(&config, &origins);
     if let Err(error) = &result {
-        log::error!("event=failed {error}");
+        log::error!("event=failed exit_code={} {error}", error.code());
     }
     log::logger().flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(NodeError::Config(_)) => ExitCode::from(USAGE),
-        Err(_) => ExitCode::FAILURE,
+        Err(error) => ExitCode::from(error.code()),
     }
 }

@@ -2,27 +2,35 @@
 
 mod identity;
 mod join;
+mod notify;
 mod preflight;
 mod pulse;
 mod rebuild;
 mod recovery;
 pub mod replay;
 pub mod scrub;
+mod supervise;
 
-use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Sender, channel};
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 pub use self::preflight::Denied;
+pub(crate) use self::preflight::{has_io_uring, limit_of};
 use self::pulse::Pulses;
 use self::recovery::{Start, recover};
-use crate::config::{Config, ConfigError};
-use crate::core::{CoreStart, Message, NodeIdentity, StopHandle, mesh, run as run_core, stop_pair};
+use self::supervise::{Ended, Event, Supervisor};
+use crate::admin::AdminStart;
+use crate::config::{ADMIN_LISTEN, AdminListen, Config, ConfigError, Origins};
+use crate::core::listen::ListenGuard;
+use crate::core::{
+    CoreError, CoreStart, MeshEnds, Message, NodeIdentity, StopHandle, mesh, run as run_core,
+    stop_pair,
+};
+use crate::ops::exit;
 
 /// Why a node ended.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +47,28 @@ pub enum NodeError {
     /// Something that is not readable for this version.
     #[error("{0}")]
     Data(String),
+    /// The data directory is another node's, or was made with other settings.
+    #[error("{0}")]
+    Misfit(String),
+    /// The cluster could not be asked.
+    #[error("cannot ask the cluster: {0}")]
+    Join(String),
+    /// A write or sync of the log failed while the node ran.
+    #[error(
+        "core {core}: a write or sync of its log failed; look at the disk and the kernel's log before a new start"
+    )]
+    DiskFailed {
+        /// The first one.
+        core: u16,
+    },
+    /// A core, because of the disk.
+    #[error("core {core}: {error}")]
+    CoreStorage {
+        /// Which.
+        core: u16,
+        /// Why.
+        error: storage::StorageError,
+    },
     /// Something is not there, or not what was written.
     #[error("{0}")]
     Damaged(String),
@@ -56,6 +86,9 @@ pub enum NodeError {
         /// Why.
         text: String,
     },
+    /// The executor of the operators' listener.
+    #[error("the admin listener: {0}")]
+    Admin(String),
     /// The system's.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -67,45 +100,68 @@ pub enum NodeError {
     Interrupted,
 }
 
-enum Event {
-    Started { core: u16, thread: i32 },
-    Ready,
-    Listening,
-    Drained,
-    Damaged,
-    Exited { core: u16, error: Option<String> },
-    Signal,
+impl NodeError {
+    /// The process's exit code.
+    pub fn code(&self) -> u8 {
+        use storage::StorageError;
+        match self {
+            NodeError::Config(_) => exit::USAGE,
+            NodeError::Misfit(_) => exit::MISFIT,
+            // Locked memory of a process that has just ended is given back late: worth another try.
+            NodeError::Denied(Denied::IoUring(error))
+                if error.raw_os_error() == Some(libc::ENOMEM) =>
+            {
+                exit::FAILED
+            }
+            NodeError::Denied(_) => exit::MISFIT,
+            NodeError::Storage(error) | NodeError::CoreStorage { error, .. } => match error {
+                StorageError::Corrupt { .. }
+                | StorageError::Foreign { .. }
+                | StorageError::NewerVersion { .. } => exit::DAMAGED,
+                StorageError::Poisoned => exit::DISK_FAILED,
+                StorageError::Io { source, .. } if source.raw_os_error() == Some(libc::EIO) => {
+                    exit::DISK_FAILED
+                }
+                StorageError::Io { .. }
+                | StorageError::NoSpace { .. }
+                | StorageError::Locked { .. } => exit::FAILED,
+            },
+            NodeError::Data(_) | NodeError::Damaged(_) => exit::DAMAGED,
+            NodeError::DiskFailed { .. } => exit::DISK_FAILED,
+            NodeError::Listen(_)
+            | NodeError::Cold(_)
+            | NodeError::Join(_)
+            | NodeError::Core { .. }
+            | NodeError::Admin(_)
+            | NodeError::Io(_)
+            | NodeError::StopTimeout
+            | NodeError::Interrupted => exit::FAILED,
+        }
+    }
 }
 
 /// Runs a node until a signal stops it.
 ///
 /// # Errors
 /// [`NodeError`]; its text says what to do.
-pub fn run(config: Config) -> Result<(), NodeError> {
+pub fn run(config: &Config, origins: &Origins) -> Result<(), NodeError> {
     loop {
-        if run_once(&config)? == Ended::Told {
+        if run_once(config, origins)? == Ended::Told {
             return Ok(());
         }
         log::warn!("event=starting_again damaged files are set aside");
     }
 }
 
-/// Why a node stopped in good order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    /// By a signal.
-    Told,
-    /// It found damage that the next start mends.
-    Damaged,
-}
-
-fn run_once(config: &Config) -> Result<Ended, NodeError> {
+fn run_once(config: &Config, origins: &Origins) -> Result<Ended, NodeError> {
     log::info!("event=starting version={}", env!("CARGO_PKG_VERSION"));
     preflight::raise_descriptor_limit(config.connections_max);
     preflight::check()?;
     let guard = crate::core::listen::guard(config.listen)?;
     let cluster_listen = config.cluster_listen.filter(|_| !config.peers.is_empty());
     let cluster_guard = cluster_listen.map(crate::core::listen::guard).transpose()?;
+    let admin_guard = admin_guard(config.admin_listen)?;
+    let token = admin_token(config)?;
     let start = recover(config)?;
     let cores = config.core_count as u16;
     log::info!("event=cores count={cores} pinned={}", !config.no_pin);
@@ -141,30 +197,88 @@ fn run_once(config: &Config) -> Result<Ended, NodeError> {
     }
     let mut pulses = Pulses::default();
     let listen = (guard.addr, cluster_address);
-    let mut controls = spawn(config, start, listen, &mut pulses, &events)?;
-    let result = supervise(config, &inbox, &mut controls, &mut pulses, guard.addr);
+    let mut ends = mesh::<Message>(usize::from(cores) + usize::from(admin_guard.is_some()));
+    let mut admin_handle = None;
+    if let Some(guard) = admin_guard
+        && let Some(mesh) = ends.pop()
+    {
+        let started = events.clone();
+        let admin = AdminStart {
+            config: config.clone(),
+            origins: origins.clone(),
+            client_address: listen.0,
+            token,
+            guard,
+            mesh,
+            cores,
+            started: Box::new(move |thread| {
+                let _ = started.send(Event::AdminStarted { thread });
+            }),
+        };
+        admin_handle = Some(crate::admin::start(admin).map_err(NodeError::Admin)?);
+    }
+    let controls = spawn(config, start, (ends, listen), &mut pulses, &events)?;
+    let supervisor = Supervisor::new(config, guard.addr, controls, pulses);
+    let result = supervisor.run(&inbox);
+    if let (Some(admin), Ok(Ended::Damaged)) = (admin_handle, &result) {
+        admin.stop();
+    }
     drop(guard);
     drop(cluster_guard);
     result
 }
 
+/// The token that the operators' listener wants for changes.
+fn admin_token(config: &Config) -> Result<Option<String>, NodeError> {
+    let Some(path) = &config.admin_token_file else {
+        return Ok(None);
+    };
+    let bad = |reason: String| {
+        NodeError::Misfit(format!("admin_token_file {}: {reason}", path.display()))
+    };
+    let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
+    let token = text.trim();
+    if token.len() < 16 || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(bad(
+            "a token is one line of 16 or more printable characters".to_owned(),
+        ));
+    }
+    Ok(Some(token.to_owned()))
+}
+
+/// A default keeps no node from starting; an address that was given does.
+fn admin_guard(listen: AdminListen) -> Result<Option<ListenGuard>, NodeError> {
+    use crate::core::listen::{guard, try_guard};
+    let address = match listen {
+        AdminListen::Off => return Ok(None),
+        AdminListen::At(address) => return Ok(Some(guard(address)?)),
+        AdminListen::Auto => ADMIN_LISTEN.parse().map_err(std::io::Error::other)?,
+    };
+    match try_guard(address) {
+        Ok(guard) => Ok(Some(guard)),
+        Err(error) => {
+            log::warn!("event=no_admin_listener {error}; give --admin-listen to have one");
+            Ok(None)
+        }
+    }
+}
+
 fn spawn(
     config: &Config,
     start: Start,
-    (listen, cluster_listen): (SocketAddr, Option<SocketAddr>),
+    (ends, (listen, cluster_listen)): (Vec<MeshEnds<Message>>, (SocketAddr, Option<SocketAddr>)),
     pulses: &mut Pulses,
     events: &Sender<Event>,
 ) -> Result<Vec<StopHandle>, NodeError> {
     let cores = config.core_count as u16;
     let cpus = crate::config::allowed_cpus();
     let mut controls = Vec::new();
-    let ends = mesh::<Message>(usize::from(cores));
     let lock = std::sync::Arc::new(start.lock);
     for ((id, mesh), part) in (0..cores).zip(ends).zip(start.cores) {
         let (handle, control) = stop_pair()?;
         controls.push(handle);
         let progress = events.clone();
-        let ticks = pulses.add();
+        let pulse = pulses.add();
         let core = CoreStart {
             id,
             cores,
@@ -181,7 +295,7 @@ fn spawn(
                 cluster_listen,
             },
             control,
-            ticks,
+            pulse,
             progress: Box::new(move |step| {
                 use crate::core::Progress;
                 let event = match step {
@@ -189,6 +303,7 @@ fn spawn(
                     Progress::Ready => Event::Ready,
                     Progress::Listening => Event::Listening,
                     Progress::Drained => Event::Drained,
+                    Progress::LogFailed => Event::LogFailed { core: id },
                     Progress::Damaged => Event::Damaged,
                 };
                 // The node is gone if nobody listens; then this core ends soon too.
@@ -212,11 +327,14 @@ fn spawn(
                 let exit = Exit {
                     core: id,
                     events: ended,
-                    error: Some("it panicked".to_owned()),
+                    error: Some(NodeError::Core {
+                        core: id,
+                        text: "it panicked".to_owned(),
+                    }),
                 };
                 async move {
                     let mut exit = exit;
-                    exit.error = run_core(core).await.err().map(|e| e.to_string());
+                    exit.error = run_core(core).await.err().map(|e| core_error(id, e));
                     drop(lock);
                 }
             })
@@ -234,7 +352,8 @@ fn watch(core: u16, handle: glommio::ExecutorJoinHandle<()>, events: Sender<Even
     let watcher = std::thread::Builder::new().name(format!("join-{core}"));
     let spawned = watcher.spawn(move || {
         if let Err(error) = handle.join() {
-            let error = Some(error.to_string());
+            let text = error.to_string();
+            let error = Some(NodeError::Core { core, text });
             let _ = events.send(Event::Exited { core, error });
         }
     });
@@ -243,10 +362,20 @@ fn watch(core: u16, handle: glommio::ExecutorJoinHandle<()>, events: Sender<Even
     }
 }
 
+fn core_error(core: u16, error: CoreError) -> NodeError {
+    match error {
+        CoreError::Storage(error) => NodeError::CoreStorage { core, error },
+        other => NodeError::Core {
+            core,
+            text: other.to_string(),
+        },
+    }
+}
+
 struct Exit {
     core: u16,
     events: Sender<Event>,
-    error: Option<String>,
+    error: Option<NodeError>,
 }
 
 impl Drop for Exit {
@@ -256,105 +385,4 @@ impl Drop for Exit {
             error: self.error.take(),
         });
     }
-}
-
-fn tell_all(controls: &mut [StopHandle], byte: u8) {
-    for control in controls {
-        // A core that is gone reports itself.
-        let _ = control.write_all(&[byte]);
-    }
-}
-
-/// How long a core that starts or stops may sleep beside work that is done.
-const NUDGE_INTERVAL: Duration = Duration::from_millis(20);
-
-fn supervise(
-    config: &Config,
-    inbox: &Receiver<Event>,
-    controls: &mut [StopHandle],
-    pulses: &mut Pulses,
-    addr: std::net::SocketAddr,
-) -> Result<Ended, NodeError> {
-    let cores = controls.len();
-    let mut ended = Ended::Told;
-    let (mut ready, mut listening, mut drained, mut exited) = (0, 0, 0, 0);
-    let mut stopping_since: Option<std::time::Instant> = None;
-    let limit = Duration::from_millis(config.shutdown_timeout_ms) * 2 + Duration::from_secs(5);
-    let mut waited = Duration::ZERO;
-    while exited < cores {
-        let is_stopping = stopping_since.is_some();
-        let event = if is_stopping || listening < cores {
-            match inbox.recv_timeout(NUDGE_INTERVAL) {
-                Ok(event) => event,
-                Err(_) if is_stopping && waited >= limit => return Err(NodeError::StopTimeout),
-                Err(_) => {
-                    waited += NUDGE_INTERVAL;
-                    pulses.wake_all();
-                    continue;
-                }
-            }
-        } else {
-            match inbox.recv_timeout(pulse::INTERVAL) {
-                Ok(event) => event,
-                Err(_) => {
-                    pulses.look();
-                    continue;
-                }
-            }
-        };
-        waited = Duration::ZERO;
-        match event {
-            Event::Started { core, thread } => pulses.started(core, thread),
-            Event::Ready => {
-                ready += 1;
-                if ready == cores {
-                    tell_all(controls, b'g');
-                }
-            }
-            Event::Listening => {
-                listening += 1;
-                if listening == cores {
-                    log::info!("event=listening listening on http://{addr}");
-                    if stopping_since.is_some() {
-                        tell_all(controls, b's');
-                    }
-                }
-            }
-            Event::Drained => {
-                drained += 1;
-                if drained == cores {
-                    tell_all(controls, b'q');
-                }
-            }
-            // A stop that is under way may have been told, and then is final.
-            Event::Damaged if stopping_since.is_some() => {}
-            Event::Damaged => {
-                stopping_since = Some(crate::core::clock::instant());
-                ended = Ended::Damaged;
-                log::info!("event=stopping");
-                if listening == cores {
-                    tell_all(controls, b's');
-                }
-            }
-            Event::Signal if ended == Ended::Damaged => ended = Ended::Told,
-            // Supervisors and terminals may send a signal twice; a later one is meant.
-            Event::Signal
-                if stopping_since.is_some_and(|s| s.elapsed() < Duration::from_secs(1)) => {}
-            Event::Signal if stopping_since.is_some() => return Err(NodeError::Interrupted),
-            Event::Signal => {
-                stopping_since = Some(crate::core::clock::instant());
-                log::info!("event=stopping");
-                if listening == cores {
-                    tell_all(controls, b's');
-                }
-            }
-            Event::Exited {
-                core,
-                error: Some(text),
-            } => return Err(NodeError::Core { core, text }),
-            Event::Exited { error: None, .. } => exited += 1,
-        }
-    }
-    log::info!("event=stopped");
-    Ok(ended)
 }

@@ -178,6 +178,8 @@ impl Backend for Accepting {
 
     fn sent(&self, _bytes: u64) {}
 
+    fn delivered(&self, _: u64) {}
+
     async fn metrics(&self) -> String {
         String::new()
     }

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -35,12 +35,22 @@ pub struct S3Server {
 }
 
 impl S3Server {
-    /// The server's binary: `URSULA_TEST_S3`, or what `integration/get-s3` has installed.
+    /// The server's binary: `URSULA_TEST_S3`, or what `integration/get-s3` installs, once.
     pub fn binary() -> PathBuf {
-        std::env::var_os("URSULA_TEST_S3").map_or_else(
-            || repository().join("target/tools/bin/s3s-fs"),
-            PathBuf::from,
-        )
+        static ONCE: Once = Once::new();
+        if let Some(given) = std::env::var_os("URSULA_TEST_S3") {
+            return PathBuf::from(given);
+        }
+        ONCE.call_once(|| {
+            let script = repository().join("integration/get-s3");
+            let installed = Command::new(&script).status();
+            assert!(
+                installed.is_ok_and(|status| status.success()),
+                "{} could not install the S3 server of the tests",
+                script.display()
+            );
+        });
+        repository().join("target/tools/bin/s3s-fs")
     }
 
     /// Starts it on a free port, with an empty bucket.
@@ -56,9 +66,7 @@ impl S3Server {
             command.args(["--access-key", KEY_ID, "--secret-key", SECRET]);
             command.arg(dir.path()).stdin(Stdio::null());
             let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-            let mut child = child.unwrap_or_else(|e| {
-                panic!("{command:?}: {e} (install it with `integration/get-s3`)")
-            });
+            let mut child = child.unwrap_or_else(|e| panic!("{command:?}: {e}"));
             let address = format!("127.0.0.1:{port}");
             if answers(&mut child, &address) {
                 return S3Server {
@@ -78,6 +86,13 @@ impl S3Server {
         let mut found = Vec::new();
         walk(self.dir.path(), &mut found);
         found.retain(|path| path.contains(".part-"));
+        found
+    }
+
+    /// Files of all objects, and what the server keeps beside them.
+    pub fn files(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        walk(&self.dir.path().join(BUCKET), &mut found);
         found
     }
 

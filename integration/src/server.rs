@@ -69,6 +69,9 @@ impl Server {
         if !settings.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
         }
+        if !settings.contains(&"--admin-listen") {
+            command.args(["--admin-listen", "off"]);
+        }
         command.args(settings).args(["--io-memory", "64KiB"]);
         let mut child = command
             .stdin(Stdio::null())
@@ -83,6 +86,8 @@ impl Server {
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 if let Some((_, address)) = line.split_once("listening on http://") {
+                    // In a log of JSON, more follows.
+                    let address = address.split(['"', ' ']).next().unwrap_or(address);
                     let _ = listening.send(address.to_owned());
                 }
                 let mut kept = kept.lock().expect("no one panics with it");
@@ -137,9 +142,14 @@ impl Server {
     }
 
     /// SIGTERM, and how it ended.
-    pub fn stop(mut self) -> ExitStatus {
+    pub fn stop(self) -> ExitStatus {
         // SAFETY: the pid is that of a child that was not waited for.
         unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGTERM) };
+        self.wait_end()
+    }
+
+    /// How it ended.
+    pub fn wait_end(mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("it is our child") {

@@ -1,13 +1,16 @@
 //! One binary: the server as its users meet it.
 
+mod cold;
 mod commands;
 mod conformance;
+mod console;
 mod faults;
 mod hostile;
 mod http;
 mod kills;
 mod limits;
 mod live;
+mod ops;
 mod protocol;
 mod restart;
 mod sagas;

@@ -1,12 +1,14 @@
 //! The command line, as argh reads it.
 
-use argh::{EarlyExit, FromArgs};
+use argh::{ArgsInfo, EarlyExit, FromArgs};
 
 pub use super::cluster_arguments::{ClusterCommand, ClusterSubcommand};
+pub use super::doctor::Doctor;
+pub use super::manual::{Completions, Man};
 use crate::config::{CheckArguments, SETTINGS, ServerArguments};
 
 /// Durable, replayable event streams over plain HTTP.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(
     example = "{command_name} server --wal-dir /var/lib/ursula",
     example = "{command_name} create /v1/stream/hello --content-type text/plain",
@@ -19,7 +21,13 @@ use crate::config::{CheckArguments, SETTINGS, ServerArguments};
     error_code(2, "The command line or a setting is wrong."),
     error_code(3, "Not found."),
     error_code(4, "In conflict with the stream's state."),
-    error_code(5, "Unavailable.")
+    error_code(5, "Unavailable."),
+    error_code(
+        65,
+        "The data directory is damaged or foreign. Not mended by a restart."
+    ),
+    error_code(74, "A write or sync of the log failed. Not mended by a restart."),
+    error_code(78, "The settings do not fit this machine or data directory.")
 )]
 pub struct Arguments {
     #[argh(subcommand)]
@@ -27,10 +35,10 @@ pub struct Arguments {
 }
 
 /// What to do.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand)]
 pub enum Command {
-    Server(Box<ServerArguments>),
+    Server(ServerArguments),
     Config(ConfigCommand),
     Create(Create),
     Append(Append),
@@ -41,11 +49,14 @@ pub enum Command {
     Delete(Delete),
     Cluster(ClusterCommand),
     Scrub(Scrub),
+    Doctor(Doctor),
+    Man(Man),
+    Completions(Completions),
     Version(Version),
 }
 
 /// Works on the settings.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "config")]
 pub struct ConfigCommand {
     #[argh(subcommand)]
@@ -53,14 +64,14 @@ pub struct ConfigCommand {
 }
 
 /// What to do with the settings.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand)]
 pub enum ConfigSubcommand {
-    Check(Box<CheckArguments>),
+    Check(CheckArguments),
 }
 
 /// Creates a stream; nothing changes if it is there already as described.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "create")]
 pub struct Create {
     /// the stream
@@ -87,7 +98,7 @@ pub struct Create {
 }
 
 /// Appends standard input, or --data.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "append")]
 pub struct Append {
     /// the stream
@@ -117,7 +128,7 @@ pub struct Append {
 }
 
 /// Prints what is there, then ends.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "read")]
 pub struct Read {
     /// the stream
@@ -132,7 +143,7 @@ pub struct Read {
 }
 
 /// Follows until the stream is closed.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "tail")]
 pub struct Tail {
     /// the stream
@@ -147,7 +158,7 @@ pub struct Tail {
 }
 
 /// Shows what is known of a stream.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "head")]
 pub struct Head {
     /// the stream
@@ -159,7 +170,7 @@ pub struct Head {
 }
 
 /// Closes a stream: nothing can be appended after that.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "close")]
 pub struct Close {
     /// the stream
@@ -168,7 +179,7 @@ pub struct Close {
 }
 
 /// Deletes a stream.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "delete")]
 pub struct Delete {
     /// the stream
@@ -178,7 +189,7 @@ pub struct Delete {
 
 /// Reads and checks all that a stopped node has in its data directory: manifests, state tables, packs, the log. Names
 /// what is damaged, and mends nothing. The cold store is not read.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "scrub")]
 pub struct Scrub {
     /// the data directory
@@ -187,7 +198,7 @@ pub struct Scrub {
 }
 
 /// Prints the version.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "version")]
 pub struct Version {}
 

@@ -75,45 +75,11 @@ impl Operator {
             order: Some(order),
         };
         let reply = self.caller.administer(&self.at, request).await;
-        reply.map(|r| r.text).map_err(|e| self.failed(&self.at, &e))
+        reply.map(|r| r.text).map_err(|e| failed(&self.at, &e))
     }
 
-    fn failed(&self, at: &str, error: &GrpcError) -> CliError {
-        match error.code {
-            Code::Unavailable | Code::DeadlineExceeded => {
-                CliError::Unavailable(format!("{at} ({})", error.message))
-            }
-            Code::FailedPrecondition => CliError::Refused {
-                status: 409,
-                message: error.message.clone(),
-            },
-            _ => CliError::Malformed(error.to_string()),
-        }
-    }
-
-    /// The status of the node that is asked, and of all that it knows of.
-    async fn all(
-        &self,
-        with_hashes: bool,
-    ) -> Result<Vec<(String, Result<StatusReply, GrpcError>)>, CliError> {
-        let request = StatusRequest {
-            with_groups: true,
-            with_hashes,
-        };
-        let first = self.caller.status(&self.at, request).await;
-        let first = first.map_err(|e| self.failed(&self.at, &e))?;
-        let mut others: Vec<String> = Vec::new();
-        for address in first.peers.iter().map(|p| p.cluster_address.clone()) {
-            if !others.contains(&address) {
-                others.push(address);
-            }
-        }
-        let mut all = vec![(self.at.clone(), Ok(first))];
-        for address in others {
-            let status = self.caller.status(&address, request).await;
-            all.push((address, status));
-        }
-        Ok(all)
+    async fn all(&self, with_hashes: bool) -> Result<Vec<NodeStatus>, CliError> {
+        cluster_status(&self.caller, &self.at, with_hashes).await
     }
 
     async fn show(&self, json: bool, with_hashes: bool) -> Result<(), CliError> {
@@ -192,7 +158,7 @@ impl Operator {
             })),
         };
         let reply = self.caller.administer(&at, request).await;
-        println!("{}", reply.map_err(|e| self.failed(&at, &e))?.text);
+        println!("{}", reply.map_err(|e| failed(&at, &e))?.text);
         Ok(())
     }
 
@@ -219,6 +185,56 @@ impl Operator {
     }
 }
 
+/// A node's cluster address and what it says.
+pub type NodeStatus = (String, Result<StatusReply, GrpcError>);
+
+/// The status of the node that is asked, and of all that it knows of.
+///
+/// # Errors
+/// [`CliError`] if the first one does not answer.
+pub async fn cluster_status(
+    caller: &Caller,
+    at: &str,
+    with_hashes: bool,
+) -> Result<Vec<NodeStatus>, CliError> {
+    let request = StatusRequest {
+        with_groups: true,
+        with_hashes,
+    };
+    let first = caller.status(at, request).await;
+    let first = first.map_err(|e| failed(at, &e))?;
+    let mut others: Vec<String> = Vec::new();
+    for address in first.peers.iter().map(|p| p.cluster_address.clone()) {
+        if !others.contains(&address) {
+            others.push(address);
+        }
+    }
+    let mut all = vec![(at.to_owned(), Ok(first))];
+    for address in others {
+        let status = caller.status(&address, request).await;
+        all.push((address, status));
+    }
+    Ok(all)
+}
+
+fn failed(at: &str, error: &GrpcError) -> CliError {
+    match error.code {
+        Code::Unavailable | Code::DeadlineExceeded => {
+            CliError::Unavailable(format!("{at} ({})", error.message))
+        }
+        Code::FailedPrecondition => CliError::Refused {
+            status: 409,
+            message: error.message.clone(),
+        },
+        _ => CliError::Malformed(error.to_string()),
+    }
+}
+
+/// What `--json` prints.
+pub fn cluster_as_json(all: &[NodeStatus]) -> serde_json::Value {
+    as_json(all, &progress(all))
+}
+
 fn name(raft_id: u64) -> String {
     match (raft_id & 0xffff, raft_id >> 16) {
         (0, _) => "nobody".to_owned(),
@@ -228,7 +244,7 @@ fn name(raft_id: u64) -> String {
 }
 
 /// Each group as its leader sees it, or else as anyone does.
-fn leaders(all: &[(String, Result<StatusReply, GrpcError>)]) -> BTreeMap<u32, GroupStatus> {
+fn leaders(all: &[NodeStatus]) -> BTreeMap<u32, GroupStatus> {
     let mut found: BTreeMap<u32, GroupStatus> = BTreeMap::new();
     for status in all.iter().filter_map(|(_, s)| s.as_ref().ok()) {
         for group in &status.groups {
@@ -245,7 +261,7 @@ fn leaders(all: &[(String, Result<StatusReply, GrpcError>)]) -> BTreeMap<u32, Gr
 
 /// The members that all groups shall have, as the meta group's leader knows them: by the newest order. Empty: as the
 /// cluster was founded.
-fn wanted(all: &[(String, Result<StatusReply, GrpcError>)]) -> Vec<StoredMember> {
+fn wanted(all: &[NodeStatus]) -> Vec<StoredMember> {
     let meta_leader = leaders(all).get(&0).map_or(0, |g| g.leader);
     let replies = || all.iter().filter_map(|(_, s)| s.as_ref().ok());
     let by_leader = replies().find(|s| s.node.as_ref().is_some_and(|n| n.raft_id == meta_leader));
@@ -254,7 +270,7 @@ fn wanted(all: &[(String, Result<StatusReply, GrpcError>)]) -> Vec<StoredMember>
     members.cloned().unwrap_or_default()
 }
 
-fn progress(all: &[(String, Result<StatusReply, GrpcError>)]) -> Progress {
+fn progress(all: &[NodeStatus]) -> Progress {
     let groups = leaders(all);
     let mut wanted: Vec<u64> = wanted(all).into_iter().map(|m| m.raft_id).collect();
     wanted.sort_unstable();
@@ -299,10 +315,21 @@ fn replica_json(group: &GroupStatus) -> serde_json::Value {
     serde_json::json!({ "group": group.group, "applied": group.applied, "state_hash": hash })
 }
 
-fn as_json(
-    all: &[(String, Result<StatusReply, GrpcError>)],
-    progress: &Progress,
-) -> serde_json::Value {
+/// The replicas as their leader sees them; none where nobody leads.
+fn replicas_json(group: &GroupStatus) -> Vec<serde_json::Value> {
+    let replicas = group.replicas.iter().map(|r| {
+        serde_json::json!({
+            "node": r.raft_id & 0xffff,
+            "raft_id": r.raft_id,
+            "behind": group.last_index.saturating_sub(r.matched),
+            "is_active": r.is_active,
+            "is_installing": r.is_installing,
+        })
+    });
+    replicas.collect()
+}
+
+fn as_json(all: &[NodeStatus], progress: &Progress) -> serde_json::Value {
     let nodes = all.iter().map(|(address, status)| match status {
         Ok(status) => {
             let hello = status.node.clone().unwrap_or_default();
@@ -325,6 +352,7 @@ fn as_json(
             "leader": g.leader & 0xffff,
             "term": g.term,
             "applied": g.applied,
+            "replicas": replicas_json(&g),
             "voters": membership.voters,
             "learners": membership.learners,
             "streams": g.streams,

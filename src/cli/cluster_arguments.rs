@@ -1,9 +1,9 @@
 //! The words of `ursula cluster`.
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 /// Shows and changes which nodes are the cluster. An order is kept by the cluster and goes on without this command.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "cluster")]
 pub struct ClusterCommand {
     /// cluster address of any node
@@ -17,7 +17,7 @@ pub struct ClusterCommand {
 }
 
 /// What to do with the cluster.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand)]
 pub enum ClusterSubcommand {
     Status(Status),
@@ -29,7 +29,7 @@ pub enum ClusterSubcommand {
 }
 
 /// Shows all nodes and groups, and how far an order is.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "status")]
 pub struct Status {
     /// print JSON
@@ -41,7 +41,7 @@ pub struct Status {
 }
 
 /// Makes a node a member, or notes its new address. Start it with --join.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "add")]
 pub struct Add {
     /// the node as N=HOST:PORT, its number and cluster address
@@ -50,7 +50,7 @@ pub struct Add {
 }
 
 /// Takes a node out. Stop it when all groups have followed.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "remove")]
 pub struct Remove {
     /// the node's number
@@ -59,7 +59,7 @@ pub struct Remove {
 }
 
 /// Gives up a node's lost disk. Start the node with an empty directory and --join.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "replace")]
 pub struct Replace {
     /// the node's number
@@ -68,7 +68,7 @@ pub struct Replace {
 }
 
 /// Lets a node lead no group, until undone.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "drain")]
 pub struct Drain {
     /// the node's number
@@ -80,7 +80,7 @@ pub struct Drain {
 }
 
 /// Hands leadership over, once: balance may bring it back.
-#[derive(Debug, FromArgs)]
+#[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "transfer-leader")]
 pub struct TransferLeader {
     /// cluster address of the node that leads; that of --at if not given

@@ -11,6 +11,7 @@ use hyper::{Method, Response};
 use super::arguments::{Append, Command, Create, Head, Read, Tail};
 use super::client::{Client, Target};
 use super::output::Printer;
+use crate::ops::exit;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,9 @@ pub enum CliError {
     /// What a server of the protocol does not answer.
     #[error("the answer is not of the protocol: {0}")]
     Malformed(String),
+    /// The machine is not fit for a node.
+    #[error("this machine is not fit for a node with these settings")]
+    Unfit,
     /// Standard input or output.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -41,13 +45,14 @@ impl CliError {
     /// The exit code: 1 failed, 2 usage, 3 not found, 4 conflict, 5 unavailable.
     pub fn code(&self) -> u8 {
         match self {
-            CliError::Usage(_) => 2,
+            CliError::Usage(_) => exit::USAGE,
+            CliError::Unfit => exit::MISFIT,
             CliError::Refused {
                 status: 404 | 410, ..
-            } => 3,
-            CliError::Refused { status: 409, .. } => 4,
-            CliError::Refused { status: 503, .. } | CliError::Unavailable(_) => 5,
-            CliError::Refused { .. } | CliError::Malformed(_) | CliError::Io(_) => 1,
+            } => exit::NOT_FOUND,
+            CliError::Refused { status: 409, .. } => exit::CONFLICT,
+            CliError::Refused { status: 503, .. } | CliError::Unavailable(_) => exit::UNAVAILABLE,
+            CliError::Refused { .. } | CliError::Malformed(_) | CliError::Io(_) => exit::FAILED,
         }
     }
 }
@@ -75,9 +80,16 @@ async fn dispatch(command: Command) -> Result<(), CliError> {
         }
         Command::Delete(given) => said(send(&given.url, Method::DELETE, &[]).await?),
         Command::Cluster(given) => super::cluster::run(given).await,
-        Command::Server(_) | Command::Config(_) | Command::Scrub(_) | Command::Version(_) => {
-            Err(CliError::Usage("not a client command".to_owned()))
+        Command::Doctor(given) => {
+            let report = super::doctor::run(&given).await?;
+            super::doctor::print(&given, &report)
         }
+        Command::Server(_)
+        | Command::Config(_)
+        | Command::Scrub(_)
+        | Command::Man(_)
+        | Command::Completions(_)
+        | Command::Version(_) => Err(CliError::Usage("not a client command".to_owned())),
     }
 }
 

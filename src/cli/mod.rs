@@ -6,12 +6,16 @@ mod client;
 mod cluster;
 mod cluster_arguments;
 mod commands;
+mod doctor;
+mod manual;
 mod output;
 
 use std::process::ExitCode;
 
 pub use arguments::{Arguments, Command, ConfigSubcommand, Scrub, parse};
+pub use cluster::{NodeStatus, cluster_as_json, cluster_status};
 pub use commands::CliError;
+pub use manual::{completions, man_page};
 
 /// Runs a client command.
 pub fn run(command: Command) -> ExitCode {

@@ -10,7 +10,8 @@ use std::path::Path;
 
 pub use cold::{ColdPlace, Secret};
 pub use settings::{
-    CheckArguments, Config, Given, Peer, SETTINGS, ServerArguments, Setting, allowed_cpus,
+    ADMIN_LISTEN, AdminListen, CheckArguments, Config, Given, Peer, SETTINGS, ServerArguments,
+    Setting, allowed_cpus,
 };
 
 /// A setting that cannot be used; names key, value, source and what is allowed.
@@ -63,6 +64,9 @@ pub struct Origin {
     /// `flag --x`, `environment X`, a file, or `default`.
     pub source: String,
 }
+
+/// Where the given settings come from.
+pub type Origins = BTreeMap<&'static str, Origin>;
 
 /// Gathers the settings from all sources.
 ///

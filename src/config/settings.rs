@@ -9,6 +9,7 @@ use super::value::{boolean, bytes, millis};
 use super::{ConfigError, Origin};
 use crate::group::{RaftSettings, ReadMode};
 use crate::http::backend::HttpSettings;
+use crate::ops::metrics::node::NodeGauges;
 
 /// What is known of a setting beside its value.
 #[derive(Debug)]
@@ -56,6 +57,38 @@ impl Value for SocketAddr {
 impl Value for Option<SocketAddr> {
     fn show(&self) -> Option<String> {
         self.as_ref().map(|a| format!("\"{a}\""))
+    }
+}
+
+impl Value for AdminListen {
+    fn show(&self) -> Option<String> {
+        Some(match self {
+            AdminListen::Auto => "\"auto\"".to_owned(),
+            AdminListen::Off => "\"off\"".to_owned(),
+            AdminListen::At(address) => format!("\"{address}\""),
+        })
+    }
+}
+
+/// Where operators connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdminListen {
+    /// At [`ADMIN_LISTEN`], or nowhere where that is taken.
+    Auto,
+    /// Nowhere.
+    Off,
+    /// At this address.
+    At(SocketAddr),
+}
+
+/// Where operators connect if nothing else is said.
+pub const ADMIN_LISTEN: &str = "127.0.0.1:4457";
+
+fn admin_listen(text: &str) -> Option<AdminListen> {
+    match text {
+        "auto" => Some(AdminListen::Auto),
+        "off" => Some(AdminListen::Off),
+        address => address.parse().ok().map(AdminListen::At),
     }
 }
 
@@ -107,7 +140,7 @@ pub type Given = (BTreeMap<String, String>, Option<PathBuf>);
 macro_rules! arguments {
     ($name:ident, $command:tt, $about:tt, $($key:ident, $default:tt, $allowed:tt, $help:tt;)*) => {
         #[doc = $about]
-        #[derive(Debug, argh::FromArgs)]
+        #[derive(Debug, argh::FromArgs, argh::ArgsInfo)]
         #[argh(subcommand, name = $command)]
         pub struct $name {
             /// a TOML file with settings; also URSULA_CONFIG in the environment
@@ -247,6 +280,14 @@ fn hot_bytes(text: &str) -> Option<u64> {
     }
 }
 
+/// A quarter of what is hot at most.
+fn hot_bytes_kept(text: &str) -> Option<u64> {
+    match text {
+        "auto" => hot_bytes(text).map(|max| max / 4),
+        text => bytes(text),
+    }
+}
+
 /// The CPUs that this process may run on.
 pub fn allowed_cpus() -> Vec<usize> {
     // SAFETY: an all-zero set is a valid value of this plain structure.
@@ -265,6 +306,12 @@ pub fn allowed_cpus() -> Vec<usize> {
 settings! {
     listen: SocketAddr, "127.0.0.1:4437", "an address and port such as 0.0.0.0:4437",
         |t| t.parse().ok(), "where clients connect.";
+    admin_listen: AdminListen, "auto", "an address and port such as 127.0.0.1:4457, auto (that one, or none where it is taken), or off",
+        admin_listen, "where operators connect: health, metrics, console; keep it on a private network.";
+    admin_token_file: Option<PathBuf>, "", "a file",
+        |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "file with the token that the console asks for before it changes anything; without it, the console only reads.";
+    client_port_ops: bool, "true", "true or false",
+        boolean, "serve /healthz, /readyz and /metrics where clients connect, too.";
     wal_dir: Option<PathBuf>, "", "a directory",
         |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "where data is kept; without it, nothing survives a restart.";
     cold: Option<ColdPlace>, "", "a directory, or s3://bucket/prefix",
@@ -302,6 +349,18 @@ settings! {
         |t| within(millis(t), 10, 600_000), "time for a request to S3, beside a second for each MiB.";
     s3_part_bytes: u64, "128MiB", "bytes from 5MiB to 4GiB",
         |t| within(bytes(t), 5 << 20, 4 << 30), "longer objects are put in parts of this size, each of which is a request.";
+    cold_pack_bytes: u64, "32MiB", "bytes from 4KiB to 1GiB",
+        |t| within(bytes(t), 4 << 10, 1 << 30), "old data of a group goes to the cold store in objects of so many bytes; a core holds one in memory at a time.";
+    cold_flush_age_ms: u64, "60s", "a time from 10ms to 1440min",
+        |t| within(millis(t), 10, 86_400_000), "data goes to the cold store when its group got none for so long, and at the latest after ten times as long.";
+    cold_live_percent_min: u64, "50", "a whole number from 0 to 100",
+        |t| within(t.parse().ok(), 0, 100), "an object of which less is still needed is written again with others; 0: never.";
+    cold_grace_ms: u64, "60min", "a time from 0ms to 43200min",
+        |t| within(millis(t), 0, 30 * 86_400_000), "an object is deleted so long after nothing needs it any more.";
+    cold_behind_bytes_max: u64, "64GiB", "bytes from 1MiB",
+        |t| within(bytes(t), 1 << 20, 1 << 50), "bytes that wait for a cold store which does not take them, per core; above it appends are refused.";
+    cold_cache_bytes: u64, "64MiB", "bytes from 0 to 1TiB",
+        |t| within(bytes(t), 0, 1 << 40), "memory for what was read from the cold store, per core.";
     core_count: u64, "auto", "a whole number from 1 to 64, or auto",
         cores, "executors; auto: one for each CPU that the process may use.";
     raft_group_count: u64, "16", "a whole number from 1 to 4096",
@@ -336,6 +395,8 @@ settings! {
         |t| within(bytes(t), 64 << 10, 64 << 30), "bytes of WAL of a core after which its groups are checkpointed.";
     hot_bytes_max: u64, "auto", "bytes from 1MiB, or auto (a quarter of the memory over all cores)",
         hot_bytes, "stream bytes in memory, per core; above it appends are refused.";
+    hot_bytes_kept: u64, "auto", "bytes, or auto; never above a quarter of hot_bytes_max",
+        hot_bytes_kept, "bytes per core that stay in memory although they are in packs or the cold store too.";
     connections_max: u64, "65536", "a whole number from 1 to 10000000",
         |t| within(t.parse().ok(), 1, 10_000_000), "client connections, over all cores.";
     header_timeout_ms: u64, "10s", "a time from 10ms to 10min",
@@ -364,6 +425,8 @@ settings! {
         |t| within(millis(t), 50, 600_000), "a comment is sent on SSE after so long without an event.";
     shutdown_timeout_ms: u64, "10s", "a time from 0ms to 10min",
         |t| within(millis(t), 0, 600_000), "time that open requests have when the server stops.";
+    failed_linger_ms: u64, "20s", "a time from 0ms to 10min",
+        |t| within(millis(t), 0, 600_000), "time between a failed write of the log and the end of the node, so that clients and a scrape see why.";
     retry_after_s: u64, "1", "whole seconds from 1 to 3600",
         |t| within(t.parse().ok(), 1, 3600), "seconds of Retry-After in a 503.";
     gzip_bytes_min: u64, "1KiB", "bytes",
@@ -411,6 +474,15 @@ impl Config {
         }
     }
 
+    /// What is shown of the node in its metrics.
+    pub fn node_gauges(&self) -> NodeGauges {
+        NodeGauges {
+            node_id: self.node_id,
+            cluster_id: self.cluster_id.clone(),
+            has_disk: self.wal_dir.is_some(),
+        }
+    }
+
     /// The HTTP layer's part.
     pub fn http_settings(&self, etag_nonce: u32) -> HttpSettings {
         HttpSettings {
@@ -426,6 +498,7 @@ impl Config {
             cross_origin_resource_policy: self.cross_origin_resource_policy.clone(),
             gzip_bytes_min: self.gzip_bytes_min,
             retry_after_s: self.retry_after_s,
+            client_port_ops: self.client_port_ops,
         }
     }
 }

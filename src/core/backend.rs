@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Core;
+use super::status::{not_ready, silent_cores};
 use super::tails::Tail;
 use crate::http::backend::{Backend, BodyBudget, ForkCreate, HttpSettings, Operation};
 use crate::meta::Tables;
@@ -225,49 +226,22 @@ impl Backend for CoreBackend {
         add(&self.0.metrics.plain.response_body_bytes_total, bytes);
     }
 
+    fn delivered(&self, micros: u64) {
+        self.0.metrics.delivered(micros);
+    }
+
     async fn metrics(&self) -> String {
         let reports = self.0.probe_all(false).await;
         let snapshots: Vec<_> = reports.into_iter().map(|r| r.map(|r| r.snapshot)).collect();
-        metrics::render(&snapshots)
+        metrics::render(&self.0.config.node_gauges(), &snapshots)
     }
 
     async fn health(&self) -> Result<(), String> {
-        let reports = self.0.probe_all(false).await;
-        let silent = reports.iter().enumerate().filter(|(_, r)| r.is_none());
-        let silent: Vec<String> = silent.map(|(core, _)| core.to_string()).collect();
-        if silent.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("cores without an answer: {}\n", silent.join(", ")))
-        }
+        silent_cores(&self.0.probe_all(false).await).map_or(Ok(()), Err)
     }
 
     async fn readiness(&self) -> Result<(), Vec<String>> {
-        let mut reasons = Vec::new();
-        if self.0.stop.raised() > 0 {
-            reasons.push("stopping".to_owned());
-        }
-        if self.0.tables.borrow().slots.is_empty() {
-            reasons.push("the streams are not assigned to groups yet".to_owned());
-        }
-        for (core, report) in self.0.probe_all(false).await.iter().enumerate() {
-            match report {
-                None => reasons.push(format!("core {core} does not answer")),
-                Some(report) if report.failed => {
-                    reasons.push(format!("core {core}: its WAL failed"))
-                }
-                Some(report) if report.disk_full => {
-                    reasons.push(format!("core {core}: its disk is full"))
-                }
-                Some(report) if report.groups_waiting > 0 => {
-                    reasons.push(format!(
-                        "core {core}: {} groups have no leader",
-                        report.groups_waiting
-                    ));
-                }
-                Some(_) => {}
-            }
-        }
+        let reasons = not_ready(&self.0.probe_all(false).await);
         if reasons.is_empty() {
             Ok(())
         } else {

@@ -1,6 +1,6 @@
 //! Spreads leadership: each group has a preferred node, by its number among the voters, and a leader that is not on it hands
 //! over once that node is up and has the log. Which node is preferred depends on the membership alone, so leadership
-//! does not wander; restarted nodes get theirs back one group at a time.
+//! does not wander; restarted nodes get theirs back a few groups at a time.
 
 use std::rc::Rc;
 
@@ -13,8 +13,14 @@ const SETTLED_US: u64 = 5_000_000;
 /// Entries that the preferred replica may lack.
 const LAG_MAX: u64 = 64;
 
+/// Groups that hand over at once.
+const AT_ONCE: usize = 4;
+
+/// Groups that are looked at in a turn: with many, a look at all of them would be most of what an idle node does.
+const LOOKED_AT: usize = 64;
+
 impl Core {
-    /// Hands over at most one group to the node that it prefers.
+    /// Hands over a few groups to the nodes that they prefer, going round all of them.
     pub(super) fn balance(self: &Rc<Self>) {
         if self.stop.raised() > 0 || self.links.borrow().is_empty() {
             return;
@@ -26,8 +32,13 @@ impl Core {
             drained.map(crate::protocol::Member::node).collect()
         };
         let is_drained = drained.contains(&self.config.node_id);
-        let mut next = None;
-        for group in self.groups.borrow().values() {
+        let mut next = Vec::new();
+        let from = self.balanced_to.get();
+        let groups = self.groups.borrow();
+        let round = groups.range(from..).chain(groups.range(..from));
+        let mut seen = from;
+        for (id, group) in round.take(LOOKED_AT) {
+            seen = *id;
             let mut led_since = self.led_since.borrow_mut();
             if !group.is_ready() || group.is_alone() {
                 led_since.remove(&group.id());
@@ -38,13 +49,17 @@ impl Core {
                 && let Some(node) = better_leader(group, &drained)
                 && self.links.borrow().get(&node).is_some_and(|l| l.is_up())
             {
-                next = Some((group.id(), node));
+                next.push((group.id(), node));
                 // A try that fails is not repeated at once.
                 led_since.insert(group.id(), now_us);
-                break;
+                if next.len() == AT_ONCE {
+                    break;
+                }
             }
         }
-        if let Some((group, node)) = next {
+        self.balanced_to.set(seen + 1);
+        drop(groups);
+        for (group, node) in next {
             log::info!("event=leadership_balanced group={group} to_node={node}");
             self.step(group, Input::TransferLeader(Some(node)));
         }

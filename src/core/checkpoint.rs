@@ -114,6 +114,9 @@ impl Core {
         let groups: Vec<u32> = self.groups.borrow().keys().copied().collect();
         for group in groups {
             let result = self.checkpoint_group(group).await;
+            if result.is_err() {
+                add(&self.metrics.plain.checkpoint_failures_total, 1);
+            }
             if let (Err(error @ StorageError::NoSpace { .. }), Some(disk)) = (&result, &self.disk) {
                 log::warn!(
                     "event=checkpoint_failed group={group} the log keeps what it has: {error}"
@@ -158,7 +161,9 @@ impl Core {
                     return Ok(());
                 }
                 let mut placer = Placer(PackPlan::new(id, before.next_pack.max(1)));
+                let began_us = self.clock.monotonic_us();
                 let plan = group.checkpoint(&mut placer);
+                self.metrics.task(began_us, self.clock.monotonic_us());
                 (plan, placer.0)
             }
         };
@@ -179,6 +184,11 @@ impl Core {
         let durable_pack = manifest.next_pack - 1;
         disk.files.borrow_mut().insert(id, GroupFiles { manifest });
         add(&self.metrics.plain.checkpoints_total, 1);
+        let now_s = self.clock.now_ms() / 1000;
+        self.metrics
+            .plain
+            .last_checkpoint_timestamp_seconds
+            .set(now_s);
         add(&self.metrics.plain.checkpoint_bytes_total, bytes);
         if let Some(group) = self.groups.borrow_mut().get_mut(&id) {
             group.checkpointed(durable_pack, position, &membership, hot_target);
@@ -188,8 +198,12 @@ impl Core {
     }
 
     /// What each group may keep in memory of what packs have.
-    fn hot_target(&self) -> u64 {
-        self.config.hot_bytes_max / 4 / (self.groups.borrow().len().max(1) as u64)
+    pub(super) fn hot_target(&self) -> u64 {
+        let kept = self
+            .config
+            .hot_bytes_kept
+            .min(self.config.hot_bytes_max / 4);
+        kept / (self.groups.borrow().len().max(1) as u64)
     }
 }
 

@@ -117,6 +117,7 @@ impl Core {
             hold_id,
             requested_offset: fork.offset,
             requested_sub_offset: fork.sub_offset,
+            floor: held.floor,
         });
         match self.ask(Request::on_key(key, Op::Create(create))).await {
             Outcome::Created(created) => Ok(created),

@@ -71,7 +71,11 @@ pub fn guard(addr: SocketAddr) -> Result<ListenGuard, ListenError> {
     }
 }
 
-fn try_guard(addr: SocketAddr) -> Result<ListenGuard, ListenError> {
+/// The same without waiting for a server that ends.
+///
+/// # Errors
+/// [`ListenError`].
+pub fn try_guard(addr: SocketAddr) -> Result<ListenGuard, ListenError> {
     let io = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::AddrInUse => ListenError::InUse { addr },
         _ => ListenError::Io { addr, source },

@@ -1,5 +1,5 @@
-//! From a plan to its bytes: what is hot is there, what is in a pack is read and verified, what a fork inherited
-//! is asked of the source's group.
+//! From a plan to its bytes: what is hot is there, what is in a local pack or in the cold store is read and verified, what
+//! a fork inherited is asked of the source's group.
 
 use std::rc::Rc;
 
@@ -14,9 +14,21 @@ impl Core {
         self: &Rc<Self>,
         plan: &ReadPlan,
     ) -> Result<Vec<Bytes>, Refusal> {
-        let mut bytes = Vec::with_capacity(plan.pieces.len());
+        let bytes = self.materialize_pieces(&plan.pieces).await?;
+        // Who reads history reads on.
+        self.begin_ahead(&plan.ahead);
+        Ok(bytes)
+    }
+
+    /// The bytes of pieces in order.
+    pub(super) async fn materialize_pieces(
+        self: &Rc<Self>,
+        pieces: &[Piece],
+    ) -> Result<Vec<Bytes>, Refusal> {
+        let mut bytes = Vec::with_capacity(pieces.len());
+        self.begin_cold(pieces);
         // Depth first, without recursion: a fork of a fork puts its source's pieces in front.
-        let mut todo: Vec<Piece> = plan.pieces.iter().rev().cloned().collect();
+        let mut todo: Vec<Piece> = pieces.iter().rev().cloned().collect();
         while let Some(piece) = todo.pop() {
             match piece {
                 Piece::Hot(hot) => bytes.push(hot),
@@ -47,6 +59,16 @@ impl Core {
                         }
                     }
                 }
+                Piece::Stored {
+                    chunk,
+                    group,
+                    pack,
+                    from,
+                    to,
+                } => {
+                    let whole = self.cold_chunk(group, pack, &chunk).await?;
+                    bytes.push(whole.slice(from as usize..to as usize));
+                }
                 Piece::Inherited {
                     source,
                     incarnation,
@@ -62,7 +84,13 @@ impl Core {
                         },
                     );
                     match self.ask(request).await {
-                        Outcome::Read(inherited) => todo.extend(inherited.pieces.into_iter().rev()),
+                        Outcome::Read(inherited) => {
+                            self.begin_cold(&inherited.pieces);
+                            todo.extend(inherited.pieces.into_iter().rev());
+                        }
+                        Outcome::Refused(refusal @ Refusal::OffsetExpired { .. }) => {
+                            return Err(refusal);
+                        }
                         Outcome::Refused(Refusal::Unavailable) => return Err(Refusal::Unavailable),
                         outcome => {
                             log::error!("event=inherited_bytes_missing outcome={outcome:?}");

@@ -111,6 +111,16 @@ impl<M> Mesh<M> {
         Ok(())
     }
 
+    /// How full the fullest outbox is, from 0 to 1 and, with what must arrive, above.
+    pub fn fullest(&self) -> f64 {
+        let longest = self
+            .outboxes
+            .iter()
+            .map(|o| o.messages.borrow().len())
+            .max();
+        longest.unwrap_or(0) as f64 / OUTBOX_MAX as f64
+    }
+
     /// Posts what must arrive: an answer, of which there are no more than requests that were taken, or tables, which
     /// are rare.
     pub fn deliver(&self, to: u16, message: M) {

@@ -90,4 +90,8 @@ pub struct CoreReport {
     pub failed: bool,
     /// The core refuses writes until its disk has room.
     pub disk_full: bool,
+    /// The node was told to stop.
+    pub is_stopping: bool,
+    /// The core knows which group has which streams.
+    pub has_slots: bool,
 }

@@ -5,7 +5,9 @@ mod balance;
 mod checkpoint;
 pub mod clock;
 pub mod cold;
+mod cold_read;
 mod damage;
+mod flush;
 mod fork;
 mod give;
 mod guests;
@@ -33,9 +35,14 @@ pub use checkpoint::{
     GroupFiles, manifest_path, pack_path, read_tables, sweep, table_path, tables,
 };
 pub use damage::{SET_ASIDE_MAX, damage_note_path, set_aside_count};
+pub use flush::pack_key;
 pub use mesh::{Mesh, MeshEnds, mesh};
-pub use message::Message;
-pub use start::{CoreStart, GroupStart, Progress, StopHandle, WalStart, run, stop_pair};
+pub use message::{CoreReport, Message};
+pub use start::{
+    CoreError, CoreStart, GroupStart, Progress, Pulse, StopHandle, WalStart, control_stream, run,
+    stop_pair,
+};
+pub use status::{not_ready, silent_cores};
 pub use turn::kind as record_kind;
 
 use std::cell::{Cell, RefCell};
@@ -50,7 +57,6 @@ use storage::wal::Wal;
 
 use self::clock::Clock;
 
-use self::message::CoreReport;
 use self::signal::{Event, Slot};
 use self::tails::TailHub;
 use self::timeouts::Timeouts;
@@ -85,6 +91,8 @@ pub struct Core {
     links: RefCell<BTreeMap<u64, Rc<Link>>>,
     /// Nodes that speak to this one and may have become members while it was away, with their addresses.
     guests: RefCell<guests::Guests>,
+    /// Where the next look for groups that should be led elsewhere begins.
+    balanced_to: Cell<u32>,
     /// Those that are no members any more, and until when they are spoken to, in monotonic microseconds.
     leaving: RefCell<BTreeMap<u64, u64>>,
     /// Where the clients of the other nodes connect, as far as they said so.
@@ -107,18 +115,29 @@ pub struct Core {
     to_flush: RefCell<Vec<u32>>,
     /// Readies that wait for the next sync.
     unsynced: RefCell<VecDeque<(u32, u64)>>,
-    /// When the last turn's commands were proposed, and when their sync was done, in monotonic microseconds.
-    flushed_us: Cell<u64>,
-    synced_us: Cell<u64>,
+    /// The newest turns.
+    turns: RefCell<VecDeque<turn::TurnTimes>>,
+    /// When the last step of a group began, in monotonic microseconds.
+    stepped_us: Cell<u64>,
+    /// When the last sync began.
+    sync_began_us: Cell<u64>,
     disk: Option<Disk>,
     metrics: Rc<CoreMetrics>,
+    lag: status::Lag,
+    /// The other nodes' clocks against this one's, in milliseconds; asked by the first core.
+    clock_offsets: RefCell<BTreeMap<u64, f64>>,
     /// Where old data is kept; `None` for a node in memory.
     cold: Option<Rc<dyn ColdStore>>,
+    tier: cold_read::Tier,
+    /// Bytes of the groups that the cold store lacks.
+    unflushed_bytes: Cell<u64>,
     body_bytes: Rc<Cell<u64>>,
     hot_bytes: Cell<u64>,
     stop: Rc<Event>,
     /// The WAL failed: nothing is served any more.
     is_failed: Cell<bool>,
+    /// Tells the node's thread.
+    progress: Rc<dyn Fn(Progress)>,
     /// The disk has no room for the log: writes are refused until it has.
     is_full: Cell<bool>,
     ready_changed: Event,

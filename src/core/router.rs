@@ -82,6 +82,9 @@ impl Core {
         if self.is_full.get() {
             return Some(self.overloaded("disk_space"));
         }
+        if self.unflushed_bytes.get() >= self.config.cold_behind_bytes_max {
+            return Some(self.overloaded("cold_behind_bytes_max"));
+        }
         let is_full = self.hot_bytes.get() >= self.config.hot_bytes_max;
         is_full.then(|| self.overloaded("hot_bytes_max"))
     }
@@ -105,6 +108,8 @@ impl Core {
         }
         let mut effects = Vec::new();
         let now = self.clock.now();
+        let began_us = now.monotonic_us;
+        self.stepped_us.set(began_us);
         {
             let mut groups = self.groups.borrow_mut();
             let Some(group) = groups.get_mut(&group) else {
@@ -120,6 +125,7 @@ impl Core {
             }
         }
         self.perform(group, effects);
+        self.metrics.task(began_us, self.clock.monotonic_us());
     }
 
     /// Carries out what a group wants done.
@@ -144,6 +150,9 @@ impl Core {
                     self.fetch_checkpoint(group, node, index)
                 }
                 Effect::Install(persist) => self.install(group, persist),
+                Effect::WritePack { name, chunks } => self.write_pack(group, name, chunks),
+                Effect::FindPack(name) => self.find_pack(group, name),
+                Effect::DeletePacks(packs) => self.delete_packs(group, packs),
                 saga @ (Effect::Deliver { .. }
                 | Effect::CheckHold { .. }
                 | Effect::ResumeBucketDeletion(_)) => {
@@ -220,7 +229,7 @@ impl Core {
     }
 
     fn on_news(self: &Rc<Self>, news: TailNews) {
-        if self.hub.on_news(&news) || news.ended {
+        if self.hub.on_news(&news, self.clock.monotonic_us()) || news.ended {
             return;
         }
         // Nobody here follows the stream any more, and the group does not know.
@@ -341,11 +350,15 @@ impl Core {
             .groups_ready
             .set(groups.values().filter(|g| g.has_leader()).count() as u64);
         self.report_cluster(&groups);
+        self.report_cold();
         if let Some(disk) = &self.disk {
             plain.wal_segments.set(disk.wal.pinned().segments as u64);
+            let written = disk.wal_bytes.get();
+            let since = written.saturating_sub(disk.checkpointed_at.get());
+            plain.wal_uncheckpointed_bytes.set(since);
         }
         CoreReport {
-            snapshot: self.metrics.snapshot(self.id),
+            snapshot: self.metrics.snapshot(self.id, self.gauges(&groups)),
             groups: groups
                 .values()
                 .map(|group| self.group_status(group, with_hashes))
@@ -353,6 +366,8 @@ impl Core {
             groups_waiting: groups.values().filter(|g| !g.has_leader()).count() as u32,
             failed: self.is_failed.get(),
             disk_full: self.is_full.get(),
+            is_stopping: self.stop.raised() > 0,
+            has_slots: !self.tables.borrow().slots.is_empty(),
         }
     }
 

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use futures_lite::AsyncReadExt;
 use glommio::net::UnixStream;
@@ -16,6 +18,7 @@ use super::backend::CoreBackend;
 use super::checkpoint::GroupFiles;
 use super::clock::Clock;
 use super::cold::{open_cold, try_cold};
+use super::cold_read::Tier;
 use super::listen::{ConnectionEvents, ConnectionLimits, accept_loop, listener};
 use super::signal::Event;
 use super::timeouts::Timeouts;
@@ -51,7 +54,7 @@ pub struct CoreStart {
     /// Receives `g` (listen), `s` (stop), `q` (quit).
     pub control: StdUnixStream,
     /// Raised with each tick, so that the node sees that the core lives.
-    pub ticks: std::sync::Arc<std::sync::atomic::AtomicU64>,
+    pub pulse: Arc<Pulse>,
     /// Tells the node how far it is.
     pub progress: Box<dyn Fn(Progress) + Send>,
 }
@@ -76,6 +79,18 @@ pub struct WalStart {
     pub pins: Vec<Pin>,
 }
 
+/// What a core shows of itself to the node's thread, once a tick; written by the core alone.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Pulse {
+    /// Rises with each tick.
+    pub ticks: AtomicU64,
+    /// Groups that the core leads.
+    pub groups_led: AtomicU64,
+    /// Groups of the core of which it knows no leader.
+    pub groups_without_leader: AtomicU64,
+}
+
 /// How far a core is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
@@ -87,6 +102,8 @@ pub enum Progress {
     Listening,
     /// It has no connections any more.
     Drained,
+    /// A write or sync of its log failed: its groups have stopped for good.
+    LogFailed,
     /// It found damage that a new start mends.
     Damaged,
 }
@@ -129,8 +146,9 @@ pub enum CoreError {
 /// # Errors
 /// [`CoreError`].
 pub async fn run(start: CoreStart) -> Result<(), CoreError> {
+    let progress: Rc<dyn Fn(Progress)> = Rc::from(start.progress as Box<dyn Fn(Progress)>);
     // SAFETY: a call without arguments or effects.
-    (start.progress)(Progress::Started(unsafe { libc::gettid() }));
+    progress(Progress::Started(unsafe { libc::gettid() }));
     let mut control = control_stream(start.control);
     // Nothing else wakes this executor yet; see `storage::blocking`.
     let http = start.config.http_settings(start.etag_nonce);
@@ -141,11 +159,13 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
         http,
         start.groups,
         start.wal,
+        progress.clone(),
     );
     let core = storage::blocking::awake(built).await?;
     if let Some(cold) = core.cold.clone().filter(|_| core.id == 0) {
         glommio::spawn_local(try_cold(cold)).detach();
     }
+    core.use_cold_store();
     log::debug!("event=core_built core={}", core.id);
     let receiver = Rc::downgrade(&core);
     let mesh = start.mesh.connect(Rc::new(move |from, message| {
@@ -155,7 +175,10 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     }));
     *core.mesh.borrow_mut() = Some(Rc::new(mesh));
     glommio::spawn_local(core.clone().turns()).detach();
-    glommio::spawn_local(core.clone().ticks(start.ticks)).detach();
+    glommio::spawn_local(core.clone().ticks(start.pulse)).detach();
+    if core.id == 0 && core.identity.cluster_listen.is_some() {
+        glommio::spawn_local(core.clone().watch_clocks()).detach();
+    }
     glommio::spawn_local(core.timeouts.clone().run()).detach();
     let alone: Vec<u32> = core
         .groups
@@ -168,15 +191,13 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     core.share_tables();
     let peers = core.connect_peers()?;
     storage::blocking::awake(core.until_ready()).await?;
-    (start.progress)(Progress::Ready);
+    progress(Progress::Ready);
     expect(&mut control, b'g').await?;
 
     let socket = listener(start.listen)?;
-    (start.progress)(Progress::Listening);
-    let progress = start.progress;
+    progress(Progress::Listening);
     let backend = Rc::new(CoreBackend(core.clone()));
     let watched = core.clone();
-    let progress = Rc::new(progress);
     let told = progress.clone();
     glommio::spawn_local(async move {
         watched.damaged.beyond(0).await;
@@ -211,7 +232,8 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     Ok(())
 }
 
-fn control_stream(control: StdUnixStream) -> UnixStream {
+/// A control as its executor reads it.
+pub fn control_stream(control: StdUnixStream) -> UnixStream {
     let fd = control.into_raw_fd();
     // SAFETY: the descriptor was just taken out of its owner.
     unsafe { UnixStream::from_raw_fd(fd) }
@@ -249,6 +271,7 @@ async fn build(
     http: HttpSettings,
     starts: Vec<GroupStart>,
     wal: Option<WalStart>,
+    progress: Rc<dyn Fn(Progress)>,
 ) -> Result<Rc<Core>, CoreError> {
     let mut groups = std::collections::BTreeMap::new();
     let mut files = std::collections::BTreeMap::new();
@@ -286,6 +309,7 @@ async fn build(
     };
     let metrics: Rc<CoreMetrics> = Rc::default();
     let cold = open_cold(id, &config, metrics.clone());
+    let tier = Tier::new(config.cold_cache_bytes);
     let timeouts: Rc<Timeouts> = Rc::default();
     let peer_settings: Rc<PeerSettings> = Rc::default();
     let core = Rc::new(Core {
@@ -305,6 +329,7 @@ async fn build(
         mesh: RefCell::new(None),
         links: RefCell::default(),
         guests: RefCell::default(),
+        balanced_to: Cell::new(0),
         damaged: Event::default(),
         leaving: RefCell::default(),
         client_addresses: RefCell::default(),
@@ -317,15 +342,21 @@ async fn build(
         turn: Event::default(),
         to_flush: RefCell::default(),
         unsynced: RefCell::default(),
-        flushed_us: Cell::new(0),
-        synced_us: Cell::new(0),
+        turns: RefCell::default(),
+        stepped_us: Cell::new(0),
+        sync_began_us: Cell::new(0),
         disk,
         metrics,
+        lag: super::status::Lag::default(),
+        clock_offsets: RefCell::default(),
         cold,
+        tier,
+        unflushed_bytes: Cell::new(0),
         body_bytes: Rc::default(),
         hot_bytes: Cell::new(0),
         stop: Rc::default(),
         is_failed: Cell::new(false),
+        progress,
         is_full: Cell::new(false),
         ready_changed: Event::default(),
     });

@@ -1,12 +1,50 @@
 //! How this core's groups are, for the operator and for the other nodes.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use raftproto::peer::{GroupStatus, ReplicaStatus};
+use raftproto::peer::{GroupStatus, ReplicaStatus, StatusRequest};
 
 use super::Core;
-use crate::group::Group;
-use crate::peer::Link;
+use super::message::CoreReport;
+use crate::group::{Group, Replica, node_of};
+use crate::ops::metrics::{Gauges, PeerGauges};
+use crate::peer::{Link, PeerSettings};
+
+/// Which cores did not answer; `None`: all did.
+pub fn silent_cores(reports: &[Option<CoreReport>]) -> Option<String> {
+    let silent = reports.iter().enumerate().filter(|(_, r)| r.is_none());
+    let silent: Vec<String> = silent.map(|(core, _)| core.to_string()).collect();
+    (!silent.is_empty()).then(|| format!("cores without an answer: {}\n", silent.join(", ")))
+}
+
+/// Why requests cannot be served; nothing if they can.
+pub fn not_ready(reports: &[Option<CoreReport>]) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if reports.iter().flatten().any(|r| r.is_stopping) {
+        reasons.push("stopping".to_owned());
+    }
+    if reports.iter().flatten().any(|r| !r.has_slots) {
+        reasons.push("the streams are not assigned to groups yet".to_owned());
+    }
+    for (core, report) in reports.iter().enumerate() {
+        match report {
+            None => reasons.push(format!("core {core} does not answer")),
+            Some(report) if report.failed => reasons.push(format!("core {core}: its WAL failed")),
+            Some(report) if report.disk_full => {
+                reasons.push(format!("core {core}: its disk is full"));
+            }
+            Some(report) if report.groups_waiting > 0 => {
+                reasons.push(format!(
+                    "core {core}: {} groups have no leader",
+                    report.groups_waiting
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    reasons
+}
 
 impl Core {
     /// One group's state. Its hash takes time in proportion to the streams: only where someone asks for it.
@@ -42,19 +80,21 @@ impl Core {
         let count = |is_meant: &dyn Fn(&Group) -> bool| {
             groups.values().filter(|group| is_meant(group)).count() as u64
         };
+        plain.groups.set(groups.len() as u64);
+        plain.groups_leaderless.set(count(&|g| !g.has_leader()));
         plain.groups_led.set(count(&|g| g.is_ready()));
+        plain.core_failed.set(u64::from(self.is_failed.get()));
+        plain.core_disk_full.set(u64::from(self.is_full.get()));
+        let led = || groups.values().filter(|g| g.is_ready() && !g.is_alone());
+        let health: Vec<VoterHealth> = led().map(|g| self.voter_health(g)).collect();
+        let under = health.iter().filter(|h| h.is_under_replicated).count();
+        let at_risk = health.iter().filter(|h| h.is_at_risk).count();
+        plain.groups_under_replicated.set(under as u64);
+        plain.groups_at_risk.set(at_risk as u64);
         plain.groups_asleep.set(count(&|g| g.is_asleep()));
         plain
             .groups_in_trouble
             .set(count(&|g| g.trouble().is_some()));
-        let lag = |group: &Group| {
-            let replicas = group.replicas();
-            let slowest = replicas.iter().map(|r| r.matched).min();
-            slowest.map_or(0, |matched| group.last_index().saturating_sub(matched))
-        };
-        plain
-            .replication_lag_entries
-            .set(groups.values().map(lag).sum());
         let links = self.links.borrow();
         let connected = links.values().filter(|l| l.is_up()).count();
         plain.peers_connected.set(connected as u64);
@@ -66,5 +106,205 @@ impl Core {
         plain
             .peer_batches_total
             .set(sum(&|l| l.stats().batches_sent.get()));
+    }
+
+    /// How the voters of a group are that this core leads.
+    fn voter_health(&self, group: &Group) -> VoterHealth {
+        let replicas = group.replicas();
+        let voters: Vec<_> = replicas.iter().filter(|r| r.is_voter).collect();
+        // Who sleeps is not heard of; the link says for all groups at once that a node lives.
+        let is_active = |r: &Replica| match group.is_asleep() {
+            false => r.is_active,
+            true => {
+                let links = self.links.borrow();
+                r.raft_id == group.raft_id()
+                    || links.get(&node_of(r.raft_id)).is_some_and(|l| l.is_up())
+            }
+        };
+        let active = voters.iter().filter(|r| is_active(r)).count();
+        let is_behind = |r: &Replica| {
+            let lag_us = self
+                .lag
+                .seconds_us(group.id(), r.raft_id, self.clock.monotonic_us());
+            r.is_installing || lag_us > BEHIND_US
+        };
+        VoterHealth {
+            is_under_replicated: active < voters.len() || voters.iter().any(|r| is_behind(r)),
+            is_at_risk: voters.len() > 2 && active <= voters.len() / 2 + 1 && active < voters.len(),
+        }
+    }
+
+    /// Sees how far the other replicas of led groups are. Called with each tick.
+    pub(super) fn watch_lag(&self) {
+        let now_us = self.clock.monotonic_us();
+        let groups = self.groups.borrow();
+        let led = groups.values().filter(|g| g.is_ready() && !g.is_alone());
+        let replicas = led.filter(|g| !g.is_asleep()).flat_map(|group| {
+            let (id, last, own) = (group.id(), group.last_index(), group.raft_id());
+            let others = group.replicas().into_iter();
+            let others = others.filter(move |r| r.raft_id != own);
+            others.map(move |r| (id, r.raft_id, r.matched, last))
+        });
+        self.lag.look(now_us, replicas);
+    }
+
+    /// What is looked at only when it is asked for.
+    pub(super) fn gauges(&self, groups: &BTreeMap<u32, Group>) -> Gauges {
+        Gauges {
+            saturation: self.saturation(),
+            peers: self.peer_gauges(groups),
+        }
+    }
+
+    fn saturation(&self) -> Vec<(&'static str, f64)> {
+        let config = &self.config;
+        let ratio = |used: u64, max: u64| used as f64 / max.max(1) as f64;
+        let waiting = self.waiting.borrow().len() + self.asked.borrow().len();
+        let connections_max = config.connections_max.div_ceil(u64::from(self.cores));
+        let links = self.links.borrow();
+        let queued = links.values().map(|l| l.queued_bytes()).max().unwrap_or(0);
+        let mesh = self.mesh.borrow();
+        vec![
+            (
+                "body_bytes_in_flight_max",
+                ratio(self.body_bytes.get(), config.body_bytes_in_flight_max),
+            ),
+            (
+                "connections_max",
+                ratio(self.metrics.plain.connections.get(), connections_max),
+            ),
+            ("core_queue", mesh.as_ref().map_or(0.0, |m| m.fullest())),
+            (
+                "hot_bytes_max",
+                ratio(self.hot_bytes.get(), config.hot_bytes_max),
+            ),
+            (
+                "live_readers_max",
+                ratio(self.hub.readers(), config.live_readers_max),
+            ),
+            (
+                "peer_queue",
+                ratio(queued, PeerSettings::default().queue_bytes_max),
+            ),
+            (
+                "requests_in_flight_max",
+                ratio(waiting as u64, config.requests_in_flight_max),
+            ),
+        ]
+    }
+
+    fn peer_gauges(&self, groups: &BTreeMap<u32, Group>) -> Vec<PeerGauges> {
+        let links = self.links.borrow();
+        let offsets = self.clock_offsets.borrow();
+        let mut peers: BTreeMap<u64, PeerGauges> = links
+            .iter()
+            .map(|(node, link)| {
+                let gauges = PeerGauges {
+                    node: *node,
+                    is_up: link.is_up(),
+                    clock_offset_ms: offsets.get(node).copied(),
+                    ..PeerGauges::default()
+                };
+                (*node, gauges)
+            })
+            .collect();
+        let now_us = self.clock.monotonic_us();
+        for group in groups.values().filter(|g| g.is_ready() && !g.is_alone()) {
+            let last = group.last_index();
+            for replica in group.replicas() {
+                if let Some(peer) = peers.get_mut(&node_of(replica.raft_id)) {
+                    peer.lag_entries += last.saturating_sub(replica.matched);
+                    peer.lag_bytes += group.log_bytes_after(replica.matched);
+                    let lag_us = self.lag.seconds_us(group.id(), replica.raft_id, now_us);
+                    peer.lag_us = peer.lag_us.max(lag_us);
+                }
+            }
+        }
+        peers.into_values().collect()
+    }
+
+    /// Asks the other nodes for their clocks, for as long as the core lives.
+    pub(super) async fn watch_clocks(self: std::rc::Rc<Self>) {
+        loop {
+            let links: Vec<(u64, String)> = {
+                let links = self.links.borrow();
+                let up = links.iter().filter(|(_, l)| l.is_up());
+                up.map(|(node, l)| (*node, l.address().to_owned()))
+                    .collect()
+            };
+            self.clock_offsets
+                .borrow_mut()
+                .retain(|node, _| links.iter().any(|(n, _)| n == node));
+            for (node, address) in links {
+                let (began_us, began_ms) = (self.clock.monotonic_us(), self.clock.now_ms());
+                let reply = self.caller.status(&address, StatusRequest::default()).await;
+                let took_ms = (self.clock.monotonic_us() - began_us) as f64 / 1e3;
+                // The answer was made somewhere in between; a slow one says too little.
+                if let Ok(reply) = reply
+                    && let Some(hello) = reply.node
+                    && took_ms < 1000.0
+                {
+                    let offset_ms = hello.now_ms as f64 - began_ms as f64 - took_ms / 2.0;
+                    self.clock_offsets.borrow_mut().insert(node, offset_ms);
+                }
+            }
+            let is_new = self.clock_offsets.borrow().is_empty();
+            self.sleep(if is_new {
+                CLOCKS_FIRST
+            } else {
+                CLOCKS_INTERVAL
+            })
+            .await;
+        }
+    }
+}
+
+struct VoterHealth {
+    is_under_replicated: bool,
+    is_at_risk: bool,
+}
+
+/// A replica that is so far behind does not count as one.
+const BEHIND_US: u64 = 5_000_000;
+
+/// Between two looks at the other nodes' clocks.
+const CLOCKS_INTERVAL: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// The same before any of them answered.
+const CLOCKS_FIRST: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Since when the other replicas of led groups lack something.
+#[derive(Default)]
+pub(super) struct Lag(RefCell<BTreeMap<(u32, u64), Level>>);
+
+struct Level {
+    /// The end of the log at some look.
+    target: u64,
+    /// When that was.
+    since_us: u64,
+}
+
+impl Lag {
+    fn look(&self, now_us: u64, replicas: impl Iterator<Item = (u32, u64, u64, u64)>) {
+        let mut levels = self.0.borrow_mut();
+        let mut seen = BTreeMap::new();
+        for (group, raft_id, matched, last) in replicas {
+            let level = match levels.remove(&(group, raft_id)) {
+                Some(level) if matched < level.target => level,
+                _ if matched >= last => continue,
+                _ => Level {
+                    target: last,
+                    since_us: now_us,
+                },
+            };
+            seen.insert((group, raft_id), level);
+        }
+        *levels = seen;
+    }
+
+    fn seconds_us(&self, group: u32, raft_id: u64, now_us: u64) -> u64 {
+        let levels = self.0.borrow();
+        let level = levels.get(&(group, raft_id));
+        level.map_or(0, |level| now_us.saturating_sub(level.since_us))
     }
 }

@@ -82,7 +82,7 @@ impl TailHub {
     }
 
     /// Takes what the group tells; false: nobody follows the stream.
-    pub fn on_news(&self, news: &TailNews) -> bool {
+    pub fn on_news(&self, news: &TailNews, now_us: u64) -> bool {
         let mut entries = self.entries.borrow_mut();
         let Some(entry) = entries.get(&news.key).cloned() else {
             return false;
@@ -96,7 +96,7 @@ impl TailHub {
             entries.remove(&news.key);
         }
         drop(entries);
-        entry.take(news);
+        entry.take(news, now_us);
         true
     }
 }
@@ -113,7 +113,7 @@ fn is_unknown(state: TailState) -> bool {
 }
 
 impl Entry {
-    fn take(&self, news: &TailNews) {
+    fn take(&self, news: &TailNews, now_us: u64) {
         let before = self.state.get();
         self.state.set(TailState {
             incarnation: if news.ended {
@@ -132,6 +132,7 @@ impl Entry {
                 end: news.end,
                 pieces: news.pieces.clone(),
                 closed: news.closed,
+                heard_us: now_us,
                 rendered: RefCell::default(),
             });
         }

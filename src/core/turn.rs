@@ -2,6 +2,7 @@
 //! applied and answered. While a sync is under way, the next turn's commands gather; reads do not wait.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use storage::StorageError;
 use storage::wal::{Committed, Record, Wal};
@@ -22,6 +23,15 @@ pub mod kind {
 
 /// How often time passes for the groups.
 const TICK_MS: u64 = 250;
+
+/// Turns whose times are kept.
+const TURNS_MAX: usize = 64;
+
+/// When a turn's commands were proposed, and when they were synced (0: not yet), in monotonic microseconds.
+pub(super) struct TurnTimes {
+    flushed_us: u64,
+    synced_us: u64,
+}
 
 /// How often a full disk is tried again.
 const FULL_RETRY: std::time::Duration = std::time::Duration::from_millis(250);
@@ -48,7 +58,7 @@ impl Core {
     fn flush_all(self: &Rc<Self>) {
         let groups = std::mem::take(&mut *self.to_flush.borrow_mut());
         if !groups.is_empty() {
-            self.flushed_us.set(self.clock.monotonic_us());
+            self.note_flush();
         }
         for id in groups {
             self.step(id, Input::Flush);
@@ -62,6 +72,7 @@ impl Core {
             return;
         }
         let now = self.clock.now();
+        self.stepped_us.set(now.monotonic_us);
         if let Some(group) = self.groups.borrow_mut().get_mut(&id) {
             let had_pending = group.has_pending();
             group.step(now, input, &mut effects);
@@ -71,6 +82,8 @@ impl Core {
             }
         }
         self.perform(id, effects);
+        self.metrics
+            .task(now.monotonic_us, self.clock.monotonic_us());
     }
 
     /// Takes a ready on its way to the disk.
@@ -108,6 +121,7 @@ impl Core {
     /// One write and one sync for everything that was buffered; then it counts as persisted.
     async fn sync(self: &Rc<Self>) -> Result<(), ()> {
         let batch = std::mem::take(&mut *self.unsynced.borrow_mut());
+        self.sync_began_us.set(self.clock.monotonic_us());
         if let Some(disk) = &self.disk {
             let began_us = self.clock.monotonic_us();
             match self.commit_when_there_is_room(&disk.wal).await {
@@ -123,7 +137,7 @@ impl Core {
                 }
             }
         }
-        self.synced_us.set(self.clock.monotonic_us());
+        self.note_sync();
         for (group, number) in batch {
             self.step(group, Input::Persisted(number));
         }
@@ -163,9 +177,10 @@ impl Core {
     pub(super) fn fail(self: &Rc<Self>, error: &storage::StorageError) {
         if !self.is_failed.replace(true) {
             log::error!(
-                "event=wal_failed core={} its groups stop for good, restart the server: {error}",
+                "event=wal_failed core={} its groups stop for good: {error}",
                 self.id
             );
+            (self.progress)(super::Progress::LogFailed);
         }
         self.ready_changed.raise();
         let waiting: Vec<u64> = self.waiting.borrow().keys().copied().collect();
@@ -174,15 +189,53 @@ impl Core {
         }
     }
 
-    pub(super) fn metrics_of_write(&self, since_us: u64) {
-        // Answers of a turn come right after its sync, so these are the times of the command's own turn. One that was
-        // refused before it was proposed has neither.
-        let (flushed, synced) = (self.flushed_us.get(), self.synced_us.get());
-        if since_us <= flushed && flushed <= synced {
-            let apply_us = self.clock.monotonic_us() - synced;
-            self.metrics
-                .committed(flushed - since_us, synced - flushed, apply_us);
+    fn note_flush(&self) {
+        let mut turns = self.turns.borrow_mut();
+        if turns.len() >= TURNS_MAX {
+            turns.pop_front();
         }
+        turns.push_back(TurnTimes {
+            flushed_us: self.clock.monotonic_us(),
+            synced_us: 0,
+        });
+    }
+
+    /// What was flushed and not synced before is synced now: a sync takes all that gathered.
+    fn note_sync(&self) {
+        let now_us = self.clock.monotonic_us();
+        let mut turns = self.turns.borrow_mut();
+        let unsynced = turns.iter_mut().rev().take_while(|t| t.synced_us == 0);
+        let began_us = self.sync_began_us.get();
+        for turn in unsynced.filter(|t| t.flushed_us <= began_us) {
+            turn.synced_us = now_us;
+        }
+    }
+
+    /// A write is about to be answered: how long was it in each stage? Refused before its turn, or of a turn that is
+    /// forgotten, it has none.
+    pub(super) fn metrics_of_write(&self, since_us: u64) {
+        let turns = self.turns.borrow();
+        let place = turns.partition_point(|turn| turn.flushed_us < since_us);
+        // With a turn before it, or else one that was forgotten could be meant.
+        let Some(turn) = turns.get(place) else {
+            return;
+        };
+        if place == 0 && turns.len() >= TURNS_MAX {
+            return;
+        }
+        let now_us = self.clock.monotonic_us();
+        let stepped_us = self.stepped_us.get().max(turn.flushed_us);
+        // A majority can have it before the own disk has.
+        let synced_us = match turn.synced_us {
+            0 => stepped_us,
+            synced_us => synced_us.min(stepped_us),
+        };
+        self.metrics.committed([
+            turn.flushed_us - since_us,
+            synced_us.saturating_sub(turn.flushed_us),
+            stepped_us.saturating_sub(synced_us),
+            now_us.saturating_sub(stepped_us),
+        ]);
     }
 
     fn update_hot_bytes(&self) {
@@ -193,10 +246,13 @@ impl Core {
             .map(crate::group::Group::hot_bytes)
             .sum();
         self.hot_bytes.set(hot);
+        if self.config.cold.is_some() {
+            self.update_unflushed();
+        }
     }
 
     /// Lets time pass for the groups.
-    pub(super) async fn ticks(self: Rc<Self>, ticks: std::sync::Arc<std::sync::atomic::AtomicU64>) {
+    pub(super) async fn ticks(self: Rc<Self>, pulse: std::sync::Arc<super::Pulse>) {
         let raft_tick_ms = self.config.raft_settings().tick_ms;
         // A node that is alone now may get company.
         let is_clustered = self.identity.cluster_listen.is_some();
@@ -204,10 +260,14 @@ impl Core {
         let mut since_ms = 0;
         loop {
             // Never two ticks in a shorter time than one: a follower that counts too fast breaks its leader's lease.
+            let due_us = self.clock.monotonic_us() + tick_ms * 1000;
             self.sleep(std::time::Duration::from_millis(tick_ms)).await;
-            ticks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.metrics
+                .ticked(self.clock.monotonic_us().saturating_sub(due_us));
+            pulse.ticks.fetch_add(1, Ordering::Relaxed);
             if self.is_failed.get() {
-                return;
+                // The core lives on to say so.
+                continue;
             }
             if is_clustered && !self.is_full.get() {
                 self.raft_ticks();
@@ -217,6 +277,8 @@ impl Core {
                 continue;
             }
             since_ms = 0;
+            self.show_pulse(&pulse);
+            self.watch_lag();
             self.post_late_news();
             self.balance();
             self.reconcile();
@@ -237,6 +299,16 @@ impl Core {
                 self.step(id, Input::Tick);
             }
         }
+    }
+
+    fn show_pulse(&self, pulse: &super::Pulse) {
+        let groups = self.groups.borrow();
+        let led = groups.values().filter(|g| g.is_ready()).count();
+        let without = groups.values().filter(|g| !g.has_leader()).count();
+        pulse.groups_led.store(led as u64, Ordering::Relaxed);
+        pulse
+            .groups_without_leader
+            .store(without as u64, Ordering::Relaxed);
     }
 
     fn raft_ticks(self: &Rc<Self>) {

@@ -69,7 +69,7 @@ impl Pending {
         let remaining = self.commands.iter().filter_map(|c| c.kind.as_ref());
         self.bytes = remaining.map(body_len).sum();
         let batch = CommandBatch {
-            version: raftproto::version::COMMANDS,
+            version: version_of(&commands),
             stamp_ms,
             commands,
         };
@@ -128,10 +128,32 @@ impl Group {
     }
 }
 
+/// The lowest version that has all these commands: what needs no newer one can be applied by an older binary.
+fn version_of(commands: &[Command]) -> u32 {
+    let is_of_2 = |command: &Command| {
+        matches!(
+            command.kind,
+            Some(
+                Kind::BeginPack(_)
+                    | Kind::PublishPack(_)
+                    | Kind::CancelPack(_)
+                    | Kind::ForgetPacks(_)
+                    | Kind::Trim(_)
+            )
+        )
+    };
+    if commands.iter().any(is_of_2) { 2 } else { 1 }
+}
+
+/// About what a chunk takes in the command that publishes it.
+const CHUNK_COMMAND_BYTES: usize = 64;
+
 fn body_len(kind: &Kind) -> u64 {
     let body = match kind {
         Kind::Append(append) => append.body.len(),
         Kind::Create(create) => create.body.len(),
+        // A large command travels alone, as a large body does.
+        Kind::PublishPack(publish) => publish.chunks.len() * CHUNK_COMMAND_BYTES,
         _ => 0,
     };
     body as u64 + 64
@@ -189,6 +211,14 @@ pub(super) fn command_of(request: Request) -> Result<Kind, Op> {
             hold_id,
         }),
         Op::Settle { outbox_id } => Kind::Settle(command::Settle { outbox_id }),
+        Op::Trim {
+            offset,
+            incarnation,
+        } => Kind::Trim(command::Trim {
+            key,
+            incarnation: incarnation.0,
+            offset: offset.0,
+        }),
         Op::FenceBucket { bucket, generation } => Kind::FenceBucket(command::FenceBucket {
             bucket: bucket.as_str().to_owned(),
             generation,
@@ -244,6 +274,7 @@ fn create_command(key: String, create: Create) -> command::Create {
             hold_id: f.hold_id,
             requested_offset: f.requested_offset.map(|o| o.0),
             requested_sub_offset: f.requested_sub_offset,
+            floor: f.floor.0,
         }),
     }
 }

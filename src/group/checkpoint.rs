@@ -4,21 +4,20 @@
 //! stream goes into a delta table; what was written before is never written again.
 
 use prost::Message;
-use raftproto::checkpoint::Membership;
+use raftproto::checkpoint::{self, Membership};
 use raftproto::checkpoint::{AbandonedFork, BucketFence, GroupState, OutboxMessage};
 use raftproto::command::Command;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::choose::CHUNK_BYTES_MAX;
+use super::cold_state::ColdPack;
 use super::log::LogPosition;
 use super::machine::Machine;
 use super::stream;
 use super::{Group, SavedHardState};
 use crate::meta::Meta;
 use crate::mutation;
-use crate::protocol::{ChunkRef, Incarnation, StreamKey};
-
-/// Largest chunk; a read of any byte of it reads all, since the checksum is of the whole.
-const CHUNK_BYTES_MAX: u64 = 256 << 10;
+use crate::protocol::{ChunkRef, Incarnation, PackName, StreamKey};
 
 /// What one checkpoint writes.
 #[derive(Debug)]
@@ -174,6 +173,28 @@ impl Machine {
                 })
                 .collect(),
             meta: self.meta.as_ref().map(Meta::encode),
+            cold_packs: self
+                .cold
+                .packs
+                .iter()
+                .map(|(pack, known)| checkpoint::ColdPack {
+                    pack: *pack,
+                    name: Some(known.name.to_message()),
+                    object_bytes: known.object_bytes,
+                    chunk_bytes: known.chunk_bytes,
+                    dead_since_ms: known.dead_since_ms,
+                })
+                .collect(),
+            next_cold_pack: self.cold.next_pack,
+            pack_intents: self
+                .cold
+                .intents
+                .iter()
+                .map(|(name, since_ms)| checkpoint::PackIntent {
+                    name: Some(name.to_message()),
+                    since_ms: *since_ms,
+                })
+                .collect(),
         }
     }
 
@@ -206,6 +227,21 @@ impl Machine {
             .collect();
         if group == 0 {
             machine.meta = Some(state.meta.as_ref().map(Meta::decode).unwrap_or_default());
+        }
+        machine.cold.next_pack = state.next_cold_pack;
+        for known in &state.cold_packs {
+            let pack = ColdPack {
+                name: PackName::from_message(known.name.as_ref()),
+                object_bytes: known.object_bytes,
+                chunk_bytes: known.chunk_bytes,
+                live_bytes: 0,
+                dead_since_ms: known.dead_since_ms,
+            };
+            machine.cold.packs.insert(known.pack, pack);
+        }
+        for intent in &state.pack_intents {
+            let name = PackName::from_message(intent.name.as_ref());
+            machine.cold.intents.insert(name, intent.since_ms);
         }
         for (key, value) in streams {
             let mut stream = stream::decode(&value)?;

@@ -4,11 +4,13 @@ use raftproto::checkpoint::Membership;
 use raftproto::command::Command;
 use raftproto::peer::{HibernateGroup, RaftMessage};
 
+use super::choose::PackSource;
+use super::cold::ColdAnswer;
 use super::log::LogPosition;
 use super::machine::Machine;
 use super::peer::BadMessage;
 use super::raft::Persist;
-use crate::protocol::{BucketName, Incarnation, Outcome, Request, StreamKey, TailNews};
+use crate::protocol::{BucketName, Incarnation, Outcome, PackName, Request, StreamKey, TailNews};
 
 /// Whom an outcome goes to; the shell's own number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,6 +83,8 @@ pub enum Input {
     Flush,
     /// The ready with this number, and all before it, are on disk.
     Persisted(u64),
+    /// What became of an order to the cold store.
+    Cold(Box<ColdAnswer>),
     /// Time has passed.
     Tick,
 }
@@ -119,6 +123,18 @@ pub enum Effect {
         /// The log index.
         index: u64,
     },
+    /// Put a pack of these chunks into the cold store; answer [`Input::Cold`]. Once it is there, doing it again is no
+    /// error.
+    WritePack {
+        /// Its name.
+        name: PackName,
+        /// What goes into it.
+        chunks: Vec<PackSource>,
+    },
+    /// Look whether a pack is in the cold store, and what it holds; answer [`Input::Cold`].
+    FindPack(PackName),
+    /// Delete the objects of packs that nothing refers to; answer [`Input::Cold`].
+    DeletePacks(Vec<(u32, PackName)>),
     /// A peer's message was refused; the replica is not sound if its log was lost or has parted.
     Trouble(BadMessage),
     /// Answer a request.

@@ -140,6 +140,7 @@ impl Machine {
                 self.remove(&key, effects);
             } else {
                 self.mark_dirty(&key);
+                self.drop_below_floor(&key);
             }
         }
         Outcome::Done

@@ -39,6 +39,8 @@ impl Group {
         self.is_ready = true;
         self.set_now(self.now);
         self.leader_since_ms = self.now_ms;
+        self.cold.reset();
+        self.tend_cold_store(effects);
         for (outbox_id, command) in &self.machine.outbox {
             effects.push(Effect::Deliver {
                 outbox_id: *outbox_id,
@@ -60,6 +62,7 @@ impl Group {
     fn cease_to_lead(&mut self, effects: &mut Vec<Effect>) {
         self.is_ready = false;
         self.leader_since_ms = u64::MAX;
+        self.cold.reset();
         self.refuse_pending(effects);
         // What was proposed may still be committed: its answer comes when its place in the log is known.
         for asked in self.take_unconfirmed() {
@@ -202,6 +205,7 @@ impl Group {
         let tails = std::mem::take(&mut self.machine.tails);
         self.machine = fetched.machine;
         self.machine.tails = tails;
+        self.keep_cold_on();
         self.durable_pack = fetched.durable_pack;
         self.applied = position;
         self.forget_proposed(position.index, effects);

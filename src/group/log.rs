@@ -74,6 +74,13 @@ impl GroupLog {
         self.offered.push_back((position, payload));
     }
 
+    /// Bytes of payload after an index.
+    pub(super) fn bytes_after(&self, index: u64) -> u64 {
+        let from = index.saturating_sub(self.before.index) as usize;
+        let lacking = self.payloads.iter().skip(from.min(self.payloads.len()));
+        lacking.map(|p| p.len() as u64).sum()
+    }
+
     /// What raft-rs has not taken by now it will not take.
     pub(super) fn drop_offers(&mut self) {
         self.offered.clear();

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use raftproto::command::{self, command::Kind};
 
 use super::Effect;
+use super::cold_state::ColdState;
 use super::holds::Abandoned;
 use super::stream::{ALONE_BYTES_MIN, Stream};
 use super::tails::Tails;
@@ -54,6 +55,7 @@ pub struct Machine {
     pub(super) packed_hot: BTreeSet<(u32, StreamKey)>,
     /// Bytes that live streams have in each pack.
     pub(super) packs: BTreeMap<u32, u64>,
+    pub(super) cold: ColdState,
     pub(super) tails: Tails,
 }
 
@@ -78,6 +80,7 @@ impl Machine {
             hot_bytes: 0,
             packed_hot: BTreeSet::new(),
             packs: BTreeMap::new(),
+            cold: ColdState::default(),
             tails: Tails::default(),
         }
     }
@@ -114,6 +117,11 @@ impl Machine {
                 Outcome::Done
             }
             Kind::FenceBucket(fence) => self.fence_bucket(fence),
+            Kind::BeginPack(begin) => self.begin_pack(&begin),
+            Kind::PublishPack(publish) => self.publish_pack(publish),
+            Kind::CancelPack(cancel) => self.cancel_pack(&cancel),
+            Kind::ForgetPacks(forget) => self.forget_packs(&forget),
+            Kind::Trim(trim) => self.trim(&trim),
             Kind::CreateBucket(_)
             | Kind::BeginDeleteBucket(_)
             | Kind::FinishDeleteBucket(_)
@@ -193,6 +201,7 @@ impl Machine {
                 hold_id: f.hold_id,
                 requested_offset: f.requested_offset.map(Offset),
                 requested_sub_offset: f.requested_sub_offset,
+                floor: Offset(f.floor),
             }),
         }
     }
@@ -210,7 +219,7 @@ impl Machine {
     }
 
     /// Puts a stream at a free key, with all that is derived from it.
-    pub(super) fn insert(&mut self, key: StreamKey, stream: Stream) {
+    pub(super) fn insert(&mut self, key: StreamKey, mut stream: Stream) {
         let due_ms = stream.logged_deadline_ms();
         for hold in stream.holds.iter().filter(|h| !h.confirmed) {
             self.hold_checks
@@ -219,6 +228,11 @@ impl Machine {
         for chunk in stream.bytes.chunks() {
             *self.packs.entry(chunk.pack).or_default() += u64::from(chunk.length);
         }
+        for chunk in stream.bytes.cold_chunks() {
+            self.cold.add_live(chunk);
+        }
+        self.cold
+            .note_append(&key, &mut stream, 0, self.last_stamp_ms);
         self.streams.insert(key.clone(), Box::new(stream));
         self.look_at(&key, due_ms);
     }
@@ -255,6 +269,10 @@ impl Machine {
             return outcome;
         };
         self.hot_bytes += added.len() as u64;
+        if self.cold.is_on() {
+            self.cold
+                .note_append(key, stream, added.len() as u64, stamp_ms);
+        }
         if !stream.is_dirty {
             stream.is_dirty = true;
             self.dirty.insert(key.clone());
@@ -354,6 +372,7 @@ impl Machine {
                 *live -= u64::from(chunk.length);
             }
         }
+        self.cold.forget_stream(key, &stream, self.last_stamp_ms);
         self.dirty.insert(key.clone());
         if let Some(fork) = stream.fork {
             let release = command::ReleaseHold {

@@ -6,6 +6,9 @@
 
 mod batch;
 mod checkpoint;
+mod choose;
+mod cold;
+mod cold_state;
 mod effects;
 mod expiry;
 mod holds;
@@ -14,6 +17,7 @@ mod linear;
 mod log;
 mod machine;
 mod members;
+mod packs;
 mod peer;
 mod raft;
 mod read;
@@ -33,6 +37,9 @@ use raftproto::command::{Expire, command::Kind};
 
 pub use self::batch::request_of;
 pub use self::checkpoint::{CheckpointPlan, PlaceChunk, combine_stream_states};
+pub use self::choose::PackSource;
+pub use self::cold::{ColdAnswer, ColdFigures, ColdSettings, PackedChunk};
+pub use self::cold_state::ColdPack;
 pub use self::effects::{Effect, Fetched, Input, Now, ReplyTo};
 pub use self::log::LogPosition;
 pub use self::machine::{BatchError, Machine};
@@ -84,6 +91,7 @@ pub struct Group {
     /// When this leadership began: reads before it may not be logged.
     leader_since_ms: u64,
     durable_pack: u32,
+    cold: cold::ColdWork,
 }
 
 impl Group {
@@ -123,6 +131,7 @@ impl Group {
             now_ms: 0,
             leader_since_ms: u64::MAX,
             durable_pack,
+            cold: cold::ColdWork::default(),
         })
     }
 
@@ -170,6 +179,7 @@ impl Group {
             Input::GiveUpLate => self.give_up(effects),
             Input::Flush => self.flush(effects),
             Input::Persisted(number) => self.on_persisted(number, effects),
+            Input::Cold(answer) => self.on_cold(*answer, effects),
             Input::Tick => self.on_tick(effects),
         }
         self.drive(effects);
@@ -415,7 +425,10 @@ impl Group {
                 effects.push(Effect::Reply { reply_to, outcome });
             }
         }
-        if !self.is_ready {
+        self.drop_published();
+        if self.is_ready {
+            self.flush_on(effects);
+        } else {
             // The leader carries them out; a new one begins with all that is left.
             let is_leaders = |e: &mut Effect| matches!(e, Effect::Deliver { .. });
             effects.extract_if(from.., is_leaders).for_each(drop);
@@ -429,6 +442,7 @@ impl Group {
         }
         self.expire_due();
         self.check_holds(effects);
+        self.tend_cold_store(effects);
     }
 }
 

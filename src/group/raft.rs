@@ -270,6 +270,10 @@ impl Raft {
         self.node.raft.raft_log.committed
     }
 
+    pub(super) fn log_bytes_after(&self, index: u64) -> u64 {
+        self.node.store().bytes_after(index)
+    }
+
     pub(super) fn last_index(&self) -> u64 {
         self.node.raft.raft_log.last_index()
     }

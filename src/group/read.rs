@@ -4,12 +4,15 @@
 use std::ops::Bound;
 
 use super::Group;
-use super::stream::Stream;
+use super::stream::{Places, Stream};
 use crate::mutation;
 use crate::protocol::{
     BucketName, Create, Created, Incarnation, Listed, Meta, Offset, Outcome, Piece, Read, ReadFrom,
     ReadPlan, Refusal, StreamKey, Watched,
 };
+
+/// How far behind the end of a read from the cold store the reader's next wish is guessed.
+const AHEAD_BYTES: u64 = 4 << 20;
 
 impl Group {
     /// A stream that a client may see now.
@@ -59,7 +62,12 @@ impl Group {
             Ok(stream) => stream,
             Err(refusal) => return Outcome::Refused(refusal),
         };
-        match plan(self.machine.group, stream, read) {
+        let name_of = |pack| self.machine.cold.name_of(pack);
+        let at = Places {
+            group: self.machine.group,
+            name_of: &name_of,
+        };
+        match plan(at, stream, read) {
             Ok(plan) => {
                 self.touched(key);
                 Outcome::Read(plan)
@@ -94,19 +102,30 @@ impl Group {
         else {
             return Outcome::Refused(Refusal::SourceNotFound);
         };
+        if from.0 < stream.bytes.kept_from() && from.0 >= stream.own_start() {
+            return Outcome::Refused(Refusal::OffsetExpired {
+                earliest: Offset(stream.bytes.kept_from()),
+            });
+        }
         if to.0 > stream.tail || from > to {
             return Outcome::Refused(Refusal::OffsetBeyondTail {
                 tail: Offset(stream.tail),
             });
         }
         let mut pieces = Vec::new();
-        plan_range(self.machine.group, stream, from.0, to.0, &mut pieces);
+        let name_of = |pack| self.machine.cold.name_of(pack);
+        let at = Places {
+            group: self.machine.group,
+            name_of: &name_of,
+        };
+        plan_range(at, stream, from.0, to.0, &mut pieces);
         Outcome::Read(ReadPlan {
             meta: stream.meta(),
             start: from,
             end: to,
             lead: 0,
             pieces,
+            ahead: Vec::new(),
         })
     }
 
@@ -160,9 +179,9 @@ impl Group {
     }
 }
 
-fn plan(group: u32, stream: &Stream, read: &Read) -> Result<ReadPlan, Refusal> {
+fn plan(at: Places, stream: &Stream, read: &Read) -> Result<ReadPlan, Refusal> {
     let start = match read.from {
-        ReadFrom::Start => 0,
+        ReadFrom::Start => stream.floor,
         ReadFrom::Now => stream.tail,
         ReadFrom::At(offset) => offset.0,
     };
@@ -171,11 +190,16 @@ fn plan(group: u32, stream: &Stream, read: &Read) -> Result<ReadPlan, Refusal> {
             tail: Offset(stream.tail),
         });
     }
+    if start < stream.floor {
+        return Err(Refusal::OffsetExpired {
+            earliest: Offset(stream.floor),
+        });
+    }
     let end = stream.tail.min(start.saturating_add(read.bytes_max.max(1)));
     // In JSON mode only the end of a message is an offset. The byte before tells; if it is not in memory, it
     // is planned in front of the others and the reader looks at it.
     let mut lead = 0;
-    if stream.content_type.is_json() && start > 0 && start < stream.tail {
+    if stream.content_type.is_json() && start > stream.floor && start < stream.tail {
         match stream.bytes.hot_byte_before(start) {
             Some(b'\n') => {}
             Some(_) => return Err(Refusal::OffsetMisaligned),
@@ -184,7 +208,13 @@ fn plan(group: u32, stream: &Stream, read: &Read) -> Result<ReadPlan, Refusal> {
     }
     let mut pieces = Vec::new();
     if start < end {
-        plan_range(group, stream, start - u64::from(lead), end, &mut pieces);
+        plan_range(at, stream, start - u64::from(lead), end, &mut pieces);
+    }
+    let mut ahead = Vec::new();
+    if end < stream.bytes.cold_end() && matches!(pieces.last(), Some(Piece::Stored { .. })) {
+        let until = stream.bytes.cold_end().min(end + AHEAD_BYTES);
+        plan_range(at, stream, end, until, &mut ahead);
+        ahead.retain(|piece| matches!(piece, Piece::Stored { .. }));
     }
     Ok(ReadPlan {
         meta: stream.meta(),
@@ -192,10 +222,11 @@ fn plan(group: u32, stream: &Stream, read: &Read) -> Result<ReadPlan, Refusal> {
         end: Offset(end),
         lead,
         pieces,
+        ahead,
     })
 }
 
-fn plan_range(group: u32, stream: &Stream, from: u64, to: u64, pieces: &mut Vec<Piece>) {
+fn plan_range(at: Places, stream: &Stream, from: u64, to: u64, pieces: &mut Vec<Piece>) {
     let own = stream.own_start();
     if from < own
         && let Some(fork) = &stream.fork
@@ -212,6 +243,6 @@ fn plan_range(group: u32, stream: &Stream, from: u64, to: u64, pieces: &mut Vec<
         });
     }
     if to > own {
-        stream.bytes.plan(group, from.max(own), to, pieces);
+        stream.bytes.plan(at, from.max(own), to, pieces);
     }
 }

@@ -25,6 +25,7 @@ impl Group {
         let is_due = |(due_ms, _): &(u64, _)| *due_ms <= now_ms;
         self.machine.deadlines.first().is_some_and(is_due)
             || !self.machine.hold_checks.is_empty()
+            || self.has_cold_work(now_ms)
             || self.machine.tails.keys().next().is_some()
     }
 
@@ -103,6 +104,7 @@ pub(super) fn wakes(input: &Input, leader: u64) -> bool {
         | Input::FetchFailed
         | Input::TransferLeader(_)
         | Input::Reconcile(_)
+        | Input::Cold(_)
         | Input::Flush => true,
         Input::Hibernate { .. }
         | Input::RaftTick

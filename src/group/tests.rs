@@ -2,6 +2,7 @@
 
 mod asleep;
 mod checkpoint;
+mod cold;
 mod expiry;
 mod found;
 mod holds;

@@ -50,6 +50,11 @@ impl Group {
         self.raft.replicas()
     }
 
+    /// Bytes of the log after an index, as far as they are kept.
+    pub fn log_bytes_after(&self, index: u64) -> u64 {
+        self.raft.log_bytes_after(index)
+    }
+
     /// Nobody else is a member.
     pub fn is_alone(&self) -> bool {
         self.raft.is_alone()

@@ -93,6 +93,9 @@ pub trait Backend: 'static {
     /// Counts bytes sent to clients in bodies.
     fn sent(&self, bytes: u64);
 
+    /// An update goes to a live reader: counts how long after it was heard of, in microseconds.
+    fn delivered(&self, micros: u64);
+
     /// Text of `/metrics`.
     fn metrics(&self) -> impl Future<Output = String>;
 
@@ -161,6 +164,8 @@ pub struct LiveUpdate {
     pub pieces: Vec<Bytes>,
     /// The stream was closed with or right after these bytes.
     pub closed: bool,
+    /// When this core heard of it, in monotonic microseconds.
+    pub heard_us: u64,
     /// The SSE text of this update and the cursor that it was rendered with; rendered once, by the first
     /// reader that needs it.
     pub rendered: RefCell<Option<(u64, Bytes)>>,
@@ -194,6 +199,8 @@ pub struct HttpSettings {
     pub gzip_bytes_min: u64,
     /// `Retry-After` of a 503, in seconds.
     pub retry_after_s: u64,
+    /// Health and metrics are also where clients connect.
+    pub client_port_ops: bool,
 }
 
 /// What a request was, for the metrics; a closed list.
@@ -217,6 +224,8 @@ pub enum Operation {
     Bucket,
     /// GET of a bucket's streams.
     List,
+    /// PUT of a stream's floor.
+    Retention,
     /// OPTIONS.
     Preflight,
     /// Health and metrics.

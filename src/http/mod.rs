@@ -11,6 +11,7 @@ pub mod parse;
 pub mod path;
 mod read;
 mod respond;
+mod retention;
 mod service;
 mod sse;
 pub mod sse_text;

@@ -3,13 +3,15 @@
 //! Two address forms: `/v1/stream/{path}` with any depth, and `/{bucket}/{stream}` where the stream id is one
 //! percent-encoded segment. Both are percent-decoded exactly once.
 
-use crate::protocol::{BucketName, KeyError, StreamKey};
+use crate::protocol::{BucketName, KeyError, Offset, StreamKey};
 
 /// What a path addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     /// A stream in the root namespace or in a bucket.
     Stream(StreamKey),
+    /// A stream's floor.
+    Retention(StreamKey, Offset),
     /// A bucket.
     Bucket(BucketName),
     /// The list of a bucket's streams.
@@ -42,6 +44,16 @@ const ROOT: &str = "/v1/stream/";
 /// # Errors
 /// [`PathError`].
 pub fn route(path: &str) -> Result<Route, PathError> {
+    if let Some((stream, offset)) = path.rsplit_once("/retention/")
+        && let Ok(offset) = Offset::parse(offset)
+        && let Route::Stream(key) = route_of(stream)?
+    {
+        return Ok(Route::Retention(key, offset));
+    }
+    route_of(path)
+}
+
+fn route_of(path: &str) -> Result<Route, PathError> {
     if let Some(rest) = path.strip_prefix(ROOT) {
         return stream_in_root(rest).map(Route::Stream);
     }
@@ -78,7 +90,7 @@ pub fn route(path: &str) -> Result<Route, PathError> {
 /// # Errors
 /// [`PathError`] if it is not the path of a stream.
 pub fn stream_path(path: &str) -> Result<StreamKey, PathError> {
-    match route(path)? {
+    match route_of(path)? {
         Route::Stream(key) => Ok(key),
         _ => Err(PathError::Key(KeyError::Empty)),
     }
@@ -167,6 +179,15 @@ mod tests {
             Ok(Route::List(BucketName::from_stored("demo")))
         );
         assert_eq!(route("/demo/a/b"), Ok(Route::Nowhere));
+        let floor = "0000000000000000_0000000000000007";
+        for (stream, key) in [("/demo/a%2Fb", "demo/a/b"), ("/v1/stream/a/b", "/a/b")] {
+            let key = StreamKey::from_stored(key);
+            assert_eq!(
+                route(&format!("{stream}/retention/{floor}")),
+                Ok(Route::Retention(key, Offset(7)))
+            );
+        }
+        assert_eq!(key("/v1/stream/a/retention/7"), "/a/retention/7");
         assert_eq!(route("/"), Ok(Route::Nowhere));
         assert_eq!(route("/favicon.ico"), Ok(Route::Nowhere));
     }

@@ -16,7 +16,7 @@ use super::host::{authority, location};
 use super::parse::{self, LiveMode};
 use super::path::{PathError, Route, route};
 use super::respond::{self, Reply};
-use super::{buckets, live, read, sse, status, write};
+use super::{buckets, live, read, retention, sse, status, write};
 use crate::protocol::{KeyError, Op, Outcome, Refusal, Request, StreamKey};
 
 /// Serves one request.
@@ -108,6 +108,13 @@ where
             reply.set(header::STREAM_LEADER_HINT, &leader);
             Ok(reply)
         }
+        Route::Retention(key, offset) => {
+            *operation = Operation::Retention;
+            match head.method {
+                Method::PUT => Box::pin(retention::put(&*backend, key, offset)).await,
+                _ => Ok(not_allowed("PUT, OPTIONS")),
+            }
+        }
         Route::Bucket(name) => {
             *operation = Operation::Bucket;
             match head.method {
@@ -127,14 +134,14 @@ where
                 _ => Ok(not_allowed("GET, HEAD, OPTIONS")),
             }
         }
-        Route::Health | Route::Ready | Route::Metrics => {
+        Route::Health | Route::Ready | Route::Metrics if backend.settings().client_port_ops => {
             *operation = Operation::Ops;
             if head.method != Method::GET && head.method != Method::HEAD {
                 return Ok(not_allowed("GET, HEAD, OPTIONS"));
             }
             Ok(Box::pin(ops(&*backend, &target)).await)
         }
-        Route::Nowhere => {
+        Route::Nowhere | Route::Health | Route::Ready | Route::Metrics => {
             let text = "nothing is here: streams are at /v1/stream/{path} and /{bucket}/{stream}\n";
             Ok(Reply::new(StatusCode::NOT_FOUND).body_text(text.to_owned()))
         }

@@ -132,6 +132,8 @@ impl<B: Backend> Reader<B> {
     async fn advance(&mut self) -> Result<(), Refusal> {
         if let Some(update) = self.tail.update_at(self.position) {
             let state = self.tail.state();
+            let waited_us = self.backend.monotonic_us().saturating_sub(update.heard_us);
+            self.backend.delivered(waited_us);
             self.follow_update(&update, state);
             return Ok(());
         }

@@ -48,6 +48,7 @@ where
             hold_id: 0,
             requested_offset: fork.offset,
             requested_sub_offset: fork.sub_offset,
+            floor: Offset::ZERO,
         });
         let fork_create = ForkCreate {
             create,

@@ -23,7 +23,7 @@ impl Identity {
     /// Reads a directory's identity, or gives a new directory one.
     ///
     /// # Errors
-    /// [`NodeError::Data`] where the settings are not those of the directory.
+    /// [`NodeError::Misfit`] where the settings are not those of the directory.
     pub fn of(dir: &Path, config: &Config) -> Result<Identity, NodeError> {
         let path = identity_path(dir);
         match framed::read(&path)? {
@@ -74,14 +74,14 @@ fn read(dir: &Path, path: &Path, text: &str, config: &Config) -> Result<Identity
         _ => return Err(unreadable()),
     };
     if groups.parse() != Ok(config.raft_group_count) {
-        return Err(NodeError::Data(format!(
+        return Err(NodeError::Misfit(format!(
             "raft_group_count is {groups} in {}, not {}: it is fixed when a data directory is made; give --raft-group-count {groups}",
             dir.display(),
             config.raft_group_count
         )));
     }
     if node.parse() != Ok(config.node_id) {
-        return Err(NodeError::Data(format!(
+        return Err(NodeError::Misfit(format!(
             "{} belongs to node {node}, not {}; give --node-id {node}",
             dir.display(),
             config.node_id
@@ -90,7 +90,7 @@ fn read(dir: &Path, path: &Path, text: &str, config: &Config) -> Result<Identity
     if let Some(cluster) = cluster
         && cluster != config.cluster_id
     {
-        return Err(NodeError::Data(format!(
+        return Err(NodeError::Misfit(format!(
             "{} belongs to the cluster {cluster}, not {}; give --cluster-id {cluster}",
             dir.display(),
             config.cluster_id

@@ -2,13 +2,14 @@
 //! the place of damaged ones.
 
 use std::rc::Rc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
 use raftproto::command::{ChangeMembers, change_members::Change};
 use raftproto::peer::{AdminRequest, StatusReply, StatusRequest, admin_request::Order};
 
-use super::NodeError;
+use super::{NodeError, notify};
 use crate::config::Config;
 use crate::peer::Caller;
 
@@ -38,13 +39,29 @@ pub fn await_replacement(config: &Config, damaged: u64) -> Result<u64, NodeError
 }
 
 fn run(config: &Config, damaged: Option<u64>) -> Result<u64, NodeError> {
-    let failed = |text: String| NodeError::Data(format!("cannot ask the cluster: {text}"));
+    let failed = NodeError::Join;
     let config = config.clone();
+    let (done, answer) = std::sync::mpsc::channel();
     let asking = LocalExecutorBuilder::new(Placement::Unbound)
         .io_memory(64 << 10)
-        .spawn(move || async move { ask(&config, damaged).await });
+        .spawn(move || async move {
+            // Nobody listens if the node is gone.
+            let _ = done.send(ask(&config, damaged).await);
+        });
     let asking = asking.map_err(|e| failed(e.to_string()))?;
-    asking.join().map_err(|e| failed(e.to_string()))
+    let raft_id = loop {
+        notify::starting(match damaged {
+            None => "waiting until an order makes this node a member",
+            Some(_) => "waiting until a majority has replaced the damaged replicas",
+        });
+        match answer.recv_timeout(PAUSE) {
+            Ok(raft_id) => break Some(raft_id),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break None,
+        }
+    };
+    asking.join().map_err(|e| failed(e.to_string()))?;
+    raft_id.ok_or_else(|| failed("the question broke off".to_owned()))
 }
 
 async fn ask(config: &Config, damaged: Option<u64>) -> u64 {

@@ -30,45 +30,54 @@ const LOCKED_BYTES_MIN: u64 = 512 << 10;
 /// # Errors
 /// [`Denied`].
 pub(super) fn check() -> Result<(), Denied> {
-    let limit = limit_of(libc::RLIMIT_MEMLOCK).map_or(u64::MAX, |l| l.rlim_cur);
+    let (limit, _) = limit_of(libc::RLIMIT_MEMLOCK);
     if limit < LOCKED_BYTES_MIN {
         let needed = LOCKED_BYTES_MIN;
         return Err(Denied::LockedMemory { limit, needed });
     }
+    has_io_uring().map_err(Denied::IoUring)
+}
+
+/// Makes a ring and gives it back.
+///
+/// # Errors
+/// The system's.
+pub fn has_io_uring() -> std::io::Result<()> {
     // struct io_uring_params is 120 bytes, all zero where nothing special is wanted.
     let mut parameters = [0u64; 15];
     // SAFETY: the pointer is to as many bytes as the kernel fills.
     let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) };
     if ring < 0 {
-        return Err(Denied::IoUring(std::io::Error::last_os_error()));
+        return Err(std::io::Error::last_os_error());
     }
     // SAFETY: the descriptor is this function's own.
     unsafe { libc::close(ring as i32) };
     Ok(())
 }
 
-fn limit_of(resource: libc::__rlimit_resource_t) -> Option<libc::rlimit> {
+/// The soft and the hard limit; `u64::MAX`: none.
+pub fn limit_of(resource: libc::__rlimit_resource_t) -> (u64, u64) {
     let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
     };
     // SAFETY: the pointer is to a structure of the right type.
-    let result = unsafe { libc::getrlimit(resource, &raw mut limit) };
-    (result == 0).then_some(limit)
+    unsafe { libc::getrlimit(resource, &raw mut limit) };
+    (limit.rlim_cur, limit.rlim_max)
 }
 
 /// Raises the soft limit of descriptors to the hard one; says if that is not enough.
 pub(super) fn raise_descriptor_limit(connections_max: u64) {
-    let Some(mut limit) = limit_of(libc::RLIMIT_NOFILE) else {
-        return;
+    let (_, hard) = limit_of(libc::RLIMIT_NOFILE);
+    let limit = libc::rlimit {
+        rlim_cur: hard,
+        rlim_max: hard,
     };
-    limit.rlim_cur = limit.rlim_max;
     // SAFETY: the pointer is to a structure of the right type.
     unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
-    if limit.rlim_max < connections_max + 256 {
+    if hard < connections_max + 256 {
         log::warn!(
-            "event=descriptor_limit limit={} connections_max={connections_max} raise `ulimit -n` (LimitNOFILE= in systemd)",
-            limit.rlim_max
+            "event=descriptor_limit limit={hard} connections_max={connections_max} raise `ulimit -n` (LimitNOFILE= in systemd)"
         );
     }
 }

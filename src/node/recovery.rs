@@ -9,10 +9,10 @@ use storage::lock::DirLock;
 use storage::wal::{IoMode, Record, WalConfig};
 use storage::{StorageError, framed, wal};
 
-use super::NodeError;
 use super::identity::Identity;
 use super::rebuild::{is_damage, rebuild, resume};
 use super::replay::{is_needed, replay};
+use super::{NodeError, notify};
 use crate::config::{ColdPlace, Config};
 use crate::core::{
     GroupFiles, GroupStart, WalStart, damage_note_path, manifest_path, read_tables, sweep,
@@ -77,6 +77,7 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
         });
     };
     let lock = DirLock::acquire(dir)?;
+    notify::starting("recovering");
     resume(dir, config)?;
     let identity = Identity::of(dir, config)?;
     if let Some(noted) = framed::read(&damage_note_path(dir))? {
@@ -115,6 +116,7 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
         store_id,
         &|record| is_needed(record, index_of(record.group)),
         &mut |done, all| {
+            notify::starting(&format!("recovering: {done} of {all} segments"));
             let percent = (done * 100).checked_div(all).unwrap_or(100);
             if percent >= shown + 10 {
                 shown = percent;
@@ -133,6 +135,7 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
     let generation = recovered.generation + 1;
     let mut starts = Vec::new();
     for (group, manifest) in &manifests {
+        notify::starting("recovering: checkpoints");
         let records = recovered.groups.remove(group).unwrap_or_default();
         starts.push((
             *group,

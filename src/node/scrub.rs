@@ -1,7 +1,7 @@
 //! Reads all that a stopped node has on its disk and checks it: identity, manifests, state tables, packs, the log.
 //! Changes nothing that a start would not change either. What is damaged is named, and the rest is still checked.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use raftproto::checkpoint::GroupManifest;
 use storage::lock::DirLock;
@@ -99,13 +99,13 @@ impl Report {
     }
 }
 
-fn check_pack(path: &PathBuf, group: u32, number: u32) -> Result<pack::PackSummary, StorageError> {
+fn check_pack(path: &Path, group: u32, number: u32) -> Result<pack::PackSummary, StorageError> {
     let summary = pack::verify(path)?;
     if (summary.group, summary.number) == (group, number) {
         return Ok(summary);
     }
     Err(StorageError::Corrupt {
-        path: path.clone(),
+        path: path.to_path_buf(),
         offset: 8,
         what: format!(
             "it is pack {} of group {}, not what its name says",

@@ -1,52 +1,19 @@
 //! What one core counts, and how it is shown to Prometheus. Plain cells: a core counts alone.
 
 mod cold;
+mod histogram;
+pub mod node;
+mod render;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use storage::cold::ColdRequest;
 
 use self::cold::ColdRequests;
+pub use self::histogram::Histogram;
+pub use self::render::render;
 use crate::http::backend::Operation;
-
-/// Upper bounds of the latency buckets in microseconds.
-const BUCKETS_US: [u64; 16] = [
-    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
-    1_000_000, 2_500_000, 10_000_000,
-];
-
-/// A histogram of durations.
-#[derive(Debug, Clone, Default)]
-pub struct Histogram {
-    buckets: [u64; BUCKETS_US.len()],
-    count: u64,
-    sum_us: u64,
-}
-
-impl Histogram {
-    /// Counts a duration in microseconds.
-    pub fn record(&mut self, micros: u64) {
-        if let Some(index) = BUCKETS_US.iter().position(|bound| micros <= *bound) {
-            self.buckets[index] += 1;
-        }
-        self.count += 1;
-        self.sum_us += micros;
-    }
-
-    fn render(&self, out: &mut String, name: &str, labels: &str) {
-        let mut cumulated = 0;
-        for (bound, count) in BUCKETS_US.iter().zip(&self.buckets) {
-            cumulated += count;
-            let le = *bound as f64 / 1e6;
-            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{le}\"}} {cumulated}");
-        }
-        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", self.count);
-        let _ = writeln!(out, "{name}_sum{{{labels}}} {}", self.sum_us as f64 / 1e6);
-        let _ = writeln!(out, "{name}_count{{{labels}}} {}", self.count);
-    }
-}
 
 macro_rules! plain_metrics {
     ($($(#[$doc:meta])* $name:ident: $kind:literal, $help:literal;)*) => {
@@ -81,6 +48,18 @@ plain_metrics! {
     hot_bytes: "gauge", "Stream bytes in memory.";
     /// Streams.
     streams: "gauge", "Streams of the groups of this core.";
+    /// Groups.
+    groups: "gauge", "Groups that have a replica on this core.";
+    /// Groups without a leader.
+    groups_leaderless: "gauge", "Groups of this core of which it knows no leader.";
+    /// Led groups with a voter that is away.
+    groups_under_replicated: "gauge", "Groups led here with a voter that is silent, gets a checkpoint, or is more than five seconds behind.";
+    /// Led groups that lose their majority next.
+    groups_at_risk: "gauge", "Groups led here that have no majority any more once one more voter goes.";
+    /// The WAL failed.
+    core_failed: "gauge", "Whether a write or sync of the core's log failed: its groups have stopped for good.";
+    /// The disk is full.
+    core_disk_full: "gauge", "Whether the core refuses writes until its disk has room.";
     /// Groups that take requests.
     groups_ready: "gauge", "Groups of this core that have a leader, here or elsewhere.";
     /// Groups that this core leads.
@@ -93,8 +72,6 @@ plain_metrics! {
     damaged_directories: "gauge", "Directories damaged-N of files that were found damaged and set aside, while the node's replicas were built anew from the other nodes.";
     /// Changes of leaders.
     leader_changes_total: "counter", "Times that a group of this core had another leader, or none.";
-    /// Entries that the followers of led groups lack.
-    replication_lag_entries: "gauge", "Entries that the slowest follower of a group lacks, summed over the groups led here.";
     /// Links that work.
     peers_connected: "gauge", "Other nodes to which this core has a link.";
     /// Bytes that wait for other nodes.
@@ -113,6 +90,14 @@ plain_metrics! {
     wal_bytes_total: "counter", "Bytes written to the WAL, padding included.";
     /// Segments that hold live records.
     wal_segments: "gauge", "WAL segments that hold records not yet in a checkpoint.";
+    /// Bytes since the last checkpoint.
+    wal_uncheckpointed_bytes: "gauge", "Bytes written to the WAL since the last round of checkpoints began.";
+    /// Checkpoints that failed.
+    checkpoint_failures_total: "counter", "Checkpoints that found no room or failed.";
+    /// When the last checkpoint was written.
+    last_checkpoint_timestamp_seconds: "gauge", "When the core wrote its last checkpoint, in seconds since 1970; 0: not since the start.";
+    /// Stalls of the reactor.
+    reactor_stalls_total: "counter", "Times that the core's clock came 25 ms or more too late, because a task kept the executor or the machine the CPU.";
     /// Checkpoints.
     checkpoints_total: "counter", "Checkpoints of groups.";
     /// Checkpoint bytes.
@@ -125,6 +110,36 @@ plain_metrics! {
     cold_sent_bytes_total: "counter", "Bytes sent to the cold store.";
     /// Bytes received.
     cold_received_bytes_total: "counter", "Bytes received from the cold store.";
+    /// Bytes not flushed.
+    cold_behind_bytes: "gauge", "Bytes of the groups led here that the cold store lacks.";
+    /// For how long.
+    cold_behind_seconds: "gauge", "For how long the cold store has lacked the oldest of them.";
+    /// Objects.
+    cold_packs: "gauge", "Objects of the groups led here in the cold store.";
+    /// Their size.
+    cold_object_bytes: "gauge", "Bytes of those objects.";
+    /// Bytes in them before compression.
+    cold_chunk_bytes: "gauge", "Stream bytes that those objects were written with.";
+    /// Still needed.
+    cold_live_bytes: "gauge", "Stream bytes in those objects that are still needed.";
+    /// Begun.
+    cold_unpublished_packs: "gauge", "Objects that may be in the cold store and that the log does not count yet.";
+    /// Flushes.
+    cold_packs_written_total: "counter", "Objects put into the cold store.";
+    /// Bytes of flushes.
+    cold_pack_bytes_total: "counter", "Bytes of the objects put into the cold store.";
+    /// Failed flushes.
+    cold_flush_failures_total: "counter", "Objects that could not be put into the cold store; they are tried again.";
+    /// Deleted objects.
+    cold_packs_deleted_total: "counter", "Objects deleted from the cold store.";
+    /// Chunks that were there.
+    cold_cache_hits_total: "counter", "Chunks of the cold store that were in memory or on their way when they were asked for.";
+    /// Chunks that were not.
+    cold_cache_misses_total: "counter", "Chunks that had to be fetched from the cold store.";
+    /// Bytes of the cache.
+    cold_cache_bytes: "gauge", "Bytes of the cold store in memory.";
+    /// Failed reads.
+    cold_read_failures_total: "counter", "Reads of the cold store that failed.";
 }
 
 /// See the module's head.
@@ -133,16 +148,46 @@ pub struct CoreMetrics {
     /// Counters and gauges.
     pub plain: Plain,
     requests: RefCell<[Requests; OPERATIONS.len()]>,
-    append_stages: RefCell<[Histogram; 3]>,
+    append_stages: RefCell<[Histogram; STAGES.len()]>,
     wal_sync: RefCell<Histogram>,
+    delivery: RefCell<Histogram>,
+    reactor_delay: RefCell<Histogram>,
+    longest_task: LongestTask,
     refusals: RefCell<BTreeMap<&'static str, u64>>,
     cold: RefCell<ColdRequests>,
 }
 
-const STAGES: [&str; 3] = ["queue", "wal", "apply"];
+/// The longest task of the last one to two windows, in microseconds.
+#[derive(Debug, Default)]
+struct LongestTask {
+    this: Cell<u64>,
+    last: Cell<u64>,
+    began_us: Cell<u64>,
+}
+
+/// Longer than the usual time between two scrapes, so that none misses one.
+const TASK_WINDOW_US: u64 = 60_000_000;
+
+/// From here on a delay of the reactor is a stall.
+const STALL_US: u64 = 25_000;
+
+const STAGES: [&str; 4] = ["queue", "sync", "replicate", "apply"];
+
+/// The bounds at which something may be refused, or has to wait.
+const BOUNDS: [&str; 9] = [
+    "body_bytes_in_flight_max",
+    "connections_max",
+    "core_queue",
+    "disk_space",
+    "hot_bytes_max",
+    "live_readers_max",
+    "log_lines",
+    "peer_queue",
+    "requests_in_flight_max",
+];
 
 /// Names of the operations, in the order of [`Operation`].
-const OPERATIONS: [&str; 12] = [
+const OPERATIONS: [&str; 13] = [
     "create",
     "append",
     "read",
@@ -152,6 +197,7 @@ const OPERATIONS: [&str; 12] = [
     "delete",
     "bucket",
     "list",
+    "retention",
     "preflight",
     "ops",
     "unknown",
@@ -178,9 +224,9 @@ impl CoreMetrics {
     }
 
     /// A command took so long in each stage.
-    pub fn committed(&self, queue_us: u64, wal_us: u64, apply_us: u64) {
+    pub fn committed(&self, micros: [u64; STAGES.len()]) {
         let mut stages = self.append_stages.borrow_mut();
-        for (stage, micros) in stages.iter_mut().zip([queue_us, wal_us, apply_us]) {
+        for (stage, micros) in stages.iter_mut().zip(micros) {
             stage.record(micros);
         }
     }
@@ -205,23 +251,58 @@ impl CoreMetrics {
 
     /// Something was refused at a bound.
     pub fn refused(&self, bound: &'static str) {
+        debug_assert!(BOUNDS.contains(&bound), "{bound} is not listed");
         *self.refusals.borrow_mut().entry(bound).or_default() += 1;
     }
 
+    /// An append was handed to a live reader so long after this core had heard of it.
+    pub fn delivered(&self, micros: u64) {
+        self.delivery.borrow_mut().record(micros);
+    }
+
+    /// The core's clock came so much too late.
+    pub fn ticked(&self, late_us: u64) {
+        self.reactor_delay.borrow_mut().record(late_us);
+        if late_us >= STALL_US {
+            add(&self.plain.reactor_stalls_total, 1);
+        }
+    }
+
+    /// A task kept the executor from `began_us` to `ended_us`.
+    pub fn task(&self, began_us: u64, ended_us: u64) {
+        let longest = &self.longest_task;
+        if ended_us - longest.began_us.get() >= TASK_WINDOW_US {
+            longest.began_us.set(ended_us);
+            longest.last.set(longest.this.replace(0));
+        }
+        let micros = ended_us - began_us;
+        if micros > longest.this.get() {
+            longest.this.set(micros);
+        }
+    }
+
     /// All series of this core.
-    pub fn snapshot(&self, core: u16) -> CoreSnapshot {
+    pub fn snapshot(&self, core: u16, gauges: Gauges) -> CoreSnapshot {
+        let longest = &self.longest_task;
         CoreSnapshot {
             core,
+            gauges,
+            delivery: self.delivery.borrow().clone(),
+            reactor_delay: self.reactor_delay.borrow().clone(),
+            longest_task_us: longest.this.get().max(longest.last.get()),
             plain: self.plain.values(),
             requests: self.requests.borrow().clone(),
             append_stages: self.append_stages.borrow().clone(),
             wal_sync: self.wal_sync.borrow().clone(),
             cold: self.cold.borrow().clone(),
-            refusals: self
-                .refusals
-                .borrow()
+            refusals: BOUNDS
                 .iter()
-                .map(|(k, v)| (*k, *v))
+                .map(|bound| {
+                    (
+                        *bound,
+                        self.refusals.borrow().get(bound).copied().unwrap_or(0),
+                    )
+                })
                 .collect(),
         }
     }
@@ -238,177 +319,40 @@ pub struct CoreSnapshot {
     core: u16,
     plain: Vec<(&'static str, &'static str, &'static str, u64)>,
     requests: [Requests; OPERATIONS.len()],
-    append_stages: [Histogram; 3],
+    append_stages: [Histogram; STAGES.len()],
     wal_sync: Histogram,
+    delivery: Histogram,
+    reactor_delay: Histogram,
+    longest_task_us: u64,
     cold: ColdRequests,
     refusals: Vec<(&'static str, u64)>,
+    gauges: Gauges,
 }
 
-/// The Prometheus text of a node; a core that did not answer in time has only `ursula_core_up 0`.
-pub fn render(cores: &[Option<CoreSnapshot>]) -> String {
-    let mut out = String::with_capacity(16 << 10);
-    family(
-        &mut out,
-        "ursula_build_info",
-        "gauge",
-        "The version that runs.",
-    );
-    let _ = writeln!(
-        out,
-        "ursula_build_info{{version=\"{}\"}} 1",
-        env!("CARGO_PKG_VERSION")
-    );
-    process(&mut out);
-    family(
-        &mut out,
-        "ursula_core_up",
-        "gauge",
-        "Whether the core answered the scrape in time.",
-    );
-    for (core, snapshot) in cores.iter().enumerate() {
-        let _ = writeln!(
-            out,
-            "ursula_core_up{{core=\"{core}\"}} {}",
-            u8::from(snapshot.is_some())
-        );
-    }
-    let up: Vec<&CoreSnapshot> = cores.iter().flatten().collect();
-    for index in 0..up.first().map_or(0, |s| s.plain.len()) {
-        for (position, snapshot) in up.iter().enumerate() {
-            let (name, kind, help, value) = snapshot.plain[index];
-            if position == 0 {
-                family(&mut out, name, kind, help);
-            }
-            let _ = writeln!(out, "{name}{{core=\"{}\"}} {value}", snapshot.core);
-        }
-    }
-    family(
-        &mut out,
-        "ursula_requests_total",
-        "counter",
-        "Answered requests.",
-    );
-    for s in &up {
-        for (operation, requests) in OPERATIONS.iter().zip(&s.requests) {
-            for (status, count) in &requests.statuses {
-                let core = s.core;
-                let _ = writeln!(
-                    out,
-                    "ursula_requests_total{{core=\"{core}\",operation=\"{operation}\",status=\"{status}\"}} {count}"
-                );
-            }
-        }
-    }
-    family(
-        &mut out,
-        "ursula_refusals_total",
-        "counter",
-        "Requests refused at a bound.",
-    );
-    for s in &up {
-        for (bound, count) in &s.refusals {
-            let _ = writeln!(
-                out,
-                "ursula_refusals_total{{core=\"{}\",bound=\"{bound}\"}} {count}",
-                s.core
-            );
-        }
-    }
-    let name = "ursula_request_seconds";
-    family(
-        &mut out,
-        name,
-        "histogram",
-        "Time from a request's headers to its answer's headers.",
-    );
-    for s in &up {
-        for (operation, requests) in OPERATIONS.iter().zip(&s.requests) {
-            if requests.seconds.count == 0 {
-                continue;
-            }
-            requests.seconds.render(
-                &mut out,
-                name,
-                &format!("core=\"{}\",operation=\"{operation}\"", s.core),
-            );
-        }
-    }
-    let name = "ursula_append_seconds";
-    family(
-        &mut out,
-        name,
-        "histogram",
-        "Time of a command in each stage: queue, wal, apply.",
-    );
-    for s in &up {
-        for (stage, histogram) in STAGES.iter().zip(&s.append_stages) {
-            histogram.render(
-                &mut out,
-                name,
-                &format!("core=\"{}\",stage=\"{stage}\"", s.core),
-            );
-        }
-    }
-    let name = "ursula_wal_commit_seconds";
-    family(
-        &mut out,
-        name,
-        "histogram",
-        "Time of one write and sync of the WAL.",
-    );
-    for s in &up {
-        s.wal_sync
-            .render(&mut out, name, &format!("core=\"{}\"", s.core));
-    }
-    cold::render(&mut out, up.iter().map(|s| (s.core, &s.cold)));
-    out
+/// What has labels of its own and is looked at only when it is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Gauges {
+    /// How full each bounded queue is, from 0 to 1.
+    pub saturation: Vec<(&'static str, f64)>,
+    /// The other nodes.
+    pub peers: Vec<PeerGauges>,
 }
 
-fn family(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-}
-
-fn process(out: &mut String) {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm
-        .split(' ')
-        .nth(1)
-        .and_then(|p| p.parse().ok())
-        .unwrap_or(0);
-    family(
-        out,
-        "process_resident_memory_bytes",
-        "gauge",
-        "Resident memory.",
-    );
-    let _ = writeln!(out, "process_resident_memory_bytes {}", pages * 4096);
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or("")
-        .split_whitespace()
-        .collect();
-    let ticks = |i: usize| {
-        fields
-            .get(i)
-            .and_then(|t| t.parse::<u64>().ok())
-            .unwrap_or(0)
-    };
-    family(
-        out,
-        "process_cpu_seconds_total",
-        "counter",
-        "User and system time.",
-    );
-    let _ = writeln!(
-        out,
-        "process_cpu_seconds_total {}",
-        (ticks(11) + ticks(12)) as f64 / 100.0
-    );
-    let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    family(out, "process_open_fds", "gauge", "Open descriptors.");
-    let _ = writeln!(out, "process_open_fds {descriptors}");
+/// How this core and its groups are with another node.
+#[derive(Debug, Clone, Default)]
+pub struct PeerGauges {
+    /// The node.
+    pub node: u64,
+    /// The link works.
+    pub is_up: bool,
+    /// Summed over the groups led here.
+    pub lag_entries: u64,
+    /// Summed over the groups led here.
+    pub lag_bytes: u64,
+    /// Of the group that is furthest behind.
+    pub lag_us: u64,
+    /// The other's wall clock minus the own one, where it was measured.
+    pub clock_offset_ms: Option<f64>,
 }
 
 #[cfg(test)]
@@ -420,7 +364,14 @@ mod tests {
         let metrics = CoreMetrics::default();
         metrics.answered(Operation::Append, 204, 120, 10);
         metrics.wal_committed(4096, 2, 300);
-        let text = render(&[Some(metrics.snapshot(0)), None, Some(metrics.snapshot(2))]);
+        let text = render(
+            &node::NodeGauges::default(),
+            &[
+                Some(metrics.snapshot(0, Gauges::default())),
+                None,
+                Some(metrics.snapshot(2, Gauges::default())),
+            ],
+        );
         assert!(
             text.contains(
                 "ursula_requests_total{core=\"2\",operation=\"append\",status=\"204\"} 1"

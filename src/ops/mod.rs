@@ -1,4 +1,5 @@
-//! What operators see: metrics, logs.
+//! What operators see: metrics, logs, exit codes.
 
+pub mod exit;
 pub mod logging;
 pub mod metrics;

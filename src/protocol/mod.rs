@@ -21,8 +21,8 @@ pub use expiry::{
 pub use key::{BucketName, KeyError, SLOT_COUNT, Slot, StreamKey};
 pub use offset::{Offset, OffsetError, ReadFrom};
 pub use outcome::{
-    BucketEnd, BucketInfo, ChunkRef, Created, Held, Listed, Meta, Outcome, Piece, ProducerAck,
-    ReadPlan, Watched,
+    BucketEnd, BucketInfo, ChunkRef, ColdChunk, ColdRange, Created, Held, Listed, Meta, Outcome,
+    PackName, Piece, ProducerAck, ReadPlan, Watched,
 };
 pub use refusal::Refusal;
 pub use request::{

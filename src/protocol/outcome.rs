@@ -103,6 +103,9 @@ pub struct ReadPlan {
     pub lead: u8,
     /// The bytes from `start - lead` to `end`, in order.
     pub pieces: Vec<Piece>,
+    /// What of the bytes behind `end` lies in the cold store, if the plan's end does: whoever reads on will want it.
+    /// Not sent to other nodes.
+    pub ahead: Vec<Piece>,
 }
 
 /// A contiguous range of a plan.
@@ -116,6 +119,19 @@ pub enum Piece {
         chunk: ChunkRef,
         /// The group whose packs hold it.
         group: u32,
+        /// First byte inside the chunk.
+        from: u32,
+        /// One past the last byte inside the chunk.
+        to: u32,
+    },
+    /// A part of a chunk in the cold store.
+    Stored {
+        /// The whole chunk, which the checksum is of.
+        chunk: ColdChunk,
+        /// The group whose packs hold it.
+        group: u32,
+        /// The pack.
+        pack: PackName,
         /// First byte inside the chunk.
         from: u32,
         /// One past the last byte inside the chunk.
@@ -149,6 +165,79 @@ pub struct ChunkRef {
     pub crc32c: u32,
 }
 
+impl ChunkRef {
+    /// One past the last stream byte.
+    pub fn end(&self) -> u64 {
+        self.start + u64::from(self.length)
+    }
+}
+
+/// Where a contiguous byte range of one stream lies in the cold store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ColdChunk {
+    /// The number that the group's log gave the pack.
+    pub pack: u32,
+    /// Bytes in the object; fewer than `length`: compressed.
+    pub stored: u32,
+    /// First byte in the object.
+    pub position: u64,
+    /// First stream byte.
+    pub start: u64,
+    /// Bytes.
+    pub length: u32,
+    /// CRC32C of the chunk's own bytes.
+    pub crc32c: u32,
+}
+
+impl ColdChunk {
+    /// One past the last stream byte.
+    pub fn end(&self) -> u64 {
+        self.start + u64::from(self.length)
+    }
+}
+
+/// A contiguous byte range of one stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ColdRange {
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+}
+
+/// The name of a pack in the cold store. No two leaderships share one, nor do two clusters in one bucket, so none writes
+/// over another's or takes it for its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PackName {
+    /// The term of the leader that made it.
+    pub term: u64,
+    /// Which of that leadership.
+    pub number: u32,
+    /// Drawn by that leader.
+    pub nonce: u64,
+}
+
+impl PackName {
+    /// As a message.
+    pub fn to_message(self) -> raftproto::command::PackName {
+        raftproto::command::PackName {
+            term: self.term,
+            number: self.number,
+            nonce: self.nonce,
+        }
+    }
+
+    /// From a message; one without a name is that of no pack.
+    pub fn from_message(name: Option<&raftproto::command::PackName>) -> PackName {
+        let name = name.copied().unwrap_or_default();
+        PackName {
+            term: name.term,
+            number: name.number,
+            nonce: name.nonce,
+        }
+    }
+}
+
 /// State of a stream at the moment it was first watched.
 #[derive(Debug, Clone)]
 pub struct Watched {
@@ -163,6 +252,8 @@ pub struct Held {
     pub source: Meta,
     /// One past the last inherited byte.
     pub offset: Offset,
+    /// First byte that the source's readers may have.
+    pub floor: Offset,
 }
 
 /// Keys of one group in order.

@@ -135,6 +135,13 @@ pub enum Op {
         /// At most so many.
         limit: u32,
     },
+    /// Bytes before this offset are not kept any more. Answered with `Done`, or as a read of the offset would be refused.
+    Trim {
+        /// First byte that readers may have.
+        offset: Offset,
+        /// The stream that the offset was found in.
+        incarnation: Incarnation,
+    },
     /// Fills an empty slot table, at the meta group.
     AssignSlots {
         /// Groups that get slots: 1 to this one.
@@ -238,6 +245,8 @@ pub struct ForkOrigin {
     pub requested_offset: Option<Offset>,
     /// What the client named.
     pub requested_sub_offset: u64,
+    /// First byte that the source's readers could have.
+    pub floor: Offset,
 }
 
 /// A POST.

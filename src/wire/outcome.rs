@@ -8,8 +8,8 @@ use super::fields::{bucket, check, content_type, expiry, expiry_message, key, of
 use super::refusal::{refusal, refusal_message};
 use super::{WireError, members};
 use crate::protocol::{
-    BucketEnd, BucketInfo, ChunkRef, Created, Held, Incarnation, Listed, Meta, Outcome, Piece,
-    ProducerAck, ReadPlan, Watched,
+    BucketEnd, BucketInfo, ChunkRef, ColdChunk, Created, Held, Incarnation, Listed, Meta, Outcome,
+    PackName, Piece, ProducerAck, ReadPlan, Watched,
 };
 
 /// An outcome as the bytes for another node.
@@ -43,6 +43,7 @@ pub fn encode_outcome(outcome: &Outcome) -> Bytes {
         Outcome::Held(held) => outcome::Kind::Held(wire::Held {
             source: Some(meta_message(&held.source)),
             offset: held.offset.0,
+            floor: held.floor.0,
         }),
         Outcome::Abandoned { exists } => {
             outcome::Kind::Abandoned(wire::Abandoned { exists: *exists })
@@ -100,6 +101,7 @@ pub fn decode_outcome(bytes: Bytes) -> Result<Outcome, WireError> {
         outcome::Kind::Held(held) => Outcome::Held(Held {
             source: meta(held.source, "Held.source")?,
             offset: offset(held.offset, "Held.offset")?,
+            floor: offset(held.floor, "Held.floor")?,
         }),
         outcome::Kind::Abandoned(abandoned) => Outcome::Abandoned {
             exists: abandoned.exists,
@@ -183,13 +185,14 @@ fn plan(message: wire::ReadPlan) -> Result<ReadPlan, WireError> {
         end,
         lead,
         pieces,
+        ahead: Vec::new(),
     })
 }
 
 fn piece_len(piece: &Piece) -> u64 {
     match piece {
         Piece::Hot(bytes) => bytes.len() as u64,
-        Piece::Cold { from, to, .. } => u64::from(to - from),
+        Piece::Cold { from, to, .. } | Piece::Stored { from, to, .. } => u64::from(to - from),
         Piece::Inherited { from, to, .. } => to.0 - from.0,
     }
 }
@@ -211,6 +214,26 @@ fn piece_message(piece: &Piece) -> wire::Piece {
                 crc32c: chunk.crc32c,
             }),
             group: *group,
+            from: *from,
+            to: *to,
+        }),
+        Piece::Stored {
+            chunk,
+            group,
+            pack,
+            from,
+            to,
+        } => piece::Kind::Stored(wire::StoredPiece {
+            group: *group,
+            pack: Some(pack.to_message()),
+            chunk: Some(raftproto::checkpoint::ColdChunk {
+                pack: chunk.pack,
+                position: chunk.position,
+                start: chunk.start,
+                length: chunk.length,
+                stored: chunk.stored,
+                crc32c: chunk.crc32c,
+            }),
             from: *from,
             to: *to,
         }),
@@ -247,6 +270,27 @@ fn piece(message: wire::Piece) -> Result<Piece, WireError> {
                 group: cold.group,
                 from: cold.from,
                 to: cold.to,
+            }
+        }
+        piece::Kind::Stored(stored) => {
+            let chunk = present(stored.chunk, "StoredPiece.chunk")?;
+            let pack = present(stored.pack, "StoredPiece.pack")?;
+            check(stored.from <= stored.to, "StoredPiece.from")?;
+            check(stored.to <= chunk.length, "StoredPiece.to")?;
+            check(chunk.stored <= chunk.length, "StoredPiece.stored")?;
+            Piece::Stored {
+                chunk: ColdChunk {
+                    pack: chunk.pack,
+                    stored: chunk.stored,
+                    position: chunk.position,
+                    start: chunk.start,
+                    length: chunk.length,
+                    crc32c: chunk.crc32c,
+                },
+                group: stored.group,
+                pack: PackName::from_message(Some(&pack)),
+                from: stored.from,
+                to: stored.to,
             }
         }
         piece::Kind::Inherited(inherited) => {

@@ -20,6 +20,7 @@ const BOUNDS: &[&str] = &[
     "abandoned_forks_max",
     "body_bytes_in_flight_max",
     "buckets_max",
+    "cold_behind_bytes_max",
     "core_queue",
     "disk_space",
     "hot_bytes_max",

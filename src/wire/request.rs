@@ -62,6 +62,7 @@ fn is_on_stream(op: &Op) -> bool {
         | Op::ConfirmHold { .. }
         | Op::ReleaseHold { .. }
         | Op::AbandonFork { .. }
+        | Op::Trim { .. }
         | Op::MatchFork { .. } => true,
         Op::Settle { .. }
         | Op::FenceBucket { .. }
@@ -121,6 +122,14 @@ fn op_message(op: &Op) -> Result<request::Op, WireError> {
         Op::AbandonFork { hold_id } => request::Op::AbandonFork(command::AbandonFork {
             fork_key: key(),
             hold_id: *hold_id,
+        }),
+        Op::Trim {
+            offset,
+            incarnation,
+        } => request::Op::Trim(command::Trim {
+            key: key(),
+            incarnation: incarnation.0,
+            offset: offset.0,
         }),
         Op::Settle { outbox_id } => request::Op::Settle(command::Settle {
             outbox_id: *outbox_id,
@@ -212,6 +221,10 @@ fn op(message: request::Op) -> Result<Op, WireError> {
         request::Op::AbandonFork(message) => Op::AbandonFork {
             hold_id: message.hold_id,
         },
+        request::Op::Trim(message) => Op::Trim {
+            offset: offset(message.offset, "Trim.offset")?,
+            incarnation: Incarnation(message.incarnation),
+        },
         request::Op::Settle(message) => Op::Settle {
             outbox_id: message.outbox_id,
         },
@@ -263,6 +276,7 @@ fn create_message(create: &Create) -> command::Create {
         hold_id: fork.hold_id,
         requested_offset: fork.requested_offset.map(|o| o.0),
         requested_sub_offset: fork.requested_sub_offset,
+        floor: fork.floor.0,
     });
     command::Create {
         key: String::new(),
@@ -295,6 +309,7 @@ fn fork_origin(message: command::ForkOrigin) -> Result<ForkOrigin, WireError> {
         hold_id: message.hold_id,
         requested_offset: optional_offset(requested, "ForkOrigin.requested_offset")?,
         requested_sub_offset: message.requested_sub_offset,
+        floor: offset(message.floor, "ForkOrigin.floor")?,
     })
 }
 

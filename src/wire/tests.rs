@@ -117,6 +117,7 @@ fn a_body_shares_memory_with_the_message() {
         end: Offset(100_000),
         lead: 0,
         pieces: vec![Piece::Hot(body.clone())],
+        ahead: Vec::new(),
     }));
     let Outcome::Read(got) = decode_outcome(bytes.clone()).unwrap() else {
         panic!("another outcome came back");

@@ -2,6 +2,7 @@
 
 pub mod blocking;
 pub mod cold;
+pub mod cold_pack;
 mod error;
 pub mod framed;
 pub mod lock;

@@ -240,6 +240,13 @@ fn find_mutations(arguments: &Arguments) -> bool {
         "area", "deliberate bug", "seed", "within"
     );
     for Mutation { name, area, within } in MUTATIONS {
+        if *within == 0 {
+            println!(
+                "{area:<14} {name:<30} {:>6} {:>6}  no bound is known yet",
+                "?", "-"
+            );
+            continue;
+        }
         let order = Order {
             from: arguments.from,
             count: *within,

@@ -210,6 +210,7 @@ impl World {
                     hold_id,
                     requested_offset: Some(held.offset),
                     requested_sub_offset: 0,
+                    floor: held.floor,
                 }),
             };
             let key = StreamKey::from_stored(&forking.op.key);
@@ -270,6 +271,7 @@ impl World {
                     self.coverage.hit("read of a pack");
                     reading.bytes.extend_from_slice(&found);
                 }
+                Piece::Stored { .. } => unreachable!("the groups have no cold store"),
                 Piece::Inherited {
                     source,
                     incarnation,

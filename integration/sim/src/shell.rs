@@ -299,6 +299,9 @@ impl World {
             }
             Effect::Reply { reply_to, outcome } => self.reply(node, reply_to, outcome),
             Effect::LeaderChanged => self.coverage.hit("leader changed"),
+            Effect::WritePack { .. } | Effect::FindPack(_) | Effect::DeletePacks(_) => {
+                unreachable!("the groups have no cold store")
+            }
             effect @ (Effect::Deliver { .. } | Effect::CheckHold { .. }) => {
                 self.begin_saga(node, group, effect);
             }
@@ -458,5 +461,6 @@ fn kind_of(input: &Input) -> u64 {
         Input::Hibernate { .. } => 15,
         Input::Flush => 13,
         Input::Persisted(_) => 14,
+        Input::Cold(_) => 16,
     }
 }

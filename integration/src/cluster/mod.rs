@@ -203,7 +203,11 @@ impl Cluster {
             .arg("--wal-dir")
             .arg(self.data(node))
             .args(&self.settings);
-        let mut defaults = vec![("--core-count", "1"), ("--raft-group-count", "4")];
+        let mut defaults = vec![
+            ("--core-count", "1"),
+            ("--raft-group-count", "4"),
+            ("--admin-listen", "off"),
+        ];
         let peers: Vec<String> = (1..)
             .zip(&self.nodes)
             .filter(|(id, _)| this.joins || *id <= self.founders)
@@ -337,6 +341,14 @@ impl Cluster {
             assert!(Instant::now() < deadline, "node {node} did not end");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// How a node ended by itself, if it has.
+    pub fn ended(&mut self, node: u32) -> Option<ExitStatus> {
+        let child = &mut self.nodes[node as usize - 1].child;
+        let status = child.as_mut()?.try_wait().expect("it is our child")?;
+        *child = None;
+        Some(status)
     }
 
     /// Process id of a node that runs.

@@ -4,6 +4,7 @@ mod contract;
 mod credentials;
 mod faults;
 mod server;
+mod tier;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -12,7 +13,8 @@ use std::rc::Rc;
 use glommio::{LocalExecutorBuilder, Placement};
 use storage::cold::ColdStore;
 use ursula::core::cold::open_cold;
-use ursula::ops::metrics::{CoreMetrics, render};
+use ursula::ops::metrics::node::NodeGauges;
+use ursula::ops::metrics::{CoreMetrics, Gauges, render};
 
 use integration::s3::{BUCKET, KEY_ID, SECRET};
 
@@ -65,7 +67,10 @@ impl Opened {
 
     /// A series, summed over its labels.
     fn counted(&self, name: &str) -> u64 {
-        let text = render(&[Some(self.metrics.snapshot(0))]);
+        let text = render(
+            &NodeGauges::default(),
+            &[Some(self.metrics.snapshot(0, Gauges::default()))],
+        );
         let lines = text.lines().filter(|l| l.starts_with(name));
         lines
             .map(|l| l.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64)

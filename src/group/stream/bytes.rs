@@ -1,16 +1,18 @@
-//! Where a stream's own bytes are: in memory, in packs, or both.
-//! Owns the hot pieces and the chunk list of one stream. What is in a chunk may leave memory.
+//! Where a stream's own bytes are: in memory, in local packs, in the cold store, or in several of them.
+//! Owns the hot pieces and the chunk lists of one stream. What is in a chunk may leave memory.
 //!
 //! An append arrives as a slice of its Raft entry. A small one is copied into the stream's open block: as a slice it would
 //! keep the whole entry, with the bytes of many other streams, for as long as itself. A large one travels alone in its
 //! entry and stays there.
-//! Invariants: chunks are contiguous from the stream's own start to `packed_end`; hot pieces, then the open block, are
-//! contiguous from `hot_start` to the tail; `hot_start <= packed_end`.
+//! Invariants: cold chunks are contiguous from `kept_from` or before it to `cold_end`; local chunks, from `cold_end` or
+//! before it to `packed_end`; hot pieces, then the open block, from `hot_start` to the tail; `hot_start <= packed_end`.
+//! Cold chunks, `kept_from` and `cold_end` are the same on all replicas; all else is this replica's own.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::cold::{ColdRanges, Places};
 use crate::protocol::{ChunkRef, Piece};
 
 /// See the module's head.
@@ -21,9 +23,14 @@ pub struct StreamBytes {
     open: Vec<u8>,
     hot_start: u64,
     packed_end: u64,
+    /// Local chunks.
     chunks: Vec<ChunkRef>,
     /// Chunks that the state tables have already.
     chunks_saved: usize,
+    /// Bytes before are gone from everywhere; never below the stream's own start.
+    kept_from: u64,
+    /// `None`: nothing is in the cold store.
+    pub(super) cold: Option<Box<ColdRanges>>,
 }
 
 #[derive(Debug)]
@@ -44,15 +51,15 @@ impl StreamBytes {
         StreamBytes {
             hot_start: start,
             packed_end: start,
+            kept_from: start,
             ..StreamBytes::default()
         }
     }
 
     /// As a checkpoint has it: everything is in chunks, nothing in memory.
-    pub(super) fn loaded(start: u64, chunks: Vec<ChunkRef>) -> StreamBytes {
-        let end = chunks
-            .last()
-            .map_or(start, |c| c.start + u64::from(c.length));
+    pub(super) fn loaded(kept_from: u64, chunks: Vec<ChunkRef>, cold: ColdRanges) -> StreamBytes {
+        let end = chunks.last().map_or(kept_from, ChunkRef::end);
+        let end = end.max(cold.end()).max(kept_from);
         StreamBytes {
             hot: VecDeque::new(),
             open: Vec::new(),
@@ -60,6 +67,8 @@ impl StreamBytes {
             packed_end: end,
             chunks_saved: chunks.len(),
             chunks,
+            kept_from,
+            cold: (!cold.is_empty()).then(|| Box::new(cold)),
         }
     }
 
@@ -130,22 +139,28 @@ impl StreamBytes {
         self.hot.partition_point(|p| p.end <= position)
     }
 
-    /// Plans `from..to`, which must lie between the stream's own start and its tail.
-    pub fn plan(&self, group: u32, mut from: u64, to: u64, pieces: &mut Vec<Piece>) {
+    /// Plans `from..to`, which must lie between the first byte that is kept and the tail. Of the places that have a
+    /// byte, memory comes first, then a local pack.
+    pub fn plan(&self, at: Places, mut from: u64, to: u64, pieces: &mut Vec<Piece>) {
         debug_assert!(to <= self.end());
-        let cold_to = to.min(self.hot_start);
-        while from < cold_to {
-            let index = self
-                .chunks
-                .partition_point(|c| c.start + u64::from(c.length) <= from);
-            let chunk = self.chunks[index];
-            let end = (chunk.start + u64::from(chunk.length)).min(cold_to);
-            pieces.push(Piece::Cold {
-                chunk,
-                group,
-                from: (from - chunk.start) as u32,
-                to: (end - chunk.start) as u32,
-            });
+        let packed_to = to.min(self.hot_start);
+        while from < packed_to {
+            let index = self.chunks.partition_point(|c| c.end() <= from);
+            let local = self.chunks.get(index).filter(|c| c.start <= from);
+            let end = match (local, &self.cold) {
+                (Some(chunk), _) => {
+                    let end = chunk.end().min(packed_to);
+                    pieces.push(Piece::Cold {
+                        chunk: *chunk,
+                        group: at.group,
+                        from: (from - chunk.start) as u32,
+                        to: (end - chunk.start) as u32,
+                    });
+                    end
+                }
+                (None, Some(cold)) => cold.plan(at, from, packed_to, pieces),
+                (None, None) => unreachable!("byte {from} is nowhere, {} are kept", self.kept_from),
+            };
             from = end;
         }
         self.hot_range(from, to, &mut |bytes| pieces.push(Piece::Hot(bytes)));
@@ -196,35 +211,111 @@ impl StreamBytes {
         }
     }
 
-    /// The newest pack that has bytes which are still in memory.
+    /// The newest local pack that has bytes which are still in memory; 0 if the cold store has some of them.
     pub(crate) fn packed_hot(&self) -> Option<u32> {
+        if self.hot.front().is_some_and(|p| p.end <= self.cold_end()) {
+            return Some(0);
+        }
         let newest = self
             .chunks
             .last()
-            .filter(|_| self.hot_start < self.packed_end);
+            .filter(|_| self.hot_start < self.packed_end && !self.hot.is_empty());
         newest.map(|c| c.pack)
     }
 
-    /// Drops from memory what durable chunks have, up to `durable_pack` included; answers the bytes freed.
+    /// Drops from memory what the cold store or durable chunks have, up to `durable_pack` included; answers the bytes
+    /// freed.
     pub(crate) fn drop_packed(&mut self, durable_pack: u32) -> u64 {
         let durable = self.chunks.iter().rev().find(|c| c.pack <= durable_pack);
-        let Some(until) = durable.map(|c| c.start + u64::from(c.length)) else {
-            return 0;
-        };
+        let until = durable.map_or(0, ChunkRef::end).max(self.cold_end());
         let before = self.hot_len();
+        self.drop_hot(until);
+        before - self.hot_len()
+    }
+
+    fn drop_hot(&mut self, until: u64) {
         while self.hot.front().is_some_and(|p| p.end <= until) {
             if let Some(piece) = self.hot.pop_front() {
                 self.hot_start = piece.end;
             }
         }
         self.hot.shrink_to_fit();
+    }
+
+    /// First byte that is kept anywhere.
+    pub fn kept_from(&self) -> u64 {
+        self.kept_from
+    }
+
+    /// One past the last byte that the cold store has.
+    pub fn cold_end(&self) -> u64 {
+        let end = self.cold.as_ref().map_or(0, |c| c.end());
+        end.max(self.kept_from)
+    }
+
+    /// The cold store has the bytes up to [`StreamBytes::cold_end`] now: local chunks of them are given to `gone`.
+    pub(super) fn cold_end_moved(&mut self, gone: &mut dyn FnMut(&ChunkRef)) {
+        let cold_end = self.cold_end();
+        self.packed_end = self.packed_end.max(cold_end);
+        if cold_end >= self.end() {
+            // So that all of it can leave memory.
+            self.seal();
+        }
+        self.drop_local(cold_end, gone);
+    }
+
+    fn drop_local(&mut self, until: u64, gone: &mut dyn FnMut(&ChunkRef)) {
+        let count = self.chunks.partition_point(|c| c.end() <= until);
+        for chunk in self.chunks.drain(..count) {
+            gone(&chunk);
+        }
+        self.chunks_saved = self.chunks_saved.saturating_sub(count);
+    }
+
+    /// Bytes before `offset` go, as far as no piece or chunk has later ones too. Answers what leaves memory; chunks
+    /// are given to `local` and `cold`.
+    pub(crate) fn trim(
+        &mut self,
+        offset: u64,
+        local: &mut dyn FnMut(&ChunkRef),
+        cold: &mut dyn FnMut(&crate::protocol::ColdChunk),
+    ) -> u64 {
+        let offset = offset.min(self.end());
+        if offset <= self.kept_from {
+            return 0;
+        }
+        let before = self.hot_len();
+        if offset == self.end() {
+            self.seal();
+        }
+        self.kept_from = offset;
+        if let Some(ranges) = &mut self.cold {
+            ranges.trim(offset, cold);
+        }
+        self.packed_end = self.packed_end.max(offset);
+        self.drop_hot(offset);
+        self.drop_local(offset, local);
         before - self.hot_len()
+    }
+
+    /// What a delta table says of local chunks that are gone: those before this began earlier.
+    pub(crate) fn chunks_from(&self) -> u64 {
+        self.chunks.first().map_or(self.packed_end, |c| c.start)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HERE: Places = Places {
+        group: 1,
+        name_of: &|pack| crate::protocol::PackName {
+            term: 1,
+            number: pack,
+            nonce: 0,
+        },
+    };
 
     fn text(pieces: &[Piece]) -> String {
         pieces
@@ -235,6 +326,11 @@ mod tests {
                     chunk, from, to, ..
                 } => {
                     format!("[{}:{}-{}]", chunk.start, from, to)
+                }
+                Piece::Stored {
+                    chunk, from, to, ..
+                } => {
+                    format!("<{}:{}-{}>", chunk.start, from, to)
                 }
                 Piece::Inherited { .. } => unreachable!("own bytes only"),
             })
@@ -262,7 +358,7 @@ mod tests {
         bytes.append(large.clone());
         bytes.append(Bytes::from_static(b"z"));
         let mut pieces = Vec::new();
-        bytes.plan(1, 0, bytes.end(), &mut pieces);
+        bytes.plan(HERE, 0, bytes.end(), &mut pieces);
         let text = text(&pieces);
         assert_eq!(text.len(), 30_000 + ALONE_BYTES_MIN + 1);
         assert!(text.ends_with("yz") && text.starts_with('x'));
@@ -286,15 +382,102 @@ mod tests {
         assert_eq!(bytes.drop_packed(6), 0, "pack 7 is not durable yet");
         bytes.append(Bytes::from_static(b"hij"));
         let mut pieces = Vec::new();
-        bytes.plan(1, 11, 19, &mut pieces);
+        bytes.plan(HERE, 11, 19, &mut pieces);
         assert_eq!(text(&pieces), "bcdefghi");
         assert_eq!(bytes.drop_packed(7), 7);
         assert_eq!((bytes.hot_len(), bytes.end()), (3, 20));
         let mut pieces = Vec::new();
-        bytes.plan(1, 11, 20, &mut pieces);
+        bytes.plan(HERE, 11, 20, &mut pieces);
         assert_eq!(text(&pieces), "[10:1-5][15:0-2]hij");
         assert_eq!(bytes.hot_byte_before(18), Some(b'h'));
         assert_eq!(bytes.hot_byte_before(17), None);
         assert_eq!(bytes.take_unsaved_chunks().len(), 0);
+    }
+
+    fn stored(start: u64, length: u32, pack: u32) -> crate::protocol::ColdChunk {
+        crate::protocol::ColdChunk {
+            pack,
+            position: 0,
+            start,
+            length,
+            stored: length,
+            crc32c: 0,
+        }
+    }
+
+    fn planned(bytes: &StreamBytes, from: u64) -> String {
+        let mut pieces = Vec::new();
+        bytes.plan(HERE, from, bytes.end(), &mut pieces);
+        text(&pieces)
+    }
+
+    #[test]
+    fn what_the_cold_store_has_leaves_memory_and_local_packs() {
+        let mut bytes = StreamBytes::starting_at(10);
+        bytes.append(Bytes::from_static(b"abcdef"));
+        bytes.pack(3, &mut place);
+        bytes.append(Bytes::from_static(b"ghi"));
+        let mut gone = Vec::new();
+        assert!(bytes.add_cold(stored(10, 4, 1), &mut |c| gone.push(c.start)));
+        assert_eq!(gone, [10], "a local chunk with later bytes stays");
+        assert!(
+            !bytes.add_cold(stored(10, 3, 1), &mut |_| {}),
+            "another cut"
+        );
+        assert!(!bytes.add_cold(stored(15, 1, 1), &mut |_| {}), "a gap");
+        assert_eq!(planned(&bytes, 10), "abcdefghi", "memory first");
+        assert_eq!(bytes.drop_packed(7), 6);
+        assert_eq!(planned(&bytes, 10), "<10:0-4>[13:1-3]ghi");
+        assert!(bytes.add_cold(stored(14, 5, 2), &mut |c| gone.push(c.start)));
+        assert_eq!((bytes.packed_hot(), bytes.drop_packed(0)), (Some(0), 3));
+        assert_eq!((gone, bytes.hot_len()), (vec![10, 13], 0));
+        assert_eq!(planned(&bytes, 11), "<10:1-4><14:0-5>");
+        bytes.append(Bytes::from_static(b"jk"));
+        assert_eq!(planned(&bytes, 18), "<14:4-5>jk");
+        bytes.pack(9, &mut place);
+        assert_eq!(bytes.drop_packed(7), 2);
+        assert_eq!(planned(&bytes, 18), "<14:4-5>[19:0-2]");
+    }
+
+    #[test]
+    fn a_chunk_is_moved_to_another_pack_only_as_it_is() {
+        let mut bytes = StreamBytes::starting_at(0);
+        bytes.append(Bytes::from_static(b"abcdefgh"));
+        assert!(bytes.add_cold(stored(0, 4, 1), &mut |_| {}));
+        assert!(bytes.add_cold(stored(4, 4, 1), &mut |_| {}));
+        assert_eq!(bytes.move_cold(stored(4, 4, 2)).map(|c| c.pack), Some(1));
+        assert_eq!(bytes.move_cold(stored(4, 3, 3)), None);
+        assert_eq!(bytes.move_cold(stored(2, 2, 3)), None);
+        bytes.drop_packed(0);
+        assert_eq!(planned(&bytes, 1), "<0:1-4><4:0-4>");
+    }
+
+    #[test]
+    fn what_is_trimmed_goes_from_everywhere() {
+        let mut bytes = StreamBytes::starting_at(0);
+        bytes.append(Bytes::from_static(b"abcd"));
+        assert!(bytes.add_cold(stored(0, 2, 1), &mut |_| {}));
+        assert!(bytes.add_cold(stored(2, 2, 1), &mut |_| {}));
+        bytes.append(Bytes::from_static(b"efgh"));
+        bytes.pack(2, &mut place);
+        bytes.append(Bytes::from_static(b"ij"));
+        let (mut local, mut cold) = (Vec::new(), Vec::new());
+        let freed = bytes.trim(3, &mut |c| local.push(c.start), &mut |c| cold.push(c.start));
+        assert_eq!((freed, local.len(), &cold[..]), (0, 0, &[0][..]));
+        bytes.drop_packed(7);
+        assert_eq!(planned(&bytes, 3), "<2:1-2>[4:0-2][6:0-2]ij");
+        let freed = bytes.trim(9, &mut |c| local.push(c.start), &mut |c| cold.push(c.start));
+        assert_eq!(
+            (freed, &local[..], &cold[..]),
+            (0, &[4, 6][..], &[0, 2][..])
+        );
+        assert_eq!((planned(&bytes, 9).as_str(), bytes.cold_end()), ("j", 9));
+        bytes.trim(10, &mut |_| {}, &mut |_| {});
+        assert_eq!((bytes.hot_len(), bytes.end()), (0, 10));
+        bytes.append(Bytes::from_static(b"k"));
+        assert_eq!(planned(&bytes, 10), "k");
+        bytes.pack(9, &mut place);
+        assert_eq!(bytes.drop_packed(7), 1);
+        assert_eq!(planned(&bytes, 10), "[10:0-1]");
     }
 }

@@ -4,28 +4,34 @@
 use prost::Message;
 use raftproto::checkpoint::{self, StreamState};
 
+use super::cold::ColdRanges;
 use super::producer::ProducerPosition;
 use super::{HOLD_UNCONFIRMED_MS, HeldFor, Holds, Stream, StreamBytes};
 use crate::mutation;
-use crate::protocol::{ChunkRef, ContentType, Expiry, ForkOrigin, Incarnation, Offset, StreamKey};
+use crate::protocol::{
+    ChunkRef, ColdChunk, ContentType, Expiry, ForkOrigin, Incarnation, Offset, StreamKey,
+};
 
 /// Writes a stream with the chunks that no table has yet.
 pub(crate) fn encode(stream: &mut Stream) -> Vec<u8> {
+    let cold = stream.bytes.take_unsaved_cold();
     let chunks = stream
         .bytes
         .take_unsaved_chunks()
         .iter()
         .map(chunk_to)
         .collect();
-    state(stream, chunks).encode_to_vec()
+    let mut state = state(stream, chunks, &cold);
+    state.chunks_from = stream.bytes.chunks_from();
+    state.encode_to_vec()
 }
 
-/// Writes what all replicas agree on: everything but where the bytes are. For the state hash (I5).
+/// Writes what all replicas agree on: everything but where the bytes are on this one. For the state hash (I5).
 pub(crate) fn encode_replicated(stream: &Stream) -> Vec<u8> {
-    state(stream, Vec::new()).encode_to_vec()
+    state(stream, Vec::new(), stream.bytes.cold_chunks()).encode_to_vec()
 }
 
-fn state(stream: &Stream, chunks: Vec<checkpoint::Chunk>) -> StreamState {
+fn state(stream: &Stream, chunks: Vec<checkpoint::Chunk>, cold: &[ColdChunk]) -> StreamState {
     let (ttl_seconds, expires_at_ms) = match stream.expiry {
         Expiry::Never => (None, None),
         Expiry::Ttl(seconds) => (Some(seconds), None),
@@ -58,6 +64,7 @@ fn state(stream: &Stream, chunks: Vec<checkpoint::Chunk>) -> StreamState {
             hold_id: f.hold_id,
             requested_offset: f.requested_offset.map(|o| o.0),
             requested_sub_offset: f.requested_sub_offset,
+            floor: f.floor.0,
         }),
         holds: stream
             .holds
@@ -72,6 +79,11 @@ fn state(stream: &Stream, chunks: Vec<checkpoint::Chunk>) -> StreamState {
             .collect(),
         start: stream.own_start(),
         chunks,
+        cold: cold.iter().map(cold_to).collect(),
+        chunks_from: 0,
+        cold_from: stream.bytes.cold_from(),
+        floor: stream.floor,
+        kept_from: stream.bytes.kept_from(),
     }
 }
 
@@ -93,6 +105,7 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stream, prost::DecodeError> {
         (None, None) => Expiry::Never,
     };
     let chunks = state.chunks.iter().map(chunk_from).collect();
+    let cold = ColdRanges::loaded(state.cold.iter().map(cold_from).collect());
     let mut holds = Holds::default();
     for h in state.holds {
         holds.insert(HeldFor {
@@ -128,6 +141,7 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stream, prost::DecodeError> {
                 hold_id: f.hold_id,
                 requested_offset: f.requested_offset.map(Offset),
                 requested_sub_offset: f.requested_sub_offset,
+                floor: Offset(f.floor),
             })
         }),
         holds: if mutation::is_on("checkpoint-without-holds") {
@@ -135,7 +149,9 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stream, prost::DecodeError> {
         } else {
             holds
         },
-        bytes: StreamBytes::loaded(state.start, chunks),
+        bytes: StreamBytes::loaded(state.start.max(state.kept_from), chunks, cold),
+        floor: state.floor,
+        unflushed_since_ms: u64::MAX,
         is_dirty: false,
     })
 }
@@ -148,11 +164,51 @@ pub(crate) fn combine(older: Option<&[u8]>, newer: &[u8]) -> Vec<u8> {
         let mut newer = StreamState::decode(newer).ok()?;
         if older.incarnation == newer.incarnation || mutation::is_on("chunks-of-another-stream") {
             let added = std::mem::replace(&mut newer.chunks, older.chunks);
+            newer.chunks.retain(|c| c.start >= newer.chunks_from);
             newer.chunks.extend(added);
+            let added = std::mem::replace(&mut newer.cold, older.cold);
+            newer.cold = join_cold(&newer.cold, added, newer.cold_from);
         }
         Some(newer.encode_to_vec())
     });
     joined.unwrap_or_else(|| newer.to_vec())
+}
+
+/// Those of an older table from `from` on, with what a newer one adds or moves.
+fn join_cold(
+    older: &[checkpoint::ColdChunk],
+    newer: Vec<checkpoint::ColdChunk>,
+    from: u64,
+) -> Vec<checkpoint::ColdChunk> {
+    let kept = older.iter().filter(|c| c.start >= from).copied();
+    let mut joined: std::collections::BTreeMap<u64, checkpoint::ColdChunk> =
+        kept.map(|c| (c.start, c)).collect();
+    joined.extend(newer.into_iter().map(|c| (c.start, c)));
+    joined.into_values().collect()
+}
+
+/// A cold chunk as it is written.
+pub(crate) fn cold_to(chunk: &ColdChunk) -> checkpoint::ColdChunk {
+    checkpoint::ColdChunk {
+        pack: chunk.pack,
+        position: chunk.position,
+        start: chunk.start,
+        length: chunk.length,
+        stored: chunk.stored,
+        crc32c: chunk.crc32c,
+    }
+}
+
+/// The same, read.
+pub(crate) fn cold_from(chunk: &checkpoint::ColdChunk) -> ColdChunk {
+    ColdChunk {
+        pack: chunk.pack,
+        position: chunk.position,
+        start: chunk.start,
+        length: chunk.length,
+        stored: chunk.stored,
+        crc32c: chunk.crc32c,
+    }
 }
 
 fn chunk_to(chunk: &ChunkRef) -> checkpoint::Chunk {

@@ -7,6 +7,7 @@ impl Stream {
     /// A stream as created at `stamp_ms`, its first bytes included.
     pub fn create(create: Create, incarnation: Incarnation, stamp_ms: u64) -> Stream {
         let start = create.fork.as_ref().map_or(0, |f| f.offset.0);
+        let floor = create.fork.as_ref().map_or(0, |f| f.floor.0);
         let mut bytes = StreamBytes::starting_at(start);
         let tail = start + create.body.len() as u64;
         bytes.append(create.body);
@@ -27,6 +28,8 @@ impl Stream {
             fork: create.fork.map(Box::new),
             holds: Holds::default(),
             bytes,
+            floor,
+            unflushed_since_ms: u64::MAX,
             is_dirty: false,
         }
     }

@@ -93,6 +93,7 @@ impl Stream {
             return Ok(Held {
                 source: self.meta(),
                 offset: Offset(known.offset),
+                floor: Offset(self.floor),
             });
         }
         if self.soft_deleted {
@@ -105,6 +106,11 @@ impl Stream {
         if offset > self.tail {
             return Err(Refusal::OffsetBeyondTail {
                 tail: Offset(self.tail),
+            });
+        }
+        if offset < self.floor {
+            return Err(Refusal::OffsetExpired {
+                earliest: Offset(self.floor),
             });
         }
         if self.holds.unconfirmed_count >= UNCONFIRMED_MAX {
@@ -123,6 +129,7 @@ impl Stream {
         Ok(Held {
             source: self.meta(),
             offset: Offset(offset),
+            floor: Offset(self.floor),
         })
     }
 }

@@ -3,6 +3,7 @@
 mod append;
 mod bytes;
 mod codec;
+mod cold;
 mod create;
 mod fork;
 mod lifetime;
@@ -10,6 +11,7 @@ mod producer;
 
 pub use self::bytes::{ALONE_BYTES_MIN, StreamBytes};
 pub(super) use self::codec::{combine, decode, encode, encode_replicated};
+pub use self::cold::Places;
 pub(super) use self::fork::HOLD_UNCONFIRMED_MS;
 #[cfg(test)]
 pub(super) use self::fork::UNCONFIRMED_MAX;
@@ -53,6 +55,11 @@ pub struct Stream {
     pub holds: Holds,
     /// Where its own bytes are.
     pub bytes: StreamBytes,
+    /// First byte that readers may have.
+    pub floor: u64,
+    /// Since when it has bytes that the cold store lacks, by the group's clock, and its place in the group's queue of
+    /// such streams; `u64::MAX`: it has none. Not replicated.
+    pub unflushed_since_ms: u64,
     /// Changed since the last checkpoint.
     pub is_dirty: bool,
 }

@@ -5,7 +5,8 @@ use std::fmt::Write;
 
 use storage::cold::{ColdRequest, ColdVerb};
 
-use super::{Histogram, family};
+use super::Histogram;
+use super::render::family;
 
 /// See the module's head.
 #[derive(Debug, Clone, Default)]
@@ -50,7 +51,7 @@ pub(super) fn render<'a>(
     );
     for (core, requests) in cores {
         for (verb, seconds) in ColdVerb::ALL.iter().zip(&requests.seconds) {
-            if seconds.count > 0 {
+            if !seconds.is_empty() {
                 let labels = format!("core=\"{core}\",verb=\"{}\"", verb.name());
                 seconds.render(out, name, &labels);
             }

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 
 use crate::protocol::{
-    Append, BucketEnd, BucketInfo, BucketName, ChunkRef, ContentType, Create, Created, Expiry,
-    ForkOrigin, GroupTarget, Held, Hold, Incarnation, KeyError, Listed, Member, MemberChange, Meta,
-    Offset, Op, Outcome, Piece, Producer, ProducerAck, Read, ReadFrom, ReadPlan, Refusal, Request,
-    SEQ_MAX, StreamKey, Watched,
+    Append, BucketEnd, BucketInfo, BucketName, ChunkRef, ColdChunk, ContentType, Create, Created,
+    Expiry, ForkOrigin, GroupTarget, Held, Hold, Incarnation, KeyError, Listed, Member,
+    MemberChange, Meta, Offset, Op, Outcome, PackName, Piece, Producer, ProducerAck, Read,
+    ReadFrom, ReadPlan, Refusal, Request, SEQ_MAX, StreamKey, Watched,
 };
 
 pub(super) fn key(text: &str) -> StreamKey {
@@ -39,6 +39,7 @@ pub(super) fn create() -> Create {
             hold_id: u64::MAX,
             requested_offset: Some(Offset(0)),
             requested_sub_offset: 17,
+            floor: Offset(2),
         }),
     }
 }
@@ -93,8 +94,27 @@ pub(super) fn plan() -> ReadPlan {
                 from: 10,
                 to: 20,
             },
-            Piece::Hot(Bytes::from_static(b"ten bytes.")),
+            Piece::Stored {
+                chunk: ColdChunk {
+                    pack: 9,
+                    stored: 4,
+                    position: 1 << 33,
+                    start: 20,
+                    length: 10,
+                    crc32c: 7,
+                },
+                group: 5,
+                pack: PackName {
+                    term: 3,
+                    number: 2,
+                    nonce: u64::MAX,
+                },
+                from: 0,
+                to: 5,
+            },
+            Piece::Hot(Bytes::from_static(b"bytes")),
         ],
+        ahead: Vec::new(),
     }
 }
 
@@ -137,7 +157,11 @@ fn op_after(op: Option<&Op>) -> Option<Op> {
         },
         Op::ReleaseHold { .. } => Op::AbandonFork { hold_id },
         Op::AbandonFork { .. } => Op::Settle { outbox_id: 3 },
-        Op::Settle { .. } => Op::FenceBucket {
+        Op::Settle { .. } => Op::Trim {
+            offset: Offset(9),
+            incarnation,
+        },
+        Op::Trim { .. } => Op::FenceBucket {
             bucket: bucket(),
             generation: 4,
         },
@@ -195,6 +219,7 @@ fn outcome_after(outcome: Option<&Outcome>) -> Option<Outcome> {
         Outcome::Watched(_) => Outcome::Held(Held {
             source: meta(),
             offset: Offset(6),
+            floor: Offset(2),
         }),
         Outcome::Held(_) => Outcome::Abandoned { exists: true },
         Outcome::Abandoned { .. } => Outcome::Fenced { streams: 3 },

@@ -119,11 +119,11 @@ impl CredentialCache {
                 let (paths, profile) = (paths.clone(), profile.clone());
                 blocking::run(move || from_files(&paths, &profile)).await
             }
-            CredentialSource::Metadata { authority } => self.from_metadata(authority, http).await,
+            CredentialSource::Metadata { authority } => self.ask_metadata(authority, http).await,
         }
     }
 
-    async fn from_metadata(
+    async fn ask_metadata(
         &self,
         authority: &str,
         http: &dyn HttpClient,

@@ -1,7 +1,6 @@
 //! The operations on objects, as S3 has them.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use base64::Engine;
@@ -331,8 +330,8 @@ impl Sum {
     }
 
     #[expect(clippy::disallowed_types, reason = "rusoto's type")]
-    pub(super) fn metadata(&self) -> HashMap<String, String> {
-        HashMap::from([(META_MD5.to_owned(), self.hex.clone())])
+    pub(super) fn metadata(&self) -> std::collections::HashMap<String, String> {
+        std::collections::HashMap::from([(META_MD5.to_owned(), self.hex.clone())])
     }
 }
 

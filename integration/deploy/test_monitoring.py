@@ -1,0 +1,157 @@
+"""A real Prometheus watches the cluster that test_deploy.py leaves: every panel and rule has data, and what goes wrong is told."""
+
+import json
+import re
+import subprocess
+import time
+
+import pytest
+import yaml
+
+from conftest import FIRST
+from machines import REPOSITORY, wait_until
+
+ROLE = REPOSITORY / "ansible/roles/monitoring/files"
+WATCHER = "d"
+# How fast the machine is, which in a test is others' doing.
+OF_THE_MACHINE = {"UrsulaSyncSlow", "UrsulaReactorStalls"}
+
+
+class Prometheus:
+    """Questions to the one on the watching machine."""
+
+    def __init__(self, site):
+        self.site = site
+        self.address = f"http://{site.lab[WATCHER].address}:9090"
+
+    def get(self, path, **parameters):
+        arguments = [word for pair in parameters.items() for word in ("--data-urlencode", "=".join(pair))]
+        out = self.site.lab.inside("curl", "-s", "-G", "-m", "10", *arguments, self.address + path)
+        answer = json.loads(out)
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def values(self, query):
+        found = self.get("/api/v1/query", query=query)["result"]
+        return [float(one["value"][1]) for one in found]
+
+    def alerts(self, *states):
+        """Names of the alerts in these states, without those that tell of the machine's speed."""
+        found = self.get("/api/v1/alerts")["alerts"]
+        return {a["labels"]["alertname"] for a in found if a["state"] in states} - OF_THE_MACHINE
+
+
+@pytest.fixture(scope="module")
+def prometheus(site):
+    assert set(site.nodes) == set(FIRST), "test_deploy.py has not run to its end"
+    site.watcher = {"ansible_host": site.lab[WATCHER].address, "ansible_user": "root",
+                    "ansible_ssh_private_key_file": str(site.lab.key)}
+    site.variables["ursula_monitoring_node_exporter"] = True
+    site.watcher.update(ursula_monitoring_interval_s=2, ursula_monitoring_grafana=True, ursula_monitoring_node_exporter=True)
+    played = site.play("monitoring")
+    assert played.changed > 0
+    return Prometheus(site)
+
+
+def test_monitoring_is_there_after_one_run_and_unchanged_by_a_second(site, prometheus):
+    assert site.play("monitoring").changed == 0
+    wait_until("all nodes are scraped", 30, lambda: prometheus.values('sum(up{job="ursula"})') == [3.0])
+    wait_until("all machines are scraped", 30, lambda: prometheus.values('sum(up{job="node"})') == [3.0])
+    board = site.lab[WATCHER].ssh("cat /var/lib/grafana/dashboards/ursula/cluster.json").stdout
+    assert json.loads(board)["uid"] == "ursula-cluster"
+
+
+def queries():
+    for file in sorted((ROLE / "dashboards").glob("*.json")):
+        for panel in json.loads(file.read_text())["panels"]:
+            for target in panel["targets"]:
+                query = target["expr"].replace("$__rate_interval", "20s")
+                yield f"{file.stem}: {panel['title']}", re.sub(r"\$(cluster|node)\b", ".*", query)
+
+
+def test_every_panel_has_data(site, prometheus):
+    assert site.fetch("a", "/v1/stream/watched", "PUT", "")[0] in (200, 201)
+    readers = [
+        site.lab.start("curl", "-s", "-N", f"http://{site.lab[n].address}:4437/v1/stream/watched?offset=-1&live=sse",
+                       stdout=subprocess.DEVNULL)
+        for n in FIRST
+    ]
+    try:
+        with site.load():
+            end = time.monotonic() + 12
+            while time.monotonic() < end:
+                assert site.fetch("b", "/v1/stream/watched", "POST", "x")[0] == 204
+            empty = wait_until("every panel has data", 20, lambda: without_data(prometheus) or "none")
+            if empty != "none":
+                wait_until(f"panels without data: {empty}", 20, lambda: not without_data(prometheus))
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.wait()
+
+
+def without_data(prometheus):
+    found = []
+    for title, query in queries():
+        values = prometheus.values(query)
+        if not any(value == value for value in values):
+            found.append(f"{title}: {query}")
+    return found
+
+
+def test_every_rule_is_evaluated_on_series_that_are_there(prometheus):
+    rules = prometheus.get("/api/v1/rules")["groups"][0]["rules"]
+    written = yaml.safe_load((ROLE / "ursula.rules.yml").read_text())["groups"][0]["rules"]
+    assert {r["name"] for r in rules} == {r["alert"] for r in written}
+    assert {r["name"]: r["health"] for r in rules if r["health"] != "ok"} == {}
+    for rule in written:
+        for metric in set(re.findall(r"\b(?:ursula|process)_\w+|\bup\b", rule["expr"])):
+            assert prometheus.values(f'count({metric}{{job="ursula"}})')[0] > 0, f"{rule['alert']}: {metric}"
+
+
+def test_a_node_that_is_gone_fires_what_it_should(site, prometheus):
+    site.lab["c"].ssh("systemctl stop ursula")
+    try:
+        wanted = {"UrsulaNodeDown", "UrsulaQuorumAtRisk"}
+        wait_until("both fire", 120, lambda: wanted <= prometheus.alerts("firing"), pause=1)
+        # It fires after five minutes, as the rules' own test says.
+        assert prometheus.alerts("pending", "firing") == wanted | {"UrsulaUnderReplicated"}
+    finally:
+        site.lab["c"].ssh("systemctl start ursula")
+    wait_until("no alert", 60, lambda: not prometheus.alerts("pending", "firing"), pause=1)
+
+
+def test_a_disk_that_is_full_fires_what_it_should(site, prometheus):
+    machine = site.lab["a"]
+    machine.ssh("free=$(df --output=avail -B1 /var/lib/ursula | tail -1); fallocate -l $free /var/lib/ursula/ballast || true")
+    machine.ssh("dd if=/dev/zero of=/var/lib/ursula/ballast2 bs=4k 2>/dev/null || true")
+    wanted = {"UrsulaDiskFull", "UrsulaDiskLow"}
+    block = "x" * (512 << 10)
+    paths = [f"/v1/stream/filling/{n}" for n in range(24)]
+    try:
+        for path in paths:
+            site.fetch("b", path, "PUT", "")
+
+        def both_fire():
+            for path in paths:
+                write(site, path, block)
+            return wanted <= prometheus.alerts("firing")
+
+        wait_until("both fire", 150, both_fire, pause=1)
+        # What a full disk brings with it: refused writes, failed checkpoints, a replica that does not follow.
+        brought = {
+            "UrsulaDiskFullWithinADay", "UrsulaRefusals", "UrsulaCheckpointFails", "UrsulaUnderReplicated", "UrsulaQuorumAtRisk",
+            "UrsulaReplicaBehind",
+        }
+        assert prometheus.alerts("pending", "firing") - brought == wanted
+    finally:
+        machine.ssh("rm -f /var/lib/ursula/ballast /var/lib/ursula/ballast2")
+    wait_until("it goes on by itself", 90, lambda: not prometheus.alerts("firing") & {"UrsulaDiskFull", "UrsulaDiskLow"}, pause=1)
+    site.play("rolling_restart", variables={"ursula_restart_begun": 1})
+
+
+def write(site, path, block):
+    """An append that may be refused."""
+    url = f"http://{site.lab['b'].address}:4437{path}"
+    command = ["curl", "-s", "-m", "2", "-o", "/dev/null", "-X", "POST", "-H", "Content-Type: text/plain", "--data-binary", "@-", url]
+    site.lab.inside(*command, input=block, check=False)

@@ -1,0 +1,497 @@
+//! The server as its operators meet it: service manager, exit codes, the listener for operators.
+
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use integration::cluster::Cluster;
+use integration::{Client, Server, scratch_dir};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Datagrams of a server whose manager is this test.
+struct Manager {
+    socket: UnixDatagram,
+    seen: Vec<String>,
+}
+
+impl Manager {
+    fn start(dir: &std::path::Path, settings: &[&str]) -> (Manager, Server) {
+        let path = dir.join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        let mut command = Command::new(Server::binary());
+        command
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "2000000");
+        let server = Server::try_start_by(command, settings).unwrap_or_else(|log| panic!("{log}"));
+        let seen = Vec::new();
+        (Manager { socket, seen }, server)
+    }
+
+    fn receive(&mut self) {
+        let mut buffer = [0; 4096];
+        if let Ok(count) = self.socket.recv(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
+            self.seen.push(text);
+        }
+    }
+
+    fn wait_for(&mut self, part: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.seen.iter().any(|text| text.contains(part)) {
+            assert!(Instant::now() < deadline, "no {part} in {:?}", self.seen);
+            self.receive();
+        }
+    }
+}
+
+#[test]
+fn the_service_manager_hears_how_the_node_is() {
+    let dir = scratch_dir();
+    let data = dir.path().join("data");
+    let (mut manager, server) = Manager::start(
+        dir.path(),
+        &["--core-count", "2", "--wal-dir", data.to_str().unwrap()],
+    );
+    manager.wait_for("READY=1");
+    let first = manager.seen.iter().position(|t| t.contains("READY=1"));
+    assert!(
+        manager.seen[..first.unwrap()]
+            .iter()
+            .any(|t| t.contains("EXTEND_TIMEOUT_USEC=") && t.contains("STATUS=recovering")),
+        "{:?}",
+        manager.seen
+    );
+    manager.wait_for("WATCHDOG=1");
+    manager.wait_for("17 groups led here, 0 without a leader");
+    assert!(server.stop().success());
+    manager.wait_for("STOPPING=1");
+}
+
+#[test]
+fn a_core_that_hangs_starves_the_watchdog() {
+    let dir = scratch_dir();
+    let (mut manager, server) = Manager::start(dir.path(), &["--core-count", "2"]);
+    manager.wait_for("WATCHDOG=1");
+    let thread = thread_named(server.pid(), "core-1");
+    stop_thread(thread, true);
+    // What was sent before it hung.
+    let quiet_from = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < quiet_from {
+        manager.receive();
+    }
+    manager.seen.clear();
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        manager.receive();
+    }
+    assert!(
+        !manager.seen.iter().any(|t| t.contains("WATCHDOG=1")),
+        "{:?}",
+        manager.seen
+    );
+    stop_thread(thread, false);
+    manager.wait_for("WATCHDOG=1");
+}
+
+/// The id of a core's thread: those that it started have its name, too.
+fn thread_named(pid: u32, name: &str) -> u32 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let ids = tasks.map(|t| t.unwrap().file_name().into_string().unwrap());
+    let named = |id: &String| {
+        let path = format!("/proc/{pid}/task/{id}/comm");
+        std::fs::read_to_string(path).is_ok_and(|comm| comm.starts_with(name))
+    };
+    let ids = ids.filter(named).map(|id| id.parse().unwrap());
+    ids.min().unwrap()
+}
+
+/// Hangs one thread of a server, or lets it go on, as a debugger does. Both by the same thread of the test.
+fn stop_thread(thread: u32, is_stopped: bool) {
+    let request = if is_stopped {
+        libc::PTRACE_SEIZE
+    } else {
+        libc::PTRACE_DETACH
+    };
+    // SAFETY: no request reads or writes this process's memory.
+    unsafe {
+        let done = libc::ptrace(request, thread, 0, 0);
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+        if is_stopped {
+            let done = libc::ptrace(libc::PTRACE_INTERRUPT, thread, 0, 0);
+            assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+            let mut status = 0;
+            libc::waitpid(thread as libc::pid_t, &raw mut status, libc::__WALL);
+        }
+    }
+}
+
+fn admin_of(server: &Server) -> String {
+    let log = server.log();
+    let (_, rest) = log
+        .split_once("event=admin_listening address=")
+        .unwrap_or_else(|| panic!("{log}"));
+    rest.split_whitespace().next().unwrap().to_owned()
+}
+
+const ADMIN: [&str; 2] = ["--admin-listen", "127.0.0.1:0"];
+
+#[test]
+fn operators_have_a_listener_of_their_own() {
+    let server = Server::start(&[&ADMIN[..], &["--core-count", "2"]].concat());
+    let mut admin = Client::connect(&admin_of(&server));
+    assert_eq!(admin.get("/healthz").status, 200);
+    let deadline = Instant::now() + PATIENCE;
+    while admin.get("/readyz").status != 200 {
+        assert!(Instant::now() < deadline, "{}", admin.get("/readyz").text());
+    }
+    let metrics = admin.get("/metrics").text();
+    assert!(
+        metrics.contains("ursula_core_up{core=\"1\"} 1"),
+        "{metrics}"
+    );
+    let settings = admin.get("/_/api/settings").text();
+    assert!(settings.contains("\"core_count\"") && settings.contains("flag --core-count"));
+    assert_eq!(admin.get("/v1/stream/a").status, 404);
+    // The client port has no admin, and health and metrics only as long as they are wanted there.
+    let mut client = server.client();
+    assert_eq!(client.get("/_/api/settings").status, 404);
+    assert_eq!(client.get("/metrics").status, 200);
+    let server = Server::start(&["--client-port-ops=false"]);
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        assert_eq!(server.client().get(path).status, 404, "{path}");
+    }
+}
+
+#[test]
+fn a_core_that_hangs_does_not_hang_a_scrape() {
+    let server = Server::start(&[&ADMIN[..], &["--core-count", "2"]].concat());
+    let mut admin = Client::connect(&admin_of(&server));
+    let thread = thread_named(server.pid(), "core-1");
+    stop_thread(thread, true);
+    let began = Instant::now();
+    let metrics = admin.get("/metrics").text();
+    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(
+        metrics.contains("ursula_core_up{core=\"0\"} 1"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("ursula_core_up{core=\"1\"} 0"),
+        "{metrics}"
+    );
+    assert_eq!(admin.get("/healthz").status, 503);
+    let ready = admin.get("/readyz");
+    assert!(
+        ready.text().contains("core 1 does not answer"),
+        "{}",
+        ready.text()
+    );
+    stop_thread(thread, false);
+    let deadline = Instant::now() + PATIENCE;
+    while admin.get("/healthz").status != 200 {
+        assert!(Instant::now() < deadline);
+    }
+}
+
+/// How a server ends that cannot start.
+fn ending(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(Server::binary())
+        .args(["server", "--listen", "127.0.0.1:0", "--admin-listen", "off"])
+        .args(["--io-memory", "64KiB"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), said)
+}
+
+#[test]
+fn exit_codes_tell_what_a_restart_does_not_mend() {
+    assert_eq!(ending(&["--core-count", "none"]).0, Some(2));
+    let dir = scratch_dir();
+    let data = [
+        "--core-count",
+        "1",
+        "--wal-dir",
+        dir.path().to_str().unwrap(),
+    ];
+    assert!(Server::start(&data).stop().success());
+    let (code, said) = ending(&[&data[..], &["--node-id", "7"]].concat());
+    assert_eq!(code, Some(78), "{said}");
+    assert!(
+        said.contains("exit_code=78") && said.contains("give --node-id 1"),
+        "{said}"
+    );
+    let identity = dir.path().join("node.ursula");
+    let mut bytes = std::fs::read(&identity).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&identity, bytes).unwrap();
+    let (code, said) = ending(&data);
+    assert_eq!(code, Some(65), "{said}");
+    assert!(said.contains("is damaged at byte"), "{said}");
+}
+
+fn break_disk(pid: u32) {
+    let limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    let none = std::ptr::null_mut();
+    // SAFETY: the pointers are null or to a structure of the right type.
+    let result = unsafe {
+        libc::prlimit(
+            pid as libc::pid_t,
+            libc::RLIMIT_FSIZE,
+            &raw const limit,
+            none,
+        )
+    };
+    assert_eq!(result, 0);
+}
+
+#[test]
+fn a_member_whose_disk_fails_ends_with_a_code_of_its_own_and_the_others_go_on() {
+    let mut cluster = Cluster::start(3, &["--core-count", "2", "--failed-linger-ms", "200ms"]);
+    let path = "/v1/stream/s";
+    assert_eq!(cluster.client(1).create(path, "text/plain").status, 201);
+    break_disk(cluster.pid(2));
+    // Any write reaches every disk.
+    let append = |cluster: &Cluster| {
+        let mut client = Client::try_connect(cluster.address(1), Duration::from_secs(5))?;
+        client.try_send("POST", path, &[("content-type", "text/plain")], b"x")
+    };
+    let status = {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let _ = append(&cluster);
+            if let Some(status) = cluster.ended(2) {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "node 2 goes on without a disk");
+        }
+    };
+    assert_eq!(status.code(), Some(74));
+    let deadline = Instant::now() + PATIENCE;
+    while !append(&cluster).is_ok_and(|reply| reply.status == 204) {
+        assert!(Instant::now() < deadline, "the others do not go on");
+    }
+}
+
+#[test]
+fn a_node_that_is_alone_ends_once_no_log_works() {
+    let dir = scratch_dir();
+    let data = dir.path().to_str().unwrap();
+    let settings = [
+        "--core-count",
+        "1",
+        "--wal-dir",
+        data,
+        "--failed-linger-ms",
+        "0ms",
+    ];
+    let server = Server::start(&settings);
+    break_disk(server.pid());
+    let reply = server.client().create("/v1/stream/s", "text/plain");
+    assert_eq!(reply.status, 503);
+    assert_eq!(server.wait_end().code(), Some(74));
+}
+
+#[test]
+fn the_doctor_says_what_is_wrong_and_how_to_mend_it() {
+    let doctor = |arguments: &[&str]| {
+        let mut command = Command::new(Server::binary());
+        let output = command.arg("doctor").args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), text)
+    };
+    let dir = scratch_dir();
+    let data = dir.path().to_str().unwrap();
+    let (code, text) = doctor(&["--json", "--wal-dir", data]);
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let find = |report: &serde_json::Value, id: &str| {
+        let checks = report["checks"].as_array().unwrap();
+        let found = checks.iter().find(|c| c["id"] == id);
+        found.unwrap_or_else(|| panic!("{id}: {report}")).clone()
+    };
+    for id in [
+        "kernel.version",
+        "kernel.io_uring",
+        "data.directory",
+        "limits.memlock",
+    ] {
+        let check = find(&report, id);
+        assert_eq!(check["severity"], "ok", "{check}");
+        for key in ["current", "wanted", "fix"] {
+            assert!(check[key].is_string(), "{check}");
+        }
+    }
+    let fatal = report["fatal"].as_u64().unwrap();
+    assert_eq!(code, Some(if fatal == 0 { 0 } else { 78 }), "{text}");
+    assert!(
+        std::fs::read_dir(dir.path()).unwrap().next().is_none(),
+        "it leaves nothing"
+    );
+
+    let server = Server::start(&ADMIN);
+    let file = dir.path().join("u.toml");
+    let settings = format!(
+        "listen = \"{}\"\nwal_dir = \"/proc/nowhere\"\npeers = \"1=no.such.host.invalid:1\"\n\
+         cluster_listen = \"127.0.0.1:0\"\n",
+        server.address
+    );
+    std::fs::write(&file, settings).unwrap();
+    let (code, text) = doctor(&["--json", "--config", file.to_str().unwrap()]);
+    assert_eq!(code, Some(78));
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for id in ["net.listen", "net.names", "data.directory"] {
+        let check = find(&report, id);
+        assert_eq!(check["severity"], "fatal", "{check}");
+        assert_ne!(check["fix"], "", "{check}");
+    }
+    let (_, text) = doctor(&["--at", &admin_of(&server)]);
+    assert!(
+        text.contains("kernel.io_uring") && !text.contains("net.listen "),
+        "{text}"
+    );
+    std::fs::write(&file, "wal_dri = \"/x\"\n").unwrap();
+    assert_eq!(doctor(&["--config", file.to_str().unwrap()]).0, Some(2));
+}
+
+#[test]
+fn the_disk_is_measured_when_asked() {
+    let dir = scratch_dir();
+    let output = Command::new(Server::binary())
+        .args([
+            "doctor",
+            "--disk",
+            "--wal-dir",
+            dir.path().to_str().unwrap(),
+        ])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find(|l| l.contains("disk.fsync")).unwrap();
+    assert!(line.contains("p99") && line.contains("syncs"), "{line}");
+}
+
+/// All series of a scrape, without their values.
+fn series(text: &str) -> Vec<String> {
+    let lines = text.lines().filter(|l| !l.starts_with('#'));
+    let mut names: Vec<String> = lines
+        .map(|l| l.rsplit_once(' ').unwrap().0.to_owned())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn many_streams_make_no_more_series() {
+    let server = Server::start(&[&ADMIN[..], &["--core-count", "2"]].concat());
+    let mut c = server.client();
+    let scrape = || Client::connect(&admin_of(&server)).get("/metrics").text();
+    // One of each, so that each operation and status has been seen.
+    let exercise = |c: &mut Client, path: &str| {
+        c.create(path, "text/plain");
+        c.append(path, "text/plain", b"x");
+        c.get(path);
+    };
+    for number in 0..64 {
+        exercise(&mut c, &format!("/v1/stream/first/{number}"));
+    }
+    let before = series(&scrape());
+    for number in 0..2000 {
+        exercise(&mut c, &format!("/v1/stream/more/{number}"));
+    }
+    for number in 0..100_000 {
+        c.create(&format!("/v1/stream/many/{number}"), "text/plain");
+    }
+    let text = scrape();
+    assert_eq!(before, series(&text));
+    let streams = text
+        .lines()
+        .filter_map(|l| l.strip_prefix("ursula_streams{"));
+    let count: u64 = streams
+        .map(|l| l.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
+        .sum();
+    assert_eq!(count, 102_064);
+    assert!(before.len() < 1000, "{} series", before.len());
+}
+
+#[test]
+fn a_scrape_passes_promtool() {
+    let cluster = {
+        let mut cluster = Cluster::prepare(3, &["--core-count", "2"], None);
+        for node in cluster.ids() {
+            cluster.start_node(node);
+        }
+        cluster.wait_ready();
+        cluster
+    };
+    let mut c = cluster.client(1);
+    c.create("/v1/stream/s", "text/plain");
+    for _ in 0..50 {
+        assert_eq!(c.append("/v1/stream/s", "text/plain", b"x").status, 204);
+    }
+    let text = c.get("/metrics").text();
+    for name in [
+        "ursula_replication_lag_seconds{core=\"0\",peer=\"2\"}",
+        "ursula_peer_up{core=\"1\",peer=\"3\"} 1",
+        "ursula_append_seconds_count{core=\"0\",stage=\"replicate\"}",
+        "ursula_saturation_ratio{core=\"0\",bound=\"peer_queue\"}",
+        "ursula_disk_free_bytes",
+        "ursula_groups_at_risk{core=\"0\"} 0",
+        "ursula_node_info{node_id=\"1\",cluster_id=\"test\"} 1",
+    ] {
+        assert!(text.contains(name), "{name} is not in\n{text}");
+    }
+    let Ok(mut promtool) = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+    else {
+        eprintln!("promtool is not installed (Debian: prometheus): not checked by it");
+        return;
+    };
+    std::io::Write::write_all(promtool.stdin.as_mut().unwrap(), text.as_bytes()).unwrap();
+    drop(promtool.stdin.take());
+    let output = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+}
+
+#[test]
+fn a_log_of_json_has_a_field_for_each_key() {
+    let server = Server::start(&["--core-count", "1", "--log-format", "json"]);
+    server
+        .client()
+        .create("/v1/stream/secret-name", "text/plain");
+    server
+        .client()
+        .append("/v1/stream/secret-name", "text/plain", b"secret-payload");
+    let log = server.log();
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let listening = lines.iter().find(|l| l["event"] == "listening").unwrap();
+    assert!(
+        listening["message"]
+            .as_str()
+            .unwrap()
+            .contains("listening on http://")
+    );
+    for line in &lines {
+        for key in ["time", "level", "target", "event"] {
+            assert!(line[key].is_string(), "{line}");
+        }
+    }
+    assert!(!log.contains("secret-payload"));
+}

@@ -1,0 +1,78 @@
+//! `ursula doctor`.
+
+use std::path::PathBuf;
+
+use argh::{ArgsInfo, FromArgs};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::Method;
+
+use super::CliError;
+use super::client::{Client, Target};
+use crate::config::{self, ConfigError};
+use crate::doctor::{self, Scope};
+
+/// Checks whether this machine is fit for a node: kernel, limits, clock, data directory, network. Changes nothing.
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "doctor")]
+pub struct Doctor {
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+    /// measure the disk, too: five seconds of small writes with a sync each
+    #[argh(switch)]
+    pub disk: bool,
+    /// the node's TOML file; also URSULA_CONFIG in the environment
+    #[argh(option)]
+    pub config: Option<PathBuf>,
+    /// the data directory, where no file says it
+    #[argh(option)]
+    pub wal_dir: Option<String>,
+    /// let a running node check itself, as HOST:PORT of its admin listener: its limits are those that its unit gives it
+    #[argh(option)]
+    pub at: Option<String>,
+}
+
+/// What was found; its fields are those of [`doctor::as_json`].
+pub(super) async fn run(given: &Doctor) -> Result<serde_json::Value, CliError> {
+    let Some(at) = &given.at else {
+        let report = here(given).map_err(|error| CliError::Usage(error.to_string()))?;
+        return Ok(report);
+    };
+    let mut client = Client::connect(Target::parse(&format!("{at}/_/api/doctor"))?).await?;
+    let query = if given.disk { "?disk" } else { "" };
+    let answer = client.send(Method::GET, query, &[], Bytes::new()).await?;
+    let body = answer.into_body().collect().await;
+    let body = body.map_err(|e| CliError::Unavailable(e.to_string()))?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|e| CliError::Malformed(e.to_string()))
+}
+
+fn here(given: &Doctor) -> Result<serde_json::Value, ConfigError> {
+    let flags = given
+        .wal_dir
+        .iter()
+        .map(|dir| ("wal_dir".to_owned(), dir.clone()));
+    let file = given.config.clone();
+    let file = file.or_else(|| std::env::var_os("URSULA_CONFIG").map(Into::into));
+    let (config, _) = config::load(&flags.collect(), std::env::vars(), file.as_deref())?;
+    let scope = Scope {
+        disk_probe: given.disk,
+        is_the_node: false,
+    };
+    Ok(doctor::as_json(&doctor::check(&config, scope)))
+}
+
+/// Prints a report.
+///
+/// # Errors
+/// [`CliError::Unfit`] if something is fatal.
+pub(super) fn print(given: &Doctor, report: &serde_json::Value) -> Result<(), CliError> {
+    match given.json {
+        true => println!("{report}"),
+        false => print!("{}", doctor::as_text(report)),
+    }
+    match report["fatal"].as_u64() {
+        Some(0) => Ok(()),
+        _ => Err(CliError::Unfit),
+    }
+}

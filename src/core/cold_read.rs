@@ -1,0 +1,378 @@
+//! Reads of the cold store: chunks that lie one behind the other come with one request, each is fetched once however many
+//! ask for it, verified, and kept in memory as long as there is room.
+//! All of it runs in a queue of its own with few shares, so that hot traffic goes first on the core.
+//! Owns the core's cache. Invariants: nothing is kept or answered that its checksum does not cover; the cache has a bound.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::rc::Rc;
+
+use ahash::AHashMap;
+use bytes::Bytes;
+use glommio::{Latency, Shares, TaskQueueHandle};
+use storage::cold::ColdError;
+use storage::cold_pack::{self, Location};
+
+use super::Core;
+use super::flush::pack_key;
+use super::signal::Event;
+use crate::ops::metrics::add;
+use crate::protocol::{ColdChunk, PackName, Piece, Refusal};
+
+/// Shares of the queue for the cold store; all else has 1000.
+const SHARES: usize = 200;
+
+/// Bytes of one request for chunks that follow each other.
+const RUN_BYTES_MAX: u64 = 4 << 20;
+
+/// Requests for what a reader will want next; more are not begun.
+const AHEAD_MAX: usize = 32;
+
+/// A chunk by its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct ChunkId {
+    group: u32,
+    pack: PackName,
+    position: u64,
+}
+
+/// Chunks in memory, those used last.
+pub(super) struct ChunkCache {
+    chunks: AHashMap<ChunkId, (u64, Bytes)>,
+    by_use: BTreeMap<u64, ChunkId>,
+    uses: u64,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl ChunkCache {
+    fn new(bytes_max: u64) -> ChunkCache {
+        ChunkCache {
+            chunks: AHashMap::new(),
+            by_use: BTreeMap::new(),
+            uses: 0,
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn get(&mut self, id: &ChunkId) -> Option<Bytes> {
+        let (used, bytes) = self.chunks.get_mut(id)?;
+        self.uses += 1;
+        self.by_use.remove(used);
+        *used = self.uses;
+        self.by_use.insert(self.uses, *id);
+        Some(bytes.clone())
+    }
+
+    fn put(&mut self, id: ChunkId, bytes: Bytes) {
+        let length = bytes.len() as u64;
+        if length > self.bytes_max || self.chunks.contains_key(&id) {
+            return;
+        }
+        self.uses += 1;
+        self.by_use.insert(self.uses, id);
+        self.chunks.insert(id, (self.uses, bytes));
+        self.bytes += length;
+        while self.bytes > self.bytes_max
+            && let Some((_, oldest)) = self.by_use.pop_first()
+        {
+            if let Some((_, bytes)) = self.chunks.remove(&oldest) {
+                self.bytes -= bytes.len() as u64;
+            }
+        }
+    }
+}
+
+/// A chunk that is being fetched.
+#[derive(Default)]
+struct Flight {
+    done: Event,
+    result: RefCell<Option<Result<Bytes, Refusal>>>,
+}
+
+/// What a core knows of its use of the cold store.
+pub(super) struct Tier {
+    pub(super) cache: RefCell<ChunkCache>,
+    flights: RefCell<AHashMap<ChunkId, Rc<Flight>>>,
+    ahead: Cell<usize>,
+    queue: Option<TaskQueueHandle>,
+    /// A pack is being built.
+    is_building: Rc<Cell<bool>>,
+    built: Rc<Event>,
+    /// Packs that were put without an answer.
+    pub(super) unsure: RefCell<BTreeSet<(u32, PackName)>>,
+}
+
+/// The right to build a pack.
+pub(super) struct Turn {
+    is_building: Rc<Cell<bool>>,
+    built: Rc<Event>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.is_building.set(false);
+        self.built.raise();
+    }
+}
+
+impl Tier {
+    /// On an executor.
+    pub(super) fn new(cache_bytes: u64) -> Tier {
+        let queue = glommio::executor().create_task_queue(
+            Shares::Static(SHARES),
+            Latency::NotImportant,
+            "cold",
+        );
+        Tier {
+            cache: RefCell::new(ChunkCache::new(cache_bytes)),
+            flights: RefCell::default(),
+            ahead: Cell::new(0),
+            queue: Some(queue),
+            is_building: Rc::default(),
+            built: Rc::default(),
+            unsure: RefCell::default(),
+        }
+    }
+
+    /// Waits until no other pack is being built.
+    pub(super) async fn turn(&self) -> Turn {
+        while self.is_building.replace(true) {
+            let seen = self.built.raised();
+            self.built.beyond(seen).await;
+        }
+        Turn {
+            is_building: self.is_building.clone(),
+            built: self.built.clone(),
+        }
+    }
+}
+
+/// A chunk to fetch.
+type Wanted = (ChunkId, ColdChunk);
+
+impl Core {
+    /// Runs something in the queue for the cold store.
+    pub(super) fn spawn_cold(&self, work: impl Future<Output = ()> + 'static) {
+        let spawned = match self.tier.queue {
+            Some(queue) => glommio::spawn_local_into(work, queue).map(|task| task.detach()),
+            None => Ok(glommio::spawn_local(work).detach()),
+        };
+        if let Err(error) = spawned {
+            log::error!("event=cold_task_lost error=\"{error}\"");
+        }
+    }
+
+    /// Begins to fetch the chunks of these pieces that are neither here nor on their way.
+    pub(super) fn begin_cold(self: &Rc<Self>, pieces: &[Piece]) {
+        let mut run: Vec<Wanted> = Vec::new();
+        let mut run_bytes = 0;
+        for piece in pieces {
+            let Piece::Stored {
+                chunk, group, pack, ..
+            } = piece
+            else {
+                continue;
+            };
+            let id = ChunkId {
+                group: *group,
+                pack: *pack,
+                position: chunk.position,
+            };
+            if self.tier.flights.borrow().contains_key(&id)
+                || self.tier.cache.borrow_mut().get(&id).is_some()
+            {
+                add(&self.metrics.plain.cold_cache_hits_total, 1);
+                continue;
+            }
+            add(&self.metrics.plain.cold_cache_misses_total, 1);
+            let follows = run.last().is_some_and(|(last, before)| {
+                (last.group, last.pack) == (id.group, id.pack)
+                    && before.position + u64::from(before.stored) == id.position
+            });
+            if !follows || run_bytes + u64::from(chunk.stored) > RUN_BYTES_MAX {
+                self.fetch_run(std::mem::take(&mut run));
+                run_bytes = 0;
+            }
+            run_bytes += u64::from(chunk.stored);
+            self.tier.flights.borrow_mut().insert(id, Rc::default());
+            run.push((id, *chunk));
+        }
+        self.fetch_run(run);
+    }
+
+    /// The same for what a reader will want next, unless there is much of that already.
+    pub(super) fn begin_ahead(self: &Rc<Self>, pieces: &[Piece]) {
+        if self.tier.ahead.get() < AHEAD_MAX && !pieces.is_empty() {
+            self.begin_cold(pieces);
+        }
+    }
+
+    fn fetch_run(self: &Rc<Self>, run: Vec<Wanted>) {
+        if run.is_empty() {
+            return;
+        }
+        let core = self.clone();
+        self.tier.ahead.set(self.tier.ahead.get() + 1);
+        self.spawn_cold(async move {
+            let fetched = core.read_run(&run).await;
+            core.tier.ahead.set(core.tier.ahead.get() - 1);
+            for (index, (id, _)) in run.iter().enumerate() {
+                let result = match &fetched {
+                    Ok(chunks) => Ok(chunks[index].clone()),
+                    Err(refusal) => Err(refusal.clone()),
+                };
+                if let Ok(bytes) = &result {
+                    core.tier.cache.borrow_mut().put(*id, bytes.clone());
+                }
+                let flight = core.tier.flights.borrow_mut().remove(id);
+                if let Some(flight) = flight {
+                    *flight.result.borrow_mut() = Some(result);
+                    flight.done.raise();
+                }
+            }
+        });
+    }
+
+    /// Reads chunks that follow each other, and verifies them. What came damaged is read once more: the way here may have
+    /// done it.
+    async fn read_run(self: &Rc<Self>, run: &[Wanted]) -> Result<Vec<Bytes>, Refusal> {
+        match self.read_once(run).await {
+            Err(ColdError::Corrupt { key, what }) => {
+                log::warn!("event=cold_read_again key={key} what=\"{what}\"");
+                let again = self.read_once(run).await;
+                again.map_err(|error| self.note_cold_failure(&key, &error))
+            }
+            result => result.map_err(|error| {
+                let (id, _) = run[0];
+                let key = pack_key(&self.config.cluster_id, id.group, id.pack);
+                match key {
+                    Some(key) => self.note_cold_failure(&key, &error),
+                    None => Refusal::DataDamaged,
+                }
+            }),
+        }
+    }
+
+    async fn read_once(self: &Rc<Self>, run: &[Wanted]) -> Result<Vec<Bytes>, ColdError> {
+        let no_store = || ColdError::Misconfigured {
+            what: "data is in a cold store, and this node has none: set --cold".to_owned(),
+        };
+        let store = self.cold.clone().ok_or_else(no_store)?;
+        let ((id, first), (_, last)) = (run[0], run[run.len() - 1]);
+        let key = pack_key(&self.config.cluster_id, id.group, id.pack).ok_or_else(no_store)?;
+        let from = first.position;
+        let length = last.position + u64::from(last.stored) - from;
+        let bytes = store.get_range(&key, from, length).await?;
+        let locations: Vec<Location> = run
+            .iter()
+            .map(|(_, chunk)| Location {
+                position: chunk.position,
+                length: chunk.length,
+                stored: chunk.stored,
+                crc32c: chunk.crc32c,
+            })
+            .collect();
+        let opened = storage::blocking::run(move || {
+            let open = |at: &Location| {
+                let begin = (at.position - from) as usize;
+                let end = begin + at.stored as usize;
+                // A copy, where it is not decompressed: a slice would keep the whole run in memory.
+                let is_plain = at.stored == at.length;
+                let stored = bytes.get(begin..end).unwrap_or_default();
+                let stored = if is_plain {
+                    Bytes::copy_from_slice(stored)
+                } else {
+                    bytes.slice(begin.min(bytes.len())..end.min(bytes.len()))
+                };
+                cold_pack::open(stored, at)
+            };
+            locations.iter().map(open).collect::<Result<Vec<_>, _>>()
+        });
+        opened.await.map_err(|damage| ColdError::Corrupt {
+            key,
+            what: damage.to_string(),
+        })
+    }
+
+    /// A chunk that was begun to be fetched, or is here.
+    pub(super) async fn cold_chunk(
+        self: &Rc<Self>,
+        group: u32,
+        pack: PackName,
+        chunk: &ColdChunk,
+    ) -> Result<Bytes, Refusal> {
+        let id = ChunkId {
+            group,
+            pack,
+            position: chunk.position,
+        };
+        loop {
+            let flight = self.tier.flights.borrow().get(&id).cloned();
+            if let Some(flight) = flight {
+                let seen = flight.done.raised();
+                if flight.result.borrow().is_none() {
+                    flight.done.beyond(seen).await;
+                }
+                let result = flight.result.borrow().clone();
+                if let Some(result) = result {
+                    return result;
+                }
+                continue;
+            }
+            if let Some(bytes) = self.tier.cache.borrow_mut().get(&id) {
+                return Ok(bytes);
+            }
+            // It left the cache between its fetch and now.
+            let fetched = self.read_run(&[(id, *chunk)]).await?;
+            return fetched.into_iter().next().ok_or(Refusal::DataDamaged);
+        }
+    }
+}
+
+/// What a client is told: to try again, unless that cannot help.
+pub(super) fn refusal_of(error: &ColdError) -> Refusal {
+    match error {
+        ColdError::Corrupt { .. } | ColdError::Conflict { .. } => Refusal::DataDamaged,
+        // A pack goes a while after its last chunk was given up: a plan that is older finds nothing.
+        _ => Refusal::Unavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(position: u64) -> ChunkId {
+        let pack = PackName {
+            term: 1,
+            number: 1,
+            nonce: 1,
+        };
+        ChunkId {
+            group: 1,
+            pack,
+            position,
+        }
+    }
+
+    #[test]
+    fn what_was_not_used_for_longest_leaves_the_cache() {
+        let mut cache = ChunkCache::new(10);
+        for position in 0..3 {
+            cache.put(id(position), Bytes::from_static(b"abc"));
+        }
+        assert!(cache.get(&id(0)).is_some());
+        cache.put(id(3), Bytes::from_static(b"defg"));
+        assert_eq!((cache.bytes(), cache.get(&id(1))), (10, None));
+        assert!(cache.get(&id(0)).is_some());
+        cache.put(id(4), Bytes::from_static(b"longer than all"));
+        assert_eq!((cache.bytes(), cache.by_use.len()), (10, 3));
+    }
+}
