@@ -2,6 +2,7 @@
 //! default.
 
 mod cold;
+mod machine;
 mod settings;
 mod value;
 
@@ -9,9 +10,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use cold::{ColdPlace, Secret};
+pub use machine::allowed_cpus;
 pub use settings::{
     ADMIN_LISTEN, AdminListen, CheckArguments, Config, Given, Peer, SETTINGS, ServerArguments,
-    Setting, allowed_cpus,
+    Setting,
 };
 
 /// A setting that cannot be used; names key, value, source and what is allowed.

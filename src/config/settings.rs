@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::cold::{ColdPlace, Secret, cold, is_endpoint};
-use super::value::{boolean, bytes, millis};
+use super::machine::{cores, hot_bytes, hot_bytes_kept};
+use super::value::{boolean, bytes, millis, within};
 use super::{ConfigError, Origin};
 use crate::group::{RaftSettings, ReadMode};
 use crate::http::backend::HttpSettings;
@@ -226,10 +227,6 @@ macro_rules! settings {
     };
 }
 
-fn within(value: Option<u64>, from: u64, to: u64) -> Option<u64> {
-    value.filter(|v| (from..=to).contains(v))
-}
-
 fn peers(text: &str) -> Option<Vec<Peer>> {
     let mut peers: Vec<Peer> = Vec::new();
     for one in text.split(',').filter(|one| !one.trim().is_empty()) {
@@ -250,57 +247,6 @@ fn peers(text: &str) -> Option<Vec<Peer>> {
 fn name(text: &str) -> Option<String> {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     ((1..=64).contains(&text.len()) && text.bytes().all(is_plain)).then(|| text.to_owned())
-}
-
-fn cores(text: &str) -> Option<u64> {
-    match text {
-        "auto" => Some(allowed_cpus().len().clamp(1, 64) as u64),
-        number => within(number.parse().ok(), 1, 64),
-    }
-}
-
-/// A share of the machine's memory for each core.
-fn hot_bytes(text: &str) -> Option<u64> {
-    match text {
-        "auto" => {
-            let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-            let line = memory
-                .lines()
-                .find(|l| l.starts_with("MemTotal:"))
-                .unwrap_or("");
-            let kib: u64 = line
-                .split_whitespace()
-                .nth(1)
-                .and_then(|n| n.parse().ok())
-                .unwrap_or(1 << 20);
-            let cores = allowed_cpus().len().max(1) as u64;
-            Some((kib * 1024 / 4 / cores).max(64 << 20))
-        }
-        text => within(bytes(text), 1 << 20, 1 << 42),
-    }
-}
-
-/// A quarter of what is hot at most.
-fn hot_bytes_kept(text: &str) -> Option<u64> {
-    match text {
-        "auto" => hot_bytes(text).map(|max| max / 4),
-        text => bytes(text),
-    }
-}
-
-/// The CPUs that this process may run on.
-pub fn allowed_cpus() -> Vec<usize> {
-    // SAFETY: an all-zero set is a valid value of this plain structure.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer and the size are those of the set above.
-    let result = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) };
-    if result != 0 {
-        return vec![0];
-    }
-    // SAFETY: every index is below the number of bits of the set.
-    (0..libc::CPU_SETSIZE as usize)
-        .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
-        .collect()
 }
 
 settings! {
