@@ -16,6 +16,7 @@ pub use arguments::{Arguments, Command, ConfigSubcommand, Scrub, parse};
 pub use cluster::{NodeStatus, cluster_as_json, cluster_status};
 pub use commands::CliError;
 pub use manual::{completions, man_page};
+pub use output::print;
 
 /// Runs a client command.
 pub fn run(command: Command) -> ExitCode {
