@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let command = match cli::parse(&words) {
         Ok(arguments) => arguments.command,
         Err(early) if early.status.is_ok() => {
-            println!("{}", early.output);
+            cli::print(format_args!("{}\n", early.output));
             return ExitCode::SUCCESS;
         }
         Err(early) => {
@@ -32,14 +32,15 @@ fn main() -> ExitCode {
             let ConfigSubcommand::Check(check) = config.command;
             config_check(check.given())
         }
+        Command::Scrub(given) => scrub(&given.wal_dir),
         Command::Version(_) => version(),
         Command::Man(_) => {
-            print!("{}", cli::man_page());
+            cli::print(format_args!("{}", cli::man_page()));
             ExitCode::SUCCESS
         }
         Command::Completions(given) => match cli::completions(&given.shell) {
             Some(text) => {
-                print!("{text}");
+                cli::print(format_args!("{text}"));
                 ExitCode::SUCCESS
             }
             None => {
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
 }
 
 fn version() -> ExitCode {
-    println!("ursula {}", env!("CARGO_PKG_VERSION"));
+    cli::print(format_args!("ursula {}\n", env!("CARGO_PKG_VERSION")));
     ExitCode::SUCCESS
 }
 
@@ -74,10 +75,34 @@ fn refused(error: &ConfigError) -> ExitCode {
 fn config_check(given: Given) -> ExitCode {
     match load(given) {
         Ok((config, origins)) => {
-            print!("{}", config::describe(&config, &origins));
+            cli::print(format_args!("{}", config::describe(&config, &origins)));
             ExitCode::SUCCESS
         }
         Err(error) => refused(&error),
+    }
+}
+
+fn scrub(dir: &std::path::Path) -> ExitCode {
+    let report = match ursula::node::scrub::scrub(dir) {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("ursula: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("manifests {}", report.manifests);
+    println!("tables {}", report.tables);
+    println!("packs {}", report.packs);
+    println!("chunks {}", report.chunks);
+    println!("pack_bytes {}", report.pack_bytes);
+    println!("segments {}", report.segments);
+    println!("damaged {}", report.damage.len());
+    for damage in &report.damage {
+        eprintln!("ursula: {damage}");
+    }
+    match report.damage.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }
 

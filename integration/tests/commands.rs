@@ -29,6 +29,39 @@ fn ursula(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
     )
 }
 
+/// As in `ursula --help | head -1`.
+#[test]
+fn who_reads_no_further_ends_a_command_quietly() {
+    let server = Server::start(&["--core-count", "1"]);
+    let url = format!("{}/v1/stream/unread", server.url());
+    assert_eq!(ursula(&["create", &url], "").0, Some(0));
+    assert_eq!(ursula(&["append", &url, "--data", "x"], "").0, Some(0));
+    let lines: [&[&str]; 6] = [
+        &["--help"],
+        &["--version"],
+        &["man"],
+        &["config", "check"],
+        &["read", &url],
+        &["head", &url],
+    ];
+    for arguments in lines {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(Server::binary())
+            .args(arguments)
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            (output.status.code(), &*said),
+            (Some(0), ""),
+            "{arguments:?}"
+        );
+    }
+}
+
 #[test]
 fn the_commands_create_append_read_tail_close_and_delete() {
     let server = Server::start(&["--core-count", "1"]);

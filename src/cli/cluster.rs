@@ -12,6 +12,7 @@ use raftproto::peer::{
 
 use super::CliError;
 use super::arguments::{ClusterCommand, ClusterSubcommand};
+use super::output::say;
 use crate::core::timeouts::Timeouts;
 use crate::peer::{Caller, Code, GrpcError};
 
@@ -52,7 +53,7 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
         change: Some(order),
     };
     let said = operator.order(Order::ChangeMembers(change)).await?;
-    println!("{said}");
+    say!("{said}");
     operator.follow(Duration::from_secs(command.wait_s)).await
 }
 
@@ -86,15 +87,15 @@ impl Operator {
         let all = self.all(with_hashes).await?;
         let progress = progress(&all);
         if json {
-            println!("{}", as_json(&all, &progress));
+            say!("{}", as_json(&all, &progress));
             return Ok(());
         }
-        println!("node  clients                cluster                leads  without leader");
+        say!("node  clients                cluster                leads  without leader");
         for (address, status) in &all {
             match status {
                 Ok(status) => {
                     let hello = status.node.clone().unwrap_or_default();
-                    println!(
+                    say!(
                         "{:<5} {:<22} {:<22} {:<6} {}",
                         hello.node_id,
                         hello.client_address,
@@ -103,11 +104,11 @@ impl Operator {
                         status.groups_without_leader
                     );
                 }
-                Err(error) => println!("?     {:<22} {address:<22} {error}", ""),
+                Err(error) => say!("?     {:<22} {address:<22} {error}", ""),
             }
         }
         let leaders = leaders(&all);
-        println!("\ngroup leader   term   applied    voters (how far each is behind)");
+        say!("\ngroup leader   term   applied    voters (how far each is behind)");
         for (group, status) in &leaders {
             let replicas: Vec<String> = status
                 .replicas
@@ -122,7 +123,7 @@ impl Operator {
                     format!("{} (-{behind}{state})", name(r.raft_id))
                 })
                 .collect();
-            println!(
+            say!(
                 "{group:<5} {:<8} {:<6} {:<10} {}",
                 name(status.leader),
                 status.term,
@@ -136,10 +137,10 @@ impl Operator {
             .flat_map(|s| &s.groups)
         {
             if !group.trouble.is_empty() {
-                println!("group {}: {}", group.group, group.trouble);
+                say!("group {}: {}", group.group, group.trouble);
             }
         }
-        println!("\n{}", told(&progress));
+        say!("\n{}", told(&progress));
         Ok(())
     }
 
@@ -158,7 +159,7 @@ impl Operator {
             })),
         };
         let reply = self.caller.administer(&at, request).await;
-        println!("{}", reply.map_err(|e| failed(&at, &e))?.text);
+        say!("{}", reply.map_err(|e| failed(&at, &e))?.text);
         Ok(())
     }
 

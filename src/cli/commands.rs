@@ -10,7 +10,7 @@ use hyper::{Method, Response};
 
 use super::arguments::{Append, Command, Create, Head, Read, Tail};
 use super::client::{Client, Target};
-use super::output::Printer;
+use super::output::{Output, Printer, say};
 use crate::ops::exit;
 
 /// Why a command failed.
@@ -86,6 +86,7 @@ async fn dispatch(command: Command) -> Result<(), CliError> {
         }
         Command::Server(_)
         | Command::Config(_)
+        | Command::Scrub(_)
         | Command::Man(_)
         | Command::Completions(_)
         | Command::Version(_) => Err(CliError::Usage("not a client command".to_owned())),
@@ -193,7 +194,7 @@ async fn get(client: &mut Client, query: &str) -> Result<Response<Bytes>, CliErr
 async fn read(read: &Read) -> Result<(), CliError> {
     let mut client = connect(&read.url).await?;
     let mut offset = read.offset.clone();
-    let mut printer = Printer::new(std::io::stdout().lock(), read.json, &offset);
+    let mut printer = Printer::new(Output::lock(), read.json, &offset);
     loop {
         let response = get(&mut client, &format!("?offset={}", encoded(&offset))).await?;
         offset = header(&response, "stream-next-offset");
@@ -216,7 +217,7 @@ async fn tail(tail: &Tail) -> Result<(), CliError> {
             "stream-next-offset",
         );
     }
-    let mut printer = Printer::new(std::io::stdout().lock(), tail.json, &offset);
+    let mut printer = Printer::new(Output::lock(), tail.json, &offset);
     let mut cursor = String::new();
     loop {
         let query = format!("?offset={}&live=long-poll{cursor}", encoded(&offset));
@@ -261,9 +262,9 @@ async fn head(head: &Head) -> Result<(), CliError> {
         let object: serde_json::Map<String, serde_json::Value> = shown
             .map(|(name, value)| (name.replace('-', "_"), value.into()))
             .collect();
-        println!("{}", serde_json::Value::Object(object));
+        say!("{}", serde_json::Value::Object(object));
     } else {
-        shown.for_each(|(name, value)| println!("{name}: {value}"));
+        shown.for_each(|(name, value)| say!("{name}: {value}"));
     }
     Ok(())
 }

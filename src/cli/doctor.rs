@@ -9,6 +9,7 @@ use hyper::Method;
 
 use super::CliError;
 use super::client::{Client, Target};
+use super::output;
 use crate::config::{self, ConfigError};
 use crate::doctor::{self, Scope};
 
@@ -68,8 +69,8 @@ fn here(given: &Doctor) -> Result<serde_json::Value, ConfigError> {
 /// [`CliError::Unfit`] if something is fatal.
 pub(super) fn print(given: &Doctor, report: &serde_json::Value) -> Result<(), CliError> {
     match given.json {
-        true => println!("{report}"),
-        false => print!("{}", doctor::as_text(report)),
+        true => output::print(format_args!("{report}\n")),
+        false => output::print(format_args!("{}", doctor::as_text(report))),
     }
     match report["fatal"].as_u64() {
         Some(0) => Ok(()),

@@ -12,10 +12,11 @@ mod output;
 
 use std::process::ExitCode;
 
-pub use arguments::{Arguments, Command, ConfigSubcommand, parse};
+pub use arguments::{Arguments, Command, ConfigSubcommand, Scrub, parse};
 pub use cluster::{NodeStatus, cluster_as_json, cluster_status};
 pub use commands::CliError;
 pub use manual::{completions, man_page};
+pub use output::print;
 
 /// Runs a client command.
 pub fn run(command: Command) -> ExitCode {

@@ -1,6 +1,8 @@
-//! What `read` and `tail` print: bytes as they are, JSON one message a line, or with `--json` envelopes with offsets.
+//! The standard output. What `read` and `tail` print there: bytes as they are, JSON one message a line, or with `--json`
+//! envelopes with offsets.
 
-use std::io::Write;
+use std::fmt;
+use std::io::{ErrorKind, Write};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,6 +10,51 @@ use serde_json::value::RawValue;
 
 use super::CliError;
 use crate::protocol::{ContentType, Offset};
+
+/// The standard output. The program ends well when nobody reads it any more, as `head` after its lines: what was asked for
+/// was given.
+pub struct Output(std::io::StdoutLock<'static>);
+
+impl Output {
+    /// Held until it is dropped.
+    pub fn lock() -> Output {
+        Output(std::io::stdout().lock())
+    }
+}
+
+fn unless_closed<T>(result: std::io::Result<T>) -> std::io::Result<T> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other,
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        unless_closed(self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        unless_closed(self.0.flush())
+    }
+}
+
+/// Prints a text at once. Where that fails, the program says why and ends.
+pub fn print(text: fmt::Arguments<'_>) {
+    let mut out = Output::lock();
+    if let Err(error) = out.write_fmt(text).and_then(|()| out.flush()) {
+        eprintln!("ursula: standard output: {error}");
+        std::process::exit(1);
+    }
+}
+
+/// Prints a line, as `println!` does, to an [`Output`].
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::cli::output::print(format_args!("{}\n", format_args!($($text)*)))
+    };
+}
+pub(super) use say;
 
 /// Prints the answers of one stream in order.
 pub struct Printer<W> {

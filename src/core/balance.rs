@@ -75,12 +75,8 @@ fn better_leader(group: &Group, drained: &[u64]) -> Option<u64> {
     let preferred = *voters.get(group.id() as usize % voters.len().max(1))?;
     let replicas = group.replicas();
     let can_lead = |id: &u64| {
-        let is_able = |r: &Replica| {
-            r.raft_id == *id
-                && r.is_active
-                && !r.is_installing
-                && r.matched + LAG_MAX >= group.last_index()
-        };
+        let last = group.last_index();
+        let is_able = |r: &Replica| r.raft_id == *id && r.has_all_but(LAG_MAX, last);
         *id != group.raft_id() && replicas.iter().any(is_able)
     };
     let is_drained = drained.contains(&node_of(group.raft_id()));

@@ -26,10 +26,6 @@ impl Group {
         }
         let is_wanted = |id: &u64| wanted.contains(id);
         let is_known = |id: &u64| now.voters.contains(id) || now.learners.contains(id);
-        if !now.learners.is_empty() || !wanted.iter().all(is_known) {
-            // The log does not tell who was a member before its first entry.
-            self.raft.forget_first();
-        }
         let missing: Vec<u64> = wanted.iter().copied().filter(|id| !is_known(id)).collect();
         if let Some(first) = missing.first() {
             return self.propose_change(vec![(ConfChangeType::AddLearnerNode, *first)]);
@@ -38,13 +34,10 @@ impl Group {
         let all = now.voters.iter().chain(&now.learners);
         let leaving: Vec<u64> = all.copied().filter(|id| !is_wanted(id)).collect();
         let replicas = self.raft.replicas();
+        let last = self.raft.last_index();
         let has_the_log = |id: &u64| {
-            replicas.iter().any(|r| {
-                r.raft_id == *id
-                    && r.is_active
-                    && !r.is_installing
-                    && r.matched + LAG_MAX >= self.raft.last_index()
-            })
+            let mut all = replicas.iter();
+            all.any(|r| r.raft_id == *id && r.has_all_but(LAG_MAX, last))
         };
         if !joining.iter().all(has_the_log) {
             return;

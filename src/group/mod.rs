@@ -357,6 +357,7 @@ impl Group {
                 break;
             }
             effects.extend(step.persist.map(Effect::Persist));
+            let mut is_changed = false;
             for entry in step.committed {
                 let position = LogPosition {
                     index: entry.index,
@@ -365,11 +366,15 @@ impl Group {
                 if entry.is_conf_change {
                     self.passed(position, effects);
                     self.raft.change_membership(&entry.payload);
+                    is_changed = true;
                 } else {
                     self.apply(position, &entry.payload, effects);
                 }
             }
             self.raft.applied(self.applied.index);
+            if is_changed {
+                self.raft.forget_first();
+            }
             for (context, index) in step.reads {
                 self.on_confirmed(&context, index, effects);
             }

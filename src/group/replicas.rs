@@ -94,11 +94,10 @@ impl Raft {
         !self.node.store().conf_state().voters.is_empty()
     }
 
-    /// Forgets the log's first entry, if it is applied: replicas that have nothing then get a checkpoint.
+    /// Forgets the log's first entry, which is applied: a log tells how members changed, not who the founders were, so whoever
+    /// leads from here on gives those that have nothing a checkpoint.
     pub(super) fn forget_first(&mut self) {
-        if self.node.raft.raft_log.applied > 0 {
-            self.node.mut_store().compact(1);
-        }
+        self.node.mut_store().compact(1);
     }
 
     /// A membership change is in the log and not applied.

@@ -80,3 +80,11 @@ pub struct Replica {
     /// It votes.
     pub is_voter: bool,
 }
+
+impl Replica {
+    /// It lives and lacks at most so many of the entries up to `last`. One that has told of none has nothing, however short
+    /// the log is; a new one counts as active before it was ever heard of.
+    pub fn has_all_but(&self, lag_max: u64, last: u64) -> bool {
+        self.is_active && !self.is_installing && self.matched > 0 && self.matched + lag_max >= last
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::replicas::{Cluster, tail_of};
+use super::replicas::{Cluster, others, tail_of};
 use super::*;
 
 /// Ticks within which a change is carried out.
@@ -155,7 +155,7 @@ fn a_leader_that_dies_at_any_moment_of_a_change_leaves_a_group_that_goes_on() {
 fn a_dead_member_is_removed_and_its_removal_can_be_taken_back() {
     let mut cluster = Cluster::new();
     let leader = cluster.elect(&[1, 2, 3]);
-    let (dead, other) = super::replicas::others(leader);
+    let (dead, other) = others(leader);
     cluster.ask(leader, "s", create(Expiry::Never));
     cluster.cut.insert(dead);
     let wanted = sorted(vec![leader, other]);
@@ -176,7 +176,7 @@ fn a_dead_member_is_removed_and_its_removal_can_be_taken_back() {
 fn a_late_refusal_does_not_send_again_what_a_follower_has() {
     let mut cluster = Cluster::new();
     let leader = cluster.elect(&[1, 2, 3]);
-    let (follower, _) = super::replicas::others(leader);
+    let (follower, _) = others(leader);
     cluster.ask(leader, "s", create(Expiry::Never));
     for _ in 0..10 {
         cluster.ask(leader, "s", append("x"));
@@ -202,4 +202,110 @@ fn a_late_refusal_does_not_send_again_what_a_follower_has() {
     );
     cluster.settle();
     cluster.ask(leader, "s", append("x"));
+}
+
+/// Ticks until a group of four sleeps, or a replica has fetched what it lacks.
+const SETTLED: usize = 150;
+
+/// An idle group has a short log: who has nothing of it lacks few entries, and is no member that could vote.
+#[test]
+fn who_heard_nothing_yet_does_not_vote_in_a_group_with_a_short_log() {
+    let mut cluster = Cluster::new();
+    cluster.elect(&[1, 2, 3]);
+    for _ in 0..SETTLED {
+        cluster.tick();
+    }
+    assert!(cluster.groups.iter().all(Group::is_asleep));
+    cluster.add_replica(4);
+    cluster.cut.insert(4);
+    let mut learned = false;
+    for _ in 0..10 {
+        change(&mut cluster, &[1, 2, 3, 4], |c| {
+            let leader = c.groups.iter().find(|g| g.is_ready()).unwrap();
+            let members = leader.membership();
+            learned |= members.learners.contains(&4);
+            assert!(!members.voters.contains(&4), "{members:?}");
+            true
+        });
+    }
+    assert!(learned);
+    cluster.cut.clear();
+    cluster.reach(&[1, 2, 3, 4]);
+    for _ in 0..SETTLED {
+        cluster.tick();
+    }
+    assert!(cluster.groups.iter().all(Group::is_asleep));
+    let applied: BTreeSet<u64> = cluster.groups.iter().map(|g| g.applied().index).collect();
+    assert_eq!(applied.len(), 1, "{applied:?}");
+}
+
+/// Whoever leads next sends a new member a checkpoint, also if it was not the one that took it in: a log that begins with
+/// its first entry does not tell who the founders were, and a new member does not take it.
+#[test]
+fn a_new_member_is_taught_by_a_leader_that_did_not_take_it_in() {
+    let mut cluster = Cluster::new();
+    let old = cluster.elect(&[1, 2, 3]);
+    let (a, b) = others(old);
+    cluster.add_replica(4);
+    cluster.cut.insert(4);
+    change(&mut cluster, &[1, 2, 3, 4], |c| {
+        let all = [old, a, b];
+        let knows = |n: &u64| c.groups[*n as usize - 1].membership().learners == [4];
+        all.iter().all(knows)
+    });
+    cluster.cut.insert(old);
+    let new = cluster.elect(&[a, b]);
+    cluster.cut.clear();
+    // Nobody asks for a change: all members are members already.
+    for _ in 0..SETTLED {
+        cluster.tick();
+    }
+    let applied = cluster.group(new).applied();
+    assert_eq!(cluster.group(4).applied(), applied);
+    assert!(cluster.groups.iter().all(Group::is_asleep));
+}
+
+/// The same after all have been started again from logs that reach back to the first entry.
+#[test]
+fn a_new_member_is_taught_after_a_restart_from_a_whole_log() {
+    let change = ::raft::prelude::ConfChangeV2 {
+        changes: vec![::raft::prelude::ConfChangeSingle {
+            change_type: ::raft::prelude::ConfChangeType::AddNode as i32,
+            node_id: 4,
+        }],
+        ..Default::default()
+    };
+    let entry = |index, is_conf_change, payload| LogEntry {
+        index,
+        term: 1,
+        is_conf_change,
+        payload,
+    };
+    let entries = vec![
+        entry(1, false, Bytes::new()),
+        entry(2, true, prost011::Message::encode_to_vec(&change).into()),
+    ];
+    let mut cluster = Cluster::new();
+    for node_id in 1..=3 {
+        let start = RaftStart {
+            node_id,
+            membership: members(&[1, 2, 3]),
+            hard_state: SavedHardState {
+                term: 1,
+                vote: 0,
+                commit: 2,
+            },
+            entries: entries.clone(),
+            ..RaftStart::default()
+        };
+        *cluster.group(node_id) = Group::new(Machine::new(1), start, 0).unwrap();
+    }
+    cluster.add_replica(4);
+    let leader = cluster.elect(&[1, 2, 3]);
+    for _ in 0..SETTLED {
+        cluster.tick();
+    }
+    let applied = cluster.group(leader).applied();
+    assert_eq!(cluster.group(4).applied(), applied);
+    assert!(cluster.groups.iter().all(Group::is_asleep));
 }
