@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use futures_lite::{AsyncWriteExt, FutureExt};
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Version};
 use hyper_util::server::conn::auto;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -21,6 +22,9 @@ use super::net::{Listener, Socket as CoreSocket};
 use super::signal::Event;
 use super::timeouts::Timeouts;
 use crate::http::ResponseBody;
+
+/// How long a client that keeps its connection may begin one more request when the server stops.
+const FAREWELL: Duration = Duration::from_millis(250);
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -236,13 +240,25 @@ async fn connection<S, F>(
     }
     let has_begun = Rc::new(Cell::new(false));
     let begun = has_begun.clone();
+    let is_last = Rc::new(Cell::new(false));
+    let (last, is_h2) = (is_last.clone(), Rc::new(Cell::new(false)));
+    let h2 = is_h2.clone();
     let idle = timer
         .0
         .after(Duration::from_millis(limits.header_timeout_ms));
     let service = service_fn(move |request| {
         begun.set(true);
+        h2.set(request.version() == Version::HTTP_2);
         let response = serve(request);
-        async move { Ok::<_, std::convert::Infallible>(response.await) }
+        let (last, h2) = (last.clone(), h2.clone());
+        async move {
+            let mut response = response.await;
+            if last.get() && !h2.get() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        }
     });
     let mut builder = auto::Builder::new(LocalExec);
     builder
@@ -280,6 +296,22 @@ async fn connection<S, F>(
     let result = match served.or(stopped).or(silent).await {
         Some(result) => result,
         None => {
+            // A connection that is closed while a request is on its way loses it, and the client cannot know whether it was
+            // served. HTTP/2 says so in good time; in HTTP/1.1 a client in the middle of its work gets its answer with
+            // `Connection: close`, and only who is idle after that is cut (RFC 9112, section 9.6).
+            is_last.set(true);
+            let ended = if is_h2.get() {
+                None
+            } else {
+                let farewell = async {
+                    glommio::timer::sleep(FAREWELL).await;
+                    None
+                };
+                async { Some(connection.as_mut().await) }.or(farewell).await
+            };
+            if let Some(result) = ended {
+                return log_end(result);
+            }
             connection.as_mut().graceful_shutdown();
             let timeout = async {
                 glommio::timer::sleep(Duration::from_millis(limits.shutdown_timeout_ms)).await;
@@ -288,6 +320,10 @@ async fn connection<S, F>(
             connection.or(timeout).await
         }
     };
+    log_end(result);
+}
+
+fn log_end<E: std::fmt::Display>(result: Result<(), E>) {
     if let Err(error) = result {
         log::debug!("event=connection_ended error=\"{error}\"");
     }

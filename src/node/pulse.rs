@@ -1,7 +1,7 @@
 //! Sees whether each core's time goes on, and wakes one whose time stands still.
 //!
-//! An executor of glommio 0.9 can fall asleep beside a timer that is due, on a machine under load (seen in tests of nothing
-//! but executors and timers); nothing but other I/O would wake it. An interrupted wait looks again.
+//! An executor of glommio 0.9 can fall asleep beside tasks that are ready (why: `core/net/poller.rs`), on a machine under load;
+//! nothing but other I/O or a timer would wake it. An interrupted wait looks again.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
