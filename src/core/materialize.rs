@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use storage::pack::ChunkLocation;
 
 use super::Core;
 use crate::protocol::{Op, Outcome, Piece, ReadPlan, Refusal, Request};
@@ -42,20 +43,22 @@ impl Core {
                         return Err(Refusal::DataDamaged);
                     };
                     let path = super::checkpoint::pack_path(&disk.dir, group, chunk.pack);
-                    let whole = disk
-                        .packs
-                        .read(&path, chunk.position, chunk.length, chunk.crc32c)
-                        .await;
-                    match whole {
-                        Ok(whole) => bytes.push(whole.slice(from as usize..to as usize)),
+                    let location = ChunkLocation {
+                        position: chunk.position,
+                        length: chunk.length,
+                        crc32c: chunk.crc32c,
+                    };
+                    match disk.packs.read(&path, location).await {
+                        Ok(Some(whole)) => bytes.push(whole.slice(from as usize..to as usize)),
+                        Ok(None) => {
+                            // Its last stream was deleted, or a fetched checkpoint has its streams elsewhere: a new plan
+                            // finds out.
+                            log::warn!("event=plan_outdated path={}", path.display());
+                            return Err(Refusal::Unavailable);
+                        }
                         Err(error) => {
                             log::error!("event=read_failed {error}");
-                            // A pack goes when its last stream is deleted: one more try finds that there is none.
-                            return Err(if is_gone(&error) {
-                                Refusal::Unavailable
-                            } else {
-                                self.found_damage(&error).await
-                            });
+                            return Err(self.found_damage(&error).await);
                         }
                     }
                 }
@@ -102,9 +105,4 @@ impl Core {
         }
         Ok(bytes)
     }
-}
-
-fn is_gone(error: &storage::StorageError) -> bool {
-    matches!(error, storage::StorageError::Io { source, .. }
-        if source.kind() == std::io::ErrorKind::NotFound)
 }

@@ -26,7 +26,7 @@ pub struct CheckpointPlan {
     pub position: LogPosition,
     /// The membership there.
     pub membership: Membership,
-    /// The hard state now.
+    /// The hard state now, with no more committed than the state holds.
     pub hard_state: SavedHardState,
     /// Changed streams in key order; `None`: gone.
     pub delta: Vec<(StreamKey, Option<Vec<u8>>)>,
@@ -83,10 +83,13 @@ impl Group {
             delta.push((key, Some(value)));
         }
         machine.packs.retain(|_, live| *live > 0);
+        let mut hard_state = self.raft.hard_state();
+        // Entries beyond may be committed by others and not on this disk yet: a start would miss them.
+        hard_state.commit = hard_state.commit.min(self.applied.index);
         CheckpointPlan {
             position: self.applied,
             membership: self.raft.membership(),
-            hard_state: self.raft.hard_state(),
+            hard_state,
             delta,
             group_state: machine.group_state().encode_to_vec(),
             packs: machine.packs.keys().copied().collect(),

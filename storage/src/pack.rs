@@ -132,17 +132,16 @@ pub struct PackReader {
 }
 
 impl PackReader {
-    /// Reads a chunk and verifies it.
+    /// Reads a chunk and verifies it. `None`: no pack of that name has such a chunk, so the plan that names it is older than
+    /// the files. A checkpoint of this node removed the pack, or a fetched one brought another under the same name.
     ///
     /// # Errors
     /// [`StorageError::Corrupt`] naming the file and the chunk's place.
     pub async fn read(
         &self,
         path: &Path,
-        position: u64,
-        length: u32,
-        crc32c: u32,
-    ) -> Result<Bytes, StorageError> {
+        chunk: ChunkLocation,
+    ) -> Result<Option<Bytes>, StorageError> {
         let known = self
             .open
             .borrow()
@@ -150,21 +149,24 @@ impl PackReader {
             .find(|(known, _)| known == path)
             .map(|(_, file)| file.clone());
         let owned = path.to_owned();
-        let (file, bytes) =
-            blocking::run(move || read_chunk(known, &owned, position, length, crc32c)).await?;
+        let read = blocking::run(move || read_chunk(known, &owned, chunk)).await?;
+        let Some((file, bytes)) = read else {
+            return Ok(None);
+        };
         let mut open = self.open.borrow_mut();
-        if !open.iter().any(|(known, _)| known == path) {
-            open.push_back((path.to_owned(), file));
-            if open.len() > OPEN_MAX {
-                open.pop_front();
-            }
+        match open.iter_mut().find(|(known, _)| known == path) {
+            Some((_, known)) => *known = file,
+            None => open.push_back((path.to_owned(), file)),
         }
-        Ok(bytes)
+        if open.len() > OPEN_MAX {
+            open.pop_front();
+        }
+        Ok(Some(bytes))
     }
 }
 
 impl PackReader {
-    /// The packs below a directory are others from now on.
+    /// The packs below a directory are others from now on. Readers of other cores find that out by themselves.
     pub fn forget(&self, dir: &Path) {
         self.open
             .borrow_mut()
@@ -172,29 +174,48 @@ impl PackReader {
     }
 }
 
+/// `known` may be of a pack that had this path before.
 fn read_chunk(
     known: Option<Arc<File>>,
     path: &Path,
-    position: u64,
-    length: u32,
-    crc32c: u32,
-) -> Result<(Arc<File>, Bytes), StorageError> {
-    let file = match known {
-        Some(file) => file,
-        None => Arc::new(File::open(path).map_err(|e| io_error(path, "open", e))?),
+    chunk: ChunkLocation,
+) -> Result<Option<(Arc<File>, Bytes)>, StorageError> {
+    if let Some(file) = known
+        && let Ok(bytes) = read_verified(&file, path, chunk)
+    {
+        return Ok(Some((file, bytes)));
+    }
+    let file = match File::open(path) {
+        Ok(file) => Arc::new(file),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error(path, "open", error)),
     };
-    let mut bytes = vec![0; length as usize];
-    file.read_exact_at(&mut bytes, position)
+    match read_verified(&file, path, chunk) {
+        Ok(bytes) => Ok(Some((file, bytes))),
+        // Only a sound index that does not have the chunk says that nothing is damaged.
+        Err(error) => match verify::has_chunk(&file, path, chunk) {
+            Ok(false) => Ok(None),
+            Ok(true) | Err(_) => Err(error),
+        },
+    }
+}
+
+fn read_verified(file: &File, path: &Path, chunk: ChunkLocation) -> Result<Bytes, StorageError> {
+    let mut bytes = vec![0; chunk.length as usize];
+    file.read_exact_at(&mut bytes, chunk.position)
         .map_err(|e| io_error(path, "read", e))?;
-    if crc32c::crc32c(&bytes) != crc32c {
-        let what = format!("the checksum of the chunk of {length} bytes is wrong");
+    if crc32c::crc32c(&bytes) != chunk.crc32c {
+        let what = format!(
+            "the checksum of the chunk of {} bytes is wrong",
+            chunk.length
+        );
         return Err(StorageError::Corrupt {
             path: path.to_owned(),
-            offset: position,
+            offset: chunk.position,
             what,
         });
     }
-    Ok((file, bytes.into()))
+    Ok(bytes.into())
 }
 
 #[cfg(test)]
@@ -215,9 +236,7 @@ mod tests {
         let b = plan.add("/b", 2, 7, vec![Bytes::from_static(b"world")]);
         let size = plan.write(&path).unwrap();
         assert_eq!(size, std::fs::metadata(&path).unwrap().len());
-        let read = |c: ChunkLocation| {
-            read_chunk(None, &path, c.position, c.length, c.crc32c).map(|(_, b)| b)
-        };
+        let read = |c| read_chunk(None, &path, c).map(|read| read.unwrap().1);
         assert_eq!(read(a).unwrap(), "hello");
         assert_eq!(read(b).unwrap(), "world");
         let mut bytes = std::fs::read(&path).unwrap();
@@ -230,5 +249,32 @@ mod tests {
                 .contains("pack-1 is damaged at byte 16")
         );
         assert_eq!(read(b).unwrap(), "world");
+    }
+    #[test]
+    fn another_pack_under_the_same_name_is_no_damage_and_a_file_of_before_is_not_read_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pack-1");
+        let write = |body: &'static [u8]| {
+            let mut plan = PackPlan::new(3, 1);
+            let chunk = plan.add("/a", 1, 0, vec![Bytes::from_static(body)]);
+            plan.write(&path).unwrap();
+            chunk
+        };
+        let before = write(b"as this node wrote it, and longer than the other");
+        let (opened, _) = read_chunk(None, &path, before).unwrap().unwrap();
+        let after = write(b"as it was fetched");
+        // A plan of before, without and with a file of before.
+        assert!(read_chunk(None, &path, before).unwrap().is_none());
+        let kept = read_chunk(Some(opened.clone()), &path, before);
+        assert!(kept.unwrap().is_some());
+        // A plan of now, on a core that has the file of before open.
+        let (_, bytes) = read_chunk(Some(opened), &path, after).unwrap().unwrap();
+        assert_eq!(bytes, "as it was fetched");
+        // Where the index cannot tell, it is damage.
+        let good = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &good[..good.len() - 1]).unwrap();
+        assert!(read_chunk(None, &path, before).is_err());
+        std::fs::remove_file(&path).unwrap();
+        assert!(read_chunk(None, &path, after).unwrap().is_none());
     }
 }

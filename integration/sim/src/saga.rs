@@ -55,7 +55,8 @@ pub struct Reading {
     pub op: Op,
     outcome: Outcome,
     bytes: Vec<u8>,
-    rest: VecDeque<Piece>,
+    /// Each with the index of its group's checkpoint when it was planned.
+    rest: VecDeque<(Piece, u64)>,
     lead: u32,
 }
 
@@ -244,15 +245,25 @@ impl World {
         let reading = Reading {
             op,
             bytes: Vec::new(),
-            rest: plan.pieces.iter().cloned().collect(),
+            rest: self.planned(node, &plan.pieces),
             lead: plan.lead.into(),
             outcome,
         };
         self.read_on(node, reading);
     }
 
+    fn planned(&self, node: u64, pieces: &[Piece]) -> VecDeque<(Piece, u64)> {
+        let checkpoints = &self.nodes[node as usize - 1].disk.checkpoints;
+        let index_of = |group| checkpoints.get(group).map_or(0, |c| c.manifest.index);
+        let planned = pieces.iter().map(|piece| match piece {
+            Piece::Cold { group, .. } => (piece.clone(), index_of(group)),
+            _ => (piece.clone(), 0),
+        });
+        planned.collect()
+    }
+
     fn read_on(&mut self, node: u64, mut reading: Reading) {
-        while let Some(piece) = reading.rest.pop_front() {
+        while let Some((piece, planned_at)) = reading.rest.pop_front() {
             match piece {
                 Piece::Hot(hot) => reading.bytes.extend_from_slice(&hot),
                 Piece::Cold {
@@ -264,6 +275,11 @@ impl World {
                     let checkpoints = &self.node(node).disk.checkpoints;
                     let found = checkpoints.get(&group);
                     let Some(found) = found.and_then(|c| c.read(&chunk, from, to)) else {
+                        if found.is_some_and(|c| c.manifest.index > planned_at) {
+                            // The files were others while it waited for inherited bytes: the client is to ask again.
+                            let refused = Outcome::Refused(Refusal::Unavailable);
+                            return self.answer_client(&reading.op, &refused, None);
+                        }
                         return self.find(format!(
                             "node {node}: a read of group {group} needs {chunk:?}, which is not on its disk"
                         ));
@@ -296,9 +312,9 @@ impl World {
     fn on_inherited(&mut self, node: u64, mut reading: Reading, outcome: Outcome) {
         match outcome {
             Outcome::Read(plan) => {
-                for piece in plan.pieces.into_iter().rev() {
-                    reading.rest.push_front(piece);
-                }
+                let mut rest = self.planned(node, &plan.pieces);
+                rest.append(&mut reading.rest);
+                reading.rest = rest;
                 self.read_on(node, reading);
             }
             Outcome::Refused(Refusal::SourceNotFound | Refusal::OffsetBeyondTail { .. })

@@ -226,3 +226,23 @@ fn proposals_that_were_given_up_keep_no_group_from_stopping() {
     }
     assert!(cluster.groups.iter().all(Group::is_idle));
 }
+
+#[test]
+fn a_checkpoint_promises_no_entries_that_its_disk_may_not_have() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    let (a, _) = others(leader);
+    cluster.ask(leader, "s", create(Expiry::Never));
+    cluster.tick();
+    // The others commit what this one has not written.
+    cluster.slow_disk = Some(a);
+    cluster.ask(leader, "s", append("x"));
+    cluster.tick();
+    let group = cluster.group(a);
+    let (applied, committed) = (group.applied().index, group.hard_state().commit);
+    assert!(committed > applied, "{committed} {applied}");
+    cluster.checkpoint(a);
+    let plan = &cluster.checkpoints[&a].0;
+    assert_eq!(plan.position.index, applied);
+    assert_eq!(plan.hard_state.commit, applied);
+}

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{END_MAGIC, HEADER_BYTES, MAGIC};
+use super::{ChunkLocation, END_MAGIC, HEADER_BYTES, MAGIC};
 use crate::{StorageError, io_error};
 
 const TRAILER_BYTES: u64 = 24;
@@ -24,17 +24,58 @@ pub struct PackSummary {
     pub bytes: u64,
 }
 
+/// The entries of a pack, verified.
+struct Index {
+    entries: Vec<ChunkLocation>,
+    group: u32,
+    number: u32,
+    bytes: u64,
+}
+
 /// Checks a pack. Blocks; not for an executor.
 ///
 /// # Errors
 /// [`StorageError::Corrupt`] naming the place, or the system's.
 pub fn verify(path: &Path) -> Result<PackSummary, StorageError> {
-    let corrupt = |offset: u64, what: &str| StorageError::Corrupt {
+    let file = File::open(path).map_err(|e| io_error(path, "open", e))?;
+    let index = read_index(&file, path)?;
+    for chunk in &index.entries {
+        let (at, length) = (chunk.position, u64::from(chunk.length));
+        if checksum(&file, path, at, length)? != chunk.crc32c {
+            let what = format!("the checksum of the chunk of {length} bytes is wrong");
+            return Err(corrupt(path, at, &what));
+        }
+    }
+    Ok(PackSummary {
+        group: index.group,
+        number: index.number,
+        chunks: index.entries.len() as u64,
+        bytes: index.bytes,
+    })
+}
+
+/// Whether a pack was written with this chunk, by its index; what the chunk's bytes are now is not looked at. Blocks.
+///
+/// # Errors
+/// [`StorageError::Corrupt`] if the index cannot tell, or the system's.
+pub(super) fn has_chunk(
+    file: &File,
+    path: &Path,
+    chunk: ChunkLocation,
+) -> Result<bool, StorageError> {
+    Ok(read_index(file, path)?.entries.contains(&chunk))
+}
+
+fn corrupt(path: &Path, offset: u64, what: &str) -> StorageError {
+    StorageError::Corrupt {
         path: path.to_owned(),
         offset,
         what: what.to_owned(),
-    };
-    let file = File::open(path).map_err(|e| io_error(path, "open", e))?;
+    }
+}
+
+fn read_index(file: &File, path: &Path) -> Result<Index, StorageError> {
+    let corrupt = |offset, what| corrupt(path, offset, what);
     let bytes = file
         .metadata()
         .map_err(|e| io_error(path, "read", e))?
@@ -42,52 +83,49 @@ pub fn verify(path: &Path) -> Result<PackSummary, StorageError> {
     if bytes < HEADER_BYTES + TRAILER_BYTES {
         return Err(corrupt(0, "a pack is longer"));
     }
-    let header = read(&file, path, 0, HEADER_BYTES as usize)?;
+    let header = read(file, path, 0, HEADER_BYTES as usize)?;
     if &header[..8] != MAGIC {
         return Err(corrupt(0, "not a pack"));
     }
     let trailer_at = bytes - TRAILER_BYTES;
-    let trailer = read(&file, path, trailer_at, TRAILER_BYTES as usize)?;
-    let index_at = u64_at(&trailer, 0);
-    if &trailer[16..] != END_MAGIC || !(HEADER_BYTES..=trailer_at).contains(&index_at) {
+    let trailer = read(file, path, trailer_at, TRAILER_BYTES as usize)?;
+    let at = u64_at(&trailer, 0);
+    if &trailer[16..] != END_MAGIC || !(HEADER_BYTES..=trailer_at).contains(&at) {
         return Err(corrupt(trailer_at, "the trailer is wrong"));
     }
-    let index = read(&file, path, index_at, (trailer_at - index_at) as usize)?;
+    let index = read(file, path, at, (trailer_at - at) as usize)?;
     if crc32c::crc32c(&index) != u32_at(&trailer, 12) {
-        return Err(corrupt(index_at, "the checksum of the index is wrong"));
+        return Err(corrupt(at, "the checksum of the index is wrong"));
     }
     let mut rest = &index[..];
-    let mut chunks = 0;
+    let mut entries = Vec::new();
     let mut end = HEADER_BYTES;
     while !rest.is_empty() {
         let key_bytes = rest
             .get(..2)
             .map_or(0, |l| usize::from(u16::from_le_bytes([l[0], l[1]])));
         let entry = rest.get(2 + key_bytes..2 + key_bytes + 32);
-        let entry = entry.ok_or_else(|| corrupt(index_at, "an entry of the index is cut"))?;
-        let (position, length) = (u64_at(entry, 16), u64::from(u32_at(entry, 24)));
+        let entry = entry.ok_or_else(|| corrupt(at, "an entry of the index is cut"))?;
+        let chunk = ChunkLocation {
+            position: u64_at(entry, 16),
+            length: u32_at(entry, 24),
+            crc32c: u32_at(entry, 28),
+        };
         // Chunks lie back to back, in the index's order.
-        if position != end || position + length > index_at {
-            return Err(corrupt(
-                index_at,
-                "the index names a place where no chunk is",
-            ));
+        if chunk.position != end || end + u64::from(chunk.length) > at {
+            return Err(corrupt(at, "the index names a place where no chunk is"));
         }
-        if checksum(&file, path, position, length)? != u32_at(entry, 28) {
-            let what = format!("the checksum of the chunk of {length} bytes is wrong");
-            return Err(corrupt(position, &what));
-        }
-        end = position + length;
-        chunks += 1;
+        end += u64::from(chunk.length);
+        entries.push(chunk);
         rest = &rest[2 + key_bytes + 32..];
     }
-    if chunks != u64::from(u32_at(&trailer, 8)) || end != index_at {
+    if entries.len() as u64 != u64::from(u32_at(&trailer, 8)) || end != at {
         return Err(corrupt(trailer_at, "the number of chunks is wrong"));
     }
-    Ok(PackSummary {
+    Ok(Index {
+        entries,
         group: u32_at(&header, 8),
         number: u32_at(&header, 12),
-        chunks,
         bytes,
     })
 }
