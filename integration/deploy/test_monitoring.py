@@ -114,11 +114,13 @@ def test_a_node_that_is_gone_fires_what_it_should(site, prometheus):
     try:
         wanted = {"UrsulaNodeDown", "UrsulaQuorumAtRisk"}
         wait_until("both fire", 120, lambda: wanted <= prometheus.alerts("firing"), pause=1)
+        assert prometheus.alerts("firing") == wanted
         # It fires after five minutes, as the rules' own test says.
-        assert prometheus.alerts("pending", "firing") == wanted | {"UrsulaUnderReplicated"}
+        assert "UrsulaUnderReplicated" in prometheus.alerts("pending", "firing")
     finally:
         site.lab["c"].ssh("systemctl start ursula")
-    wait_until("no alert", 60, lambda: not prometheus.alerts("pending", "firing"), pause=1)
+    # The machines share a disk with whatever else fills it just then: that it may be full in a day is no consequence.
+    wait_until("no alert", 60, lambda: not prometheus.alerts("pending", "firing") - {"UrsulaDiskFullWithinADay"}, pause=1)
 
 
 def test_a_disk_that_is_full_fires_what_it_should(site, prometheus):
