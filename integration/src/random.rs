@@ -29,3 +29,10 @@ impl Random {
         &list[self.below(list.len() as u64) as usize]
     }
 }
+
+/// Bytes that do not become much smaller when they are compressed; the same for the same seed.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut random = Random::new(seed);
+    let next = move || random.draw() as u8;
+    std::iter::repeat_with(next).take(length).collect()
+}

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use integration::random::noise;
 use integration::{Server, scratch_dir, suite};
 
 const BYTES: &str = "application/octet-stream";
@@ -79,18 +80,6 @@ fn objects(dir: &Path) -> (usize, u64) {
         }
     }
     (count, bytes)
-}
-
-/// Bytes that do not become much smaller.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let next = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    std::iter::repeat_with(next).take(length).collect()
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use integration::cluster::Cluster;
+use integration::random::noise;
 use integration::s3::{BUCKET, Fault, FaultProxy, KEY_ID, S3Server, SECRET};
 use integration::{Client, Server, scratch_dir};
 
@@ -34,17 +35,6 @@ fn settings(store: &str) -> Vec<String> {
     .into_iter()
     .flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()])
     .collect()
-}
-
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let next = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    std::iter::repeat_with(next).take(length).collect()
 }
 
 /// The sum of a metric over its labels.
