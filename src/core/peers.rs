@@ -375,7 +375,10 @@ impl Core {
         let level = match bad {
             BadMessage::LogLost | BadMessage::Diverged => log::Level::Error,
             // A replica that was replaced is written to until its group knows.
-            BadMessage::Kind | BadMessage::NotForUs | BadMessage::Entries => log::Level::Debug,
+            BadMessage::Kind
+            | BadMessage::NotForUs
+            | BadMessage::Unsigned
+            | BadMessage::Entries => log::Level::Debug,
         };
         log::log!(
             level,

@@ -165,7 +165,9 @@ impl Group {
         let Some(offer) = &message.checkpoint else {
             return;
         };
-        let is_wanted = message.term >= self.raft.term() && offer.index > self.raft.commit();
+        let is_signed = message.term > 0 && message.from > 0;
+        let is_wanted =
+            is_signed && message.term >= self.raft.term() && offer.index > self.raft.commit();
         if !is_wanted || self.fetching.is_some() || message.to != self.raft.id() {
             return;
         }

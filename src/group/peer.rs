@@ -20,6 +20,9 @@ pub enum BadMessage {
     /// For another replica.
     #[error("a message for another replica")]
     NotForUs,
+    /// Of no term, or from nobody: so raft-rs marks what a replica says to itself.
+    #[error("a message without its term or its sender")]
+    Unsigned,
     /// Entries with gaps, or damaged on the way.
     #[error("its entries are damaged or do not follow each other")]
     Entries,
@@ -129,6 +132,9 @@ pub(super) fn incoming(
     use MessageType as T;
     if message.to != own_id || message.from == own_id {
         return Err(BadMessage::NotForUs);
+    }
+    if message.term == 0 || message.from == 0 {
+        return Err(BadMessage::Unsigned);
     }
     let kind = i32::try_from(message.r#type).ok().and_then(T::from_i32);
     let kind = kind.ok_or(BadMessage::Kind)?;

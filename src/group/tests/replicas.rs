@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use ::raft::prelude::MessageType;
 use raftproto::peer::RaftMessage;
 
 use super::*;
@@ -390,6 +391,41 @@ fn a_replica_whose_log_was_lost_is_not_brought_down_by_its_leader() {
         cluster.ask(leader, "s", append("x")),
         Outcome::Appended { .. }
     ));
+}
+
+#[test]
+fn a_message_without_a_term_or_a_sender_does_not_reach_raft() {
+    // raft-rs takes term 0 for its own word, and ends the process where it would have to answer a vote in it.
+    let mut fresh = Group::new(
+        Machine::new(1),
+        RaftStart {
+            node_id: 1,
+            membership: members(&[1, 2, 3]),
+            ..RaftStart::default()
+        },
+        0,
+    )
+    .unwrap();
+    let kinds = [
+        MessageType::MsgRequestVote,
+        MessageType::MsgRequestPreVote,
+        MessageType::MsgHeartbeat,
+        MessageType::MsgAppend,
+    ];
+    for (kind, (from, term)) in kinds.into_iter().flat_map(|k| [(k, (2, 0)), (k, (0, 1))]) {
+        let message = RaftMessage {
+            group: 1,
+            r#type: kind as u32,
+            to: 1,
+            from,
+            term,
+            ..RaftMessage::default()
+        };
+        let mut effects = Vec::new();
+        fresh.step(Now::default(), Input::Peer(message), &mut effects);
+        assert_eq!(effects.len(), 1, "{effects:?}");
+        assert!(matches!(effects[0], Effect::Trouble(BadMessage::Unsigned)));
+    }
 }
 
 #[test]
