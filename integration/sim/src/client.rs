@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use ursula::protocol::{Outcome, Producer, Refusal};
+use ursula::protocol::{Outcome, Producer, Refusal, StreamKey};
 
 use crate::history::{Op, What};
 use crate::plan::Plan;
@@ -29,13 +29,25 @@ pub struct Client {
 
 /// The group of a key.
 pub fn group_of(key: &str) -> u32 {
-    let group = key.strip_prefix("/g").and_then(|k| k.split_once('-'));
+    let group = key.split_once("/g").and_then(|(_, k)| k.split_once('-'));
     group.and_then(|(g, _)| g.parse().ok()).unwrap_or(0)
 }
 
-/// A stream's key and its group.
-pub fn key(group: u32, number: u64) -> String {
-    format!("/g{group}-{number}")
+/// The keys of each group: such that their slots are the group's.
+pub type Keys = Vec<Vec<String>>;
+
+/// See [`Keys`]; the first group is 1.
+pub fn keys(groups: u32, each: u64) -> Keys {
+    let fits = |key: &String, group: u32| {
+        let slot = StreamKey::from_stored(key).slot();
+        1 + u32::from(slot.0) % groups == group
+    };
+    let of_group = |group: u32| {
+        let all = (0..).map(move |number| format!("/g{group}-{number}"));
+        let own = all.filter(|key| fits(key, group));
+        own.take(each as usize).collect()
+    };
+    (1..=groups).map(of_group).collect()
 }
 
 impl Client {
@@ -48,14 +60,22 @@ impl Client {
     }
 
     /// What it asks next, as operation `id`.
-    pub fn next(&mut self, id: u64, plan: &Plan, rng: &mut Rng, now_us: u64) -> Op {
+    pub fn next(
+        &mut self,
+        id: u64,
+        plan: &Plan,
+        keys: &Keys,
+        nodes: u64,
+        rng: &mut Rng,
+        now_us: u64,
+    ) -> Op {
         let group = rng.range(1, plan.groups) as u32;
-        let key = key(group, rng.below(plan.keys));
-        let what = self.what(id, &key, plan, rng);
+        let key = rng.choose(&keys[group as usize - 1]).clone();
+        let what = self.what(id, &key, plan, keys, rng);
         Op {
             id,
             client: self.number,
-            node: rng.range(1, plan.nodes),
+            node: rng.range(1, nodes),
             group,
             key,
             what,
@@ -64,7 +84,7 @@ impl Client {
         }
     }
 
-    fn what(&mut self, id: u64, key: &str, plan: &Plan, rng: &mut Rng) -> What {
+    fn what(&mut self, id: u64, key: &str, plan: &Plan, keys: &Keys, rng: &mut Rng) -> What {
         let close = rng.chance(10_000);
         match rng.below(100) {
             0..10 => What::Create {
@@ -96,9 +116,9 @@ impl Client {
             }
             65..67 => What::Delete,
             67..71 if plan.forks > 0 => {
-                let group = rng.range(1, plan.groups) as u32;
+                let group = rng.below(plan.groups) as usize;
                 What::Fork {
-                    source: self::key(group, rng.below(plan.keys)),
+                    source: rng.choose(&keys[group]).clone(),
                     offset: rng.chance(500_000).then(|| rng.pick(&[0, 1, 30, 500])),
                     body: body(id, plan, rng),
                 }

@@ -283,11 +283,6 @@ impl Disk {
         });
     }
 
-    /// It is damaged on purpose, or about to be.
-    pub fn is_bad(&self) -> bool {
-        self.is_damaged || self.is_next_misdirected
-    }
-
     /// Damages what was synced; answers whether there was anything. Never the last frame of a lane: a damaged one is a
     /// torn tail, which no log of one copy can tell from a write that was under way.
     pub fn damage(&mut self, how: Damage, rng: &mut Rng) -> bool {

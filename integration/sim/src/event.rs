@@ -9,7 +9,7 @@ use ursula::group::CheckpointPlan;
 use crate::checkpoint::{Checkpoint, Placer};
 
 /// A node, and which start of its process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Life {
     /// From 1.
     pub node: u64,
@@ -41,7 +41,7 @@ pub enum Event {
     /// A packet of a node arrives; one that is not Raft's only at the process that it was sent to.
     Arrive {
         /// The sender.
-        from: u64,
+        from: Life,
         /// The receiver.
         to: Life,
         /// What.
@@ -73,6 +73,10 @@ pub enum Event {
     Restart(u64),
     /// A paused node goes on.
     Resume(u64),
+    /// The operator looks.
+    Operate,
+    /// A node without a data directory asks what it is to be called.
+    Join(u64),
     /// A node hears nothing for a while.
     Deafen(u64),
     /// Links work again.

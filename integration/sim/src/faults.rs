@@ -4,7 +4,7 @@ use ursula::group::Input;
 
 use crate::disk::{Crash, Damage};
 use crate::event::Event;
-use crate::node::{Node, Waiting};
+use crate::node::Waiting;
 use crate::saga::Task;
 use crate::world::World;
 
@@ -21,7 +21,7 @@ impl World {
             return;
         }
         let mut drawn = self.rng.below(total);
-        let node = self.rng.range(1, self.plan.nodes);
+        let node = self.rng.range(1, self.nodes.len() as u64);
         for (kind, weight) in self.plan.weights().into_iter().enumerate() {
             if drawn < weight {
                 return self.strike(kind, node);
@@ -96,7 +96,7 @@ impl World {
         for op in operations {
             self.lose_operation(op);
         }
-        for peer in (1..=self.plan.nodes).filter(|p| *p != node) {
+        for peer in self.all_nodes().filter(|p| *p != node) {
             let within_us = self.rng.pick(&[10_000, 300_000, 1_500_000]);
             self.lose_link(peer, node, within_us);
         }
@@ -113,9 +113,10 @@ impl World {
         self.queue.at(at_us, Event::LinkLost(life, peer, false));
     }
 
-    fn lose_links_of(&mut self, node: u64, is_it_told: bool) {
+    /// All others learn that a node is silent, and it learns the same of them.
+    pub fn lose_links_of(&mut self, node: u64, is_it_told: bool) {
         const SILENCE_US: u64 = 1_500_000;
-        for peer in (1..=self.plan.nodes).filter(|p| *p != node) {
+        for peer in self.all_nodes().filter(|p| *p != node) {
             self.lose_link(peer, node, SILENCE_US);
             if is_it_told {
                 self.lose_link(node, peer, SILENCE_US);
@@ -125,7 +126,7 @@ impl World {
 
     fn crash_many(&mut self) {
         self.coverage.hit("several crash at once");
-        for node in 1..=self.plan.nodes {
+        for node in self.all_nodes() {
             if self.rng.chance(700_000) {
                 self.crash(node);
             }
@@ -146,7 +147,7 @@ impl World {
     }
 
     fn partition(&mut self, node: u64) {
-        let others: Vec<u64> = (1..=self.plan.nodes).filter(|n| *n != node).collect();
+        let others: Vec<u64> = self.all_nodes().filter(|n| *n != node).collect();
         let bridge = self.rng.pick(&others);
         let kind = self.rng.below(6);
         let (from_it, to_it) = (kind != 1, kind != 0);
@@ -183,18 +184,12 @@ impl World {
     pub fn deafen(&mut self, node: u64) {
         if !self.net.is_calm {
             self.coverage.hit("a former leader hears nothing");
-            let others = (1..=self.plan.nodes).filter(|n| *n != node);
-            self.net.cut.extend(others.map(|n| (n, node)));
+            let others = self.all_nodes().filter(|n| *n != node);
+            let ways: Vec<_> = others.map(|n| (n, node)).collect();
+            self.net.cut.extend(ways);
             let at_us = self.now_us + self.rng.range(100_000, 600_000);
             self.queue.at(at_us, Event::Reconnect);
         }
-    }
-
-    /// Another disk may go bad: a quorum of good ones stays, so that whatever is lost is a bug.
-    pub fn may_break(&mut self, node: u64) -> bool {
-        let is_bad = |n: &&Node| n.is_broken || n.disk.is_bad();
-        let bad = self.nodes.iter().filter(is_bad).count() as u64;
-        bad < (self.plan.nodes - 1) / 2 && !self.node(node).is_broken
     }
 
     fn damage(&mut self, node: u64) {
@@ -211,6 +206,7 @@ impl World {
         if !me.disk.damage(how, &mut self.rng) {
             return;
         }
+        self.lost.extend(me.identity.as_ref().map(|i| i.raft_id));
         self.coverage.hit(match how {
             Damage::Flip => "a bit flipped",
             Damage::Unreadable => "a sector unreadable",
@@ -234,7 +230,7 @@ impl World {
             self.coverage.hit("disk lost");
             self.trace
                 .show(self.now_us, || format!("node {node} loses its disk"));
-            self.give_up_node(node);
+            self.wipe(node, false);
         }
     }
 
@@ -264,9 +260,9 @@ impl World {
     }
 
     fn hand_over(&mut self, node: u64) {
-        let to = self.rng.range(1, self.plan.nodes);
+        let to = self.rng.range(1, self.nodes.len() as u64);
         let to = self.rng.chance(500_000).then_some(to);
-        for group in 1..=self.plan.groups as u32 {
+        for group in 0..=self.plan.groups as u32 {
             let hosted = &self.nodes[node as usize - 1].process.groups;
             let is_leader = hosted.get(&group).is_some_and(|h| h.group.is_leader());
             if is_leader && !self.node(node).is_paused {

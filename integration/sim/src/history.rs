@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use ursula::protocol::{
-    Append, ContentType, Create, Expiry, Offset, Op as Asked, Producer, Read, ReadFrom, Request,
-    StreamKey,
+    Append, ContentType, Create, Expiry, GroupTarget, Member, MemberChange, Offset, Op as Asked,
+    Producer, Read, ReadFrom, Request, StreamKey,
 };
 
 /// An operation under way.
@@ -70,6 +70,13 @@ pub enum What {
         /// A step of a live read.
         is_live: bool,
     },
+    /// Of the cluster: an operator's order.
+    Members {
+        /// The members as it was founded.
+        base: Vec<Member>,
+        /// What.
+        change: MemberChange,
+    },
 }
 
 impl What {
@@ -119,6 +126,15 @@ impl Op {
                 producer: producer.clone(),
             }),
             What::Fork { .. } => return None,
+            What::Members { base, change } => {
+                return Some(Request {
+                    target: GroupTarget::Meta,
+                    op: Asked::ChangeMembers {
+                        base: base.clone(),
+                        change: change.clone(),
+                    },
+                });
+            }
             What::Delete => Asked::Delete,
             What::Head => Asked::Head,
             What::Read {

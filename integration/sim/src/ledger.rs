@@ -5,7 +5,6 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use prost::Message;
 use raftproto::command::{CommandBatch, command::Kind};
 use ursula::protocol::{Outcome, Refusal};
@@ -13,6 +12,10 @@ use ursula::protocol::{Outcome, Refusal};
 use crate::client::group_of;
 use crate::history::{Op, What};
 use crate::model::{Model, Verdict, Version};
+use crate::node::Written;
+
+/// What orders to the members go by.
+const MEMBERS: &[u8] = b"members";
 
 /// A command in the log.
 #[derive(Debug)]
@@ -25,13 +28,15 @@ struct Logged {
 /// One group's.
 #[derive(Debug, Default)]
 struct GroupLedger {
-    entries: Vec<(u64, Bytes)>,
+    entries: Vec<Written>,
     model: Model,
     /// By the body; deletions by their key.
     logged: BTreeMap<Vec<u8>, Vec<Logged>>,
     /// What was said not to be done.
     forbidden: BTreeSet<Vec<u8>>,
     hashes: BTreeMap<u64, u64>,
+    /// Who leads, by term.
+    leaders: BTreeMap<u64, u64>,
     /// What some client knows of the log.
     known: u64,
 }
@@ -46,12 +51,13 @@ pub struct Ledger {
 
 impl Ledger {
     /// A replica has applied an entry.
-    pub fn applied(&mut self, node: u64, group: u32, index: u64, term: u64, payload: &Bytes) {
+    pub fn applied(&mut self, node: u64, group: u32, index: u64, written: &Written) {
         let ledger = self.groups.entry(group).or_default();
-        if let Some((known, bytes)) = ledger.entries.get(index as usize - 1) {
-            if (*known, bytes) != (term, payload) {
+        if let Some(known) = ledger.entries.get(index as usize - 1) {
+            if known.term != written.term || known.payload != written.payload {
                 self.findings.push(format!(
-                    "node {node} applied another entry {index} of group {group}: term {term}, not {known}"
+                    "node {node} applied another entry {index} of group {group}: term {}, not {}",
+                    written.term, known.term
                 ));
             }
             return;
@@ -63,11 +69,30 @@ impl Ledger {
             ));
             return;
         }
-        ledger.entries.push((term, payload.clone()));
-        if let Err(wrong) = ledger.take(index, payload) {
+        ledger.entries.push(written.clone());
+        if written.is_conf_change {
+            return;
+        }
+        if let Err(wrong) = ledger.take(index, &written.payload) {
             self.findings
                 .push(format!("group {group}, entry {index}: {wrong}"));
         }
+    }
+
+    /// A replica leads a term and serves: no other one ever does.
+    pub fn leads(&mut self, group: u32, term: u64, raft_id: u64) {
+        let ledger = self.groups.entry(group).or_default();
+        let known = *ledger.leaders.entry(term).or_insert(raft_id);
+        if known != raft_id {
+            self.findings.push(format!(
+                "{known:#x} and {raft_id:#x} both led group {group} in term {term}"
+            ));
+        }
+    }
+
+    /// The members that the log of group 0 tells of, by raft id, and whether they are drained.
+    pub fn members(&self) -> &[(u64, bool)] {
+        self.groups.get(&0).map_or(&[], |g| &g.model.meta.members)
     }
 
     /// The state of a replica at an index.
@@ -149,7 +174,7 @@ impl Ledger {
 }
 
 impl GroupLedger {
-    fn take(&mut self, index: u64, payload: &Bytes) -> Result<(), String> {
+    fn take(&mut self, index: u64, payload: &bytes::Bytes) -> Result<(), String> {
         if payload.is_empty() {
             return Ok(());
         }
@@ -159,6 +184,7 @@ impl GroupLedger {
                 Some(Kind::Append(a)) => (a.body.to_vec(), a.producer.is_none()),
                 Some(Kind::Create(c)) => (c.body.to_vec(), true),
                 Some(Kind::Delete(d)) => (d.key.as_bytes().to_vec(), false),
+                Some(Kind::ChangeMembers(_)) => (MEMBERS.to_vec(), false),
                 _ => (Vec::new(), false),
             };
             let text = || String::from_utf8_lossy(&id[..id.len().min(24)]).into_owned();
@@ -196,6 +222,7 @@ impl GroupLedger {
                 self.claim(&body.to_vec(), op, outcome, false)
             }
             What::Delete => self.claim(&op.key.as_bytes().to_vec(), op, outcome, true),
+            What::Members { .. } => self.claim(&MEMBERS.to_vec(), op, outcome, true),
             What::Head => self.judge_head(op, outcome),
             What::Fork { body, .. } => {
                 let body = body.to_vec();

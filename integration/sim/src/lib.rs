@@ -2,9 +2,9 @@
 //! seed is one history, which replays byte for byte.
 //!
 //! Modelled: producers, forks and their sagas, TTLs, reads and live reads on any node; loss, delay, duplication and partitions; crashes at
-//! each effect; disks in the log's real format that tear, lose, flip and misdirect; pauses, clocks, another number of cores.
-//! Not modelled: changes of the members, buckets, the object store, nodes of different versions. A node whose disk is damaged
-//! or lost stays away, as it does until an operator replaces it.
+//! each effect; disks in the log's real format that tear, lose, flip and misdirect; pauses, clocks, another number of cores;
+//! members that come, go, are replaced and lose their disks, by orders to group 0, whose slot table says where streams live.
+//! Not modelled: buckets, the object store, nodes of different versions; that nodes are linked only to members.
 
 pub mod checkpoint;
 pub mod client;
@@ -16,6 +16,8 @@ pub mod fan;
 pub mod faults;
 pub mod history;
 pub mod ledger;
+pub mod members;
+pub mod meta_model;
 pub mod model;
 pub mod mutations;
 pub mod net;

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use raftproto::command::{Command, Expiry, ForkOrigin, command::Kind};
 use ursula::protocol::{Outcome, Refusal};
 
+use crate::meta_model::MetaModel;
+
 /// What an outcome comes to, as far as a command's client may see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -15,6 +17,8 @@ pub enum Verdict {
     Appended(u64, bool, bool, Option<(u64, u64)>),
     /// A deletion.
     Done,
+    /// The members: raft ids, and whether they are drained.
+    Members(Vec<(u64, bool)>),
     /// Nothing was changed.
     Refused(Refusal),
 }
@@ -37,6 +41,14 @@ impl Verdict {
                 Verdict::Appended(tail.0, *closed, *duplicate, producer)
             }
             Outcome::Done => Verdict::Done,
+            Outcome::Members(members) => {
+                let members = members.iter().map(|m| (m.raft_id, m.drained));
+                Verdict::Members(members.collect())
+            }
+            // Its text is for the operator.
+            Outcome::Refused(Refusal::BadMembers(_)) => {
+                Verdict::Refused(Refusal::BadMembers(String::new()))
+            }
             Outcome::Refused(refusal) => Verdict::Refused(refusal.clone()),
             _ => return None,
         })
@@ -107,6 +119,8 @@ pub struct Model {
     origins: BTreeMap<u64, Origin>,
     abandoned: BTreeSet<u64>,
     stamp_ms: u64,
+    /// Only in group 0.
+    pub meta: MetaModel,
 }
 
 impl Model {
@@ -186,6 +200,9 @@ impl Model {
                 (&a.fork_key, None)
             }
             Some(Kind::Settle(_)) => return Ok(None),
+            Some(kind @ (Kind::AssignSlots(_) | Kind::ChangeMembers(_))) => {
+                return Ok(self.meta.apply(kind));
+            }
             other => return Err(format!("an unexpected command: {other:?}")),
         };
         let seen = self.streams.get(key).map(|s| s.seen);

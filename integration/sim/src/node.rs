@@ -7,12 +7,15 @@ use raftproto::checkpoint::Membership;
 use storage::wal::Record;
 use ursula::core::record_kind;
 use ursula::group::{Group, LogPosition, Persist, RaftStart};
+use ursula::meta::Tables;
+use ursula::meta::admission::Bound;
 use ursula::node::replay::replay;
 
 use crate::checkpoint::Checkpoint;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::event::{Event, Life};
+use crate::members::{Identity, Joining};
 use crate::plan::Plan;
 use crate::saga::Task;
 
@@ -27,12 +30,23 @@ pub enum Waiting {
     Task(u64),
 }
 
+/// An entry of a log.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// Its term.
+    pub term: u64,
+    /// Its payload.
+    pub payload: Bytes,
+    /// A membership change.
+    pub is_conf_change: bool,
+}
+
 /// A group and what it has on this node.
 pub struct Hosted {
     /// The group.
     pub group: Group,
-    /// Its log by what it wanted written: term and payload by index.
-    pub log: BTreeMap<u64, (u64, Bytes)>,
+    /// Its log by what it wanted written: by index.
+    pub log: BTreeMap<u64, Written>,
     /// Applied up to here when it was last looked at.
     pub applied: LogPosition,
     /// It was ready when it was last looked at.
@@ -70,6 +84,12 @@ pub struct Process {
     pub fetched: BTreeMap<u32, Checkpoint>,
     /// Ticks so far.
     pub ticks: u64,
+    /// The copy of group 0's tables.
+    pub tables: Tables,
+    /// Memberships that are the only ones once a ready is on disk: group, its number.
+    pub settling: BTreeMap<(u32, u64), Membership>,
+    /// Processes of other nodes that are listened to.
+    pub admitted: BTreeSet<Life>,
 }
 
 /// See the module's head.
@@ -92,6 +112,14 @@ pub struct Node {
     pub clock: Clock,
     /// Its disk.
     pub disk: Disk,
+    /// Its data directory's identity; `None`: there is none that counts.
+    pub identity: Option<Identity>,
+    /// It waits for a name.
+    pub joining: Option<Joining>,
+    /// Which data directories the others have, on its disk.
+    pub bound: Bound,
+    /// For the fault atlas: the memberships of each group that a start may find.
+    pub configs: BTreeMap<u32, Vec<Membership>>,
     /// A sync takes so many times as long.
     pub slowness: u64,
     /// Its memory.
@@ -100,7 +128,7 @@ pub struct Node {
 
 impl Node {
     /// A node that never ran.
-    pub fn new(node: u64, clock: Clock) -> Node {
+    pub fn new(node: u64, clock: Clock, identity: Option<Identity>) -> Node {
         Node {
             life: Life { node, life: 0 },
             is_up: false,
@@ -111,6 +139,10 @@ impl Node {
             backlog: VecDeque::new(),
             clock,
             disk: Disk::default(),
+            joining: identity.is_none().then(Joining::default),
+            identity,
+            bound: Bound::default(),
+            configs: BTreeMap::new(),
             slowness: 1,
             process: Process::default(),
         }
@@ -121,12 +153,16 @@ impl Node {
     /// # Errors
     /// What the disk lacks.
     pub fn start(&mut self, plan: &Plan, cores: u32) -> Result<(), String> {
+        let identity = self
+            .identity
+            .clone()
+            .expect("a node that joins does not start");
         let mut records = self.disk.start(cores)?;
         self.cores = cores;
         self.life.life += 1;
         self.is_up = true;
         self.process = Process::default();
-        for group in 1..=plan.groups as u32 {
+        for group in 0..=plan.groups as u32 {
             let checkpoint = self
                 .disk
                 .checkpoints
@@ -137,19 +173,24 @@ impl Node {
             let (hard_state, entries) =
                 replay(group, manifest, records.remove(&group).unwrap_or_default())?;
             let everybody = || Membership {
-                voters: (1..=plan.nodes).collect(),
+                voters: identity.voters.clone(),
                 ..Membership::default()
             };
             let applied = LogPosition {
                 index: manifest.index,
                 term: manifest.term,
             };
-            let log = entries
-                .iter()
-                .map(|e| (e.index, (e.term, e.payload.clone())));
+            let log = entries.iter().map(|e| {
+                let written = Written {
+                    term: e.term,
+                    payload: e.payload.clone(),
+                    is_conf_change: e.is_conf_change,
+                };
+                (e.index, written)
+            });
             let log = log.collect();
             let start = RaftStart {
-                node_id: self.life.node,
+                node_id: identity.raft_id,
                 membership: manifest.membership.clone().unwrap_or_else(everybody),
                 checkpoint: applied,
                 hard_state,
@@ -164,6 +205,14 @@ impl Node {
                 applied,
                 was_ready: false,
             };
+            // A start knows no newer one than its checkpoint; the log has what was applied before.
+            self.configs
+                .entry(group)
+                .or_insert_with(|| vec![hosted.group.membership()]);
+            self.process.tables = hosted
+                .group
+                .tables()
+                .unwrap_or(std::mem::take(&mut self.process.tables));
             self.process.groups.insert(group, hosted);
         }
         Ok(())
@@ -204,12 +253,16 @@ impl Node {
     }
 
     /// Groups of which nobody ever led.
-    pub fn untouched(&self, voters: u64) -> BTreeSet<u32> {
+    pub fn untouched(&self) -> BTreeSet<u32> {
         let groups = self.process.groups.iter();
-        let turn = |group: &u32| u64::from(*group) % voters + 1 == self.life.node;
+        let is_turn = |group: &u32, h: &Hosted| {
+            let voters = h.group.membership().voters;
+            let turn = *group as usize % voters.len().max(1);
+            voters.get(turn) == Some(&h.group.raft_id())
+        };
         let is_new = |h: &Hosted| h.group.last_index() == 0 && h.group.term() == 0;
         groups
-            .filter(|(id, h)| turn(id) && is_new(h))
+            .filter(|(id, h)| is_new(h) && is_turn(id, h))
             .map(|(id, _)| *id)
             .collect()
     }

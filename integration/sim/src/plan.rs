@@ -28,7 +28,9 @@ plan! {
     salt,
     /// Nodes, numbered from 1.
     nodes,
-    /// Groups, numbered from 1.
+    /// Nodes more that may be added.
+    spares,
+    /// Groups, numbered from 1; group 0 is beside them.
     groups,
     /// Clients.
     clients,
@@ -94,6 +96,10 @@ plan! {
     fault_disk_lost,
     /// A disk is full.
     fault_disk_full,
+    /// Of a million starts, so many find an empty disk.
+    reformat,
+    /// Between two looks of the operator; 0: there is none.
+    operate_us,
     /// Largest drift of a clock.
     drift,
     /// Wall clocks differ by up to so many milliseconds.
@@ -131,11 +137,13 @@ impl Plan {
             fault_checkpoint: weight(),
             fault_crash_many: weight(),
             fault_disk_full: weight(),
-            fault_damage: weight() / 30,
-            fault_disk_lost: weight() / 50,
+            fault_damage: weight() / 10,
+            fault_disk_lost: weight() / 10,
+            reformat: often(300_000),
             ..Plan::default()
         };
         plan.nodes = rng.pick(&[3, 3, 3, 5]);
+        plan.spares = rng.pick(&[0, 1, 2]);
         plan.groups = rng.range(1, 3);
         plan.clients = rng.range(2, 6);
         plan.forks = rng.pick(&[0, 1, 1]);
@@ -153,6 +161,7 @@ impl Plan {
         plan.sync_us = rng.pick(&[100, 1_000, 10_000]);
         plan.sync_error = rng.pick(&[0, 0, 100, 1_000]);
         plan.fault_us = rng.pick(&[300_000, 1_000_000, 4_000_000, 15_000_000]);
+        plan.operate_us = rng.pick(&[0, 1_000_000, 5_000_000, 20_000_000]);
         plan.drift = rng.range(0, 50_000);
         plan.wall_offset_ms = rng.pick(&[0, 5, 500, 60_000]);
         plan

@@ -38,6 +38,11 @@ impl Rng {
         from[self.below(from.len() as u64) as usize]
     }
 
+    /// One of them.
+    pub fn choose<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len() as u64) as usize]
+    }
+
     /// Around `typical`, most below, some far above: how long things take.
     pub fn latency(&mut self, typical: u64) -> u64 {
         let typical = typical.max(1);

@@ -112,6 +112,47 @@ impl World {
         self.ask_for(node, Task::Fork(Box::new(task)), request);
     }
 
+    /// Whether the node's copy of the slot table leads to this group. A copy that leads elsewhere is a finding: slots
+    /// never move.
+    pub fn routes_to(&mut self, node: u64, group: u32, key: &str) -> bool {
+        if key.is_empty() {
+            return true;
+        }
+        let slot = StreamKey::from_stored(key).slot();
+        let found = self.node(node).process.tables.group_of(slot);
+        if found.is_some_and(|found| found != group) {
+            self.find(format!(
+                "node {node} takes {key} for a stream of group {found:?}"
+            ));
+        }
+        if found.is_none() {
+            self.coverage.hit("no slots yet");
+        }
+        found == Some(group)
+    }
+
+    /// The new leader of group 0 fills the slots' table of a new cluster.
+    pub fn assign_slots(&mut self, node: u64, group: u32) {
+        let process = &self.node(node).process;
+        let is_ready = process.groups[&group].group.is_ready();
+        if group == 0 && is_ready && process.tables.slots.is_empty() {
+            let group_count = self.plan.groups as u32;
+            let request = Request {
+                target: GroupTarget::Meta,
+                op: Asked::AssignSlots { group_count },
+            };
+            self.ask_for(node, Task::Last, request);
+        }
+    }
+
+    /// Group 0 has other tables.
+    pub fn share_tables(&mut self, node: u64) {
+        let process = &mut self.node(node).process;
+        if let Some(tables) = process.groups[&0].group.tables() {
+            process.tables = tables;
+        }
+    }
+
     fn ask_for(&mut self, node: u64, task: Task, request: Request) {
         let me = self.node(node);
         me.process.task_count += 1;
@@ -121,11 +162,15 @@ impl World {
     }
 
     fn ask_again(&mut self, node: u64, id: u64, request: Request) {
-        let group = match &request.target {
-            GroupTarget::Key(key) => group_of(key.as_str()),
-            GroupTarget::Group(group) => *group,
-            GroupTarget::Meta => 0,
+        let (group, key) = match &request.target {
+            GroupTarget::Key(key) => (group_of(key.as_str()), key.as_str().to_owned()),
+            GroupTarget::Group(group) => (*group, String::new()),
+            GroupTarget::Meta => (0, String::new()),
         };
+        if !self.routes_to(node, group, &key) {
+            let refused = Outcome::Refused(Refusal::Unavailable);
+            return self.task_answered(node, id, refused);
+        }
         let reply_to = self.node(node).reply_to(Waiting::Task(id));
         self.step(node, group, Input::Request { request, reply_to });
     }

@@ -6,7 +6,7 @@ use ursula::group::{BadMessage, Effect, Input, Now, ReplyTo};
 use ursula::protocol::{Op as Asked, Outcome, Refusal};
 use ursula::wire;
 
-use crate::event::{Event, Packet};
+use crate::event::{Event, Life, Packet};
 use crate::history::{Op, What};
 use crate::node::Waiting;
 use crate::world::{World, life_of};
@@ -40,7 +40,9 @@ impl World {
             }
             Event::LinkLost(_, peer, is_request) => {
                 self.coverage.hit("link lost");
-                for group in 1..=self.plan.groups as u32 {
+                let me = self.node(node);
+                me.process.admitted.retain(|life| life.node != peer);
+                for group in 0..=self.plan.groups as u32 {
                     let input = match is_request {
                         true => Input::LinkLost(peer),
                         false => Input::AnswersLost(peer),
@@ -66,7 +68,7 @@ impl World {
         let life = self.node(node).life;
         self.node(node).process.ticks += 1;
         let is_fifth = self.node(node).process.ticks.is_multiple_of(TICKS_PER_TICK);
-        for group in 1..=self.plan.groups as u32 {
+        for group in 0..=self.plan.groups as u32 {
             let now_ms = self.now(node).wall_ms;
             let hosted = self.node(node).process.groups.get(&group);
             let is_asleep = hosted.is_some_and(|h| h.group.is_asleep());
@@ -77,6 +79,9 @@ impl World {
             if is_fifth && is_timed {
                 self.step(node, group, Input::Tick);
             }
+        }
+        if is_fifth && self.node(node).life == life && self.node(node).is_up {
+            self.reconcile(node);
         }
         if self.node(node).life == life && self.node(node).is_up {
             let tick_us = self.plan.settings(node, 0).tick_ms * 1000;
@@ -129,12 +134,20 @@ impl World {
         let me = self.node(node);
         me.disk.end_sync();
         for (group, number) in me.process.syncing.take().unwrap_or_default() {
+            let me = self.node(node);
+            if let Some(settled) = me.process.settling.remove(&(group, number)) {
+                me.configs.insert(group, vec![settled]);
+            }
             self.step(node, group, Input::Persisted(number));
         }
         self.turn_soon(node);
     }
 
-    fn on_packet(&mut self, from: u64, node: u64, packet: Packet) {
+    fn on_packet(&mut self, from: Life, node: u64, packet: Packet) {
+        if !self.hears(node, from) {
+            return;
+        }
+        let from = from.node;
         match packet {
             Packet::Raft(bytes) => {
                 let message = RaftMessage::decode(bytes).unwrap();
@@ -165,6 +178,11 @@ impl World {
             return;
         };
         let group = asked.group;
+        if !self.routes_to(node, group, &asked.key.clone()) {
+            let refused = Outcome::Refused(Refusal::Unavailable);
+            return self.reply_to_client(node, op, &refused);
+        }
+        let asked = &self.operations[&op];
         let Some(request) = asked.request() else {
             let op = asked.clone();
             return self.begin_fork(node, op);
@@ -298,14 +316,18 @@ impl World {
                 }
             }
             Effect::Reply { reply_to, outcome } => self.reply(node, reply_to, outcome),
-            Effect::LeaderChanged => self.coverage.hit("leader changed"),
+            Effect::LeaderChanged => {
+                self.coverage.hit("leader changed");
+                self.assign_slots(node, group);
+            }
+            Effect::TablesChanged => self.share_tables(node),
             Effect::WritePack { .. } | Effect::FindPack(_) | Effect::DeletePacks(_) => {
                 unreachable!("the groups have no cold store")
             }
             effect @ (Effect::Deliver { .. } | Effect::CheckHold { .. }) => {
                 self.begin_saga(node, group, effect);
             }
-            Effect::Tail { .. } | Effect::ResumeBucketDeletion(_) | Effect::TablesChanged => {}
+            Effect::Tail { .. } | Effect::ResumeBucketDeletion(_) => {}
         }
     }
 
@@ -326,7 +348,7 @@ impl World {
             // Whatever process is there then: a message of Raft may outlive the one that it was meant for.
             let life = life_of(self, to);
             let packet = Packet::Raft(bytes.clone());
-            let from = node;
+            let from = life_of(self, node);
             let event = Event::Arrive {
                 from,
                 to: life,
@@ -338,7 +360,8 @@ impl World {
 
     fn forward(&mut self, node: u64, to: u64, group: u32, token: u64, bytes: bytes::Bytes) {
         let life = life_of(self, node);
-        if !self.node(to).is_up || self.rng.chance(self.plan.link_loss / 4) {
+        let is_linked = self.node(to).is_up && self.hears(to, life);
+        if !is_linked || self.rng.chance(self.plan.link_loss / 4) {
             self.queue
                 .at(self.now_us, Event::NotSent(life, group, token));
             return;
@@ -354,7 +377,7 @@ impl World {
             .link(&self.plan, &mut self.rng, from, to, self.now_us);
         if let Some(at_us) = arrival.filter(|_| self.node(to).is_up) {
             let event = Event::Arrive {
-                from,
+                from: life_of(self, from),
                 to: receiver,
                 packet,
             };
@@ -423,6 +446,7 @@ impl World {
             (Outcome::Refused(Refusal::Gone), _) => "gone",
             (Outcome::Refused(Refusal::StaleEpoch { .. }), _) => "stale epoch",
             (Outcome::Refused(Refusal::ProducerGap { .. }), _) => "producer gap",
+            (Outcome::Refused(Refusal::BadMembers(_)), _) => "an order refused",
             (Outcome::Refused(_), _) => "another refusal",
             (
                 Outcome::Appended {

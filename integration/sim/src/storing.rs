@@ -5,12 +5,13 @@ use ursula::group::{CheckpointPlan, Effect, Input};
 
 use crate::checkpoint::{Checkpoint, Placer};
 use crate::event::Event;
+use crate::node::Written;
 use crate::world::World;
 
 impl World {
     /// Begins a round of checkpoints, unless one is under way.
     pub fn begin_round(&mut self, node: u64) {
-        let groups = (1..=self.plan.groups as u32).collect();
+        let groups = (0..=self.plan.groups as u32).collect();
         let process = &mut self.node(node).process;
         if process.round.is_none() {
             process.round = Some(groups);
@@ -138,6 +139,8 @@ impl World {
         };
         let fetched = me.process.fetched.remove(&group).expect("it was fetched");
         let index = fetched.manifest.index;
+        let members = fetched.manifest.membership.clone();
+        me.configs.insert(group, members.into_iter().collect());
         me.disk.checkpoints.insert(group, fetched);
         me.persist(group, persist);
         me.disk.release(group, index);
@@ -161,13 +164,18 @@ impl World {
                 Effect::Persist(persist) => {
                     for entry in &persist.entries {
                         truncates |= !hosted.log.split_off(&entry.index).is_empty();
-                        hosted
-                            .log
-                            .insert(entry.index, (entry.term, entry.payload.clone()));
+                        let written = Written {
+                            term: entry.term,
+                            payload: entry.payload.clone(),
+                            is_conf_change: entry.is_conf_change,
+                        };
+                        hosted.log.insert(entry.index, written);
                     }
                 }
                 Effect::Install(_) => {
                     hosted.log.clear();
+                    let known = me.configs.entry(group).or_default();
+                    known.push(hosted.group.membership());
                     hosted.applied = hosted.group.applied();
                     let hash = hosted.group.state_hash();
                     self.ledger.hashed(node, group, hosted.applied.index, hash);
@@ -179,7 +187,28 @@ impl World {
         let is_ready = hosted.group.is_ready();
         for index in hosted.applied.index + 1..=applied.index {
             match hosted.log.get(&index) {
-                Some((term, payload)) => self.ledger.applied(node, group, index, *term, payload),
+                Some(written) => {
+                    self.ledger.applied(node, group, index, written);
+                    if written.is_conf_change {
+                        let now = hosted.group.membership();
+                        self.coverage.hit(match now.voters_outgoing.is_empty() {
+                            false => "joint membership",
+                            true if now.learners.is_empty() => "membership settled",
+                            true => "learner",
+                        });
+                        me.configs.entry(group).or_default().push(now.clone());
+                        // What says that it is committed is written with it.
+                        let written = effects.iter().find_map(|e| match e {
+                            Effect::Persist(p) => {
+                                p.hard_state.filter(|h| h.commit >= index).map(|_| p.number)
+                            }
+                            _ => None,
+                        });
+                        if let Some(number) = written {
+                            me.process.settling.insert((group, number), now);
+                        }
+                    }
+                }
                 None => self.ledger.findings.push(format!(
                     "node {node} applied entry {index} of group {group}, which it never wrote"
                 )),
@@ -194,6 +223,10 @@ impl World {
             }
         }
         if is_ready != std::mem::replace(&mut hosted.was_ready, is_ready) {
+            if is_ready {
+                let (term, raft_id) = (hosted.group.term(), hosted.group.raft_id());
+                self.ledger.leads(group, term, raft_id);
+            }
             self.coverage.hit(if is_ready {
                 "leader ready"
             } else {

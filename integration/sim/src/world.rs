@@ -1,13 +1,16 @@
 //! The whole run: events in the order of virtual time, until faults have ended and everything has settled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::client::{Client, key};
+use ursula::group::node_of;
+
+use crate::client::{Client, Keys, keys};
 use crate::clock::Clock;
 use crate::coverage::Coverage;
 use crate::event::{Event, Life, Queue};
 use crate::history::{Op, What};
 use crate::ledger::Ledger;
+use crate::members::{Identity, Operator, ids_of};
 use crate::net::Net;
 use crate::node::{Node, Waiting};
 use crate::plan::Plan;
@@ -58,13 +61,25 @@ pub struct World {
     pub steps: u64,
     /// Answered operations.
     pub answered: u64,
+    /// Streams' keys by group.
+    pub keys: Keys,
+    /// The operator.
+    pub operator: Operator,
+    /// Replicas whose disk was lost or damaged, or that stay away for ever.
+    pub lost: BTreeSet<u64>,
+    /// Nodes that stay cut off after the end of faults.
+    pub isolated: BTreeSet<u64>,
+    /// Raft id and data directory of each process that ever ran.
+    pub lives: BTreeMap<Life, (u64, u64)>,
+    /// The last data directory's number.
+    pub stores: u64,
 }
 
 impl World {
     /// A world at its beginning.
     pub fn new(plan: Plan, lines: Lines) -> World {
         let mut rng = Rng::new(plan.seed ^ (plan.salt << 48));
-        let nodes = (1..=plan.nodes).map(|node| {
+        let nodes = (1..=plan.nodes + plan.spares).map(|node| {
             let drift = rng.range(0, 2 * plan.drift) as i64 - plan.drift as i64;
             let offset = rng.range(0, 2 * plan.wall_offset_ms) as i64 - plan.wall_offset_ms as i64;
             let clock = Clock {
@@ -72,7 +87,12 @@ impl World {
                 wall_offset_ms: offset,
                 base_us: rng.below(1 << 40),
             };
-            Node::new(node, clock)
+            let identity = (node <= plan.nodes).then(|| Identity {
+                raft_id: node,
+                store: node,
+                voters: (1..=plan.nodes).collect(),
+            });
+            Node::new(node, clock, identity)
         });
         World {
             nodes: nodes.collect(),
@@ -90,6 +110,12 @@ impl World {
             is_done: false,
             steps: 0,
             answered: 0,
+            keys: keys(plan.groups as u32, plan.keys),
+            operator: Operator::default(),
+            lost: BTreeSet::new(),
+            isolated: BTreeSet::new(),
+            lives: BTreeMap::new(),
+            stores: 100,
             now_us: 0,
             queue: Queue::default(),
             rng,
@@ -100,9 +126,17 @@ impl World {
     /// Runs to the end or to the first finding.
     pub fn run(&mut self) {
         self.trace.show(0, || format!("{:?}", self.plan));
-        for node in 1..=self.plan.nodes {
+        for node in self.all_nodes() {
             let at_us = self.rng.below(200_000);
-            self.queue.at(at_us, Event::Restart(node));
+            let event = match node <= self.plan.nodes {
+                true => Event::Restart(node),
+                false => Event::Join(node),
+            };
+            self.queue.at(at_us, event);
+        }
+        if self.plan.operate_us > 0 {
+            let at_us = self.rng.latency(self.plan.operate_us);
+            self.queue.at(at_us, Event::Operate);
         }
         for client in 0..self.clients.len() {
             let at_us = self.rng.below(1_000_000);
@@ -159,7 +193,10 @@ impl World {
             Event::Fault => self.fault(),
             Event::Restart(node) => self.start(node),
             Event::Resume(node) => self.resume(node),
+            Event::Operate => self.operate(),
+            Event::Join(node) => self.try_join(node),
             Event::Deafen(node) => self.deafen(node),
+            Event::Reconnect if self.net.is_calm => {}
             Event::Reconnect => self.net.cut.clear(),
             Event::DiskWell(node) => {
                 self.node(node).slowness = 1;
@@ -191,6 +228,7 @@ impl World {
 
     /// Lets a client go on after an answer.
     pub fn client_answered(&mut self, op: &Op, outcome: Option<&ursula::protocol::Outcome>) {
+        self.ordered(op, outcome);
         let client = self.clients.get_mut(op.client);
         if let Some(client) = client.filter(|c| c.busy == Some(op.id)) {
             client.answered(op, outcome);
@@ -217,14 +255,22 @@ impl World {
             return;
         }
         self.asked += 1;
-        let op = self.clients[client].next(self.asked, &self.plan, &mut self.rng, self.now_us);
+        let nodes = self.nodes.len() as u64;
+        let op = self.clients[client].next(
+            self.asked,
+            &self.plan,
+            &self.keys,
+            nodes,
+            &mut self.rng,
+            self.now_us,
+        );
         self.clients[client].busy = Some(op.id);
         let at_us = self.now_us + self.rng.latency(self.plan.patience_us);
         self.queue.at(at_us, Event::GiveUp(client, op.id));
         self.send_operation(op);
     }
 
-    fn send_operation(&mut self, mut op: Op) {
+    pub fn send_operation(&mut self, mut op: Op) {
         op.known = self.ledger.known(op.group);
         let (id, node) = (op.id, op.node);
         self.trace.show(self.now_us, || {
@@ -239,10 +285,16 @@ impl World {
         self.queue.at(at_us, Event::Asked(life, id));
     }
 
-    fn start(&mut self, node: u64) {
-        let plan = self.plan.clone();
-        if self.node(node).is_up || self.node(node).is_broken {
+    pub fn start(&mut self, node: u64) {
+        let me = self.node(node);
+        if me.is_up || me.is_broken || me.identity.is_none() {
             return;
+        }
+        let plan = self.plan.clone();
+        let is_again = self.node(node).life.life > 0 && !self.net.is_calm;
+        if is_again && self.rng.chance(plan.reformat) && self.may_break(node) {
+            self.coverage.hit("a restart without a disk");
+            return self.wipe(node, false);
         }
         let cores = self.rng.range(1, 3) as u32;
         let me = self.node(node);
@@ -257,10 +309,11 @@ impl World {
             self.trace
                 .show(self.now_us, || format!("node {node} stays away: {wrong}"));
             self.node(node).is_up = false;
-            self.node(node).is_broken = true;
-            return;
+            return self.wipe(node, true);
         }
         let life = self.node(node).life;
+        let identity = self.node(node).identity.clone().expect("it started");
+        self.lives.insert(life, (identity.raft_id, identity.store));
         self.trace.show(self.now_us, || {
             format!("node {node} starts, life {}", life.life)
         });
@@ -279,7 +332,7 @@ impl World {
             self.ledger.hashed(node, group, index, hash);
         }
         if self.rng.chance(500_000) {
-            for group in self.node(node).untouched(plan.nodes) {
+            for group in self.node(node).untouched() {
                 self.campaign(node, group);
             }
         }
@@ -303,15 +356,10 @@ impl World {
         self.trace.show(self.now_us, || "faults end".to_owned());
         self.net.is_calm = true;
         self.net.cut.clear();
-        if self.rng.chance(300_000) {
-            // A quorum is enough: whatever else is broken stays so.
-            let node = self.rng.range(1, self.plan.nodes);
-            if self.may_break(node) {
-                self.coverage.hit("a node left broken");
-                self.give_up_node(node);
-            }
+        if self.rng.chance(400_000) {
+            self.leave_broken();
         }
-        for node in 1..=self.plan.nodes {
+        for node in self.all_nodes() {
             self.node(node).slowness = 1;
             self.node(node).is_full = false;
             self.resume(node);
@@ -323,11 +371,11 @@ impl World {
     }
 
     fn leaders_due(&mut self) {
-        for group in 1..=self.plan.groups as u32 {
-            let ready = self
-                .nodes
-                .iter()
-                .filter(|n| n.is_up && n.process.groups[&group].group.is_ready());
+        for group in 0..=self.plan.groups as u32 {
+            let ready = self.nodes.iter().filter(|n| {
+                let is_reached = n.is_up && !self.isolated.contains(&n.life.node);
+                is_reached && n.process.groups[&group].group.is_ready()
+            });
             if ready.count() != 1 {
                 let seconds = LEADERS_WITHIN_US / 1_000_000;
                 let all: Vec<String> = self.nodes.iter().map(|n| shown(n, group)).collect();
@@ -340,14 +388,14 @@ impl World {
         for group in 1..=self.plan.groups as u32 {
             let up = self.nodes.iter().filter(|n| n.is_up);
             for node in up.map(|n| n.life.node).collect::<Vec<_>>() {
-                for number in 0..self.plan.keys {
+                for key in self.keys[group as usize - 1].clone() {
                     self.asked += 1;
                     self.send_operation(Op {
                         id: self.asked,
                         client: usize::MAX,
                         node,
                         group,
-                        key: key(group, number),
+                        key,
                         what: What::Read {
                             from: 0,
                             bytes_max: u64::MAX,
@@ -392,9 +440,31 @@ impl World {
     }
 
     fn agree(&mut self, until_us: u64) {
-        let has_parted = (1..=self.plan.groups as u32).find(|group| {
-            let up = self.nodes.iter().filter(|n| n.is_up);
-            let mut ends = up.map(|n| {
+        let wanted: Vec<u64> = self.members().iter().map(|m| m.raft_id).collect();
+        let is_reachable = wanted.iter().all(|id| self.is_sound(*id));
+        let sound: Vec<u64> = wanted
+            .iter()
+            .copied()
+            .filter(|id| self.is_sound(*id))
+            .collect();
+        let has_no_slots = sound.iter().any(|id| {
+            let process = &self.nodes[node_of(*id) as usize - 1].process;
+            process.tables.slots.is_empty()
+        });
+        let has_parted = (0..=self.plan.groups as u32).find(|group| {
+            let groups = self.nodes.iter().filter(|n| n.is_up);
+            let groups = groups.filter(|n| !self.isolated.contains(&n.life.node));
+            let leader = groups.map(|n| &n.process.groups[group].group);
+            let Some(leader) = leader.into_iter().find(|g| g.is_ready()) else {
+                return true;
+            };
+            if is_reachable && !leader.has_members(&wanted) {
+                return true;
+            }
+            let members = ids_of(&leader.membership());
+            let sound = members.iter().filter(|id| self.is_sound(**id));
+            let mut ends = sound.map(|id| {
+                let n = &self.nodes[node_of(*id) as usize - 1];
                 let group = &n.process.groups[group].group;
                 (
                     group.applied().index,
@@ -406,14 +476,18 @@ impl World {
             ends.any(|end| Some(end) != first)
         });
         match has_parted {
-            None => self.is_done = true,
-            Some(_) if self.now_us < until_us => {
+            None if !has_no_slots => self.is_done = true,
+            None if self.now_us >= until_us => {
+                self.find("a member does not know where streams live".to_owned());
+            }
+            _ if self.now_us < until_us => {
                 self.queue.at(self.now_us + 500_000, Event::Agree(until_us));
             }
-            Some(group) => {
+            has_parted => {
+                let group = has_parted.unwrap_or_default();
                 let all: Vec<String> = self.nodes.iter().map(|n| shown(n, group)).collect();
                 self.find(format!(
-                    "the replicas of group {group} do not agree: {all:?}"
+                    "the replicas of group {group} do not agree, or are not {wanted:?}: {all:?}"
                 ));
             }
         }
@@ -425,9 +499,14 @@ fn shown(node: &Node, group: u32) -> String {
         return format!("node {}: away", node.life.node);
     }
     let group = &node.process.groups[&group].group;
+    let members = group.membership();
     format!(
-        "node {}: term {} leader {} ready {} applied {} commit {} last {} trouble {:?}",
+        "node {} ({:#x}) of {:?} {:?} {:?}: term {} leader {} ready {} applied {} commit {} last {} trouble {:?}",
         node.life.node,
+        group.raft_id(),
+        members.voters,
+        members.voters_outgoing,
+        members.learners,
         group.term(),
         group.leader(),
         group.is_ready(),
