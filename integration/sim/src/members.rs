@@ -286,6 +286,7 @@ impl World {
                 self.coverage.hit("a removed node wiped");
                 self.wipe(node, false);
             }
+            95..98 if !is_member => self.give_order(MemberChange::Replace(node)),
             _ => {}
         }
     }
