@@ -139,11 +139,17 @@ pub type Given = (BTreeMap<String, String>, Option<PathBuf>);
 
 /// A command whose flags are the settings. All are texts here: [`super::load`] reads the values of all sources.
 macro_rules! arguments {
-    ($name:ident, $command:tt, $about:tt, $($key:ident, $default:tt, $allowed:tt, $help:tt;)*) => {
+    ($name:ident, $command:tt, $about:tt, [$($own:ident: [$($type:tt)*], $kind:tt, $own_help:tt;)*],
+        $($key:ident, $default:tt, $allowed:tt, $help:tt;)*) => {
         #[doc = $about]
         #[derive(Debug, argh::FromArgs, argh::ArgsInfo)]
         #[argh(subcommand, name = $command)]
         pub struct $name {
+            $(
+                #[doc = $own_help]
+                #[argh $kind]
+                pub $own: $($type)*,
+            )*
             /// a TOML file with settings; also URSULA_CONFIG in the environment
             #[argh(option)]
             config: Option<PathBuf>,
@@ -194,11 +200,46 @@ macro_rules! settings {
             },)*
         ];
 
-        arguments!(ServerArguments, "server", "Runs a node.", $($key, $default, $allowed, $help;)*);
+        arguments!(ServerArguments, "server", "Runs a node.", [], $($key, $default, $allowed, $help;)*);
         arguments!(
             CheckArguments,
             "check",
             "Shows the effective settings, and where each comes from.",
+            [],
+            $($key, $default, $allowed, $help;)*
+        );
+        arguments!(
+            RestoreArguments,
+            "restore",
+            "Makes the data directory of a node of a new cluster from a backup. All other flags are those of the node that is \
+             to run there; its cluster_id must be another than that of the backup. Done for each node, then all are started.",
+            [
+                from: [String], (option), "where the backup is: s3://bucket/prefix, or a directory";
+                from_cluster: [Option<String>], (option), "cluster_id of the backup; may be left out where there is only one";
+                at: [Option<String>], (option), "state at this time, such as 2027-01-01T00:00:00Z; without it, the newest there is";
+            ],
+            $($key, $default, $allowed, $help;)*
+        );
+        arguments!(
+            BackupListArguments,
+            "list",
+            "Shows the points in time that a backup can be restored to.",
+            [
+                from: [Option<String>], (option), "where the backup is: s3://bucket/prefix, or a directory; without it, what cold is set to";
+                from_cluster: [Option<String>], (option), "cluster_id of the backup; may be left out where there is only one";
+                json: [bool], (switch), "print JSON";
+            ],
+            $($key, $default, $allowed, $help;)*
+        );
+        arguments!(
+            BackupVerifyArguments,
+            "verify",
+            "Reads and checks every object of a backup: all that was shipped, and all packs that its streams need. Names what is \
+             missing or damaged; exit code 1 if something is.",
+            [
+                from: [Option<String>], (option), "where the backup is: s3://bucket/prefix, or a directory; without it, what cold is set to";
+                from_cluster: [Option<String>], (option), "cluster_id of the backup; may be left out where there is only one";
+            ],
             $($key, $default, $allowed, $help;)*
         );
 
@@ -307,6 +348,14 @@ settings! {
         |t| within(bytes(t), 1 << 20, 1 << 50), "bytes that wait for a cold store which does not take them, per core; above it appends are refused.";
     cold_cache_bytes: u64, "64MiB", "bytes from 0 to 1TiB",
         |t| within(bytes(t), 0, 1 << 40), "memory for what was read from the cold store, per core.";
+    dr: bool, "false", "true or false",
+        boolean, "ship what is needed to build the cluster anew to the cold store, which all nodes must share.";
+    dr_interval_ms: u64, "5s", "a time from 100ms to 60min",
+        |t| within(millis(t), 100, 3_600_000), "how often the log is shipped: about what is lost with all nodes at once.";
+    dr_keep_ms: u64, "10080min", "a time from 1s to 525600min",
+        |t| within(millis(t), 1000, 365 * 86_400_000), "a backup can be restored to any time that is not longer ago; what only older times need is deleted.";
+    dr_log_bytes_max: u64, "256MiB", "bytes from 1MiB to 1TiB",
+        |t| within(bytes(t), 1 << 20, 1 << 40), "log that is kept in memory until it is shipped, per core; above it, groups begin anew with their whole state.";
     core_count: u64, "auto", "a whole number from 1 to 64, or auto",
         cores, "executors; auto: one for each CPU that the process may use.";
     raft_group_count: u64, "16", "a whole number from 1 to 4096",

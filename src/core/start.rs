@@ -166,6 +166,9 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
         glommio::spawn_local(try_cold(cold)).detach();
     }
     core.use_cold_store();
+    if core.config.dr && core.cold.is_some() {
+        core.spawn_cold(core.clone().ship_backups());
+    }
     log::debug!("event=core_built core={}", core.id);
     let receiver = Rc::downgrade(&core);
     let mesh = start.mesh.connect(Rc::new(move |from, message| {
@@ -351,6 +354,7 @@ async fn build(
         clock_offsets: RefCell::default(),
         cold,
         tier,
+        shipping: super::ship::Shipping::default(),
         unflushed_bytes: Cell::new(0),
         body_bytes: Rc::default(),
         hot_bytes: Cell::new(0),

@@ -10,7 +10,7 @@ mod lifetime;
 mod producer;
 
 pub use self::bytes::{ALONE_BYTES_MIN, StreamBytes};
-pub(super) use self::codec::{combine, decode, encode, encode_replicated};
+pub(super) use self::codec::{combine, decode, describe, encode, encode_replicated};
 pub use self::cold::Places;
 pub(super) use self::fork::HOLD_UNCONFIRMED_MS;
 #[cfg(test)]
