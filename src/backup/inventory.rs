@@ -169,7 +169,7 @@ impl Source {
     /// # Errors
     /// [`BackupError`].
     pub async fn content(&self, part: &Part) -> Result<Content, BackupError> {
-        let section = part.section.clone();
+        let section = part.section;
         let stored = self
             .store
             .get_range(&part.key, section.position, section.stored)

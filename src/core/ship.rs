@@ -220,7 +220,7 @@ impl Core {
                 let Some((mut part, content)) = part else {
                     continue;
                 };
-                let section = part.section.clone();
+                let section = part.section;
                 let before = builder.length();
                 builder = storage::blocking::run(move || {
                     builder.add(section, &content).map(|()| builder)
