@@ -23,6 +23,7 @@ mod peer;
 mod raft;
 mod read;
 mod replicas;
+mod retention;
 mod route;
 mod settings;
 mod sleep;
@@ -448,6 +449,7 @@ impl Group {
             return;
         }
         self.expire_due();
+        self.trim_due();
         self.check_holds(effects);
         self.tend_cold_store(effects);
     }
