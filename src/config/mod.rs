@@ -4,6 +4,7 @@
 mod cold;
 mod machine;
 mod settings;
+mod show;
 mod value;
 
 use std::collections::BTreeMap;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::cold::{ColdPlace, Secret, cold, is_endpoint};
 use super::machine::{cores, hot_bytes, hot_bytes_kept};
+use super::show::Value;
 use super::value::{boolean, bytes, millis, within};
 use super::{ConfigError, Origin};
 use crate::group::{RaftSettings, ReadMode};
@@ -25,50 +26,6 @@ pub struct Setting {
     pub allowed: &'static str,
     /// It is a switch: the flag takes no value.
     pub is_switch: bool,
-}
-
-trait Value: Sized {
-    fn show(&self) -> Option<String>;
-}
-
-impl Value for u64 {
-    fn show(&self) -> Option<String> {
-        Some(self.to_string())
-    }
-}
-
-impl Value for bool {
-    fn show(&self) -> Option<String> {
-        Some(self.to_string())
-    }
-}
-
-impl Value for String {
-    fn show(&self) -> Option<String> {
-        Some(format!("{self:?}"))
-    }
-}
-
-impl Value for SocketAddr {
-    fn show(&self) -> Option<String> {
-        Some(format!("\"{self}\""))
-    }
-}
-
-impl Value for Option<SocketAddr> {
-    fn show(&self) -> Option<String> {
-        self.as_ref().map(|a| format!("\"{a}\""))
-    }
-}
-
-impl Value for AdminListen {
-    fn show(&self) -> Option<String> {
-        Some(match self {
-            AdminListen::Auto => "\"auto\"".to_owned(),
-            AdminListen::Off => "\"off\"".to_owned(),
-            AdminListen::At(address) => format!("\"{address}\""),
-        })
-    }
 }
 
 /// Where operators connect.
@@ -93,23 +50,6 @@ fn admin_listen(text: &str) -> Option<AdminListen> {
     }
 }
 
-impl Value for Vec<Peer> {
-    fn show(&self) -> Option<String> {
-        let all: Vec<String> = self
-            .iter()
-            .map(|p| format!("{}={}", p.id, p.address))
-            .collect();
-        (!all.is_empty()).then(|| format!("{:?}", all.join(",")))
-    }
-}
-
-impl Value for Option<PathBuf> {
-    fn show(&self) -> Option<String> {
-        self.as_ref()
-            .map(|p| format!("{:?}", p.display().to_string()))
-    }
-}
-
 /// A node of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
@@ -117,21 +57,6 @@ pub struct Peer {
     pub id: u64,
     /// `host:port` where its peers connect.
     pub address: String,
-}
-
-impl Value for Option<ColdPlace> {
-    fn show(&self) -> Option<String> {
-        self.as_ref().map(|place| match place {
-            ColdPlace::Dir(dir) => format!("{:?}", dir.display().to_string()),
-            ColdPlace::S3 { bucket, prefix } => format!("\"s3://{bucket}/{prefix}\""),
-        })
-    }
-}
-
-impl Value for Secret {
-    fn show(&self) -> Option<String> {
-        (!self.0.is_empty()).then(|| "\"***\"".to_owned())
-    }
 }
 
 /// What flags gave: settings by key, and the file of `--config`.

@@ -5,7 +5,9 @@
 use bytes::Bytes;
 use raftproto::checkpoint::{GroupState, StreamState};
 
+use super::cold::{ColdSettings, ColdWork};
 use super::machine::{BatchError, Machine, decode_batch};
+use super::raft::Raft;
 use super::stream::{self, Places};
 use super::{Group, LogEntry};
 use crate::protocol::{ColdChunk, PackName, Piece, StreamKey};
@@ -67,7 +69,40 @@ impl Group {
     /// All that was acknowledged before this time is in the backup: only then objects may be deleted, and only those that
     /// no time needs which it can be restored to.
     pub fn set_backed_up(&mut self, until_ms: u64) {
-        self.cold.set_backed_up(until_ms);
+        self.cold.backed_up_ms = until_ms;
+    }
+}
+
+impl Raft {
+    /// Forgets applied entries that neither a replica nor the backup may need.
+    pub(super) fn forget_applied(&mut self, index: u64) {
+        let index = self.kept_from.map_or(index, |from| from.min(index));
+        if self.is_alone() {
+            self.node.mut_store().compact(index);
+        } else {
+            let max = self.settings().log_bytes_max;
+            self.node.mut_store().compact_above(index, max);
+        }
+    }
+
+    /// Entries after this index stay in memory until another one is named; `None`: those that replicas may need.
+    pub(super) fn keep_from(&mut self, index: Option<u64>, applied: u64) {
+        self.kept_from = index;
+        self.forget_applied(applied);
+    }
+}
+
+impl ColdWork {
+    /// Objects that nothing referred to after this time may be deleted. What any time needs that the backup can be
+    /// restored to stays: also where the backup is behind.
+    pub(super) fn dead_before_ms(&self, settings: &ColdSettings, now_ms: u64) -> Option<u64> {
+        match settings.backup_keep_ms {
+            None => now_ms.checked_sub(settings.grace_ms),
+            Some(keep_ms) => {
+                let until_ms = now_ms.min(self.backed_up_ms);
+                until_ms.checked_sub(keep_ms.max(settings.grace_ms))
+            }
+        }
     }
 }
 

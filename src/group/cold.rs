@@ -116,7 +116,7 @@ pub(super) struct ColdWork {
     /// The shell wants room: flush what there is.
     is_pressed: bool,
     /// All before this time is in the backup, if there is to be one.
-    backed_up_ms: u64,
+    pub(super) backed_up_ms: u64,
 }
 
 /// How a group stands with the cold store, for metrics.
@@ -147,22 +147,6 @@ impl ColdWork {
             next_number: self.next_number,
             ..ColdWork::default()
         };
-    }
-
-    pub(super) fn set_backed_up(&mut self, until_ms: u64) {
-        self.backed_up_ms = until_ms;
-    }
-
-    /// Objects that nothing referred to after this time may be deleted. What any time needs that the backup can be
-    /// restored to stays: also where the backup is behind.
-    fn dead_before_ms(&self, settings: &ColdSettings, now_ms: u64) -> Option<u64> {
-        match settings.backup_keep_ms {
-            None => now_ms.checked_sub(settings.grace_ms),
-            Some(keep_ms) => {
-                let until_ms = now_ms.min(self.backed_up_ms);
-                until_ms.checked_sub(keep_ms.max(settings.grace_ms))
-            }
-        }
     }
 
     /// The next name. `seed` is another one at each start of each process.

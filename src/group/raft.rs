@@ -83,7 +83,7 @@ pub(super) struct Raft {
     drawn_for: (u64, StateRole),
     draws: u64,
     /// Entries after this index are kept for the backup.
-    kept_from: Option<u64>,
+    pub(super) kept_from: Option<u64>,
 }
 
 impl Raft {
@@ -453,22 +453,6 @@ impl Raft {
     pub(super) fn applied(&mut self, index: u64) {
         self.node.advance_apply_to(index);
         self.forget_applied(index);
-    }
-
-    fn forget_applied(&mut self, index: u64) {
-        let index = self.kept_from.map_or(index, |from| from.min(index));
-        if self.is_alone() {
-            self.node.mut_store().compact(index);
-        } else {
-            let max = self.settings.log_bytes_max;
-            self.node.mut_store().compact_above(index, max);
-        }
-    }
-
-    /// Entries after this index stay in memory until another one is named; `None`: those that replicas may need.
-    pub(super) fn keep_from(&mut self, index: Option<u64>, applied: u64) {
-        self.kept_from = index;
-        self.forget_applied(applied);
     }
 
     /// A checkpoint of the state at `position` is on disk.
