@@ -5,6 +5,7 @@ mod balance;
 mod checkpoint;
 pub mod clock;
 pub mod cold;
+mod cold_cache;
 mod cold_read;
 mod damage;
 mod flush;
