@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             let ConfigSubcommand::Check(check) = config.command;
             config_check(check.given())
         }
+        Command::Scrub(given) => scrub(&given.wal_dir),
         Command::Version(_) => version(),
         Command::Man(_) => {
             cli::print(format_args!("{}", cli::man_page()));
@@ -78,6 +79,30 @@ fn config_check(given: Given) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => refused(&error),
+    }
+}
+
+fn scrub(dir: &std::path::Path) -> ExitCode {
+    let report = match ursula::node::scrub::scrub(dir) {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("ursula: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("manifests {}", report.manifests);
+    println!("tables {}", report.tables);
+    println!("packs {}", report.packs);
+    println!("chunks {}", report.chunks);
+    println!("pack_bytes {}", report.pack_bytes);
+    println!("segments {}", report.segments);
+    println!("damaged {}", report.damage.len());
+    for damage in &report.damage {
+        eprintln!("ursula: {damage}");
+    }
+    match report.damage.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }
 

@@ -8,6 +8,7 @@ mod pulse;
 mod rebuild;
 mod recovery;
 pub mod replay;
+pub mod scrub;
 mod supervise;
 
 use std::net::SocketAddr;

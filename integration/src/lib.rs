@@ -6,6 +6,7 @@ pub mod history;
 pub mod linear;
 pub mod load;
 pub mod random;
+pub mod s3;
 mod server;
 pub mod suite;
 

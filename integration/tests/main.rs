@@ -14,4 +14,5 @@ mod ops;
 mod protocol;
 mod restart;
 mod sagas;
+mod scrub;
 mod tidy;

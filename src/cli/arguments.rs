@@ -48,6 +48,7 @@ pub enum Command {
     Close(Close),
     Delete(Delete),
     Cluster(ClusterCommand),
+    Scrub(Scrub),
     Doctor(Doctor),
     Man(Man),
     Completions(Completions),
@@ -184,6 +185,16 @@ pub struct Delete {
     /// the stream
     #[argh(positional)]
     pub url: String,
+}
+
+/// Reads and checks all that a stopped node has in its data directory: manifests, state tables, packs, the log. Names
+/// what is damaged, and mends nothing. The cold store is not read.
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "scrub")]
+pub struct Scrub {
+    /// the data directory
+    #[argh(option)]
+    pub wal_dir: std::path::PathBuf,
 }
 
 /// Prints the version.

@@ -86,6 +86,7 @@ async fn dispatch(command: Command) -> Result<(), CliError> {
         }
         Command::Server(_)
         | Command::Config(_)
+        | Command::Scrub(_)
         | Command::Man(_)
         | Command::Completions(_)
         | Command::Version(_) => Err(CliError::Usage("not a client command".to_owned())),

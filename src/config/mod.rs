@@ -1,15 +1,19 @@
 //! Settings: each once, in [`settings`]; a flag beats the environment, which beats the file, which beats the
 //! default.
 
+mod cold;
+mod machine;
 mod settings;
 mod value;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+pub use cold::{ColdPlace, Secret};
+pub use machine::allowed_cpus;
 pub use settings::{
-    ADMIN_LISTEN, AdminListen, CheckArguments, ColdPlace, Config, Given, Peer, SETTINGS,
-    ServerArguments, Setting, allowed_cpus,
+    ADMIN_LISTEN, AdminListen, CheckArguments, Config, Given, Peer, SETTINGS, ServerArguments,
+    Setting,
 };
 
 /// A setting that cannot be used; names key, value, source and what is allowed.
@@ -391,5 +395,52 @@ mod tests {
         assert!(text.contains("33554432 (default)") && text.contains("--body-bytes-in-flight-max"));
         let fitting = [small[0], ("body_bytes_max", "100KiB")];
         assert!(load(&flags(&fitting), std::iter::empty(), None).is_ok());
+    }
+
+    #[test]
+    fn where_the_cold_store_is_and_what_nobody_is_shown() {
+        let place = |text: &str| {
+            let given = flags(&[("cold", text), ("wal_dir", "/w")]);
+            load(&given, environment(&[]), None).map(|(config, _)| config.cold_place())
+        };
+        let s3 = |bucket: &str, prefix: &str| ColdPlace::S3 {
+            bucket: bucket.to_owned(),
+            prefix: prefix.to_owned(),
+        };
+        let table = [
+            ("", ColdPlace::Dir("/w/cold".into())),
+            ("/c", ColdPlace::Dir("/c".into())),
+            ("s3://abc", s3("abc", "")),
+            ("s3://abc/", s3("abc", "")),
+            ("s3://a-b.c/d/e/", s3("a-b.c", "d/e")),
+        ];
+        for (text, expected) in table {
+            assert_eq!(place(text).unwrap(), Some(expected), "{text}");
+        }
+        for bad in [
+            "s3://",
+            "s3://ab",
+            "s3://ABC/x",
+            "s3://abc//x",
+            "s3://abc/ä",
+            "gs://abc",
+        ] {
+            let error = place(bad).unwrap_err().to_string();
+            assert!(error.contains("s3://bucket/prefix"), "{bad}: {error}");
+        }
+        let secret = [
+            ("URSULA_S3_SECRET_ACCESS_KEY", "hush"),
+            ("URSULA_S3_SESSION_TOKEN", "hush"),
+        ];
+        let (config, origins) = load(&flags(&[]), environment(&secret), None).unwrap();
+        assert_eq!(config.s3_secret_access_key.0, "hush");
+        let shown = format!("{}{config:?}", describe(&config, &origins));
+        assert!(shown.contains("s3_session_token = \"***\"") && !shown.contains("hush"));
+        for bad in ["host", "ftp://host", "http://", "http://a/b", "http://u@h"] {
+            assert!(
+                load(&flags(&[("s3_endpoint", bad)]), environment(&[]), None).is_err(),
+                "{bad}"
+            );
+        }
     }
 }

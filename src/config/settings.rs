@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::value::{boolean, bytes, millis};
+use super::cold::{ColdPlace, Secret, cold, is_endpoint};
+use super::machine::{cores, hot_bytes, hot_bytes_kept};
+use super::value::{boolean, bytes, millis, within};
 use super::{ConfigError, Origin};
 use crate::group::{RaftSettings, ReadMode};
 use crate::http::backend::HttpSettings;
@@ -121,15 +123,15 @@ impl Value for Option<ColdPlace> {
     fn show(&self) -> Option<String> {
         self.as_ref().map(|place| match place {
             ColdPlace::Dir(dir) => format!("{:?}", dir.display().to_string()),
+            ColdPlace::S3 { bucket, prefix } => format!("\"s3://{bucket}/{prefix}\""),
         })
     }
 }
 
-/// Where the cold store is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ColdPlace {
-    /// A directory of this node.
-    Dir(PathBuf),
+impl Value for Secret {
+    fn show(&self) -> Option<String> {
+        (!self.0.is_empty()).then(|| "\"***\"".to_owned())
+    }
 }
 
 /// What flags gave: settings by key, and the file of `--config`.
@@ -225,10 +227,6 @@ macro_rules! settings {
     };
 }
 
-fn within(value: Option<u64>, from: u64, to: u64) -> Option<u64> {
-    value.filter(|v| (from..=to).contains(v))
-}
-
 fn peers(text: &str) -> Option<Vec<Peer>> {
     let mut peers: Vec<Peer> = Vec::new();
     for one in text.split(',').filter(|one| !one.trim().is_empty()) {
@@ -246,68 +244,9 @@ fn peers(text: &str) -> Option<Vec<Peer>> {
     Some(peers)
 }
 
-fn cold(text: &str) -> Option<Option<ColdPlace>> {
-    match text.trim() {
-        "" => Some(None),
-        text if text.contains("://") => None,
-        text => Some(Some(ColdPlace::Dir(PathBuf::from(text)))),
-    }
-}
-
 fn name(text: &str) -> Option<String> {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     ((1..=64).contains(&text.len()) && text.bytes().all(is_plain)).then(|| text.to_owned())
-}
-
-fn cores(text: &str) -> Option<u64> {
-    match text {
-        "auto" => Some(allowed_cpus().len().clamp(1, 64) as u64),
-        number => within(number.parse().ok(), 1, 64),
-    }
-}
-
-/// A share of the machine's memory for each core.
-fn hot_bytes(text: &str) -> Option<u64> {
-    match text {
-        "auto" => {
-            let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-            let line = memory
-                .lines()
-                .find(|l| l.starts_with("MemTotal:"))
-                .unwrap_or("");
-            let kib: u64 = line
-                .split_whitespace()
-                .nth(1)
-                .and_then(|n| n.parse().ok())
-                .unwrap_or(1 << 20);
-            let cores = allowed_cpus().len().max(1) as u64;
-            Some((kib * 1024 / 4 / cores).max(64 << 20))
-        }
-        text => within(bytes(text), 1 << 20, 1 << 42),
-    }
-}
-
-/// A quarter of what is hot at most.
-fn hot_bytes_kept(text: &str) -> Option<u64> {
-    match text {
-        "auto" => hot_bytes(text).map(|max| max / 4),
-        text => bytes(text),
-    }
-}
-
-/// The CPUs that this process may run on.
-pub fn allowed_cpus() -> Vec<usize> {
-    // SAFETY: an all-zero set is a valid value of this plain structure.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer and the size are those of the set above.
-    let result = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) };
-    if result != 0 {
-        return vec![0];
-    }
-    // SAFETY: every index is below the number of bits of the set.
-    (0..libc::CPU_SETSIZE as usize)
-        .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
-        .collect()
 }
 
 settings! {
@@ -321,8 +260,41 @@ settings! {
         boolean, "serve /healthz, /readyz and /metrics where clients connect, too.";
     wal_dir: Option<PathBuf>, "", "a directory",
         |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "where data is kept; without it, nothing survives a restart.";
-    cold: Option<ColdPlace>, "", "a directory",
+    cold: Option<ColdPlace>, "", "a directory, or s3://bucket/prefix",
         cold, "where old data is kept; without it, in `cold` below wal_dir.";
+    s3_endpoint: String, "", "http://host:port or https://host",
+        |t| Some(t.trim_end_matches('/').to_owned()).filter(|t| is_endpoint(t)), "where S3 is; empty: Amazon's, of the region.";
+    s3_region: String, "", "a region such as eu-central-1",
+        |t| Some(t.to_owned()).filter(|t| t.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')),
+        "region of the bucket; empty: AWS_REGION, then that of the AWS profile, then us-east-1.";
+    s3_addressing: String, "auto", "auto, path or virtual",
+        |t| Some(t.to_owned()).filter(|t| ["auto", "path", "virtual"].contains(&t.as_str())),
+        "whether the bucket is named in the path or in the host; auto: in the path if s3_endpoint is set.";
+    s3_access_key_id: String, "", "the name of a key",
+        |t| Some(t.to_owned()), "who asks; empty: AWS_ACCESS_KEY_ID, then the AWS profile, then the instance metadata service.";
+    s3_secret_access_key: Secret, "", "the key; better given by the environment or a file than by a flag",
+        |t| Some(Secret(t.to_owned())), "the key that belongs to s3_access_key_id.";
+    s3_session_token: Secret, "", "the token",
+        |t| Some(Secret(t.to_owned())), "token of a session that belongs to the key.";
+    s3_profile: String, "", "the name of a profile",
+        |t| Some(t.to_owned()), "profile in the AWS files; empty: AWS_PROFILE, then default.";
+    s3_metadata_host: String, "169.254.169.254", "a host, or host:port, or empty for none",
+        |t| Some(t.to_owned()), "the instance metadata service.";
+    s3_ca_file: Option<PathBuf>, "", "a PEM file",
+        |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "certificate authorities that S3's certificate must come from; empty: the system's.";
+    s3_encryption: String, "none", "none, s3, kms or kms:KEY",
+        |t| Some(t.to_owned()).filter(|t| ["none", "s3", "kms"].contains(&t.as_str()) || t.starts_with("kms:")),
+        "server-side encryption that is asked for; none: as the bucket has it.";
+    s3_requests_max: u64, "16", "a whole number from 1 to 1024",
+        |t| within(t.parse().ok(), 1, 1024), "requests to S3 at once, per core.";
+    s3_attempts_max: u64, "6", "a whole number from 1 to 100",
+        |t| within(t.parse().ok(), 1, 100), "attempts of one request to S3 before it fails.";
+    s3_connect_timeout_ms: u64, "5s", "a time from 10ms to 10min",
+        |t| within(millis(t), 10, 600_000), "time for a connection to S3, TLS included.";
+    s3_request_timeout_ms: u64, "30s", "a time from 10ms to 10min",
+        |t| within(millis(t), 10, 600_000), "time for a request to S3, beside a second for each MiB.";
+    s3_part_bytes: u64, "128MiB", "bytes from 5MiB to 4GiB",
+        |t| within(bytes(t), 5 << 20, 4 << 30), "longer objects are put in parts of this size, each of which is a request.";
     cold_pack_bytes: u64, "32MiB", "bytes from 4KiB to 1GiB",
         |t| within(bytes(t), 4 << 10, 1 << 30), "old data of a group goes to the cold store in objects of so many bytes; a core holds one in memory at a time.";
     cold_flush_age_ms: u64, "60s", "a time from 10ms to 1440min",

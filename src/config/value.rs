@@ -18,6 +18,11 @@ pub fn millis(text: &str) -> Option<u64> {
     with_units(text, &[("ms", 1), ("min", 60_000), ("s", 1000)])
 }
 
+/// The number, if it is in the range.
+pub fn within(value: Option<u64>, from: u64, to: u64) -> Option<u64> {
+    value.filter(|v| (from..=to).contains(v))
+}
+
 fn with_units(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();
     let (number, factor) = units

@@ -325,7 +325,7 @@ pub fn read_tables(
 }
 
 /// The base and the deltas, oldest first.
-fn tables(manifest: &GroupManifest) -> impl Iterator<Item = u64> {
+pub fn tables(manifest: &GroupManifest) -> impl Iterator<Item = u64> {
     let base = (manifest.base > 0).then_some(manifest.base);
     base.into_iter().chain(manifest.deltas.iter().copied())
 }

@@ -4,13 +4,14 @@ mod backend;
 mod balance;
 mod checkpoint;
 pub mod clock;
-mod cold;
+pub mod cold;
 mod cold_read;
 mod damage;
 mod flush;
 mod fork;
 mod give;
 mod guests;
+mod http_client;
 pub mod hyper_rt;
 pub mod listen;
 mod materialize;
@@ -26,10 +27,13 @@ mod start;
 mod status;
 mod tails;
 pub(crate) mod timeouts;
+mod tls;
 mod transfer;
 mod turn;
 
-pub use checkpoint::{GroupFiles, manifest_path, read_tables, sweep};
+pub use checkpoint::{
+    GroupFiles, manifest_path, pack_path, read_tables, sweep, table_path, tables,
+};
 pub use damage::{SET_ASIDE_MAX, damage_note_path, set_aside_count};
 pub use flush::pack_key;
 pub use mesh::{Mesh, MeshEnds, mesh};

@@ -17,7 +17,7 @@ use storage::wal::{Pin, Wal, WalConfig};
 use super::backend::CoreBackend;
 use super::checkpoint::GroupFiles;
 use super::clock::Clock;
-use super::cold::open_cold;
+use super::cold::{open_cold, try_cold};
 use super::cold_read::Tier;
 use super::listen::{ConnectionEvents, ConnectionLimits, accept_loop, listener};
 use super::signal::Event;
@@ -162,12 +162,8 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
         progress.clone(),
     );
     let core = storage::blocking::awake(built).await?;
-    if let Some(cold) = &core.cold {
-        log::debug!(
-            "event=cold_store core={} is_local={}",
-            core.id,
-            cold.is_local()
-        );
+    if let Some(cold) = core.cold.clone().filter(|_| core.id == 0) {
+        glommio::spawn_local(try_cold(cold)).detach();
     }
     core.use_cold_store();
     log::debug!("event=core_built core={}", core.id);

@@ -211,7 +211,11 @@ fn fresh(config: &Config, group: u32) -> GroupStart {
     }
 }
 
-fn read_manifest(dir: &Path, group: u32) -> Result<GroupManifest, NodeError> {
+/// A group's manifest; an empty one if there is none.
+///
+/// # Errors
+/// [`NodeError`]: it is damaged, newer, or another group's.
+pub(super) fn read_manifest(dir: &Path, group: u32) -> Result<GroupManifest, NodeError> {
     let path = manifest_path(dir, group);
     let Some(bytes) = framed::read(&path)? else {
         return Ok(GroupManifest {

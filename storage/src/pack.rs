@@ -6,6 +6,8 @@
 //! trailer, 24 bytes: index position u64 | entries u32 | crc32c of the index u32 | magic "URSPACKE"
 //! ```
 
+mod verify;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use self::verify::{PackSummary, verify};
 use crate::{StorageError, blocking, framed, io_error};
 
 const MAGIC: &[u8; 8] = b"URSPACK1";

@@ -6,6 +6,7 @@
 mod error;
 mod key;
 mod local;
+pub mod s3;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -122,16 +123,28 @@ pub enum ColdVerb {
     Delete,
     /// [`ColdStore::list`].
     List,
+    /// Begins a put in parts.
+    CreateUpload,
+    /// One part of it.
+    PutPart,
+    /// Its end.
+    CompleteUpload,
+    /// The end of one that failed.
+    AbortUpload,
 }
 
 impl ColdVerb {
     /// All, in the order of their discriminants.
-    pub const ALL: [ColdVerb; 5] = [
+    pub const ALL: [ColdVerb; 9] = [
         ColdVerb::Put,
         ColdVerb::Get,
         ColdVerb::Head,
         ColdVerb::Delete,
         ColdVerb::List,
+        ColdVerb::CreateUpload,
+        ColdVerb::PutPart,
+        ColdVerb::CompleteUpload,
+        ColdVerb::AbortUpload,
     ];
 
     /// Its name.
@@ -142,6 +155,10 @@ impl ColdVerb {
             ColdVerb::Head => "head",
             ColdVerb::Delete => "delete",
             ColdVerb::List => "list",
+            ColdVerb::CreateUpload => "create_upload",
+            ColdVerb::PutPart => "put_part",
+            ColdVerb::CompleteUpload => "complete_upload",
+            ColdVerb::AbortUpload => "abort_upload",
         }
     }
 }
@@ -150,6 +167,9 @@ impl ColdVerb {
 pub trait ColdHost {
     /// Microseconds on a clock that never goes back.
     fn monotonic_us(&self) -> u64;
+
+    /// Milliseconds since 1970.
+    fn now_ms(&self) -> u64;
 
     /// A random number; for jitter.
     fn random(&self) -> u64;
@@ -196,6 +216,10 @@ pub(crate) mod test_host {
 
     impl ColdHost for TestHost {
         fn monotonic_us(&self) -> u64 {
+            0
+        }
+
+        fn now_ms(&self) -> u64 {
             0
         }
 

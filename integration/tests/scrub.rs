@@ -1,0 +1,117 @@
+//! `ursula scrub`: all that a stopped node has is read, and what is damaged is named.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use integration::{Server, scratch_dir};
+
+fn scrub(dir: &Path) -> Output {
+    let mut command = Command::new(Server::binary());
+    command.args(["scrub", "--wal-dir"]).arg(dir);
+    command.output().unwrap()
+}
+
+fn count(output: &Output, name: &str) -> u64 {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|n| n.parse().ok())
+        .unwrap_or_else(|| panic!("no {name} in {text}"))
+}
+
+fn files(dir: &Path, prefix: &str, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if path.is_dir() {
+            files(&path, prefix, found);
+        } else if name.starts_with(prefix) {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn a_stopped_node_is_read_through_and_each_damage_is_named() {
+    let dir = scratch_dir();
+    let path = dir.path().to_str().unwrap();
+    let settings = [
+        "--wal-dir",
+        path,
+        "--core-count",
+        "2",
+        "--no-pin",
+        "--checkpoint-bytes",
+        "64KiB",
+    ];
+    let server = Server::start(&settings);
+    let mut client = server.client();
+    for number in 0..50 {
+        let stream = format!("/v1/stream/s{number}");
+        client.create(&stream, "text/plain");
+        for _ in 0..5 {
+            let reply = client.append(&stream, "text/plain", &[b'a' + number as u8 % 26; 2000]);
+            assert_eq!(reply.status, 204);
+        }
+    }
+    let in_use = scrub(dir.path());
+    assert!(!in_use.status.success());
+    let words = String::from_utf8_lossy(&in_use.stderr).into_owned();
+    assert!(words.contains("in use"), "{words}");
+    server.kill();
+
+    let sound = scrub(dir.path());
+    let words = String::from_utf8_lossy(&sound.stderr).into_owned();
+    assert!(sound.status.success(), "{words}");
+    for name in [
+        "manifests",
+        "tables",
+        "packs",
+        "chunks",
+        "pack_bytes",
+        "segments",
+    ] {
+        assert!(count(&sound, name) > 0, "{name}");
+    }
+    assert_eq!(count(&sound, "damaged"), 0);
+
+    let (mut damaged, mut groups) = (Vec::new(), Vec::new());
+    for kind in ["pack-", "table-", "manifest"] {
+        let mut found = Vec::new();
+        files(&dir.path().join("groups"), kind, &mut found);
+        // One of each kind, each of another group: nothing below a damaged manifest can be checked.
+        let file = found
+            .into_iter()
+            .find(|f| !groups.contains(&f.parent().unwrap().to_owned()));
+        let file = file.unwrap_or_else(|| panic!("no {kind} of another group"));
+        groups.push(file.parent().unwrap().to_owned());
+        damaged.push(file);
+    }
+    for file in &damaged {
+        let mut bytes = std::fs::read(file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+        std::fs::write(file, bytes).unwrap();
+    }
+    let found = scrub(dir.path());
+    assert_eq!(found.status.code(), Some(1));
+    assert_eq!(count(&found, "damaged"), 3);
+    let words = String::from_utf8_lossy(&found.stderr).into_owned();
+    for file in damaged {
+        assert!(
+            words.contains(&format!("{} is damaged", file.display())),
+            "{words}"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_data_directory_is_left_as_it_is() {
+    let dir = scratch_dir();
+    let refused = scrub(dir.path());
+    assert!(!refused.status.success());
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(words.contains("no data directory"), "{words}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}

@@ -1,0 +1,159 @@
+//! Reads a whole pack and checks all of it: header, trailer, index, and each chunk against its checksum.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::{END_MAGIC, HEADER_BYTES, MAGIC};
+use crate::{StorageError, io_error};
+
+const TRAILER_BYTES: u64 = 24;
+/// Bytes of a chunk read at once.
+const READ_BYTES: usize = 1 << 20;
+
+/// What a sound pack holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackSummary {
+    /// The group that it belongs to.
+    pub group: u32,
+    /// Its number within the group.
+    pub number: u32,
+    /// Chunks.
+    pub chunks: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// Checks a pack. Blocks; not for an executor.
+///
+/// # Errors
+/// [`StorageError::Corrupt`] naming the place, or the system's.
+pub fn verify(path: &Path) -> Result<PackSummary, StorageError> {
+    let corrupt = |offset: u64, what: &str| StorageError::Corrupt {
+        path: path.to_owned(),
+        offset,
+        what: what.to_owned(),
+    };
+    let file = File::open(path).map_err(|e| io_error(path, "open", e))?;
+    let bytes = file
+        .metadata()
+        .map_err(|e| io_error(path, "read", e))?
+        .len();
+    if bytes < HEADER_BYTES + TRAILER_BYTES {
+        return Err(corrupt(0, "a pack is longer"));
+    }
+    let header = read(&file, path, 0, HEADER_BYTES as usize)?;
+    if &header[..8] != MAGIC {
+        return Err(corrupt(0, "not a pack"));
+    }
+    let trailer_at = bytes - TRAILER_BYTES;
+    let trailer = read(&file, path, trailer_at, TRAILER_BYTES as usize)?;
+    let index_at = u64_at(&trailer, 0);
+    if &trailer[16..] != END_MAGIC || !(HEADER_BYTES..=trailer_at).contains(&index_at) {
+        return Err(corrupt(trailer_at, "the trailer is wrong"));
+    }
+    let index = read(&file, path, index_at, (trailer_at - index_at) as usize)?;
+    if crc32c::crc32c(&index) != u32_at(&trailer, 12) {
+        return Err(corrupt(index_at, "the checksum of the index is wrong"));
+    }
+    let mut rest = &index[..];
+    let mut chunks = 0;
+    let mut end = HEADER_BYTES;
+    while !rest.is_empty() {
+        let key_bytes = rest
+            .get(..2)
+            .map_or(0, |l| usize::from(u16::from_le_bytes([l[0], l[1]])));
+        let entry = rest.get(2 + key_bytes..2 + key_bytes + 32);
+        let entry = entry.ok_or_else(|| corrupt(index_at, "an entry of the index is cut"))?;
+        let (position, length) = (u64_at(entry, 16), u64::from(u32_at(entry, 24)));
+        // Chunks lie back to back, in the index's order.
+        if position != end || position + length > index_at {
+            return Err(corrupt(
+                index_at,
+                "the index names a place where no chunk is",
+            ));
+        }
+        if checksum(&file, path, position, length)? != u32_at(entry, 28) {
+            let what = format!("the checksum of the chunk of {length} bytes is wrong");
+            return Err(corrupt(position, &what));
+        }
+        end = position + length;
+        chunks += 1;
+        rest = &rest[2 + key_bytes + 32..];
+    }
+    if chunks != u64::from(u32_at(&trailer, 8)) || end != index_at {
+        return Err(corrupt(trailer_at, "the number of chunks is wrong"));
+    }
+    Ok(PackSummary {
+        group: u32_at(&header, 8),
+        number: u32_at(&header, 12),
+        chunks,
+        bytes,
+    })
+}
+
+fn read(file: &File, path: &Path, at: u64, length: usize) -> Result<Vec<u8>, StorageError> {
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, at)
+        .map_err(|e| io_error(path, "read", e))?;
+    Ok(bytes)
+}
+
+fn checksum(file: &File, path: &Path, at: u64, length: u64) -> Result<u32, StorageError> {
+    let mut buffer = vec![0; READ_BYTES.min(length as usize)];
+    let mut done = 0;
+    let mut crc = 0;
+    while done < length {
+        let part = (buffer.len() as u64).min(length - done) as usize;
+        file.read_exact_at(&mut buffer[..part], at + done)
+            .map_err(|e| io_error(path, "read", e))?;
+        crc = crc32c::crc32c_append(crc, &buffer[..part]);
+        done += part as u64;
+    }
+    Ok(crc)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | (u64::from(u32_at(bytes, at + 4)) << 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::PackPlan;
+    use super::*;
+
+    #[test]
+    fn a_sound_pack_is_summed_up_and_any_flipped_bit_or_cut_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pack-5");
+        let mut plan = PackPlan::new(3, 5);
+        plan.add("/a", 1, 0, vec![Bytes::from_static(b"hello")]);
+        plan.add("/bb", 2, 7, vec![Bytes::from_static(b"world")]);
+        let bytes = plan.write(&path).unwrap();
+        let expected = PackSummary {
+            group: 3,
+            number: 5,
+            chunks: 2,
+            bytes,
+        };
+        assert_eq!(verify(&path).unwrap(), expected);
+        let good = std::fs::read(&path).unwrap();
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bad).unwrap();
+            // Group and number stand in the file's name too, and are compared with it.
+            assert_ne!(verify(&path).ok(), Some(expected), "bit {bit}");
+        }
+        for length in 0..good.len() {
+            std::fs::write(&path, &good[..length]).unwrap();
+            assert!(verify(&path).is_err(), "cut at {length}");
+        }
+    }
+}
