@@ -10,6 +10,7 @@ mod failover;
 mod faults;
 mod formation;
 mod grpc;
+mod idle;
 mod members;
 mod rolling;
 mod transfer;
