@@ -3,8 +3,10 @@
 
 mod ahead;
 mod bridge;
+mod clocks;
 mod conformance;
 mod damage;
+mod disks;
 mod episodes;
 mod failover;
 mod faults;
