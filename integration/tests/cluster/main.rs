@@ -14,6 +14,7 @@ mod formation;
 mod grpc;
 mod idle;
 mod members;
+mod retention;
 mod rolling;
 mod transfer;
 
