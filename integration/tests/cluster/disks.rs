@@ -59,11 +59,9 @@ impl Run {
         }
     }
 
-    /// How many appends have been acknowledged so far is not asked of the load: a stream of the test's own tells it.
     fn end(self) -> (Vec<String>, Vec<Stream>, Arc<History>) {
-        let done = self.load.stop();
-        let appended = done.get("append Appended").copied().unwrap_or(0);
-        assert!(appended >= 8, "{done:?}");
+        self.load.wait(&["append Appended", "read Content"], 8);
+        self.load.stop();
         (self.addresses, self.streams, self.history)
     }
 }
@@ -104,7 +102,6 @@ fn power_cuts(count: u32, settings: &[&str]) {
             cluster.start_node(node);
         }
         cluster.wait_ready();
-        last(100);
         told.push(run.end());
         if count > 1 {
             cluster.expect_equal_states(&cluster.ids());

