@@ -352,6 +352,7 @@ async fn build(
         turns: RefCell::default(),
         stepped_us: Cell::new(0),
         sync_began_us: Cell::new(0),
+        pace: super::pace::Pace::default(),
         disk,
         metrics,
         lag: super::status::Lag::default(),
