@@ -281,6 +281,10 @@ settings! {
         |t| within(millis(t), 1000, 365 * 86_400_000), "a backup can be restored to any time that is not longer ago; what only older times need is deleted.";
     dr_log_bytes_max: u64, "256MiB", "bytes from 1MiB to 1TiB",
         |t| within(bytes(t), 1 << 20, 1 << 40), "log that is kept in memory until it is shipped, per core; above it, groups begin anew with their whole state.";
+    cache_dir: Option<PathBuf>, "", "a directory, on a fast disk of this machine",
+        |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "where what was read from the cold store is kept for the next time; empty: in memory only.";
+    cache_bytes: u64, "10GiB", "bytes from 1MiB to 64TiB",
+        |t| within(bytes(t), 1 << 20, 64 << 40), "size of the cache in cache_dir, shared equally by the cores.";
     core_count: u64, "auto", "a whole number from 1 to 64, or auto",
         cores, "executors; auto: one for each CPU that the process may use.";
     raft_group_count: u64, "16", "a whole number from 1 to 4096",

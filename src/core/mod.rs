@@ -6,6 +6,7 @@ mod base;
 mod checkpoint;
 pub mod clock;
 pub mod cold;
+mod cold_cache;
 mod cold_read;
 mod damage;
 mod flush;
@@ -19,6 +20,7 @@ mod materialize;
 mod mesh;
 mod message;
 pub mod net;
+mod pace;
 mod peer_events;
 mod peers;
 mod router;
@@ -126,6 +128,7 @@ pub struct Core {
     disk: Option<Disk>,
     metrics: Rc<CoreMetrics>,
     lag: status::Lag,
+    pace: pace::Pace,
     /// The other nodes' clocks against this one's, in milliseconds; asked by the first core.
     clock_offsets: RefCell<BTreeMap<u64, f64>>,
     /// Where old data is kept; `None` for a node in memory.
