@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use ursula::cli::{self, Command, ConfigSubcommand};
 use ursula::config::{self, Config, ConfigError, Given};
+use ursula::ops::build::VERSION;
 use ursula::ops::exit::USAGE;
 
 /// Requests and appends make many small allocations, some freed on another core than theirs.
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn version() -> ExitCode {
-    cli::print(format_args!("ursula {}\n", env!("CARGO_PKG_VERSION")));
+    cli::print(format_args!("ursula {}\n", VERSION));
     ExitCode::SUCCESS
 }
 
