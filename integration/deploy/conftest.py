@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from machines import PLACE, Laboratory
+from machines import BUCKET, CONTROLLER, PLACE, STORE_KEY, STORE_PORT, STORE_SECRET, Laboratory
 from versions import Release
 
 NAMES = "abcd"
@@ -73,12 +73,14 @@ class Site:
             "ursula_settings": {
                 "core_count": 1, "no_pin": True, "raft_group_count": 8, "wal_segment_bytes": "4MiB", "checkpoint_bytes": "1MiB",
                 "hot_bytes_max": "64MiB", "election_timeout_ms": "1s",
+                "cold": f"s3://{BUCKET}/deploy", "s3_endpoint": f"http://{CONTROLLER}:{STORE_PORT}", "s3_access_key_id": STORE_KEY,
+                "cold_flush_age_ms": "1s",
             },
-            "ursula_secrets": {"cors_allow_origin": SECRET},
+            "ursula_secrets": {"cors_allow_origin": SECRET, "s3_secret_access_key": STORE_SECRET},
             "ursula_preflight_free_bytes_min": 100 << 20,
             "ursula_preflight_probe_ms": 300,
             # The clock is that of the machine below, which nobody synchronises in a test.
-            "ursula_preflight_warn_only": ["clock_sync"],
+            "ursula_preflight_warn_only": ["clock.sync"],
             "ursula_wait_s": 60,
         }
         # A socket's path is short.

@@ -13,7 +13,7 @@ import tarfile
 import pytest
 
 from conftest import FIRST, SECRET
-from machines import wait_until
+from machines import STORE_SECRET, wait_until
 from versions import broken_version
 
 
@@ -46,10 +46,10 @@ def test_a_failing_preflight_names_all_findings_and_changes_nothing(site, bare):
         holder.wait()
     said = played.said()
     assert "Nothing was changed" in said
-    assert "b: port: 0.0.0.0:4437 is taken" in said
+    assert "b: net.listen: 0.0.0.0:4437 is taken" in said
     for name in FIRST:
-        assert f"{name}: free_space:" in said
-        assert f"{name}: cpus:" in said
+        assert f"{name}: data.free:" in said
+        assert f"{name}: cpu.count:" in said
     assert {n: site.tree(n) for n in FIRST} == before
 
 
@@ -103,6 +103,18 @@ def test_a_broken_setting_does_not_touch_a_running_cluster(site, cluster):
     settings = {**site.variables["ursula_settings"], "long_poll_ms": "a while"}
     played = site.play("site", variables={"ursula_settings": settings}, wanted=2)
     assert "`long_poll_ms` is a while ; allowed: a time from 10ms to 10min" in played.said()
+    assert {n: site.tree(n) for n in FIRST} == before
+
+
+def test_a_failing_preflight_of_a_running_cluster_asks_its_program_and_changes_nothing(site, cluster):
+    before = {n: site.tree(n) for n in FIRST}
+    settings = {**site.variables["ursula_settings"], "core_count": 64}
+    said = site.play("site", variables={"ursula_settings": settings}, wanted=2).said()
+    assert "Nothing was changed" in said
+    for name in FIRST:
+        # As `ursula doctor` says it.
+        assert f"{name}: cpu.count: 64 cores on" in said
+        assert f"{name}: net.listen" not in said, "its own ports"
     assert {n: site.tree(n) for n in FIRST} == before
 
 
@@ -267,4 +279,5 @@ def test_a_support_bundle_has_what_is_needed_and_no_secret(site, cluster, tmp_pa
         everything = b"".join(parts.values())
         assert b"do-not-show-this" not in everything
         assert SECRET.encode() not in everything
+        assert STORE_SECRET.encode() not in everything
     assert "ursula-support" not in site.lab["a"].ssh("ls /tmp").stdout
