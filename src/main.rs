@@ -8,6 +8,7 @@ use ursula::cli::{self, BackupSubcommand, Command, ConfigSubcommand};
 use ursula::config::{
     self, BackupListArguments, BackupVerifyArguments, Config, ConfigError, Given, RestoreArguments,
 };
+use ursula::ops::build::VERSION;
 use ursula::ops::exit::USAGE;
 
 /// Requests and appends make many small allocations, some freed on another core than theirs.
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
 }
 
 fn version() -> ExitCode {
-    cli::print(format_args!("ursula {}\n", env!("CARGO_PKG_VERSION")));
+    cli::print(format_args!("ursula {}\n", VERSION));
     ExitCode::SUCCESS
 }
 

@@ -155,7 +155,7 @@ pub fn run(config: &Config, origins: &Origins) -> Result<(), NodeError> {
 }
 
 fn run_once(config: &Config, origins: &Origins) -> Result<Ended, NodeError> {
-    log::info!("event=starting version={}", env!("CARGO_PKG_VERSION"));
+    log::info!("event=starting version={}", crate::ops::build::VERSION);
     preflight::raise_descriptor_limit(config.connections_max);
     preflight::check()?;
     let guard = crate::core::listen::guard(config.listen)?;
