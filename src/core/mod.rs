@@ -2,9 +2,11 @@
 
 mod backend;
 mod balance;
+mod base;
 mod checkpoint;
 pub mod clock;
 pub mod cold;
+mod cold_cache;
 mod cold_read;
 mod damage;
 mod flush;
@@ -18,10 +20,12 @@ mod materialize;
 mod mesh;
 mod message;
 pub mod net;
+mod pace;
 mod peer_events;
 mod peers;
 mod router;
 mod saga;
+mod ship;
 pub(crate) mod signal;
 mod start;
 mod status;
@@ -32,7 +36,7 @@ mod transfer;
 mod turn;
 
 pub use checkpoint::{
-    GroupFiles, manifest_path, pack_path, read_tables, sweep, table_path, tables,
+    GroupFiles, group_dir, manifest_path, pack_path, read_tables, sweep, table_path, tables,
 };
 pub use damage::{SET_ASIDE_MAX, damage_note_path, set_aside_count};
 pub use flush::pack_key;
@@ -124,11 +128,13 @@ pub struct Core {
     disk: Option<Disk>,
     metrics: Rc<CoreMetrics>,
     lag: status::Lag,
+    pace: pace::Pace,
     /// The other nodes' clocks against this one's, in milliseconds; asked by the first core.
     clock_offsets: RefCell<BTreeMap<u64, f64>>,
     /// Where old data is kept; `None` for a node in memory.
     cold: Option<Rc<dyn ColdStore>>,
     tier: cold_read::Tier,
+    shipping: ship::Shipping,
     /// Bytes of the groups that the cold store lacks.
     unflushed_bytes: Cell<u64>,
     body_bytes: Rc<Cell<u64>>,
