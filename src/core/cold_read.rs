@@ -4,7 +4,7 @@
 //! Owns the core's cache. Invariants: nothing is kept or answered that its checksum does not cover; the cache has a bound.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 
@@ -12,10 +12,9 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use glommio::{Latency, Shares, TaskQueueHandle};
 use storage::cold::ColdError;
-use storage::cold_pack::{self, Location};
 
 use super::Core;
-use super::flush::pack_key;
+use super::packs::{Unsure, refusal_of};
 use super::signal::Event;
 use crate::ops::metrics::add;
 use crate::protocol::{ColdChunk, PackName, Piece, Refusal};
@@ -106,7 +105,7 @@ pub(super) struct Tier {
     is_building: Rc<Cell<bool>>,
     built: Rc<Event>,
     /// Packs that were put without an answer.
-    pub(super) unsure: RefCell<BTreeSet<(u32, PackName)>>,
+    pub(super) unsure: Unsure,
 }
 
 /// The right to build a pack.
@@ -240,64 +239,24 @@ impl Core {
         });
     }
 
-    /// Reads chunks that follow each other, and verifies them. What came damaged is read once more: the way here may have
-    /// done it.
+    /// Reads chunks that follow each other, and verifies them.
     async fn read_run(self: &Rc<Self>, run: &[Wanted]) -> Result<Vec<Bytes>, Refusal> {
-        match self.read_once(run).await {
-            Err(ColdError::Corrupt { key, what }) => {
-                log::warn!("event=cold_read_again key={key} what=\"{what}\"");
-                let again = self.read_once(run).await;
-                again.map_err(|error| self.note_cold_failure(&key, &error))
-            }
-            result => result.map_err(|error| {
-                let (id, _) = run[0];
-                let key = pack_key(&self.config.cluster_id, id.group, id.pack);
-                match key {
-                    Some(key) => self.note_cold_failure(&key, &error),
-                    None => Refusal::DataDamaged,
-                }
-            }),
-        }
-    }
-
-    async fn read_once(self: &Rc<Self>, run: &[Wanted]) -> Result<Vec<Bytes>, ColdError> {
-        let no_store = || ColdError::Misconfigured {
+        let Some((id, _)) = run.first() else {
+            return Ok(Vec::new());
+        };
+        let no_store = |_| ColdError::Misconfigured {
             what: "data is in a cold store, and this node has none: set --cold".to_owned(),
         };
-        let store = self.cold.clone().ok_or_else(no_store)?;
-        let ((id, first), (_, last)) = (run[0], run[run.len() - 1]);
-        let key = pack_key(&self.config.cluster_id, id.group, id.pack).ok_or_else(no_store)?;
-        let from = first.position;
-        let length = last.position + u64::from(last.stored) - from;
-        let bytes = store.get_range(&key, from, length).await?;
-        let locations: Vec<Location> = run
-            .iter()
-            .map(|(_, chunk)| Location {
-                position: chunk.position,
-                length: chunk.length,
-                stored: chunk.stored,
-                crc32c: chunk.crc32c,
-            })
-            .collect();
-        let opened = storage::blocking::run(move || {
-            let open = |at: &Location| {
-                let begin = (at.position - from) as usize;
-                let end = begin + at.stored as usize;
-                // A copy, where it is not decompressed: a slice would keep the whole run in memory.
-                let is_plain = at.stored == at.length;
-                let stored = bytes.get(begin..end).unwrap_or_default();
-                let stored = if is_plain {
-                    Bytes::copy_from_slice(stored)
-                } else {
-                    bytes.slice(begin.min(bytes.len())..end.min(bytes.len()))
-                };
-                cold_pack::open(stored, at)
-            };
-            locations.iter().map(open).collect::<Result<Vec<_>, _>>()
-        });
-        opened.await.map_err(|damage| ColdError::Corrupt {
-            key,
-            what: damage.to_string(),
+        let chunks: Vec<ColdChunk> = run.iter().map(|(_, chunk)| *chunk).collect();
+        let read = match self.packs().map_err(no_store) {
+            Ok(packs) => packs.read(id.group, id.pack, &chunks).await,
+            Err(error) => Err(error),
+        };
+        read.map_err(|error| {
+            let (group, pack) = (id.group, id.pack);
+            log::error!("event=cold_read_failed group={group} pack={pack:?} {error}");
+            add(&self.metrics.plain.cold_read_failures_total, 1);
+            refusal_of(&error)
         })
     }
 
@@ -333,15 +292,6 @@ impl Core {
             let fetched = self.read_run(&[(id, *chunk)]).await?;
             return fetched.into_iter().next().ok_or(Refusal::DataDamaged);
         }
-    }
-}
-
-/// What a client is told: to try again, unless that cannot help.
-pub(super) fn refusal_of(error: &ColdError) -> Refusal {
-    match error {
-        ColdError::Corrupt { .. } | ColdError::Conflict { .. } => Refusal::DataDamaged,
-        // A pack goes a while after its last chunk was given up: a plan that is older finds nothing.
-        _ => Refusal::Unavailable,
     }
 }
 

@@ -52,6 +52,7 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("forks", "fork-one-byte-more", 20),
     bug("TTL", "expiry-unchecked", 0),
     bug("TTL", "expiry-of-another-stream", 0),
+    bug("cold tier", "cold-read-unverified", 0),
 ];
 
 /// The deliberate bug of that name.
