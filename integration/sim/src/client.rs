@@ -103,6 +103,9 @@ impl Client {
                     body: body(id, plan, rng),
                 }
             }
+            67..75 if plan.cold > 0 && rng.chance(300_000) => What::Trim {
+                offset: rng.pick(&[1, 30, 500, 2_000]),
+            },
             67..75 => What::Head,
             _ => What::Read {
                 from: rng.pick(&[0, 0, 1, 30, 500]),

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use ursula::protocol::{
-    Append, ContentType, Create, Expiry, Offset, Op as Asked, Producer, Read, ReadFrom, Request,
-    StreamKey,
+    Append, ContentType, Create, Expiry, Incarnation, Offset, Op as Asked, Producer, Read,
+    ReadFrom, Request, StreamKey,
 };
 
 /// An operation under way.
@@ -59,6 +59,11 @@ pub enum What {
     },
     /// Of a stream.
     Delete,
+    /// Of a stream: what is before the offset is not kept.
+    Trim {
+        /// First byte that readers may have.
+        offset: u64,
+    },
     /// Of a stream.
     Head,
     /// Of a stream.
@@ -120,6 +125,10 @@ impl Op {
             }),
             What::Fork { .. } => return None,
             What::Delete => Asked::Delete,
+            What::Trim { offset } => Asked::Trim {
+                offset: Offset(*offset),
+                incarnation: Incarnation(0),
+            },
             What::Head => Asked::Head,
             What::Read {
                 from,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use prost::Message;
 use raftproto::command::{CommandBatch, command::Kind};
-use ursula::protocol::{Outcome, Refusal};
+use ursula::protocol::{Outcome, PackName, Refusal};
 
 use crate::client::group_of;
 use crate::history::{Op, What};
@@ -124,7 +124,8 @@ impl Ledger {
         Ok(())
     }
 
-    fn content(&self, group: u32, incarnation: u64) -> Cow<'_, [u8]> {
+    /// All that a stream ever had.
+    pub fn content(&self, group: u32, incarnation: u64) -> Cow<'_, [u8]> {
         let Some(ledger) = self.groups.get(&group) else {
             return Cow::default();
         };
@@ -135,6 +136,16 @@ impl Ledger {
         let source = self.content(group_of(&origin.source), origin.incarnation);
         let end = (origin.offset as usize).min(source.len());
         Cow::Owned([&source[..end], own].concat())
+    }
+
+    /// Packs that logs count since this was called last.
+    pub fn take_published(&mut self) -> Vec<(u32, PackName)> {
+        let mut all = Vec::new();
+        for (group, ledger) in &mut self.groups {
+            let names = ledger.model.published.drain(..);
+            all.extend(names.map(|n| (*group, PackName::from_message(Some(&n)))));
+        }
+        all
     }
 
     /// The stream that a read was planned of still stands.
@@ -159,6 +170,7 @@ impl GroupLedger {
                 Some(Kind::Append(a)) => (a.body.to_vec(), a.producer.is_none()),
                 Some(Kind::Create(c)) => (c.body.to_vec(), true),
                 Some(Kind::Delete(d)) => (d.key.as_bytes().to_vec(), false),
+                Some(Kind::Trim(t)) => (trim_id(&t.key, t.offset), false),
                 _ => (Vec::new(), false),
             };
             let text = || String::from_utf8_lossy(&id[..id.len().min(24)]).into_owned();
@@ -196,6 +208,7 @@ impl GroupLedger {
                 self.claim(&body.to_vec(), op, outcome, false)
             }
             What::Delete => self.claim(&op.key.as_bytes().to_vec(), op, outcome, true),
+            What::Trim { offset } => self.claim(&trim_id(&op.key, *offset), op, outcome, false),
             What::Head => self.judge_head(op, outcome),
             What::Fork { body, .. } => {
                 let body = body.to_vec();
@@ -290,6 +303,10 @@ impl GroupLedger {
     }
 
     fn judge_read(&mut self, op: &Op, outcome: &Outcome) -> Result<(), String> {
+        let asked = match op.what {
+            What::Read { from, .. } => from,
+            _ => 0,
+        };
         let plan = match outcome {
             Outcome::Read(plan) => plan,
             Outcome::Refused(Refusal::NotFound) => return self.judge_absence(op),
@@ -298,6 +315,9 @@ impl GroupLedger {
             }
             Outcome::Refused(Refusal::OffsetBeyondTail { tail }) => {
                 return self.see(op, |v| v.seen.is_some_and(|s| s.tail == tail.0));
+            }
+            Outcome::Refused(Refusal::OffsetExpired { earliest }) if asked < earliest.0 => {
+                return self.see(op, |v| v.seen.is_some_and(|s| s.floor == earliest.0));
             }
             _ => return Err("not an answer to this".to_owned()),
         };
@@ -308,8 +328,16 @@ impl GroupLedger {
         }
         self.see(op, |v| {
             v.seen.is_some_and(|s| {
-                (s.incarnation, s.tail, s.closed) == (meta.incarnation.0, meta.tail.0, meta.closed)
+                let meta_of = (meta.incarnation.0, meta.tail.0, meta.closed);
+                let from = if asked == 0 { s.floor } else { asked };
+                (s.incarnation, s.tail, s.closed) == meta_of
+                    && s.floor <= plan.start.0
+                    && plan.start.0 == from
             })
         })
     }
+}
+
+fn trim_id(key: &str, offset: u64) -> Vec<u8> {
+    format!("trim {key} {offset}").into_bytes()
 }

@@ -56,6 +56,8 @@ pub struct Seen {
     pub is_mortal: bool,
     /// It was deleted, and forks need its bytes.
     pub is_gone: bool,
+    /// First byte that readers may have.
+    pub floor: u64,
 }
 
 /// What stands at a key from a log index on; `None`: nothing.
@@ -106,7 +108,10 @@ pub struct Model {
     contents: BTreeMap<u64, Vec<u8>>,
     origins: BTreeMap<u64, Origin>,
     abandoned: BTreeSet<u64>,
+    intents: BTreeSet<(u64, u32, u64)>,
     stamp_ms: u64,
+    /// Packs that the log counts since they were taken last.
+    pub published: Vec<raftproto::command::PackName>,
 }
 
 impl Model {
@@ -160,7 +165,8 @@ impl Model {
                 let stream = self.streams.get_mut(&h.key);
                 // Its answer is not a client's; what it keeps is seen when the fork is read.
                 if let Some(s) = stream.filter(|s| !s.seen.is_gone)
-                    && h.offset.is_none_or(|offset| offset <= s.seen.tail)
+                    && h.offset
+                        .is_none_or(|o| (s.seen.floor..=s.seen.tail).contains(&o))
                 {
                     s.holds.insert(h.hold_id);
                 }
@@ -186,6 +192,23 @@ impl Model {
                 (&a.fork_key, None)
             }
             Some(Kind::Settle(_)) => return Ok(None),
+            Some(Kind::Trim(t)) => (&t.key, Some(self.trim(&t.key, t.offset))),
+            // Where bytes are is nothing that a client sees.
+            Some(Kind::BeginPack(b)) => {
+                self.intents.insert(name_of(&b.name));
+                return Ok(None);
+            }
+            Some(Kind::CancelPack(c)) => {
+                self.intents.remove(&name_of(&c.name));
+                return Ok(None);
+            }
+            Some(Kind::PublishPack(p)) => {
+                if self.intents.remove(&name_of(&p.name)) {
+                    self.published.extend(p.name);
+                }
+                return Ok(None);
+            }
+            Some(Kind::ForgetPacks(_)) => return Ok(None),
             other => return Err(format!("an unexpected command: {other:?}")),
         };
         let seen = self.streams.get(key).map(|s| s.seen);
@@ -194,6 +217,22 @@ impl Model {
             versions.push(Version { since: index, seen });
         }
         Ok(verdict)
+    }
+
+    fn trim(&mut self, key: &str, offset: u64) -> Verdict {
+        let Some(stream) = self.streams.get_mut(key) else {
+            return Verdict::Refused(Refusal::NotFound);
+        };
+        let seen = &mut stream.seen;
+        if seen.is_gone {
+            return Verdict::Refused(Refusal::Gone);
+        }
+        if offset > seen.tail {
+            let tail = ursula::protocol::Offset(seen.tail);
+            return Verdict::Refused(Refusal::OffsetBeyondTail { tail });
+        }
+        seen.floor = seen.floor.max(offset);
+        Verdict::Done
     }
 
     /// Ends a stream, for good if no fork needs its bytes.
@@ -243,6 +282,7 @@ impl Model {
             closed: create.closed,
             is_mortal: create.expiry.is_some(),
             is_gone: false,
+            floor: create.fork.as_ref().map_or(0, |f| f.floor),
         };
         self.contents.insert(seen.incarnation, create.body.to_vec());
         if let Some(fork) = &create.fork {
@@ -370,6 +410,11 @@ fn is_same_fork(mine: Option<&ForkOrigin>, asked: Option<&ForkOrigin>) -> bool {
         }
         _ => false,
     }
+}
+
+fn name_of(name: &Option<raftproto::command::PackName>) -> (u64, u32, u64) {
+    name.as_ref()
+        .map_or((0, 0, 0), |n| (n.term, n.number, n.nonce))
 }
 
 fn deadline_ms(stream: &Stream) -> Option<u64> {

@@ -193,7 +193,12 @@ impl World {
                 self.ledger.hashed(node, group, applied.index, hash);
             }
         }
-        if is_ready != std::mem::replace(&mut hosted.was_ready, is_ready) {
+        let has_changed = is_ready != std::mem::replace(&mut hosted.was_ready, is_ready);
+        if has_changed && !is_ready && World::is_building(&me.process, group) {
+            self.coverage.hit("leader deposed while its pack is put");
+        }
+        self.look_at_published();
+        if has_changed {
             self.coverage.hit(if is_ready {
                 "leader ready"
             } else {
