@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::cold::ColdSettings;
 use super::stream::Stream;
+use crate::mutation;
 use crate::protocol::{ColdChunk, PackName, StreamKey};
 
 /// Oldest data waits at most so many times as long as quiet data.
@@ -152,7 +153,11 @@ impl ColdState {
     }
 
     pub(super) fn deletable(&self, settings: &ColdSettings, now_ms: u64) -> Vec<(u32, PackName)> {
-        let is_over = |since_ms: u64| since_ms.saturating_add(settings.grace_ms) <= now_ms;
+        let grace_ms = match mutation::is_on("deleted-without-grace") {
+            true => 0,
+            false => settings.grace_ms,
+        };
+        let is_over = |since_ms: u64| since_ms.saturating_add(grace_ms) <= now_ms;
         let dead = self
             .packs
             .iter()

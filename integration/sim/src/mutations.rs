@@ -53,6 +53,19 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("TTL", "expiry-unchecked", 0),
     bug("TTL", "expiry-of-another-stream", 0),
     bug("cold tier", "cold-read-unverified", 0),
+    bug("cold tier", "published-before-put", 0),
+    bug("cold tier", "put-before-the-intent", 0),
+    bug("cold tier", "intent-given-up-at-once", 0),
+    bug("cold tier", "grace-from-the-intent", 0),
+    bug("cold tier", "unsure-pack-cancelled", 0),
+    bug("cold tier", "checkpoint-without-intents", 0),
+    bug("cold tier", "dropped-before-published", 0),
+    bug("collection", "deleted-without-grace", 0),
+    bug("collection", "moved-chunk-not-counted", 0),
+    bug("collection", "moved-chunk-forgotten", 0),
+    bug("collection", "forgotten-before-deleted", 0),
+    bug("retention", "trimmed-under-a-fork", 0),
+    bug("retention", "floor-ignored", 0),
 ];
 
 /// The deliberate bug of that name.
