@@ -67,6 +67,8 @@ fn leading_group(keys: &[StreamKey]) -> Group {
             closed: false,
             body: Bytes::new(),
             bucket_generation: 0,
+            retention: ursula::protocol::Retention::default(),
+            is_bucket_retention: false,
             fork: None,
         };
         ask(&mut group, key, Op::Create(create), &mut effects);

@@ -16,8 +16,8 @@ use ursula::http::backend::{
     Backend, BodyBudget, ForkCreate, HttpSettings, LiveTail, LiveUpdate, Operation, TailState,
 };
 use ursula::protocol::{
-    BucketInfo, BucketName, Created, ForkRequest, Listed, Offset, Outcome, ReadPlan, Refusal,
-    Request, StreamKey,
+    BucketInfo, BucketName, BucketTerms, Created, ForkRequest, Listed, Offset, Outcome, ReadPlan,
+    Refusal, Request, Retention, StreamKey,
 };
 
 const REQUESTS: usize = 100;
@@ -120,11 +120,15 @@ impl Backend for Accepting {
         Err(Refusal::Unavailable)
     }
 
-    async fn bucket_generation(&self, _name: &BucketName, _stale: bool) -> Result<u64, Refusal> {
+    async fn bucket_terms(&self, _name: &BucketName, _stale: bool) -> Result<BucketTerms, Refusal> {
         Err(Refusal::Unavailable)
     }
 
-    async fn create_bucket(&self, _name: BucketName) -> Result<BucketInfo, Refusal> {
+    async fn create_bucket(
+        &self,
+        _name: BucketName,
+        _retention: Option<Retention>,
+    ) -> Result<BucketInfo, Refusal> {
         Err(Refusal::Unavailable)
     }
 

@@ -13,6 +13,7 @@ mod live;
 mod ops;
 mod protocol;
 mod restart;
+mod retention;
 mod sagas;
 mod scrub;
 mod tidy;

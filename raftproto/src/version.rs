@@ -1,10 +1,10 @@
 //! The versions of persisted and sent messages, and the one check of them.
 
 /// Version of [`crate::command::CommandBatch`] that this binary writes.
-pub const COMMANDS: u32 = 2;
+pub const COMMANDS: u32 = 3;
 
 /// Version of [`crate::checkpoint::GroupManifest`] and of all that it refers to.
-pub const CHECKPOINT: u32 = 2;
+pub const CHECKPOINT: u32 = 3;
 
 /// Version of the protocol between nodes, [`crate::peer`].
 pub const PEER: u32 = 1;

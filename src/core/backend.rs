@@ -13,8 +13,8 @@ use crate::http::backend::{Backend, BodyBudget, ForkCreate, HttpSettings, Operat
 use crate::meta::Tables;
 use crate::ops::metrics::{self, add};
 use crate::protocol::{
-    BucketInfo, BucketName, Created, ForkRequest, GroupTarget, Listed, Op, Outcome, ReadPlan,
-    Refusal, Request, StreamKey,
+    BucketInfo, BucketName, BucketTerms, Created, ForkRequest, GroupTarget, Listed, Op, Outcome,
+    ReadPlan, Refusal, Request, Retention, StreamKey,
 };
 
 /// The [`Backend`] of one core.
@@ -95,14 +95,14 @@ impl Backend for CoreBackend {
         self.0.fork(key, fork, create).await
     }
 
-    async fn bucket_generation(
+    async fn bucket_terms(
         &self,
         name: &BucketName,
         is_known_stale: bool,
-    ) -> Result<u64, Refusal> {
+    ) -> Result<BucketTerms, Refusal> {
         let known = self.0.tables.borrow().buckets.get(name).copied();
-        if let Some(generation) = known.filter(|_| !is_known_stale) {
-            return Ok(generation);
+        if let Some(terms) = known.filter(|_| !is_known_stale) {
+            return Ok(terms);
         }
         // This core's copy may be older than a create that was acknowledged elsewhere.
         let request = Request {
@@ -111,16 +111,26 @@ impl Backend for CoreBackend {
         };
         match self.0.ask(request).await {
             Outcome::Bucket(info) if info.deleting => Err(Refusal::BucketDeleting),
-            Outcome::Bucket(info) => Ok(info.generation),
+            Outcome::Bucket(info) => Ok(BucketTerms {
+                generation: info.generation,
+                retention: info.retention,
+            }),
             Outcome::Refused(refusal) => Err(refusal),
             _ => Err(Refusal::Unavailable),
         }
     }
 
-    async fn create_bucket(&self, name: BucketName) -> Result<BucketInfo, Refusal> {
+    async fn create_bucket(
+        &self,
+        name: BucketName,
+        retention: Option<Retention>,
+    ) -> Result<BucketInfo, Refusal> {
         let request = Request {
             target: GroupTarget::Meta,
-            op: Op::CreateBucket(name),
+            op: Op::CreateBucket {
+                bucket: name,
+                retention,
+            },
         };
         match self.0.ask(request).await {
             Outcome::Bucket(info) => Ok(info),

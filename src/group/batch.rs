@@ -14,7 +14,7 @@ use super::{Effect, Group, ReplyTo, refuse};
 use crate::mutation;
 use crate::protocol::{
     Append, Create, Expiry, GroupTarget, Hold, Member, MemberChange, Op, Refusal, Request,
-    StreamKey,
+    Retention, StreamKey,
 };
 
 /// Commands that the next entry will carry.
@@ -130,6 +130,14 @@ impl Group {
 
 /// The lowest version that has all these commands: what needs no newer one can be applied by an older binary.
 fn version_of(commands: &[Command]) -> u32 {
+    let is_of_3 = |command: &Command| match &command.kind {
+        Some(Kind::Create(create)) => create.retention.is_some(),
+        Some(Kind::CreateBucket(create)) => create.retention.is_some(),
+        _ => false,
+    };
+    if commands.iter().any(is_of_3) {
+        return 3;
+    }
     let is_of_2 = |command: &Command| {
         matches!(
             command.kind,
@@ -227,8 +235,9 @@ pub(super) fn command_of(request: Request) -> Result<Kind, Op> {
         Op::ChangeMembers { base, change } => {
             Kind::ChangeMembers(change_members_command(&base, change))
         }
-        Op::CreateBucket(bucket) => Kind::CreateBucket(command::CreateBucket {
+        Op::CreateBucket { bucket, retention } => Kind::CreateBucket(command::CreateBucket {
             bucket: bucket.as_str().to_owned(),
+            retention: retention.map(Retention::to_message),
         }),
         Op::BeginDeleteBucket(bucket) => Kind::BeginDeleteBucket(command::BeginDeleteBucket {
             bucket: bucket.as_str().to_owned(),
@@ -267,6 +276,8 @@ fn create_command(key: String, create: Create) -> command::Create {
         closed: create.closed,
         body: create.body,
         bucket_generation: create.bucket_generation,
+        retention: (!create.retention.is_unlimited()).then(|| create.retention.to_message()),
+        is_bucket_retention: create.is_bucket_retention,
         fork: create.fork.map(|f| command::ForkOrigin {
             source_key: f.source.as_str().to_owned(),
             source_incarnation: f.incarnation.0,

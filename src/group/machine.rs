@@ -11,13 +11,14 @@ use raftproto::command::{self, command::Kind};
 use super::Effect;
 use super::cold_state::ColdState;
 use super::holds::Abandoned;
+use super::retention::move_in;
 use super::stream::{ALONE_BYTES_MIN, Stream};
 use super::tails::Tails;
 use crate::meta::Meta;
 use crate::mutation;
 use crate::protocol::{
     ContentType, Create, Created, Expiry, ForkOrigin, Incarnation, Offset, Outcome, Refusal,
-    StreamKey, TailNews,
+    Retention, StreamKey, TailNews,
 };
 
 /// Streams of one group: some 2 GiB of state without a byte of payload.
@@ -32,6 +33,8 @@ pub struct Machine {
     pub(super) streams_max: usize,
     /// When streams may end, by what was known when each was looked at; each stands here at most once.
     pub(super) deadlines: BTreeSet<(u64, StreamKey)>,
+    /// When a leader looks whether streams have more than they keep; each stands here at most once.
+    pub(super) trims: BTreeSet<(u64, StreamKey)>,
     pub(super) last_stamp_ms: u64,
     pub(super) next_incarnation: u64,
     /// Commands for other groups that are not known to be delivered.
@@ -67,6 +70,7 @@ impl Machine {
             streams: BTreeMap::new(),
             streams_max: STREAMS_MAX,
             deadlines: BTreeSet::new(),
+            trims: BTreeSet::new(),
             last_stamp_ms: 0,
             next_incarnation: 1,
             outbox: BTreeMap::new(),
@@ -194,6 +198,11 @@ impl Machine {
             closed: create.closed,
             body: create.body,
             bucket_generation: create.bucket_generation,
+            retention: create
+                .retention
+                .map(Retention::from_message)
+                .unwrap_or_default(),
+            is_bucket_retention: create.is_bucket_retention,
             fork: create.fork.map(|f| ForkOrigin {
                 source: StreamKey::from_stored(&f.source_key),
                 incarnation: Incarnation(f.source_incarnation),
@@ -235,6 +244,7 @@ impl Machine {
             .note_append(&key, &mut stream, 0, self.last_stamp_ms);
         self.streams.insert(key.clone(), Box::new(stream));
         self.look_at(&key, due_ms);
+        self.look_at_kept(&key);
     }
 
     pub(super) fn mark_dirty(&mut self, key: &StreamKey) {
@@ -269,6 +279,10 @@ impl Machine {
             return outcome;
         };
         self.hot_bytes += added.len() as u64;
+        if let Some(kept) = &mut stream.retention {
+            let due_ms = kept.note(start, added.len() as u64, stamp_ms);
+            move_in(&mut self.trims, key, kept, due_ms);
+        }
         if self.cold.is_on() {
             self.cold
                 .note_append(key, stream, added.len() as u64, stamp_ms);
@@ -353,6 +367,7 @@ impl Machine {
             stream.soft_deleted = true;
             stream.expiry = Expiry::Never;
             self.look_at(key, None);
+            self.forget_kept(key);
             self.mark_dirty(key);
         }
     }
@@ -360,6 +375,7 @@ impl Machine {
     /// Removes a stream that nothing holds; a fork then owes its source the release of its hold.
     pub(super) fn remove(&mut self, key: &StreamKey, effects: &mut Vec<Effect>) {
         self.look_at(key, None);
+        self.forget_kept(key);
         let Some(stream) = self.streams.remove(key) else {
             return;
         };

@@ -22,6 +22,7 @@ mod peer;
 mod raft;
 mod read;
 mod replicas;
+mod retention;
 mod route;
 mod settings;
 mod sleep;
@@ -446,6 +447,7 @@ impl Group {
             return;
         }
         self.expire_due();
+        self.trim_due();
         self.check_holds(effects);
         self.tend_cold_store(effects);
     }

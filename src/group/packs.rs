@@ -125,7 +125,11 @@ impl Machine {
         }
         let key = key.clone();
         stream.floor = stream.floor.max(trim.offset);
+        if let Some(kept) = &mut stream.retention {
+            kept.trim(stream.floor, stream.tail);
+        }
         self.mark_dirty(&key);
+        self.look_at_kept(&key);
         self.drop_below_floor(&key);
         Outcome::Done
     }

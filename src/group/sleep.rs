@@ -24,6 +24,7 @@ impl Group {
     pub fn has_timed_work(&self, now_ms: u64) -> bool {
         let is_due = |(due_ms, _): &(u64, _)| *due_ms <= now_ms;
         self.machine.deadlines.first().is_some_and(is_due)
+            || self.machine.trims.first().is_some_and(is_due)
             || !self.machine.hold_checks.is_empty()
             || self.has_cold_work(now_ms)
             || self.machine.tails.keys().next().is_some()

@@ -8,6 +8,7 @@ mod found;
 mod holds;
 mod members;
 mod replicas;
+mod retention;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -167,6 +168,8 @@ fn create(expiry: Expiry) -> Op {
         closed: false,
         body: Bytes::new(),
         bucket_generation: 0,
+        retention: crate::protocol::Retention::default(),
+        is_bucket_retention: false,
         fork: None,
     })
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::protocol::{
-    BucketInfo, BucketName, Create, Created, ForkRequest, Incarnation, Listed, Meta, Offset,
-    Outcome, ReadPlan, Refusal, Request, StreamKey,
+    BucketInfo, BucketName, BucketTerms, Create, Created, ForkRequest, Incarnation, Listed, Meta,
+    Offset, Outcome, ReadPlan, Refusal, Request, Retention, StreamKey,
 };
 
 /// The executor as the HTTP layer sees it. Everything stays on one thread.
@@ -40,16 +40,20 @@ pub trait Backend: 'static {
         create: ForkCreate,
     ) -> impl Future<Output = Result<Created, Refusal>>;
 
-    /// The generation of a bucket that takes creates; asks the meta group if this core does not know it, or knows a stale
+    /// What a create in a bucket has to name; asks the meta group if this core does not know it, or knows a stale
     /// one.
-    fn bucket_generation(
+    fn bucket_terms(
         &self,
         name: &BucketName,
         is_known_stale: bool,
-    ) -> impl Future<Output = Result<u64, Refusal>>;
+    ) -> impl Future<Output = Result<BucketTerms, Refusal>>;
 
     /// Creates a bucket. Other cores hear of it at about the same time; those that have not ask.
-    fn create_bucket(&self, name: BucketName) -> impl Future<Output = Result<BucketInfo, Refusal>>;
+    fn create_bucket(
+        &self,
+        name: BucketName,
+        retention: Option<Retention>,
+    ) -> impl Future<Output = Result<BucketInfo, Refusal>>;
 
     /// Removes an empty bucket, over all groups.
     fn delete_bucket(&self, name: BucketName) -> impl Future<Output = Result<(), Refusal>>;

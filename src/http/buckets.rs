@@ -1,10 +1,11 @@
 //! Buckets: create, describe, delete, list.
 
 use hyper::StatusCode;
+use hyper::header::HeaderMap;
 use serde_json::json;
 
 use super::backend::Backend;
-use super::parse::ListQuery;
+use super::parse::{self, ListQuery};
 use super::path::path_of;
 use super::respond::Reply;
 use crate::protocol::{
@@ -12,8 +13,14 @@ use crate::protocol::{
 };
 
 /// PUT: 201, or 200 if it stands.
-pub async fn create<B: Backend>(backend: &B, name: BucketName) -> Result<Reply, Refusal> {
-    let info = backend.create_bucket(name).await?;
+/// A bucket that stands gets the retention that this one names, for streams created from then on.
+pub async fn create<B: Backend>(
+    backend: &B,
+    name: BucketName,
+    headers: &HeaderMap,
+) -> Result<Reply, Refusal> {
+    let retention = parse::retention(headers)?;
+    let info = backend.create_bucket(name, retention).await?;
     let status = if info.fresh {
         StatusCode::CREATED
     } else {
@@ -86,6 +93,8 @@ fn describe(status: StatusCode, info: &BucketInfo) -> Reply {
         "name": info.name.as_str(),
         "created_at": rfc3339_from_ms(info.created_ms),
         "deleting": info.deleting,
+        "max_age_seconds": info.retention.max_age_ms.map(|ms| ms / 1000),
+        "max_bytes": info.retention.max_bytes,
     });
     let mut reply = Reply::new(status).body_json(text.to_string());
     reply.no_store();

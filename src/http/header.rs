@@ -13,6 +13,10 @@ names! {
     STREAM_TTL = "stream-ttl";
     /// Absolute expiry, RFC 3339.
     STREAM_EXPIRES_AT = "stream-expires-at";
+    /// Seconds: older bytes are not kept.
+    STREAM_MAX_AGE = "stream-max-age";
+    /// More bytes than so many are not kept.
+    STREAM_MAX_BYTES = "stream-max-bytes";
     /// A writer's sequence.
     STREAM_SEQ = "stream-seq";
     /// For caches.
@@ -55,11 +59,11 @@ names! {
 
 /// Request headers that a browser may send.
 pub const ALLOWED: &str = "content-type, authorization, if-none-match, stream-seq, stream-ttl, \
-    stream-expires-at, stream-closed, stream-forked-from, stream-fork-offset, stream-fork-sub-offset, \
+    stream-expires-at, stream-max-age, stream-max-bytes, stream-closed, stream-forked-from, stream-fork-offset, stream-fork-sub-offset, \
     producer-id, producer-epoch, producer-seq, last-event-id, accept, cache-control, prefer";
 
 /// Response headers that a browser's script may see.
 pub const EXPOSED: &str = "etag, location, retry-after, stream-next-offset, stream-cursor, \
-    stream-up-to-date, stream-closed, stream-ttl, stream-expires-at, stream-sse-data-encoding, \
+    stream-up-to-date, stream-closed, stream-ttl, stream-expires-at, stream-max-age, stream-max-bytes, stream-sse-data-encoding, \
     stream-earliest-offset, stream-outcome, stream-leader-hint, producer-epoch, producer-seq, producer-expected-seq, \
     producer-received-seq";

@@ -7,8 +7,8 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRANSFER_E
 use super::header;
 use super::path::{decode, stream_path};
 use crate::protocol::{
-    ContentType, Expiry, ForkRequest, Offset, Producer, ReadFrom, Refusal, SEQ_MAX, StreamKey,
-    TTL_SECONDS_MAX, TtlError, parse_rfc3339_ms, parse_ttl,
+    ContentType, Expiry, ForkRequest, MAX_AGE_SECONDS_MAX, Offset, Producer, ReadFrom, Refusal,
+    Retention, SEQ_MAX, StreamKey, TTL_SECONDS_MAX, TtlError, parse_rfc3339_ms, parse_ttl,
 };
 
 fn bad(text: impl Into<String>) -> Refusal {
@@ -90,6 +90,30 @@ pub fn expiry(headers: &HeaderMap) -> Result<Option<Expiry>, Refusal> {
             )),
         },
     }
+}
+
+/// `Stream-Max-Age` and `Stream-Max-Bytes`; `None`: neither is there. With `none` as its value, a header says that there
+/// is no such bound, which may differ from what a bucket says.
+pub fn retention(headers: &HeaderMap) -> Result<Option<Retention>, Refusal> {
+    let age = text(headers, &header::STREAM_MAX_AGE)?;
+    let bytes = text(headers, &header::STREAM_MAX_BYTES)?;
+    if age.is_none() && bytes.is_none() {
+        return Ok(None);
+    }
+    let bound = |given: Option<&str>, name: &HeaderName, unit: &str, max: u64| match given {
+        None | Some("none") => Ok(None),
+        Some(text) => match whole(text) {
+            Some(bound) if (1..=max).contains(&bound) => Ok(Some(bound)),
+            _ => Err(bad(format!(
+                "{name} must be {unit} from 1 to {max}, digits only, or none"
+            ))),
+        },
+    };
+    let seconds = bound(age, &header::STREAM_MAX_AGE, "seconds", MAX_AGE_SECONDS_MAX)?;
+    Ok(Some(Retention {
+        max_age_ms: seconds.map(|s| s * 1000),
+        max_bytes: bound(bytes, &header::STREAM_MAX_BYTES, "bytes", SEQ_MAX)?,
+    }))
 }
 
 /// `Stream-Seq`.
@@ -390,6 +414,32 @@ mod tests {
         }
         assert!(with("stream-expires-at", "2030-01-01T00:00:00Z").is_ok());
         assert!(with("stream-expires-at", "2030-01-01 00:00:00Z").is_err());
+    }
+
+    #[test]
+    fn retention_is_seconds_and_bytes_or_none() {
+        let with = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            retention(&headers)
+        };
+        assert_eq!(with(&[]), Ok(None));
+        let both = with(&[("stream-max-age", "60"), ("stream-max-bytes", "1000")]);
+        let expected = Retention {
+            max_age_ms: Some(60_000),
+            max_bytes: Some(1000),
+        };
+        assert_eq!(both, Ok(Some(expected)));
+        assert_eq!(
+            with(&[("stream-max-bytes", "none")]),
+            Ok(Some(Retention::default()))
+        );
+        for bad in ["0", "-1", "01", "1.5", "", "1000000000000", "1d"] {
+            assert!(with(&[("stream-max-age", bad)]).is_err(), "{bad}");
+        }
+        assert!(with(&[("stream-max-age", "1"), ("stream-max-age", "1")]).is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use hyper::{Response, StatusCode};
 use super::backend::HttpSettings;
 use super::body_out::ResponseBody;
 use super::header;
-use crate::protocol::{Created, Expiry, Meta, Offset, ProducerAck, rfc3339_from_ms};
+use crate::protocol::{Created, Expiry, Meta, Offset, ProducerAck, Retention, rfc3339_from_ms};
 
 /// An answer in the making.
 pub struct Reply {
@@ -138,8 +138,18 @@ pub fn head(meta: &Meta) -> Reply {
         Expiry::Ttl(seconds) => reply.set_number(header::STREAM_TTL, seconds),
         Expiry::At(at_ms) => reply.set(header::STREAM_EXPIRES_AT, &rfc3339_from_ms(at_ms)),
     }
+    put_retention(&mut reply, meta.retention);
     reply.no_store();
     reply
+}
+
+fn put_retention(reply: &mut Reply, retention: Retention) {
+    if let Some(max_age_ms) = retention.max_age_ms {
+        reply.set_number(header::STREAM_MAX_AGE, max_age_ms / 1000);
+    }
+    if let Some(max_bytes) = retention.max_bytes {
+        reply.set_number(header::STREAM_MAX_BYTES, max_bytes);
+    }
 }
 
 /// Says that a stream is closed, and its final offset.

@@ -118,7 +118,7 @@ where
         Route::Bucket(name) => {
             *operation = Operation::Bucket;
             match head.method {
-                Method::PUT => Box::pin(buckets::create(&*backend, name)).await,
+                Method::PUT => Box::pin(buckets::create(&*backend, name, &head.headers)).await,
                 Method::GET | Method::HEAD => Box::pin(buckets::get(&*backend, name)).await,
                 Method::DELETE => Box::pin(buckets::delete(&*backend, name)).await,
                 _ => Ok(not_allowed("GET, HEAD, PUT, DELETE, OPTIONS")),

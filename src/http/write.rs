@@ -11,7 +11,7 @@ use super::respond::{self, Reply};
 use super::{parse, status};
 use crate::protocol::{
     Append, BucketName, ContentType, Create, Expiry, ForkOrigin, Incarnation, Offset, Op, Outcome,
-    Refusal, Request, StreamKey, json,
+    Refusal, Request, Retention, StreamKey, json,
 };
 
 /// PUT: 201, or 200 if it stands as asked.
@@ -28,6 +28,7 @@ where
 {
     let given_type = parse::content_type(headers)?;
     let expiry = parse::expiry(headers)?;
+    let retention = parse::retention(headers)?;
     let fork = parse::fork(headers)?;
     let closed = parse::closed(headers)?;
     let (raw_body, _budget) = collect(backend, body).await?;
@@ -37,10 +38,13 @@ where
         closed,
         body: Bytes::new(),
         bucket_generation: 0,
+        retention: retention.unwrap_or_default(),
+        is_bucket_retention: false,
         fork: None,
     };
+
     if let Some(fork) = fork {
-        create.bucket_generation = generation(backend, &key, false).await?;
+        enter_bucket(backend, &key, &mut create, retention, false).await?;
         create.fork = Some(ForkOrigin {
             source: fork.source.clone(),
             incarnation: Incarnation(0),
@@ -62,7 +66,7 @@ where
     create.body = stored(&create.content_type, raw_body, true)?;
     // The second try is for a bucket that was made anew while this core still knew the old one.
     for is_known_stale in [false, true] {
-        create.bucket_generation = generation(backend, &key, is_known_stale).await?;
+        enter_bucket(backend, &key, &mut create, retention, is_known_stale).await?;
         match backend
             .submit(Request::on_key(key.clone(), Op::Create(create.clone())))
             .await
@@ -76,18 +80,25 @@ where
     Err(Refusal::BucketNotFound)
 }
 
-/// The generation of the key's bucket; 0 in the root namespace.
-async fn generation<B: Backend>(
+/// Names the generation of the key's bucket, and takes over what the bucket keeps where the client asked for nothing.
+async fn enter_bucket<B: Backend>(
     backend: &B,
     key: &StreamKey,
+    create: &mut Create,
+    asked: Option<Retention>,
     is_known_stale: bool,
-) -> Result<u64, Refusal> {
+) -> Result<(), Refusal> {
     if key.bucket().is_empty() {
-        return Ok(0);
+        return Ok(());
     }
-    backend
-        .bucket_generation(&BucketName::from_stored(key.bucket()), is_known_stale)
-        .await
+    let bucket = BucketName::from_stored(key.bucket());
+    let terms = backend.bucket_terms(&bucket, is_known_stale).await?;
+    create.bucket_generation = terms.generation;
+    create.is_bucket_retention = asked.is_none();
+    if asked.is_none() {
+        create.retention = terms.retention;
+    }
+    Ok(())
 }
 
 /// A body as it is stored: JSON in messages, all else as it is.

@@ -8,7 +8,8 @@ use raftproto::checkpoint::{self, MetaState};
 use raftproto::command::command::Kind;
 
 use crate::protocol::{
-    BucketEnd, BucketInfo, BucketName, Member, Outcome, Refusal, SLOT_COUNT, Slot,
+    BucketEnd, BucketInfo, BucketName, BucketTerms, Member, Outcome, Refusal, Retention,
+    SLOT_COUNT, Slot,
 };
 
 /// Buckets of a cluster: every core has a copy of the table, and each change copies it anew.
@@ -28,13 +29,14 @@ struct Bucket {
     generation: u64,
     created_ms: u64,
     deleting: bool,
+    retention: Retention,
 }
 
 /// A copy of the tables that every core holds, so that no append asks group 0.
 #[derive(Debug, Clone, Default)]
 pub struct Tables {
-    /// Buckets that take creates, with their generation.
-    pub buckets: BTreeMap<BucketName, u64>,
+    /// Buckets that take creates.
+    pub buckets: BTreeMap<BucketName, BucketTerms>,
     /// `slots[i]` is the group of slot `i`; empty before group 0 first assigned them.
     pub slots: Vec<u32>,
     /// The members that all groups shall have; empty: as they were founded.
@@ -52,7 +54,10 @@ impl Meta {
     /// Applies one of the meta group's commands. Answers also whether the tables changed that cores have copies of.
     pub(crate) fn apply(&mut self, kind: Kind, stamp_ms: u64) -> (Outcome, bool) {
         match kind {
-            Kind::CreateBucket(c) => self.create(c.bucket, stamp_ms),
+            Kind::CreateBucket(c) => {
+                let retention = c.retention.map(Retention::from_message);
+                self.create(c.bucket, retention, stamp_ms)
+            }
             Kind::BeginDeleteBucket(b) => self.begin_delete(&b.bucket),
             Kind::FinishDeleteBucket(f) => {
                 let end = self.finish_delete(&f.bucket, f.generation, f.empty);
@@ -72,12 +77,20 @@ impl Meta {
         }
     }
 
-    fn create(&mut self, name: String, stamp_ms: u64) -> (Outcome, bool) {
-        if let Some(bucket) = self.buckets.get(&name) {
+    fn create(
+        &mut self,
+        name: String,
+        retention: Option<Retention>,
+        stamp_ms: u64,
+    ) -> (Outcome, bool) {
+        if let Some(bucket) = self.buckets.get_mut(&name) {
             if bucket.deleting {
                 return (Outcome::Refused(Refusal::BucketDeleting), false);
             }
-            return (Outcome::Bucket(info(&name, *bucket, false)), false);
+            let before = bucket.retention;
+            bucket.retention = retention.unwrap_or(before);
+            let is_changed = bucket.retention != before;
+            return (Outcome::Bucket(info(&name, *bucket, false)), is_changed);
         }
         if self.buckets.len() >= BUCKETS_MAX {
             let bound = "buckets_max";
@@ -88,6 +101,7 @@ impl Meta {
             generation: self.next_generation,
             created_ms: stamp_ms,
             deleting: false,
+            retention: retention.unwrap_or_default(),
         };
         let answer = info(&name, bucket, true);
         self.buckets.insert(name, bucket);
@@ -144,7 +158,13 @@ impl Meta {
         let open = self.buckets.iter().filter(|(_, bucket)| !bucket.deleting);
         Tables {
             buckets: open
-                .map(|(name, b)| (BucketName::from_stored(name), b.generation))
+                .map(|(name, b)| {
+                    let terms = BucketTerms {
+                        generation: b.generation,
+                        retention: b.retention,
+                    };
+                    (BucketName::from_stored(name), terms)
+                })
                 .collect(),
             slots: self.slots.clone(),
             members: self.members.clone(),
@@ -162,6 +182,7 @@ impl Meta {
                     generation: b.generation,
                     created_ms: b.created_ms,
                     deleting: b.deleting,
+                    retention: (!b.retention.is_unlimited()).then(|| b.retention.to_message()),
                 })
                 .collect(),
             slots: self.slots.clone(),
@@ -182,6 +203,7 @@ impl Meta {
             generation: b.generation,
             created_ms: b.created_ms,
             deleting: b.deleting,
+            retention: b.retention.map(Retention::from_message).unwrap_or_default(),
         };
         Meta {
             next_generation: state.next_generation,
@@ -211,6 +233,7 @@ fn info(name: &str, bucket: Bucket, fresh: bool) -> BucketInfo {
         created_ms: bucket.created_ms,
         deleting: bucket.deleting,
         fresh,
+        retention: bucket.retention,
     }
 }
 
@@ -222,7 +245,11 @@ mod tests {
 
     fn create(meta: &mut Meta, name: &str) -> (Outcome, bool) {
         let bucket = name.to_owned();
-        meta.apply(Kind::CreateBucket(command::CreateBucket { bucket }), 1)
+        let create = command::CreateBucket {
+            bucket,
+            retention: None,
+        };
+        meta.apply(Kind::CreateBucket(create), 1)
     }
 
     fn begin(meta: &mut Meta) -> (u64, bool) {

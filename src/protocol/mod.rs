@@ -12,6 +12,7 @@ mod offset;
 mod outcome;
 mod refusal;
 mod request;
+mod retention;
 mod tail;
 
 pub use content_type::ContentType;
@@ -21,12 +22,13 @@ pub use expiry::{
 pub use key::{BucketName, KeyError, SLOT_COUNT, Slot, StreamKey};
 pub use offset::{Offset, OffsetError, ReadFrom};
 pub use outcome::{
-    BucketEnd, BucketInfo, ChunkRef, ColdChunk, ColdRange, Created, Held, Listed, Meta, Outcome,
-    PackName, Piece, ProducerAck, ReadPlan, Watched,
+    BucketEnd, BucketInfo, BucketTerms, ChunkRef, ColdChunk, ColdRange, Created, Held, Listed,
+    Meta, Outcome, PackName, Piece, ProducerAck, ReadPlan, Watched,
 };
 pub use refusal::Refusal;
 pub use request::{
     Append, Create, ForkOrigin, ForkRequest, GroupTarget, Hold, Incarnation, Member, MemberChange,
     Op, Producer, Read, Request, SEQ_MAX,
 };
+pub use retention::{MAX_AGE_SECONDS_MAX, Retention};
 pub use tail::TailNews;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{BucketName, ContentType, Expiry, Incarnation, Offset, Refusal, StreamKey};
+use super::{BucketName, ContentType, Expiry, Incarnation, Offset, Refusal, Retention, StreamKey};
 
 /// The answer to a [`super::Request`].
 #[derive(Debug, Clone)]
@@ -79,6 +79,8 @@ pub struct Meta {
     pub closed: bool,
     /// How long it lives.
     pub expiry: Expiry,
+    /// What it keeps.
+    pub retention: Retention,
 }
 
 /// What a producer is told on success.
@@ -276,6 +278,17 @@ pub struct BucketInfo {
     pub deleting: bool,
     /// Created by this request.
     pub fresh: bool,
+    /// What its streams keep that name nothing themselves.
+    pub retention: Retention,
+}
+
+/// What a create in a bucket names and takes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BucketTerms {
+    /// Which bucket of that name.
+    pub generation: u64,
+    /// What a stream keeps that names nothing itself.
+    pub retention: Retention,
 }
 
 /// What the end of a bucket's deletion came to.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{BucketName, ContentType, Expiry, Offset, ReadFrom, StreamKey};
+use super::{BucketName, ContentType, Expiry, Offset, ReadFrom, Retention, StreamKey};
 
 /// Distinguishes the streams that stood at one key one after the other; unique within a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -155,7 +155,12 @@ pub enum Op {
         change: MemberChange,
     },
     /// PUT of a bucket, at the meta group.
-    CreateBucket(BucketName),
+    CreateBucket {
+        /// The bucket.
+        bucket: BucketName,
+        /// What streams keep that name nothing themselves; `None`: as it is, or all.
+        retention: Option<Retention>,
+    },
     /// GET of a bucket, at the meta group.
     GetBucket(BucketName),
     /// Marks a bucket; its generation takes no more creates once all groups have fenced it.
@@ -215,6 +220,10 @@ pub struct Create {
     pub body: Bytes,
     /// Generation of the bucket, 0 in the root namespace.
     pub bucket_generation: u64,
+    /// What it keeps.
+    pub retention: Retention,
+    /// That is the bucket's, not asked for by the client: it does not count for a stream that stands.
+    pub is_bucket_retention: bool,
     /// The fork's origin, after its hold was granted.
     pub fork: Option<ForkOrigin>,
 }

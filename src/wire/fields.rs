@@ -3,7 +3,10 @@
 use raftproto::command;
 
 use super::WireError;
-use crate::protocol::{BucketName, ContentType, Expiry, Offset, StreamKey, TTL_SECONDS_MAX};
+use crate::protocol::{
+    BucketName, ContentType, Expiry, MAX_AGE_SECONDS_MAX, Offset, Retention, StreamKey,
+    TTL_SECONDS_MAX,
+};
 
 /// A field that must be set.
 pub(super) fn present<T>(value: Option<T>, field: &'static str) -> Result<T, WireError> {
@@ -69,4 +72,27 @@ pub(super) fn expiry_message(expiry: Expiry) -> Option<command::Expiry> {
         Expiry::At(at_ms) => (None, Some(at_ms)),
     };
     Some(command::Expiry { ttl_seconds, at_ms })
+}
+
+/// What a stream keeps; no message: all.
+pub(super) fn retention(
+    message: Option<command::Retention>,
+    field: &'static str,
+) -> Result<Retention, WireError> {
+    let message = message.unwrap_or_default();
+    let is_age = |ms: u64| ms > 0 && ms <= MAX_AGE_SECONDS_MAX * 1000;
+    check(message.max_age_ms.is_none_or(is_age), field)?;
+    check(message.max_bytes != Some(0), field)?;
+    Ok(Retention {
+        max_age_ms: message.max_age_ms,
+        max_bytes: message.max_bytes,
+    })
+}
+
+/// The message of what a stream keeps.
+pub(super) fn retention_message(retention: Retention) -> Option<command::Retention> {
+    (!retention.is_unlimited()).then_some(command::Retention {
+        max_age_ms: retention.max_age_ms,
+        max_bytes: retention.max_bytes,
+    })
 }

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use prost::Message;
 use raftproto::wire::{self, Nothing, outcome, piece};
 
-use super::fields::{bucket, check, content_type, expiry, expiry_message, key, offset, present};
+use super::fields::{
+    bucket, check, content_type, expiry, expiry_message, key, offset, present, retention,
+    retention_message,
+};
 use super::refusal::{refusal, refusal_message};
 use super::{WireError, members};
 use crate::protocol::{
@@ -60,6 +63,7 @@ pub fn encode_outcome(outcome: &Outcome) -> Bytes {
             created_ms: info.created_ms,
             deleting: info.deleting,
             fresh: info.fresh,
+            retention: retention_message(info.retention),
         }),
         Outcome::Finished(end) => outcome::Kind::Finished(i32::from(match end {
             BucketEnd::Removed => wire::BucketEnd::Removed,
@@ -120,6 +124,7 @@ pub fn decode_outcome(bytes: Bytes) -> Result<Outcome, WireError> {
             created_ms: info.created_ms,
             deleting: info.deleting,
             fresh: info.fresh,
+            retention: retention(info.retention, "BucketInfo.retention")?,
         }),
         outcome::Kind::Finished(end) => Outcome::Finished(bucket_end(end)?),
         outcome::Kind::Refused(message) => Outcome::Refused(refusal(message)?),
@@ -133,6 +138,7 @@ fn meta_message(meta: &Meta) -> wire::Meta {
         tail: meta.tail.0,
         closed: meta.closed,
         expiry: expiry_message(meta.expiry),
+        retention: retention_message(meta.retention),
     }
 }
 
@@ -144,6 +150,7 @@ fn meta(message: Option<wire::Meta>, field: &'static str) -> Result<Meta, WireEr
         tail: offset(message.tail, "Meta.tail")?,
         closed: message.closed,
         expiry: expiry(message.expiry, "Meta.expiry")?,
+        retention: retention(message.retention, "Meta.retention")?,
     })
 }
 

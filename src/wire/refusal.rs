@@ -7,11 +7,12 @@ use super::fields::{offset, present};
 use crate::protocol::{KeyError, Refusal};
 
 /// What [`Refusal::ConfigMismatch`] may name.
-const PARTS: [&str; 5] = [
+const PARTS: [&str; 6] = [
     "fork origin",
     "content type",
     "expiry time",
     "TTL or expiry",
+    "retention",
     "closure status",
 ];
 

@@ -5,7 +5,10 @@ use prost::Message;
 use raftproto::command;
 use raftproto::wire::{self, Nothing, read, request};
 
-use super::fields::{bucket, check, content_type, expiry, expiry_message, key, offset, present};
+use super::fields::{
+    bucket, check, content_type, expiry, expiry_message, key, offset, present, retention,
+    retention_message,
+};
 use super::{WireError, members};
 use crate::protocol::{
     Append, Create, ForkOrigin, GroupTarget, Hold, Incarnation, Offset, Op, Producer, Read,
@@ -70,7 +73,7 @@ fn is_on_stream(op: &Op) -> bool {
         | Op::List { .. }
         | Op::AssignSlots { .. }
         | Op::ChangeMembers { .. }
-        | Op::CreateBucket(_)
+        | Op::CreateBucket { .. }
         | Op::GetBucket(_)
         | Op::BeginDeleteBucket(_)
         | Op::FinishDeleteBucket { .. } => false,
@@ -168,9 +171,13 @@ fn op_message(op: &Op) -> Result<request::Op, WireError> {
         Op::ChangeMembers { base, change } => {
             request::Op::ChangeMembers(members::change_message(base, change))
         }
-        Op::CreateBucket(name) => request::Op::CreateBucket(command::CreateBucket {
-            bucket: name.as_str().to_owned(),
-        }),
+        Op::CreateBucket { bucket, retention } => {
+            request::Op::CreateBucket(command::CreateBucket {
+                bucket: bucket.as_str().to_owned(),
+                // None and unlimited differ: the one keeps what is set.
+                retention: retention.map(|r| retention_message(r).unwrap_or_default()),
+            })
+        }
         Op::GetBucket(name) => request::Op::GetBucket(wire::GetBucket {
             bucket: name.as_str().to_owned(),
         }),
@@ -251,9 +258,13 @@ fn op(message: request::Op) -> Result<Op, WireError> {
             group_count: message.group_count,
         },
         request::Op::ChangeMembers(message) => members::change(message)?,
-        request::Op::CreateBucket(message) => {
-            Op::CreateBucket(bucket(&message.bucket, "CreateBucket.bucket")?)
-        }
+        request::Op::CreateBucket(message) => Op::CreateBucket {
+            bucket: bucket(&message.bucket, "CreateBucket.bucket")?,
+            retention: message
+                .retention
+                .map(|r| retention(Some(r), "CreateBucket.retention"))
+                .transpose()?,
+        },
         request::Op::GetBucket(message) => {
             Op::GetBucket(bucket(&message.bucket, "GetBucket.bucket")?)
         }
@@ -285,6 +296,8 @@ fn create_message(create: &Create) -> command::Create {
         closed: create.closed,
         body: create.body.clone(),
         bucket_generation: create.bucket_generation,
+        retention: retention_message(create.retention),
+        is_bucket_retention: create.is_bucket_retention,
         fork,
     }
 }
@@ -296,6 +309,8 @@ fn create(message: command::Create) -> Result<Create, WireError> {
         closed: message.closed,
         body: message.body,
         bucket_generation: message.bucket_generation,
+        retention: retention(message.retention, "Create.retention")?,
+        is_bucket_retention: message.is_bucket_retention,
         fork: message.fork.map(fork_origin).transpose()?,
     })
 }

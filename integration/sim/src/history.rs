@@ -110,6 +110,8 @@ impl Op {
                 closed: *closed,
                 body: body.clone(),
                 bucket_generation: 0,
+                retention: ursula::protocol::Retention::default(),
+                is_bucket_retention: false,
                 fork: None,
             }),
             What::Append {

@@ -219,6 +219,8 @@ impl World {
                 closed: false,
                 body: body.clone(),
                 bucket_generation: 0,
+                retention: ursula::protocol::Retention::default(),
+                is_bucket_retention: false,
                 fork: Some(ForkOrigin {
                     source: forking.source.clone(),
                     incarnation: held.source.incarnation,

@@ -11,6 +11,7 @@ mod faults;
 mod formation;
 mod grpc;
 mod members;
+mod retention;
 mod rolling;
 mod transfer;
 

@@ -6,10 +6,11 @@ use raftproto::checkpoint::{self, StreamState};
 
 use super::cold::ColdRanges;
 use super::producer::ProducerPosition;
-use super::{HOLD_UNCONFIRMED_MS, HeldFor, Holds, Stream, StreamBytes};
+use super::retention::Span;
+use super::{HOLD_UNCONFIRMED_MS, HeldFor, Holds, Kept, Stream, StreamBytes};
 use crate::mutation;
 use crate::protocol::{
-    ChunkRef, ColdChunk, ContentType, Expiry, ForkOrigin, Incarnation, Offset, StreamKey,
+    ChunkRef, ColdChunk, ContentType, Expiry, ForkOrigin, Incarnation, Offset, Retention, StreamKey,
 };
 
 /// Writes a stream with the chunks that no table has yet.
@@ -84,7 +85,37 @@ fn state(stream: &Stream, chunks: Vec<checkpoint::Chunk>, cold: &[ColdChunk]) ->
         cold_from: stream.bytes.cold_from(),
         floor: stream.floor,
         kept_from: stream.bytes.kept_from(),
+        retention: stream.retention.as_deref().map(kept_to),
     }
+}
+
+fn kept_to(kept: &Kept) -> checkpoint::RetentionState {
+    checkpoint::RetentionState {
+        retention: Some(kept.policy.to_message()),
+        spans: kept
+            .spans()
+            .map(|span| checkpoint::RetainedSpan {
+                start: span.start,
+                first_ms: span.first_ms,
+                last_ms: span.last_ms,
+            })
+            .collect(),
+    }
+}
+
+fn kept_from(state: &checkpoint::RetentionState) -> Kept {
+    let mut kept = Kept::new(
+        state
+            .retention
+            .map(Retention::from_message)
+            .unwrap_or_default(),
+    );
+    kept.restore(state.spans.iter().map(|span| Span {
+        start: span.start,
+        first_ms: span.first_ms,
+        last_ms: span.last_ms,
+    }));
+    kept
 }
 
 /// Reads a stream back; its bytes must all be in chunks.
@@ -144,6 +175,7 @@ pub(crate) fn decode(value: &[u8]) -> Result<Stream, prost::DecodeError> {
                 floor: Offset(f.floor),
             })
         }),
+        retention: state.retention.map(|kept| Box::new(kept_from(&kept))),
         holds: if mutation::is_on("checkpoint-without-holds") {
             Holds::default()
         } else {

@@ -1,6 +1,6 @@
 //! What a PUT makes, and whether what stands already matches it (protocol, section 5.1).
 
-use super::{Holds, Stream, StreamBytes};
+use super::{Holds, Kept, Stream, StreamBytes};
 use crate::protocol::{Create, Expiry, ForkOrigin, Incarnation, Refusal};
 
 impl Stream {
@@ -10,6 +10,13 @@ impl Stream {
         let floor = create.fork.as_ref().map_or(0, |f| f.floor.0);
         let mut bytes = StreamBytes::starting_at(start);
         let tail = start + create.body.len() as u64;
+        // What a fork inherits counts as appended with it: when it was is the source's to know.
+        let kept = (!create.retention.is_unlimited()).then(|| {
+            let mut kept = Box::new(Kept::new(create.retention));
+            kept.note(floor, start - floor, stamp_ms);
+            kept.note(start, create.body.len() as u64, stamp_ms);
+            kept
+        });
         bytes.append(create.body);
         Stream {
             incarnation,
@@ -27,6 +34,7 @@ impl Stream {
             producers: None,
             fork: create.fork.map(Box::new),
             holds: Holds::default(),
+            retention: kept,
             bytes,
             floor,
             unflushed_since_ms: u64::MAX,
@@ -65,6 +73,13 @@ impl Stream {
                 (Expiry::At(_), Expiry::At(_)) => "expiry time",
                 _ => "TTL or expiry",
             });
+        }
+        let kept = self.retention.as_ref().map(|k| k.policy);
+        if !create.is_bucket_retention
+            && !create.retention.is_unlimited()
+            && kept != Some(create.retention)
+        {
+            return differs("retention");
         }
         if self.closed != create.closed {
             return differs("closure status");

@@ -8,6 +8,7 @@ mod create;
 mod fork;
 mod lifetime;
 mod producer;
+mod retention;
 
 pub use self::bytes::{ALONE_BYTES_MIN, StreamBytes};
 pub(super) use self::codec::{combine, decode, encode, encode_replicated};
@@ -17,6 +18,7 @@ pub(super) use self::fork::HOLD_UNCONFIRMED_MS;
 pub(super) use self::fork::UNCONFIRMED_MAX;
 pub use self::fork::{HeldFor, Holds};
 pub use self::producer::{Producers, Verdict};
+pub use self::retention::Kept;
 
 use crate::protocol::{ContentType, Expiry, ForkOrigin, Incarnation, Meta, Offset};
 
@@ -53,6 +55,8 @@ pub struct Stream {
     pub fork: Option<Box<ForkOrigin>>,
     /// Forks that keep its bytes.
     pub holds: Holds,
+    /// What it keeps, if that is not all.
+    pub retention: Option<Box<Kept>>,
     /// Where its own bytes are.
     pub bytes: StreamBytes,
     /// First byte that readers may have.
@@ -73,6 +77,11 @@ impl Stream {
             tail: Offset(self.tail),
             closed: self.closed,
             expiry: self.expiry,
+            retention: self
+                .retention
+                .as_ref()
+                .map(|k| k.policy)
+                .unwrap_or_default(),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::protocol::{
     Append, BucketEnd, BucketInfo, BucketName, ChunkRef, ColdChunk, ContentType, Create, Created,
     Expiry, ForkOrigin, GroupTarget, Held, Hold, Incarnation, KeyError, Listed, Member,
     MemberChange, Meta, Offset, Op, Outcome, PackName, Piece, Producer, ProducerAck, Read,
-    ReadFrom, ReadPlan, Refusal, Request, SEQ_MAX, StreamKey, Watched,
+    ReadFrom, ReadPlan, Refusal, Request, Retention, SEQ_MAX, StreamKey, Watched,
 };
 
 pub(super) fn key(text: &str) -> StreamKey {
@@ -32,6 +32,11 @@ pub(super) fn create() -> Create {
         closed: true,
         body: Bytes::from_static(b"first"),
         bucket_generation: 7,
+        retention: Retention {
+            max_age_ms: Some(60_000),
+            max_bytes: None,
+        },
+        is_bucket_retention: true,
         fork: Some(ForkOrigin {
             source: key("demo/a/b"),
             incarnation: Incarnation(3),
@@ -65,6 +70,10 @@ pub(super) fn meta() -> Meta {
         tail: Offset::MAX,
         closed: false,
         expiry: Expiry::At(1_800_000_000_000),
+        retention: Retention {
+            max_age_ms: None,
+            max_bytes: Some(1 << 40),
+        },
     }
 }
 
@@ -185,8 +194,11 @@ fn op_after(op: Option<&Op>) -> Option<Op> {
             base: vec![member()],
             change: MemberChange::Add(member()),
         },
-        Op::ChangeMembers { .. } => Op::CreateBucket(bucket()),
-        Op::CreateBucket(_) => Op::GetBucket(bucket()),
+        Op::ChangeMembers { .. } => Op::CreateBucket {
+            bucket: bucket(),
+            retention: Some(Retention::default()),
+        },
+        Op::CreateBucket { .. } => Op::GetBucket(bucket()),
         Op::GetBucket(_) => Op::BeginDeleteBucket(bucket()),
         Op::BeginDeleteBucket(_) => Op::FinishDeleteBucket {
             bucket: bucket(),
@@ -233,6 +245,10 @@ fn outcome_after(outcome: Option<&Outcome>) -> Option<Outcome> {
             created_ms: 2,
             deleting: true,
             fresh: true,
+            retention: Retention {
+                max_age_ms: Some(1),
+                max_bytes: Some(2),
+            },
         }),
         Outcome::Bucket(_) => Outcome::Finished(BucketEnd::Superseded),
         Outcome::Finished(_) => Outcome::Members(vec![member()]),
