@@ -3,9 +3,15 @@
 use raftproto::checkpoint::Membership;
 
 use super::{BadMessage, Group, Replica};
-use crate::protocol::{ColdChunk, Incarnation, PackName, StreamKey};
+use crate::protocol::{ColdChunk, Incarnation, Meta, PackName, StreamKey};
 
 impl Group {
+    /// Every stream with what its readers see of it, its floor, and whether only forks may read it.
+    pub fn streams(&self) -> impl Iterator<Item = (&StreamKey, Meta, u64, bool)> {
+        let all = self.machine.streams.iter();
+        all.map(|(key, s)| (key, s.meta(), s.floor, s.soft_deleted))
+    }
+
     /// Every chunk that a stream has in the cold store: of which stream, where, and in which pack.
     pub fn stored_chunks(
         &self,

@@ -14,6 +14,7 @@ pub const PATHS: &[&str] = &[
     "another number of cores",
     "another refusal",
     "answer for a process that is gone",
+    "append aimed at the end of a stream's time",
     "bridge partition",
     "checkpoint fetched",
     "checkpoint installed",

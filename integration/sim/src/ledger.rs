@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use prost::Message;
 use raftproto::command::{CommandBatch, command::Kind};
-use ursula::protocol::{Outcome, PackName, Refusal};
+use ursula::group::Group;
+use ursula::protocol::{Meta, Outcome, PackName, Refusal, StreamKey};
 
 use crate::client::group_of;
 use crate::history::{Op, What};
-use crate::model::{Model, Verdict, Version};
+use crate::model::{Model, Seen, Verdict, Version};
 
 /// A command in the log.
 #[derive(Debug)]
@@ -77,6 +78,34 @@ impl Ledger {
         if known != hash {
             self.findings.push(format!(
                 "node {node} has another state of group {group} at index {index}"
+            ));
+        }
+    }
+
+    /// A replica that has applied all that is known has the streams that the log means.
+    pub fn compare(&mut self, node: u64, group: u32, replica: &Group) {
+        let Some(ledger) = self.groups.get(&group) else {
+            return;
+        };
+        if ledger.entries.len() as u64 != replica.applied().index {
+            return;
+        }
+        let is_same = |(has, means): ((&StreamKey, Meta, u64, bool), (&str, Seen))| {
+            let (key, meta, floor, is_gone) = has;
+            let (other, seen) = means;
+            key.as_str() == other
+                && (meta.incarnation.0, meta.tail.0, meta.closed)
+                    == (seen.incarnation, seen.tail, seen.closed)
+                && (floor, is_gone) == (seen.floor, seen.is_gone)
+        };
+        let count = replica.streams().count();
+        let mut pairs = replica.streams().zip(ledger.model.standing());
+        if count != ledger.model.standing().count() || !pairs.all(is_same) {
+            let has: Vec<_> = replica.streams().collect();
+            let means: Vec<_> = ledger.model.standing().collect();
+            let index = replica.applied().index;
+            self.findings.push(format!(
+                "node {node} has other streams of group {group} at index {index} than the log means: {has:?}, not {means:?}"
             ));
         }
     }

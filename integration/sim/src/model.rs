@@ -91,6 +91,7 @@ struct Producer {
 struct Stream {
     seen: Seen,
     expiry: Option<Expiry>,
+    retention: Option<raftproto::command::Retention>,
     touched_ms: u64,
     producers: BTreeMap<String, Producer>,
     bodies: BTreeSet<Vec<u8>>,
@@ -192,7 +193,7 @@ impl Model {
                 (&a.fork_key, None)
             }
             Some(Kind::Settle(_)) => return Ok(None),
-            Some(Kind::Trim(t)) => (&t.key, Some(self.trim(&t.key, t.offset))),
+            Some(Kind::Trim(t)) => (&t.key, Some(self.trim(t)?)),
             // Where bytes are is nothing that a client sees.
             Some(Kind::BeginPack(b)) => {
                 self.intents.insert(name_of(&b.name));
@@ -219,20 +220,35 @@ impl Model {
         Ok(verdict)
     }
 
-    fn trim(&mut self, key: &str, offset: u64) -> Verdict {
-        let Some(stream) = self.streams.get_mut(key) else {
-            return Verdict::Refused(Refusal::NotFound);
+    fn trim(&mut self, trim: &raftproto::command::Trim) -> Result<Verdict, String> {
+        let offset = trim.offset;
+        let Some(stream) = self.streams.get_mut(&trim.key) else {
+            return Ok(Verdict::Refused(Refusal::NotFound));
         };
         let seen = &mut stream.seen;
         if seen.is_gone {
-            return Verdict::Refused(Refusal::Gone);
+            return Ok(Verdict::Refused(Refusal::Gone));
+        }
+        if trim.incarnation != 0 {
+            if trim.incarnation != seen.incarnation {
+                return Ok(Verdict::Refused(Refusal::NotFound));
+            }
+            // Clients do not name it: this is the leader's word about what is kept.
+            let kept = stream.retention.unwrap_or_default();
+            let has_room = |max| offset.saturating_add(max) <= seen.tail;
+            if kept.max_age_ms.is_none() && !kept.max_bytes.is_some_and(has_room) {
+                return Err(format!(
+                    "{trim:?} takes what {kept:?} keeps of {}",
+                    seen.tail
+                ));
+            }
         }
         if offset > seen.tail {
             let tail = ursula::protocol::Offset(seen.tail);
-            return Verdict::Refused(Refusal::OffsetBeyondTail { tail });
+            return Ok(Verdict::Refused(Refusal::OffsetBeyondTail { tail }));
         }
         seen.floor = seen.floor.max(offset);
-        Verdict::Done
+        Ok(Verdict::Done)
     }
 
     /// Ends a stream, for good if no fork needs its bytes.
@@ -259,7 +275,14 @@ impl Model {
                 return differs("fork origin");
             }
             if stream.expiry != create.expiry {
-                return differs("TTL or expiry");
+                let at = |e: &Option<Expiry>| e.is_some_and(|e| e.at_ms.is_some());
+                return differs(match at(&stream.expiry) && at(&create.expiry) {
+                    true => "expiry time",
+                    false => "TTL or expiry",
+                });
+            }
+            if create.retention.is_some() && stream.retention != create.retention {
+                return differs("retention");
             }
             if stream.seen.closed != create.closed {
                 return differs("closure status");
@@ -296,6 +319,7 @@ impl Model {
         let stream = Stream {
             seen,
             expiry: create.expiry,
+            retention: create.retention,
             touched_ms: stamp_ms,
             producers: BTreeMap::new(),
             bodies: BTreeSet::new(),
@@ -375,6 +399,11 @@ impl Model {
             stream.producers.insert(p.id.clone(), position);
         }
         Ok(Verdict::Appended(seen.tail, seen.closed, false, ack))
+    }
+
+    /// All that stands.
+    pub fn standing(&self) -> impl Iterator<Item = (&str, Seen)> {
+        self.streams.iter().map(|(key, s)| (key.as_str(), s.seen))
     }
 
     /// What stood at a key in some part of the log from `from` on, oldest first.

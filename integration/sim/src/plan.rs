@@ -94,6 +94,10 @@ plan! {
     fault_disk_lost,
     /// A disk is full.
     fault_disk_full,
+    /// A new stream's time is limited.
+    mortal,
+    /// A client appends again just when its stream's time is over.
+    aim,
     /// 1: there is an object store, and streams are trimmed.
     cold,
     /// See [`ursula::group::ColdSettings::pack_bytes`].
@@ -183,7 +187,24 @@ impl Plan {
         plan.drift = rng.range(0, 50_000);
         plan.wall_offset_ms = rng.pick(&[0, 5, 500, 60_000]);
         plan.add_store();
+        plan.add_ends();
         plan
+    }
+
+    /// In some seeds streams end all the time, and clients meet their ends; in some, disks are damaged again and again.
+    fn add_ends(&mut self) {
+        let rng = &mut Rng::new(self.seed ^ 0x656e_6473);
+        (self.mortal, self.aim) = match rng.below(4) {
+            0 => (900_000, 600_000),
+            _ => (200_000, 0),
+        };
+        if self.aim > 0 {
+            self.clients = self.clients.min(3);
+        }
+        if rng.below(4) == 0 {
+            self.fault_damage = 50;
+            self.fault_crash = self.fault_crash.max(50);
+        }
     }
 
     /// Half of the seeds have an object store. What they draw for it is drawn apart.

@@ -187,6 +187,7 @@ impl World {
         }
         if applied.index != hosted.applied.index {
             hosted.applied = applied;
+            self.ledger.compare(node, group, &hosted.group);
             // A sample: each state costs its size.
             if applied.index.is_multiple_of(4) || effects.len() > 12 {
                 let hash = hosted.group.state_hash();

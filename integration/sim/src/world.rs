@@ -206,6 +206,11 @@ impl World {
         let client = self.clients.get_mut(op.client);
         if let Some(client) = client.filter(|c| c.busy == Some(op.id)) {
             client.answered(op, outcome);
+            if let Some(at_us) = client.aims(op, outcome, &self.plan, &mut self.rng) {
+                self.coverage
+                    .hit("append aimed at the end of a stream's time");
+                return self.queue.at(at_us.max(self.now_us), Event::Ask(op.client));
+            }
             let mut at_us = self.now_us + self.rng.latency(self.plan.think_us);
             if self.rng.chance(self.plan.rest) {
                 at_us += self.rng.below(self.plan.rest_us);
@@ -406,6 +411,14 @@ impl World {
     }
 
     fn agree(&mut self, until_us: u64) {
+        // What goes to the store goes through the logs: as long as anything does, replicas follow one another.
+        if let Some(what) = self.unsettled() {
+            if self.now_us >= self.plan.chaos_us + SETTLED_WITHIN_US {
+                return self.find(format!("the object store: {what}"));
+            }
+            let again = Event::Agree(self.now_us + AGREE_WITHIN_US);
+            return self.queue.at(self.now_us + 500_000, again);
+        }
         let has_parted = (1..=self.plan.groups as u32).find(|group| {
             let up = self.nodes.iter().filter(|n| n.is_up);
             let mut ends = up.map(|n| {
@@ -420,14 +433,7 @@ impl World {
             ends.any(|end| Some(end) != first)
         });
         match has_parted {
-            None => match self.unsettled() {
-                None => self.is_done = true,
-                Some(_) if self.now_us < self.plan.chaos_us + SETTLED_WITHIN_US => {
-                    let again = Event::Agree(self.now_us + AGREE_WITHIN_US);
-                    self.queue.at(self.now_us + 500_000, again);
-                }
-                Some(what) => self.find(format!("the object store: {what}")),
-            },
+            None => self.is_done = true,
             Some(_) if self.now_us < until_us => {
                 self.queue.at(self.now_us + 500_000, Event::Agree(until_us));
             }
