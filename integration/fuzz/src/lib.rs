@@ -26,10 +26,12 @@ pub use wire::wire;
 
 #[cfg(test)]
 mod tests {
+    type Target = (&'static str, fn(&[u8]));
+
     /// The corpus is also what fuzzing begins with.
     #[test]
     fn each_target_reads_its_corpus() {
-        let targets: &[(&str, fn(&[u8]))] = &[
+        let targets: &[Target] = &[
             ("http", super::http),
             ("json", super::json),
             ("wal", super::wal),
