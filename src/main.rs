@@ -1,5 +1,6 @@
 //! The program.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use ursula::cli::{self, Command, ConfigSubcommand};
@@ -90,15 +91,22 @@ fn scrub(dir: &std::path::Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    println!("manifests {}", report.manifests);
-    println!("tables {}", report.tables);
-    println!("packs {}", report.packs);
-    println!("chunks {}", report.chunks);
-    println!("pack_bytes {}", report.pack_bytes);
-    println!("segments {}", report.segments);
-    println!("damaged {}", report.damage.len());
+    let figures = [
+        ("manifests", report.manifests),
+        ("tables", report.tables),
+        ("packs", report.packs),
+        ("chunks", report.chunks),
+        ("pack_bytes", report.pack_bytes),
+        ("segments", report.segments),
+        ("damaged", report.damage.len() as u64),
+    ];
+    let lines = figures
+        .iter()
+        .map(|(name, value)| format!("{name} {value}\n"));
+    // Where nobody reads either, the exit code still says what was found.
+    let _ = std::io::stdout().write_all(lines.collect::<String>().as_bytes());
     for damage in &report.damage {
-        eprintln!("ursula: {damage}");
+        let _ = writeln!(std::io::stderr(), "ursula: {damage}");
     }
     match report.damage.is_empty() {
         true => ExitCode::SUCCESS,

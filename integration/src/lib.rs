@@ -2,6 +2,7 @@
 
 mod client;
 pub mod cluster;
+pub mod disk;
 pub mod history;
 pub mod linear;
 pub mod load;

@@ -86,6 +86,12 @@ pub struct Create {
     /// time at which the stream ends, such as 2027-01-01T00:00:00Z
     #[argh(option)]
     pub expires_at: Option<String>,
+    /// seconds for which its bytes are kept, or none
+    #[argh(option)]
+    pub max_age: Option<String>,
+    /// bytes that it keeps, the newest ones, or none
+    #[argh(option)]
+    pub max_bytes: Option<String>,
     /// create it closed
     #[argh(switch)]
     pub closed: bool,

@@ -135,6 +135,8 @@ async fn create(create: &Create) -> Result<(), CliError> {
         ("content-type", create.content_type.as_deref()),
         ("stream-ttl", create.ttl.as_deref()),
         ("stream-expires-at", create.expires_at.as_deref()),
+        ("stream-max-age", create.max_age.as_deref()),
+        ("stream-max-bytes", create.max_bytes.as_deref()),
         ("stream-closed", create.closed.then_some("true")),
         ("stream-forked-from", create.fork_from.as_deref()),
         ("stream-fork-offset", create.fork_offset.as_deref()),

@@ -128,6 +128,13 @@ pub fn load(
                 .to_owned(),
         ));
     }
+    let cache_min = storage::cache::BYTES_MIN * config.core_count;
+    if config.cache_dir.is_some() && config.cache_bytes < cache_min {
+        return Err(ConfigError::Contradiction(format!(
+            "`cache_bytes` is {}, but {} cores need {cache_min} at least",
+            config.cache_bytes, config.core_count
+        )));
+    }
     Ok((config, origins))
 }
 

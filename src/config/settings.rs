@@ -307,6 +307,10 @@ settings! {
         |t| within(bytes(t), 1 << 20, 1 << 50), "bytes that wait for a cold store which does not take them, per core; above it appends are refused.";
     cold_cache_bytes: u64, "64MiB", "bytes from 0 to 1TiB",
         |t| within(bytes(t), 0, 1 << 40), "memory for what was read from the cold store, per core.";
+    cache_dir: Option<PathBuf>, "", "a directory, on a fast disk of this machine",
+        |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "where what was read from the cold store is kept for the next time; empty: in memory only.";
+    cache_bytes: u64, "10GiB", "bytes from 1MiB to 64TiB",
+        |t| within(bytes(t), 1 << 20, 64 << 40), "size of the cache in cache_dir, shared equally by the cores.";
     core_count: u64, "auto", "a whole number from 1 to 64, or auto",
         cores, "executors; auto: one for each CPU that the process may use.";
     raft_group_count: u64, "16", "a whole number from 1 to 4096",

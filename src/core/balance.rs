@@ -1,6 +1,7 @@
 //! Spreads leadership: each group has a preferred node, by its number among the voters, and a leader that is not on it hands
 //! over once that node is up and has the log. Which node is preferred depends on the membership alone, so leadership
-//! does not wander; restarted nodes get theirs back a few groups at a time.
+//! does not wander; restarted nodes get theirs back a few groups at a time. A node with a slow disk gets none, and gives
+//! away what it has.
 
 use std::rc::Rc;
 
@@ -31,7 +32,8 @@ impl Core {
             let drained = tables.members.iter().filter(|m| m.drained);
             drained.map(crate::protocol::Member::node).collect()
         };
-        let is_drained = drained.contains(&self.config.node_id);
+        let must_go = drained.contains(&self.config.node_id) || self.pace.is_slow(now_us);
+        let is_slow = |node: u64| self.pace.is_other_slow(node, now_us);
         let mut next = Vec::new();
         let from = self.balanced_to.get();
         let groups = self.groups.borrow();
@@ -45,8 +47,8 @@ impl Core {
                 continue;
             }
             let since_us = *led_since.entry(group.id()).or_insert(now_us);
-            if (is_drained || since_us + SETTLED_US <= now_us)
-                && let Some(node) = better_leader(group, &drained)
+            if (must_go || since_us + SETTLED_US <= now_us)
+                && let Some(node) = better_leader(group, &drained, must_go, is_slow)
                 && self.links.borrow().get(&node).is_some_and(|l| l.is_up())
             {
                 next.push((group.id(), node));
@@ -67,8 +69,14 @@ impl Core {
 }
 
 /// The preferred node of a group that is led here, if that is another one and it could take over at once. Where none of
-/// that is so and this node shall not lead: the first that could.
-fn better_leader(group: &Group, drained: &[u64]) -> Option<u64> {
+/// that is so and this node shall not lead: the first that could. Which one is preferred is the same for all nodes; which
+/// ones are slow is not, and only keeps them from taking over.
+fn better_leader(
+    group: &Group,
+    drained: &[u64],
+    must_go: bool,
+    is_slow: impl Fn(u64) -> bool,
+) -> Option<u64> {
     let mut voters = group.membership().voters;
     voters.retain(|v| !drained.contains(&node_of(*v)));
     voters.sort_unstable();
@@ -77,10 +85,9 @@ fn better_leader(group: &Group, drained: &[u64]) -> Option<u64> {
     let can_lead = |id: &u64| {
         let last = group.last_index();
         let is_able = |r: &Replica| r.raft_id == *id && r.has_all_but(LAG_MAX, last);
-        *id != group.raft_id() && replicas.iter().any(is_able)
+        *id != group.raft_id() && !is_slow(node_of(*id)) && replicas.iter().any(is_able)
     };
-    let is_drained = drained.contains(&node_of(group.raft_id()));
-    let others = voters.iter().copied().filter(|_| is_drained);
+    let others = voters.iter().copied().filter(|_| must_go);
     let mut candidates = std::iter::once(preferred).chain(others);
     candidates.find(can_lead).map(node_of)
 }

@@ -49,7 +49,7 @@ impl Clock {
     }
 
     /// Milliseconds since 1970. A step of the system's clock by more than ten minutes is not followed, since
-    /// it would expire streams for ever; it is reported once, and a restart accepts it.
+    /// it would expire streams for ever; it is reported once, and accepted by a restart only.
     pub fn now_ms(&self) -> u64 {
         let monotonic_ms = self.began.elapsed().as_millis() as i64;
         if monotonic_ms >= self.followed_ms.get() + FOLLOW_MS {
@@ -63,9 +63,12 @@ impl Clock {
         let step = system_ms() as i64 - monotonic_ms - self.base_ms.get();
         if step.abs() <= STEP_MS_MAX {
             self.base_ms.set(self.base_ms.get() + step);
+            if self.refused_step.replace(false) {
+                log::info!("event=clock_back step_ms={step} the system's clock is followed again");
+            }
         } else if !self.refused_step.replace(true) {
             log::error!(
-                "event=clock_step step_ms={step} the system's clock jumped; not followed until a restart"
+                "event=clock_step step_ms={step} the system's clock jumped; not followed until it is back, or a restart"
             );
         }
     }

@@ -196,6 +196,6 @@ impl Core {
         plain.cold_chunk_bytes.set(packs[3]);
         plain.cold_live_bytes.set(packs[4]);
         plain.cold_unpublished_packs.set(packs[5]);
-        plain.cold_cache_bytes.set(self.tier.cache.borrow().bytes());
+        self.count_caches();
     }
 }

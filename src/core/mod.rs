@@ -5,6 +5,7 @@ mod balance;
 mod checkpoint;
 pub mod clock;
 pub mod cold;
+mod cold_cache;
 mod cold_read;
 mod damage;
 mod flush;
@@ -18,6 +19,7 @@ mod materialize;
 mod mesh;
 mod message;
 pub mod net;
+mod pace;
 pub mod packs;
 mod peer_events;
 mod peers;
@@ -125,6 +127,7 @@ pub struct Core {
     disk: Option<Disk>,
     metrics: Rc<CoreMetrics>,
     lag: status::Lag,
+    pace: pace::Pace,
     /// The other nodes' clocks against this one's, in milliseconds; asked by the first core.
     clock_offsets: RefCell<BTreeMap<u64, f64>>,
     /// Where old data is kept; `None` for a node in memory.

@@ -12,6 +12,7 @@ use storage::StorageError;
 use storage::cold::{ColdBody, ColdError, ColdKey, ColdStore};
 use storage::cold_pack::{self, Header, Location, PackDamage, Source};
 
+use super::cold_cache::location_of;
 use crate::group::{ColdAnswer, PackedChunk};
 use crate::mutation;
 use crate::protocol::{ColdChunk, Incarnation, PackName, Refusal, StreamKey};
@@ -205,7 +206,7 @@ impl<A: Aside> PackStore<'_, A> {
     }
 
     /// Reads chunks that lie one behind the other, and verifies them. What came damaged is read once more: the way here
-    /// may have done it.
+    /// may have done it. `keep` is given each chunk as it is stored, once all are known to be sound.
     ///
     /// # Errors
     /// [`ColdError`].
@@ -214,11 +215,12 @@ impl<A: Aside> PackStore<'_, A> {
         group: u32,
         pack: PackName,
         run: &[ColdChunk],
+        keep: &dyn Fn(&ColdChunk, &[u8]),
     ) -> Result<Vec<Bytes>, ColdError> {
-        match self.read_once(group, pack, run).await {
+        match self.read_once(group, pack, run, keep).await {
             Err(ColdError::Corrupt { key, what }) => {
                 log::warn!("event=cold_read_again key={key} what=\"{what}\"");
-                self.read_once(group, pack, run).await
+                self.read_once(group, pack, run, keep).await
             }
             result => result,
         }
@@ -229,6 +231,7 @@ impl<A: Aside> PackStore<'_, A> {
         group: u32,
         pack: PackName,
         run: &[ColdChunk],
+        keep: &dyn Fn(&ColdChunk, &[u8]),
     ) -> Result<Vec<Bytes>, ColdError> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else {
             return Ok(Vec::new());
@@ -241,6 +244,7 @@ impl<A: Aside> PackStore<'_, A> {
         let length = last.position + u64::from(last.stored) - from;
         let bytes = self.store.get_range(&key, from, length).await?;
         let locations: Vec<Location> = run.iter().map(location_of).collect();
+        let fetched = bytes.clone();
         let opened = self.aside.run(move || {
             let open = |at: &Location| {
                 let begin = (at.position - from) as usize;
@@ -259,10 +263,17 @@ impl<A: Aside> PackStore<'_, A> {
             };
             locations.iter().map(open).collect::<Result<Vec<_>, _>>()
         });
-        opened.await.map_err(|damage| ColdError::Corrupt {
+        let opened = opened.await.map_err(|damage| ColdError::Corrupt {
             key,
             what: damage.to_string(),
-        })
+        })?;
+        for chunk in run {
+            let begin = (chunk.position - from) as usize;
+            if let Some(stored) = fetched.get(begin..begin + chunk.stored as usize) {
+                keep(chunk, stored);
+            }
+        }
+        Ok(opened)
     }
 
     fn key(&self, group: u32, name: PackName) -> Result<ColdKey, FlushError> {
@@ -276,15 +287,6 @@ pub fn refusal_of(error: &ColdError) -> Refusal {
         ColdError::Corrupt { .. } | ColdError::Conflict { .. } => Refusal::DataDamaged,
         // A pack goes a while after its last chunk was given up: a plan that is older finds nothing.
         _ => Refusal::Unavailable,
-    }
-}
-
-fn location_of(chunk: &ColdChunk) -> Location {
-    Location {
-        position: chunk.position,
-        length: chunk.length,
-        stored: chunk.stored,
-        crc32c: chunk.crc32c,
     }
 }
 

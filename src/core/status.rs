@@ -84,6 +84,9 @@ impl Core {
         plain.groups_leaderless.set(count(&|g| !g.has_leader()));
         plain.groups_led.set(count(&|g| g.is_ready()));
         plain.core_failed.set(u64::from(self.is_failed.get()));
+        let now_us = self.clock.monotonic_us();
+        let is_slow = self.pace.is_slow(now_us);
+        plain.core_disk_slow.set(u64::from(is_slow));
         plain.core_disk_full.set(u64::from(self.is_full.get()));
         let led = || groups.values().filter(|g| g.is_ready() && !g.is_alone());
         let health: Vec<VoterHealth> = led().map(|g| self.voter_health(g)).collect();
@@ -146,6 +149,25 @@ impl Core {
             others.map(move |r| (id, r.raft_id, r.matched, last))
         });
         self.lag.look(now_us, replicas);
+        self.lag.each(now_us, |raft_id, lag_us| {
+            self.pace.note_lag(node_of(raft_id), lag_us, now_us);
+        });
+    }
+
+    /// Sees how long the sync under way has taken. Called with each tick.
+    pub(super) fn watch_disk(&self) {
+        if self.is_full.get() {
+            // It waits for room, not for the disk.
+            return;
+        }
+        if let Some(took_us) = self.pace.look(self.clock.monotonic_us()) {
+            log::warn!(
+                "event=disk_slow core={} a sync has taken {} ms and goes on: other nodes lead the groups of this core, where \
+                 they can, until a minute after the last such sync",
+                self.id,
+                took_us / 1000
+            );
+        }
     }
 
     /// What is looked at only when it is asked for.
@@ -300,6 +322,12 @@ impl Lag {
             seen.insert((group, raft_id), level);
         }
         *levels = seen;
+    }
+
+    fn each(&self, now_us: u64, mut told: impl FnMut(u64, u64)) {
+        for ((_, raft_id), level) in self.0.borrow().iter() {
+            told(*raft_id, now_us.saturating_sub(level.since_us));
+        }
     }
 
     fn seconds_us(&self, group: u32, raft_id: u64, now_us: u64) -> u64 {

@@ -124,7 +124,10 @@ impl Core {
         self.sync_began_us.set(self.clock.monotonic_us());
         if let Some(disk) = &self.disk {
             let began_us = self.clock.monotonic_us();
-            match self.commit_when_there_is_room(&disk.wal).await {
+            self.pace.begin(began_us);
+            let committed = self.commit_when_there_is_room(&disk.wal).await;
+            self.pace.end();
+            match committed {
                 Ok(committed) => {
                     let micros = self.clock.monotonic_us() - began_us;
                     disk.wal_bytes.set(disk.wal_bytes.get() + committed.bytes);
@@ -279,6 +282,7 @@ impl Core {
             since_ms = 0;
             self.show_pulse(&pulse);
             self.watch_lag();
+            self.watch_disk();
             self.post_late_news();
             self.balance();
             self.reconcile();

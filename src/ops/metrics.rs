@@ -59,6 +59,7 @@ plain_metrics! {
     /// The WAL failed.
     core_failed: "gauge", "Whether a write or sync of the core's log failed: its groups have stopped for good.";
     /// The disk is full.
+    core_disk_slow: "gauge", "Whether a sync of the core took over a second within the last minute: it leads no group that another node could.";
     core_disk_full: "gauge", "Whether the core refuses writes until its disk has room.";
     /// Groups that take requests.
     groups_ready: "gauge", "Groups of this core that have a leader, here or elsewhere.";
@@ -138,6 +139,24 @@ plain_metrics! {
     cold_cache_misses_total: "counter", "Chunks that had to be fetched from the cold store.";
     /// Bytes of the cache.
     cold_cache_bytes: "gauge", "Bytes of the cold store in memory.";
+    /// Chunks of the disk cache.
+    cache_hits_total: "counter", "Chunks that the cache on the local disk had.";
+    /// Chunks that it lacked.
+    cache_misses_total: "counter", "Chunks that neither memory nor the cache on the local disk had.";
+    /// Its bytes.
+    cache_bytes: "gauge", "Bytes of chunks in the cache on the local disk.";
+    /// Its chunks.
+    cache_chunks: "gauge", "Chunks in the cache on the local disk.";
+    /// Its writes.
+    cache_written_bytes_total: "counter", "Bytes written to the cache on the local disk.";
+    /// Its evictions.
+    cache_evictions_total: "counter", "Chunks that left the cache on the local disk for others.";
+    /// Not taken.
+    cache_dropped_total: "counter", "Chunks that the cache did not take, since its disk was behind.";
+    /// Damage.
+    cache_damaged_total: "counter", "Chunks of the cache that were not what had been written; they were fetched anew.";
+    /// Failures.
+    cache_failures_total: "counter", "Reads and writes of the cache that failed; after a write, it takes nothing more.";
     /// Failed reads.
     cold_read_failures_total: "counter", "Reads of the cold store that failed.";
 }

@@ -113,9 +113,10 @@ where
         .max_frame_size(FRAME_BYTES)
         .max_header_list_size(HEADERS_BYTES_MAX)
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        // TCP lives on when the process behind it stands still; this does not.
-        .keep_alive_interval(settings.silence / 4)
-        .keep_alive_timeout(settings.silence * 3 / 4)
+        // TCP lives on when the process behind it stands still; this does not. Rare enough that signs of life cost an idle
+        // node little.
+        .keep_alive_interval(settings.silence / 2)
+        .keep_alive_timeout(settings.silence / 2)
         .handshake(stream);
     let (sender, connection) = within(settings.connect_timeout, "its handshake", async {
         handshake.await.map_err(|error| failed(&error))

@@ -99,8 +99,8 @@ async fn connection<E: PeerEvents>(stream: Socket, transport: Transport<E>, refu
         .max_pending_accept_reset_streams(32)
         .max_local_error_reset_streams(128)
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        .keep_alive_interval(settings.silence / 4)
-        .keep_alive_timeout(settings.silence * 3 / 4)
+        .keep_alive_interval(settings.silence / 2)
+        .keep_alive_timeout(settings.silence / 2)
         .serve_connection(stream, service);
     let mut connection = std::pin::pin!(connection);
     let stopped = async {

@@ -168,7 +168,8 @@ impl World {
                             match piece {
                                 Found::Here(bytes) => pieces.push(bytes),
                                 Found::Stored(pack, stored, from, to) => {
-                                    let read = packs.read(group, pack, &[stored]).await?;
+                                    let read =
+                                        packs.read(group, pack, &[stored], &|_, _| {}).await?;
                                     pieces.push(read[0].slice(from as usize..to as usize));
                                 }
                             }
@@ -352,9 +353,13 @@ impl World {
         let task = process.task_count;
         process.tasks.insert(task, Task::Read(Box::new(reading)));
         self.spawn_cold(node, group, Some((task, parts)), move |store, unsure| {
-            Box::pin(
-                async move { Came::Chunks(packs(&store, &unsure).read(group, pack, &run).await) },
-            )
+            Box::pin(async move {
+                Came::Chunks(
+                    packs(&store, &unsure)
+                        .read(group, pack, &run, &|_, _| {})
+                        .await,
+                )
+            })
         });
     }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 pub use net::Network;
 use ports::Port;
 
+use crate::disk::Disk;
 use crate::{Client, Server, scratch_dir};
 
 /// Longest wait for a cluster to be ready, or a node to end.
@@ -68,6 +69,8 @@ pub struct Cluster {
     /// How many nodes founded it; the others join.
     founders: usize,
     network: Option<Network>,
+    /// Those that can fail, by node; unmounted before the directory goes.
+    disks: Vec<(u32, Disk)>,
     dir: tempfile::TempDir,
 }
 
@@ -105,6 +108,7 @@ impl Cluster {
             settings: settings.iter().map(|s| (*s).to_owned()).collect(),
             founders: count as usize,
             network,
+            disks: Vec::new(),
             dir: scratch_dir(),
         }
     }
@@ -121,6 +125,22 @@ impl Cluster {
     /// From its next start on, a node with an empty disk asks the cluster what it is.
     pub fn let_join(&mut self, node: u32) {
         self.nodes[node as usize - 1].joins = true;
+    }
+
+    /// Puts the data of a node that was never started on a disk that can fail.
+    ///
+    /// # Errors
+    /// Why there can be none here.
+    pub fn put_on_disk(&mut self, node: u32) -> Result<(), String> {
+        let disk = Disk::mount(&self.data(node), node.into())?;
+        self.disks.push((node, disk));
+        Ok(())
+    }
+
+    /// The disk that a node was put on.
+    pub fn disk(&self, node: u32) -> &Disk {
+        let found = self.disks.iter().find(|(n, _)| *n == node);
+        &found.expect("the node was put on one").1
     }
 
     /// From its next start on, these words stand before a node's command; they end by running it in their place.
@@ -270,16 +290,20 @@ impl Cluster {
 
     /// The node that leads a stream, as the first one that knows says.
     pub fn leader(&self, path: &str) -> Option<u32> {
-        self.running().into_iter().find_map(|node| {
-            let asked = Client::try_connect(self.address(node), ANSWER)
-                .and_then(|mut client| client.try_send("HEAD", path, &[], b""));
-            let reply = asked.ok().filter(|reply| reply.status == 200)?;
-            // Who leads says nothing of itself.
-            match reply.header("stream-leader-hint") {
-                "" => Some(node),
-                hint => self.ids().into_iter().find(|n| self.address(*n) == hint),
-            }
-        })
+        let mut running = self.running().into_iter();
+        running.find_map(|node| self.leader_by(node, path))
+    }
+
+    /// The node that leads a stream, as this one says, if it knows.
+    pub fn leader_by(&self, node: u32, path: &str) -> Option<u32> {
+        let asked = Client::try_connect(self.address(node), ANSWER)
+            .and_then(|mut client| client.try_send("HEAD", path, &[], b""));
+        let reply = asked.ok().filter(|reply| reply.status == 200)?;
+        // Who leads says nothing of itself.
+        match reply.header("stream-leader-hint") {
+            "" => Some(node),
+            hint => self.ids().into_iter().find(|n| self.address(*n) == hint),
+        }
     }
 
     /// Panics with its last words if a node that should run has ended.

@@ -7,15 +7,16 @@ mod verify;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use link::{Links, Sent};
 pub use payload::{length, offset, position, text};
 pub use verify::{Verdict, judge, read_back};
 
+use crate::cluster::PATIENCE;
 use crate::history::History;
 use crate::random::Random;
 use worker::Worker;
@@ -92,7 +93,8 @@ impl Numbers {
 /// A running load.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    workers: Vec<JoinHandle<BTreeMap<String, u64>>>,
+    workers: Vec<JoinHandle<()>>,
+    counts: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 impl Load {
@@ -105,6 +107,7 @@ impl Load {
         numbers: &Arc<Numbers>,
     ) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
+        let counts = Arc::default();
         let mut seeds = Random::new(plan.seed);
         let worker = |id: u32| {
             let worker = Worker {
@@ -115,7 +118,7 @@ impl Load {
                 streams: streams.iter().cloned().map(Into::into).collect(),
                 history: history.clone(),
                 numbers: numbers.clone(),
-                counts: BTreeMap::new(),
+                counts: Arc::clone(&counts),
             };
             let stop = stop.clone();
             std::thread::spawn(move || worker.run(&stop))
@@ -123,7 +126,33 @@ impl Load {
         Load {
             workers: (0..plan.workers).map(worker).collect(),
             stop,
+            counts,
         }
+    }
+
+    /// Waits until each of these was answered so often since the start.
+    ///
+    /// # Panics
+    /// If that does not come.
+    pub fn wait(&self, each: &[&str], least: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let counts = self.counts();
+            let has = |what: &&str| counts.get(*what).copied().unwrap_or(0) >= least;
+            if each.iter().all(has) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "too little is answered: {counts:?}"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn counts(&self) -> BTreeMap<String, u64> {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.clone()
     }
 
     /// Stops them; how often each thing was answered how.
@@ -132,16 +161,13 @@ impl Load {
     /// If a client has seen what must not be.
     pub fn stop(self) -> BTreeMap<String, u64> {
         self.stop.store(true, Ordering::Relaxed);
-        let mut counts = BTreeMap::new();
         let mut has_failed = false;
         for worker in self.workers {
-            match worker.join() {
-                Ok(some) => add(&mut counts, &some),
-                Err(_) => has_failed = true,
-            }
+            has_failed |= worker.join().is_err();
         }
         assert!(!has_failed, "a client saw what must not be; see above");
-        counts
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.clone()
     }
 }
 

@@ -1,8 +1,8 @@
 //! One client: picks a stream, a node and something to do, and notes what it was told.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::payload::{length, offset, parse_body, position, text};
@@ -50,18 +50,17 @@ pub(super) struct Worker {
     pub streams: Vec<Known>,
     pub history: Arc<History>,
     pub numbers: Arc<Numbers>,
-    pub counts: BTreeMap<String, u64>,
+    pub counts: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 impl Worker {
-    pub fn run(mut self, stop: &AtomicBool) -> BTreeMap<String, u64> {
+    pub fn run(mut self, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
             let at = self.random.below(self.streams.len() as u64) as usize;
             self.turn(at);
             let pause = self.random.below(self.plan.pause.as_micros() as u64 + 1);
             std::thread::sleep(Duration::from_micros(pause));
         }
-        self.counts
     }
 
     fn turn(&mut self, at: usize) {
@@ -103,7 +102,8 @@ impl Worker {
         };
         let told = format!("{outcome:?}");
         let told = told.split([' ', '{']).next().unwrap_or("");
-        *self.counts.entry(format!("{what} {told}")).or_default() += 1;
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(format!("{what} {told}")).or_default() += 1;
         let path = &self.streams[at].stream.path;
         let who = (self.id, node as u32 + 1);
         self.history.note(path, who, invoked, call, outcome);

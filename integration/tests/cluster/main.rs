@@ -3,13 +3,16 @@
 
 mod ahead;
 mod bridge;
+mod clocks;
 mod conformance;
 mod damage;
+mod disks;
 mod episodes;
 mod failover;
 mod faults;
 mod formation;
 mod grpc;
+mod idle;
 mod members;
 mod retention;
 mod rolling;
