@@ -18,7 +18,7 @@ const fn bug(area: &'static str, name: &'static str, within: u64) -> Mutation {
 /// All of them.
 pub const MUTATIONS: &[Mutation] = &[
     bug("WAL", "checksum-unchecked", 20),
-    bug("WAL", "damage-taken-for-a-tear", 0),
+    bug("WAL", "damage-taken-for-a-tear", 80),
     bug("WAL", "tear-taken-for-damage", 20),
     bug("WAL", "first-entry-wins", 20),
     bug("WAL", "first-vote-wins", 80),
@@ -50,8 +50,8 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("forks", "checkpoint-without-holds", 20),
     bug("forks", "checkpoint-without-outbox", 0),
     bug("forks", "fork-one-byte-more", 20),
-    bug("TTL", "expiry-unchecked", 0),
-    bug("TTL", "expiry-of-another-stream", 0),
+    bug("TTL", "expiry-unchecked", 40),
+    bug("TTL", "expiry-of-another-stream", 60),
     bug("cold tier", "cold-read-unverified", 20),
     bug("cold tier", "published-before-put", 20),
     bug("cold tier", "put-before-the-intent", 40),
