@@ -23,6 +23,7 @@ impl Config {
             flush_age_ms: self.cold_flush_age_ms,
             live_percent_min: self.cold_live_percent_min,
             grace_ms: self.cold_grace_ms,
+            backup_keep_ms: self.dr.then_some(self.dr_keep_ms),
             hot_bytes_target: 0,
         })
     }

@@ -167,6 +167,9 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
         glommio::spawn_local(try_cold(cold)).detach();
     }
     core.use_cold_store();
+    if core.config.dr && core.cold.is_some() {
+        core.spawn_cold(core.clone().ship_backups());
+    }
     if let Some(cache) = core.tier.disk.clone() {
         core.spawn_cold(cache.load());
     }
@@ -359,6 +362,7 @@ async fn build(
         clock_offsets: RefCell::default(),
         cold,
         tier,
+        shipping: super::ship::Shipping::default(),
         unflushed_bytes: Cell::new(0),
         body_bytes: Rc::default(),
         hot_bytes: Cell::new(0),

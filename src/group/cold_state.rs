@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::cold::ColdSettings;
 use super::stream::Stream;
-use crate::mutation;
 use crate::protocol::{ColdChunk, PackName, StreamKey};
 
 /// Oldest data waits at most so many times as long as quiet data.
@@ -152,12 +151,8 @@ impl ColdState {
         sparse.map(|(number, _)| *number)
     }
 
-    pub(super) fn deletable(&self, settings: &ColdSettings, now_ms: u64) -> Vec<(u32, PackName)> {
-        let grace_ms = match mutation::is_on("deleted-without-grace") {
-            true => 0,
-            false => settings.grace_ms,
-        };
-        let is_over = |since_ms: u64| since_ms.saturating_add(grace_ms) <= now_ms;
+    pub(super) fn deletable(&self, dead_before_ms: u64) -> Vec<(u32, PackName)> {
+        let is_over = |since_ms: u64| since_ms <= dead_before_ms;
         let dead = self
             .packs
             .iter()

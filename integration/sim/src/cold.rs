@@ -92,6 +92,7 @@ pub fn settings(plan: &Plan) -> Option<ColdSettings> {
         flush_age_ms: plan.cold_flush_age_ms,
         live_percent_min: plan.cold_live_percent,
         grace_ms: plan.cold_grace_ms,
+        backup_keep_ms: None,
         hot_bytes_target: plan.cold_hot_bytes,
     })
 }
