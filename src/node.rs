@@ -18,6 +18,7 @@ use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
+pub use self::identity::{RESTORING, found_directory};
 pub use self::preflight::Denied;
 pub(crate) use self::preflight::{has_io_uring, limit_of};
 use self::pulse::Pulses;
@@ -154,7 +155,7 @@ pub fn run(config: &Config, origins: &Origins) -> Result<(), NodeError> {
 }
 
 fn run_once(config: &Config, origins: &Origins) -> Result<Ended, NodeError> {
-    log::info!("event=starting version={}", env!("CARGO_PKG_VERSION"));
+    log::info!("event=starting version={}", crate::ops::build::VERSION);
     preflight::raise_descriptor_limit(config.connections_max);
     preflight::check()?;
     let guard = crate::core::listen::guard(config.listen)?;

@@ -115,3 +115,27 @@ fn what_is_no_data_directory_is_left_as_it_is() {
     assert!(words.contains("no data directory"), "{words}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn who_reads_no_output_is_still_told_by_the_exit_code() {
+    let dir = scratch_dir();
+    let server = Server::start(&["--wal-dir", dir.path().to_str().unwrap(), "--no-pin"]);
+    server.client().create("/v1/stream/a", "text/plain");
+    assert!(server.stop().success());
+    let scrub = || {
+        let mut command = Command::new(Server::binary());
+        command.args(["scrub", "--wal-dir"]).arg(dir.path());
+        // A pipe that nobody reads.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        command.stdout(writer.try_clone().unwrap()).stderr(writer);
+        command.status().unwrap()
+    };
+    assert!(scrub().success());
+    let mut found = Vec::new();
+    files(&dir.path().join("wal"), "", &mut found);
+    found.retain(|file| std::fs::metadata(file).is_ok_and(|m| m.len() > 4096));
+    let segment = found.first().expect("a log has a segment");
+    std::fs::write(segment, b"no segment").unwrap();
+    assert_eq!(scrub().code(), Some(1), "damage, not a broken pipe");
+}

@@ -86,6 +86,8 @@ async fn dispatch(command: Command) -> Result<(), CliError> {
         }
         Command::Server(_)
         | Command::Config(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
         | Command::Scrub(_)
         | Command::Man(_)
         | Command::Completions(_)
@@ -135,6 +137,8 @@ async fn create(create: &Create) -> Result<(), CliError> {
         ("content-type", create.content_type.as_deref()),
         ("stream-ttl", create.ttl.as_deref()),
         ("stream-expires-at", create.expires_at.as_deref()),
+        ("stream-max-age", create.max_age.as_deref()),
+        ("stream-max-bytes", create.max_bytes.as_deref()),
         ("stream-closed", create.closed.then_some("true")),
         ("stream-forked-from", create.fork_from.as_deref()),
         ("stream-fork-offset", create.fork_offset.as_deref()),

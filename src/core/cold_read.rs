@@ -1,20 +1,22 @@
 //! Reads of the cold store: chunks that lie one behind the other come with one request, each is fetched once however many
 //! ask for it, verified, and kept in memory as long as there is room.
 //! All of it runs in a queue of its own with few shares, so that hot traffic goes first on the core.
-//! Owns the core's cache. Invariants: nothing is kept or answered that its checksum does not cover; the cache has a bound.
+//! Invariants: nothing is kept or answered that its checksum does not cover.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::rc::Rc;
 
 use ahash::AHashMap;
 use bytes::Bytes;
 use glommio::{Latency, Shares, TaskQueueHandle};
+use storage::cache::DiskCache;
 use storage::cold::ColdError;
 use storage::cold_pack::{self, Location};
 
 use super::Core;
+use super::cold_cache::{ChunkCache, ChunkId, location_of};
 use super::flush::pack_key;
 use super::signal::Event;
 use crate::ops::metrics::add;
@@ -29,66 +31,6 @@ const RUN_BYTES_MAX: u64 = 4 << 20;
 /// Requests for what a reader will want next; more are not begun.
 const AHEAD_MAX: usize = 32;
 
-/// A chunk by its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct ChunkId {
-    group: u32,
-    pack: PackName,
-    position: u64,
-}
-
-/// Chunks in memory, those used last.
-pub(super) struct ChunkCache {
-    chunks: AHashMap<ChunkId, (u64, Bytes)>,
-    by_use: BTreeMap<u64, ChunkId>,
-    uses: u64,
-    bytes: u64,
-    bytes_max: u64,
-}
-
-impl ChunkCache {
-    fn new(bytes_max: u64) -> ChunkCache {
-        ChunkCache {
-            chunks: AHashMap::new(),
-            by_use: BTreeMap::new(),
-            uses: 0,
-            bytes: 0,
-            bytes_max,
-        }
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    fn get(&mut self, id: &ChunkId) -> Option<Bytes> {
-        let (used, bytes) = self.chunks.get_mut(id)?;
-        self.uses += 1;
-        self.by_use.remove(used);
-        *used = self.uses;
-        self.by_use.insert(self.uses, *id);
-        Some(bytes.clone())
-    }
-
-    fn put(&mut self, id: ChunkId, bytes: Bytes) {
-        let length = bytes.len() as u64;
-        if length > self.bytes_max || self.chunks.contains_key(&id) {
-            return;
-        }
-        self.uses += 1;
-        self.by_use.insert(self.uses, id);
-        self.chunks.insert(id, (self.uses, bytes));
-        self.bytes += length;
-        while self.bytes > self.bytes_max
-            && let Some((_, oldest)) = self.by_use.pop_first()
-        {
-            if let Some((_, bytes)) = self.chunks.remove(&oldest) {
-                self.bytes -= bytes.len() as u64;
-            }
-        }
-    }
-}
-
 /// A chunk that is being fetched.
 #[derive(Default)]
 struct Flight {
@@ -99,6 +41,8 @@ struct Flight {
 /// What a core knows of its use of the cold store.
 pub(super) struct Tier {
     pub(super) cache: RefCell<ChunkCache>,
+    /// Behind it.
+    pub(super) disk: Option<Rc<DiskCache>>,
     flights: RefCell<AHashMap<ChunkId, Rc<Flight>>>,
     ahead: Cell<usize>,
     queue: Option<TaskQueueHandle>,
@@ -124,7 +68,7 @@ impl Drop for Turn {
 
 impl Tier {
     /// On an executor.
-    pub(super) fn new(cache_bytes: u64) -> Tier {
+    pub(super) fn new(cache_bytes: u64, disk: Option<Rc<DiskCache>>) -> Tier {
         let queue = glommio::executor().create_task_queue(
             Shares::Static(SHARES),
             Latency::NotImportant,
@@ -132,6 +76,7 @@ impl Tier {
         );
         Tier {
             cache: RefCell::new(ChunkCache::new(cache_bytes)),
+            disk,
             flights: RefCell::default(),
             ahead: Cell::new(0),
             queue: Some(queue),
@@ -192,6 +137,13 @@ impl Core {
                 continue;
             }
             add(&self.metrics.plain.cold_cache_misses_total, 1);
+            if let Some(disk) = &self.tier.disk {
+                if disk.contains(&id.on_disk(), &location_of(chunk)) {
+                    self.fetch_kept(disk.clone(), id, *chunk);
+                    continue;
+                }
+                add(&self.metrics.plain.cache_misses_total, 1);
+            }
             let follows = run.last().is_some_and(|(last, before)| {
                 (last.group, last.pack) == (id.group, id.pack)
                     && before.position + u64::from(before.stored) == id.position
@@ -228,16 +180,43 @@ impl Core {
                     Ok(chunks) => Ok(chunks[index].clone()),
                     Err(refusal) => Err(refusal.clone()),
                 };
-                if let Ok(bytes) = &result {
-                    core.tier.cache.borrow_mut().put(*id, bytes.clone());
-                }
-                let flight = core.tier.flights.borrow_mut().remove(id);
-                if let Some(flight) = flight {
-                    *flight.result.borrow_mut() = Some(result);
-                    flight.done.raise();
-                }
+                core.land(id, result);
             }
         });
+    }
+
+    /// What all wait for that asked for a chunk.
+    fn land(&self, id: &ChunkId, result: Result<Bytes, Refusal>) {
+        if let Ok(bytes) = &result {
+            self.tier.cache.borrow_mut().put(*id, bytes.clone());
+        }
+        let flight = self.tier.flights.borrow_mut().remove(id);
+        if let Some(flight) = flight {
+            *flight.result.borrow_mut() = Some(result);
+            flight.done.raise();
+        }
+    }
+
+    /// A chunk that the local disk has; if it proves not to, the store has it.
+    fn fetch_kept(self: &Rc<Self>, disk: Rc<DiskCache>, id: ChunkId, chunk: ColdChunk) {
+        self.tier.flights.borrow_mut().insert(id, Rc::default());
+        let core = self.clone();
+        self.spawn_cold(async move {
+            let kept = disk.get(&id.on_disk(), &location_of(&chunk)).await;
+            let result = match kept {
+                Some(bytes) => Ok(bytes),
+                None => {
+                    add(&core.metrics.plain.cache_misses_total, 1);
+                    core.read_one(id, chunk).await
+                }
+            };
+            core.land(&id, result);
+        });
+    }
+
+    async fn read_one(self: &Rc<Self>, id: ChunkId, chunk: ColdChunk) -> Result<Bytes, Refusal> {
+        let fetched = self.read_run(&[(id, chunk)]).await?;
+        fetched.into_iter().next().ok_or(Refusal::DataDamaged)
     }
 
     /// Reads chunks that follow each other, and verifies them. What came damaged is read once more: the way here may have
@@ -270,15 +249,8 @@ impl Core {
         let from = first.position;
         let length = last.position + u64::from(last.stored) - from;
         let bytes = store.get_range(&key, from, length).await?;
-        let locations: Vec<Location> = run
-            .iter()
-            .map(|(_, chunk)| Location {
-                position: chunk.position,
-                length: chunk.length,
-                stored: chunk.stored,
-                crc32c: chunk.crc32c,
-            })
-            .collect();
+        let locations: Vec<Location> = run.iter().map(|(_, chunk)| location_of(chunk)).collect();
+        let fetched = bytes.clone();
         let opened = storage::blocking::run(move || {
             let open = |at: &Location| {
                 let begin = (at.position - from) as usize;
@@ -295,10 +267,19 @@ impl Core {
             };
             locations.iter().map(open).collect::<Result<Vec<_>, _>>()
         });
-        opened.await.map_err(|damage| ColdError::Corrupt {
+        let opened = opened.await.map_err(|damage| ColdError::Corrupt {
             key,
             what: damage.to_string(),
-        })
+        })?;
+        if let Some(disk) = &self.tier.disk {
+            for (id, chunk) in run {
+                let begin = (chunk.position - from) as usize;
+                let stored = fetched.get(begin..begin + chunk.stored as usize);
+                let stored = stored.unwrap_or_default();
+                disk.put(id.on_disk(), &location_of(chunk), stored);
+            }
+        }
+        Ok(opened)
     }
 
     /// A chunk that was begun to be fetched, or is here.
@@ -330,8 +311,12 @@ impl Core {
                 return Ok(bytes);
             }
             // It left the cache between its fetch and now.
-            let fetched = self.read_run(&[(id, *chunk)]).await?;
-            return fetched.into_iter().next().ok_or(Refusal::DataDamaged);
+            if let Some(disk) = self.tier.disk.clone()
+                && let Some(kept) = disk.get(&id.on_disk(), &location_of(chunk)).await
+            {
+                return Ok(kept);
+            }
+            return self.read_one(id, *chunk).await;
         }
     }
 }
@@ -342,37 +327,5 @@ pub(super) fn refusal_of(error: &ColdError) -> Refusal {
         ColdError::Corrupt { .. } | ColdError::Conflict { .. } => Refusal::DataDamaged,
         // A pack goes a while after its last chunk was given up: a plan that is older finds nothing.
         _ => Refusal::Unavailable,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(position: u64) -> ChunkId {
-        let pack = PackName {
-            term: 1,
-            number: 1,
-            nonce: 1,
-        };
-        ChunkId {
-            group: 1,
-            pack,
-            position,
-        }
-    }
-
-    #[test]
-    fn what_was_not_used_for_longest_leaves_the_cache() {
-        let mut cache = ChunkCache::new(10);
-        for position in 0..3 {
-            cache.put(id(position), Bytes::from_static(b"abc"));
-        }
-        assert!(cache.get(&id(0)).is_some());
-        cache.put(id(3), Bytes::from_static(b"defg"));
-        assert_eq!((cache.bytes(), cache.get(&id(1))), (10, None));
-        assert!(cache.get(&id(0)).is_some());
-        cache.put(id(4), Bytes::from_static(b"longer than all"));
-        assert_eq!((cache.bytes(), cache.by_use.len()), (10, 3));
     }
 }

@@ -51,6 +51,7 @@ impl Config {
             flush_age_ms: self.cold_flush_age_ms,
             live_percent_min: self.cold_live_percent_min,
             grace_ms: self.cold_grace_ms,
+            backup_keep_ms: self.dr.then_some(self.dr_keep_ms),
             hot_bytes_target: 0,
         })
     }
@@ -283,7 +284,7 @@ impl Core {
         plain.cold_chunk_bytes.set(packs[3]);
         plain.cold_live_bytes.set(packs[4]);
         plain.cold_unpublished_packs.set(packs[5]);
-        plain.cold_cache_bytes.set(self.tier.cache.borrow().bytes());
+        self.count_caches();
     }
 
     /// What a chunk's place in the cold store has to do with a failed read.

@@ -2,9 +2,11 @@
 
 mod backend;
 mod balance;
+mod base;
 mod checkpoint;
 pub mod clock;
 pub mod cold;
+mod cold_cache;
 mod cold_read;
 mod damage;
 mod flush;
@@ -24,6 +26,7 @@ mod peer_events;
 mod peers;
 mod router;
 mod saga;
+mod ship;
 pub(crate) mod signal;
 mod start;
 mod status;
@@ -34,7 +37,7 @@ mod transfer;
 mod turn;
 
 pub use checkpoint::{
-    GroupFiles, manifest_path, pack_path, read_tables, sweep, table_path, tables,
+    GroupFiles, group_dir, manifest_path, pack_path, read_tables, sweep, table_path, tables,
 };
 pub use damage::{SET_ASIDE_MAX, damage_note_path, set_aside_count};
 pub use flush::pack_key;
@@ -140,6 +143,7 @@ pub struct Core {
     /// Where old data is kept; `None` for a node in memory.
     cold: Option<Rc<dyn ColdStore>>,
     tier: cold_read::Tier,
+    shipping: ship::Shipping,
     /// Bytes of the groups that the cold store lacks.
     unflushed_bytes: Cell<u64>,
     body_bytes: Rc<Cell<u64>>,

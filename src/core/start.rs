@@ -18,6 +18,7 @@ use super::backend::CoreBackend;
 use super::checkpoint::GroupFiles;
 use super::clock::Clock;
 use super::cold::{open_cold, try_cold};
+use super::cold_cache::open_cache;
 use super::cold_read::Tier;
 use super::listen::{ConnectionEvents, ConnectionLimits, accept_loop, listener};
 use super::load::Loads;
@@ -169,6 +170,12 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
         glommio::spawn_local(try_cold(cold)).detach();
     }
     core.use_cold_store();
+    if core.config.dr && core.cold.is_some() {
+        core.spawn_cold(core.clone().ship_backups());
+    }
+    if let Some(cache) = core.tier.disk.clone() {
+        core.spawn_cold(cache.load());
+    }
     log::debug!("event=core_built core={}", core.id);
     let receiver = Rc::downgrade(&core);
     let mesh = start.mesh.connect(Rc::new(move |from, message| {
@@ -312,7 +319,10 @@ async fn build(
     };
     let metrics: Rc<CoreMetrics> = Rc::default();
     let cold = open_cold(id, &config, metrics.clone());
-    let tier = Tier::new(config.cold_cache_bytes);
+    let tier = Tier::new(
+        config.cold_cache_bytes,
+        open_cache(&config, id, cores).await,
+    );
     let timeouts: Rc<Timeouts> = Rc::default();
     let peer_settings: Rc<PeerSettings> = Rc::default();
     let core = Rc::new(Core {
@@ -359,6 +369,7 @@ async fn build(
         clock_offsets: RefCell::default(),
         cold,
         tier,
+        shipping: super::ship::Shipping::default(),
         unflushed_bytes: Cell::new(0),
         body_bytes: Rc::default(),
         hot_bytes: Cell::new(0),
@@ -441,6 +452,9 @@ impl Core {
             self.sleep(std::time::Duration::from_millis(1)).await;
         }
         self.is_failed.set(true);
+        if let Some(cache) = &self.tier.disk {
+            cache.close().await;
+        }
         disk.wal.close().await?;
         Ok(())
     }

@@ -148,7 +148,7 @@ impl Machine {
         }
     }
 
-    fn group_state(&self) -> GroupState {
+    pub(super) fn group_state(&self) -> GroupState {
         GroupState {
             last_stamp_ms: self.last_stamp_ms,
             next_incarnation: self.next_incarnation,

@@ -33,6 +33,8 @@ pub struct ColdSettings {
     pub live_percent_min: u64,
     /// An object is deleted so long after nothing refers to it any more.
     pub grace_ms: u64,
+    /// With a backup: how long ago a time may be that it can be restored to.
+    pub backup_keep_ms: Option<u64>,
     /// Bytes of the group that stay in memory although the cold store has them.
     pub hot_bytes_target: u64,
 }
@@ -113,6 +115,8 @@ pub(super) struct ColdWork {
     failures: u32,
     /// The shell wants room: flush what there is.
     is_pressed: bool,
+    /// All before this time is in the backup, if there is to be one.
+    pub(super) backed_up_ms: u64,
 }
 
 /// How a group stands with the cold store, for metrics.
@@ -224,7 +228,8 @@ impl Group {
             return false;
         }
         let state = &self.machine.cold;
-        let is_over = |since_ms: u64| since_ms.saturating_add(settings.grace_ms) <= now_ms;
+        let dead_before_ms = self.cold.dead_before_ms(settings, now_ms);
+        let is_over = |since_ms: u64| dead_before_ms.is_some_and(|before_ms| since_ms <= before_ms);
         self.cold.flush.is_some()
             || self.cold.search.is_some()
             || !state.intents.is_empty()
@@ -431,7 +436,10 @@ impl Group {
         let is_under_way =
             |pack: &u32, lost_ms: &mut u64| packs.contains_key(pack) && *lost_ms > now_ms;
         self.cold.forgetting.retain(is_under_way);
-        let mut dead = self.machine.cold.deletable(settings, now_ms);
+        let Some(dead_before_ms) = self.cold.dead_before_ms(settings, now_ms) else {
+            return;
+        };
+        let mut dead = self.machine.cold.deletable(dead_before_ms);
         dead.retain(|(pack, _)| !self.cold.forgetting.contains_key(pack));
         if !dead.is_empty() {
             self.cold.is_deleting = true;

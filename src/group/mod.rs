@@ -4,6 +4,7 @@
 //! the time given and answers with effects, so that a seed replays any failure. The shell in `core` carries
 //! the effects out.
 
+mod backup;
 mod batch;
 mod checkpoint;
 mod choose;
@@ -36,6 +37,7 @@ use std::collections::BTreeMap;
 
 use raftproto::command::{Expire, command::Kind};
 
+pub use self::backup::{Exported, stamp_of};
 pub use self::batch::request_of;
 pub use self::checkpoint::{CheckpointPlan, PlaceChunk, combine_stream_states};
 pub use self::choose::PackSource;

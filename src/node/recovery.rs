@@ -28,8 +28,8 @@ pub struct Start {
     pub store_id: [u8; 16],
     /// Of this node's replicas.
     pub raft_id: u64,
-    /// Held as long as the node runs.
-    pub lock: Option<DirLock>,
+    /// Held as long as the node runs: of the data directory and of the cache's.
+    pub lock: Vec<DirLock>,
     /// One part per core.
     pub cores: Vec<CorePart>,
 }
@@ -62,6 +62,16 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     }
 }
 
+/// The cache's directory is this node's alone, and fit for it.
+fn cache_lock(config: &Config) -> Result<Option<DirLock>, NodeError> {
+    let Some(dir) = config.cache_dir.as_ref().filter(|_| config.cold.is_some()) else {
+        return Ok(None);
+    };
+    let lock = storage::cache::prepare(dir, config.core_count as u16);
+    let lock = lock.map_err(|error| NodeError::Misfit(format!("cache_dir: {error}")))?;
+    Ok(Some(lock))
+}
+
 fn read_all(config: &Config) -> Result<Start, NodeError> {
     let cores = config.core_count as u32;
     let groups = 0..=config.raft_group_count as u32;
@@ -69,7 +79,7 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
         let fresh = groups.map(|group| (group, fresh(config, group)));
         let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
         return Ok(Start {
-            lock: None,
+            lock: Vec::new(),
             store_id: [0; 16],
             raft_id: config.node_id,
             etag_nonce: random as u32,
@@ -165,7 +175,7 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
         })
     };
     Ok(Start {
-        lock: Some(lock),
+        lock: std::iter::once(lock).chain(cache_lock(config)?).collect(),
         store_id,
         raft_id: identity.raft_id,
         etag_nonce: etag_nonce(config, store_id),

@@ -139,8 +139,38 @@ plain_metrics! {
     cold_cache_misses_total: "counter", "Chunks that had to be fetched from the cold store.";
     /// Bytes of the cache.
     cold_cache_bytes: "gauge", "Bytes of the cold store in memory.";
+    /// Chunks of the disk cache.
+    cache_hits_total: "counter", "Chunks that the cache on the local disk had.";
+    /// Chunks that it lacked.
+    cache_misses_total: "counter", "Chunks that neither memory nor the cache on the local disk had.";
+    /// Its bytes.
+    cache_bytes: "gauge", "Bytes of chunks in the cache on the local disk.";
+    /// Its chunks.
+    cache_chunks: "gauge", "Chunks in the cache on the local disk.";
+    /// Its writes.
+    cache_written_bytes_total: "counter", "Bytes written to the cache on the local disk.";
+    /// Its evictions.
+    cache_evictions_total: "counter", "Chunks that left the cache on the local disk for others.";
+    /// Not taken.
+    cache_dropped_total: "counter", "Chunks that the cache did not take, since its disk was behind.";
+    /// Damage.
+    cache_damaged_total: "counter", "Chunks of the cache that were not what had been written; they were fetched anew.";
+    /// Failures.
+    cache_failures_total: "counter", "Reads and writes of the cache that failed; after a write, it takes nothing more.";
     /// Failed reads.
     cold_read_failures_total: "counter", "Reads of the cold store that failed.";
+    /// What would be lost.
+    dr_lag_seconds: "gauge", "With --dr: what was acknowledged longer ago is in the backup, for the groups led here; what is newer would be lost with all nodes.";
+    /// Groups without a state in the backup.
+    dr_groups_without_base: "gauge", "With --dr: groups led here whose state this leadership has not shipped yet.";
+    /// Objects.
+    dr_objects_total: "counter", "Objects shipped to the backup, one request each.";
+    /// Their bytes.
+    dr_bytes_total: "counter", "Bytes of those objects.";
+    /// Failed rounds.
+    dr_failures_total: "counter", "Times that something could not be shipped to the backup; it is tried again.";
+    /// Collected objects.
+    dr_objects_deleted_total: "counter", "Objects of the backup that no time needs any more which it can be restored to.";
 }
 
 /// See the module's head.

@@ -1,6 +1,7 @@
 //! What touches disks and S3: the write-ahead log, packs, state tables, framed files, the cold store. Knows nothing of HTTP or Raft.
 
 pub mod blocking;
+pub mod cache;
 pub mod cold;
 pub mod cold_pack;
 mod error;

@@ -1,9 +1,11 @@
 //! The cold store as a core opens it: every operation on both backends, and on S3 under every fault.
 
+mod cache;
 mod contract;
 mod credentials;
 mod faults;
 mod server;
+mod suite;
 mod tier;
 mod tls;
 

@@ -7,13 +7,13 @@ use integration::random::noise;
 use integration::s3::{BUCKET, Fault, FaultProxy, KEY_ID, S3Server, SECRET};
 use integration::{Client, Server, scratch_dir};
 
-const BYTES: &str = "application/octet-stream";
+pub(super) const BYTES: &str = "application/octet-stream";
 
 /// Longest wait for what a server does by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Data becomes old at once, in tiny packs, and nothing is kept in memory.
-fn settings(store: &str) -> Vec<String> {
+pub(super) fn settings(store: &str) -> Vec<String> {
     let place = format!("s3://{BUCKET}/old");
     let endpoint = format!("http://{store}");
     [
@@ -38,7 +38,7 @@ fn settings(store: &str) -> Vec<String> {
 }
 
 /// The sum of a metric over its labels.
-fn metric(client: &mut Client, name: &str) -> u64 {
+pub(super) fn metric(client: &mut Client, name: &str) -> u64 {
     let text = client.get("/metrics").text();
     let own = text.lines().filter(|line| {
         let rest = line.strip_prefix(name);
@@ -48,7 +48,7 @@ fn metric(client: &mut Client, name: &str) -> u64 {
         .sum::<f64>() as u64
 }
 
-fn until_flushed(connect: impl Fn() -> Client) {
+pub(super) fn until_flushed(connect: impl Fn() -> Client) {
     let deadline = Instant::now() + PATIENCE;
     while metric(&mut connect(), "ursula_cold_behind_bytes") > 0 {
         assert!(Instant::now() < deadline, "data stays behind");
@@ -57,7 +57,7 @@ fn until_flushed(connect: impl Fn() -> Client) {
 }
 
 /// Writes some streams in parts, and answers with what they must hold.
-fn write(client: &mut Client, round: u64) -> Vec<(String, Vec<u8>)> {
+pub(super) fn write(client: &mut Client, round: u64) -> Vec<(String, Vec<u8>)> {
     let mut written = Vec::new();
     for number in 0..6 {
         let path = format!("/v1/stream/r{round}/{number}");
@@ -76,7 +76,7 @@ fn write(client: &mut Client, round: u64) -> Vec<(String, Vec<u8>)> {
     written
 }
 
-fn expect(client: &mut Client, streams: &[(String, Vec<u8>)]) {
+pub(super) fn expect(client: &mut Client, streams: &[(String, Vec<u8>)]) {
     for (path, body) in streams {
         assert!(client.read_all(path) == *body, "{path} is not what it was");
     }

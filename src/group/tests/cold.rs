@@ -9,6 +9,7 @@ const SETTINGS: ColdSettings = ColdSettings {
     flush_age_ms: 60_000,
     live_percent_min: 50,
     grace_ms: 10_000,
+    backup_keep_ms: None,
     hot_bytes_target: 1 << 20,
 };
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::{
     ColdBody, ColdError, ColdFuture, ColdHost, ColdKey, ColdObject, ColdRequest, ColdStore,
-    ColdVerb,
+    ColdVerb, InFlight,
 };
 use crate::{blocking, framed, io_error};
 
@@ -31,7 +31,7 @@ pub struct LocalStore {
     owner: u16,
     host: Rc<dyn ColdHost>,
     next: Cell<u64>,
-    in_flight: Cell<u64>,
+    in_flight: InFlight,
     /// Directories whose own names are known to be on disk.
     durable_dirs: RefCell<BTreeSet<PathBuf>>,
 }
@@ -59,7 +59,7 @@ impl LocalStore {
             owner,
             host,
             next: Cell::new(0),
-            in_flight: Cell::new(0),
+            in_flight: InFlight::default(),
             durable_dirs: RefCell::default(),
         }
     }
@@ -77,7 +77,7 @@ impl LocalStore {
         work: impl FnOnce() -> Result<T, ColdError> + Send + 'static,
     ) -> Result<T, ColdError> {
         let began_us = self.host.monotonic_us();
-        let under_way = UnderWay::of(self);
+        let under_way = self.in_flight.enter(&*self.host);
         let result = blocking::run(work).await;
         drop(under_way);
         self.host.requested(ColdRequest {
@@ -88,24 +88,6 @@ impl LocalStore {
             received_bytes: result.as_ref().map_or(0, received_bytes),
         });
         result
-    }
-}
-
-/// Counts a request for as long as it lives: its future may be dropped.
-struct UnderWay<'a>(&'a LocalStore);
-
-impl UnderWay<'_> {
-    fn of(store: &LocalStore) -> UnderWay<'_> {
-        store.in_flight.set(store.in_flight.get() + 1);
-        store.host.in_flight(store.in_flight.get());
-        UnderWay(store)
-    }
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.set(self.0.in_flight.get() - 1);
-        self.0.host.in_flight(self.0.in_flight.get());
     }
 }
 

@@ -8,6 +8,7 @@ mod key;
 mod local;
 pub mod s3;
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -197,6 +198,32 @@ pub struct ColdRequest {
     pub sent_bytes: u64,
     /// Bytes of the body that came back.
     pub received_bytes: u64,
+}
+
+/// How many requests of a store are under way.
+#[derive(Debug, Default)]
+struct InFlight(Cell<u64>);
+
+/// Counts a request for as long as it lives: its future may be dropped.
+struct UnderWay<'a> {
+    count: &'a InFlight,
+    host: &'a dyn ColdHost,
+}
+
+impl InFlight {
+    fn enter<'a>(&'a self, host: &'a dyn ColdHost) -> UnderWay<'a> {
+        self.0.set(self.0.get() + 1);
+        host.in_flight(self.0.get());
+        UnderWay { count: self, host }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let count = &self.count.0;
+        count.set(count.get() - 1);
+        self.host.in_flight(count.get());
+    }
 }
 
 #[cfg(test)]

@@ -13,12 +13,19 @@ mod segment;
 mod spare;
 mod writer;
 
+use crate::StorageError;
+
 pub use file::{IoMode, has_direct_io};
 pub use image::LaneImage;
 pub use legacy::{LegacySegment, Pin};
 pub use recover::{Keep, Recovered, TornTail, recover, recover_images};
 pub use segment::{Record, RecordRef, SegmentId};
 pub use writer::{Committed, PinReport, Wal, WalConfig};
+
+/// Lets glommio find out about the device that a directory is on; see `polling.rs`.
+pub(crate) async fn settle_polling(dir: &std::path::Path, core: u32) -> Result<(), StorageError> {
+    polling::settle(dir, 0, core).await
+}
 
 /// Records of this kind and above are repeated at the start of each segment, and keep no segment alive.
 pub const CARRIED_KIND: u8 = 128;

@@ -122,7 +122,7 @@ impl Inner {
         let body_ms = (sent_bytes + self.attempt.expected_bytes) / 1024;
         request.timeout_ms = shared.config.timeout_ms + body_ms;
         let began_us = shared.host.monotonic_us();
-        let under_way = shared.under_way();
+        let under_way = shared.in_flight.enter(&*shared.host);
         let reply = shared.http.send(request).await;
         drop(under_way);
         let (status, received_bytes) = match &reply {

@@ -12,7 +12,6 @@ mod http;
 mod multipart;
 mod objects;
 
-use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
@@ -26,7 +25,9 @@ pub use self::credentials::{CredentialSource, Credentials, profile_value};
 use self::dispatch::Attempt;
 use self::failure::Failure;
 pub use self::http::{HttpClient, HttpFailure, HttpFuture, HttpReply, HttpRequest};
-use super::{ColdBody, ColdError, ColdFuture, ColdHost, ColdKey, ColdObject, ColdStore, ColdVerb};
+use super::{
+    ColdBody, ColdError, ColdFuture, ColdHost, ColdKey, ColdObject, ColdStore, ColdVerb, InFlight,
+};
 
 /// Longest answer that is no object.
 const ANSWER_BYTES_MAX: u64 = 8 << 20;
@@ -84,25 +85,7 @@ struct Shared {
     http: Rc<dyn HttpClient>,
     credentials: CredentialCache,
     places: Semaphore,
-    in_flight: Cell<u64>,
-}
-
-/// Counts a request for as long as it lives: its future may be dropped.
-struct UnderWay<'a>(&'a Shared);
-
-impl Shared {
-    fn under_way(&self) -> UnderWay<'_> {
-        self.in_flight.set(self.in_flight.get() + 1);
-        self.host.in_flight(self.in_flight.get());
-        UnderWay(self)
-    }
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.set(self.0.in_flight.get() - 1);
-        self.0.host.in_flight(self.0.in_flight.get());
-    }
+    in_flight: InFlight,
 }
 
 impl S3Store {
@@ -117,7 +100,7 @@ impl S3Store {
                 http,
                 credentials,
                 places,
-                in_flight: Cell::new(0),
+                in_flight: InFlight::default(),
             }),
         }
     }
