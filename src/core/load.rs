@@ -147,8 +147,8 @@ mod tests {
         let loads = loads(&[0, 4000, 4000, 4000, 900, 0, 0]);
         let (leaders, _) = settle(vec![1, 1, 1, 1, 2, 2, 3], &loads);
         let nodes = NodeLoads::new(&leaders, &loads);
-        for group in 1..4 {
-            let (from, load) = (leaders[group], loads.get(group as u32));
+        for (group, from) in leaders.into_iter().enumerate().take(4).skip(1) {
+            let load = loads.get(group as u32);
             let others = (1..=3).filter(|n| *n != from);
             assert!(others.into_iter().all(|to| !nodes.allows(from, to, load)));
         }
