@@ -17,6 +17,7 @@ mod guests;
 mod http_client;
 pub mod hyper_rt;
 pub mod listen;
+mod load;
 mod materialize;
 mod mesh;
 mod message;
@@ -41,6 +42,7 @@ pub use checkpoint::{
 };
 pub use damage::{SET_ASIDE_MAX, damage_note_path, set_aside_count};
 pub use flush::pack_key;
+pub use load::Loads;
 pub use mesh::{Mesh, MeshEnds, mesh};
 pub use message::{CoreReport, Message};
 pub use start::{
@@ -130,6 +132,13 @@ pub struct Core {
     metrics: Rc<CoreMetrics>,
     lag: status::Lag,
     pace: pace::Pace,
+    /// Of all groups of the node.
+    loads: std::sync::Arc<load::Loads>,
+    /// What each group of this core had done at the last look, in bytes.
+    work_seen: RefCell<BTreeMap<u32, u64>>,
+    /// When groups were last looked at for their load, and when one was last given away for it, in monotonic microseconds.
+    load_looked_us: Cell<u64>,
+    relieved_us: Cell<u64>,
     /// The other nodes' clocks against this one's, in milliseconds; asked by the first core.
     clock_offsets: RefCell<BTreeMap<u64, f64>>,
     /// Where old data is kept; `None` for a node in memory.

@@ -55,6 +55,11 @@ impl Group {
         self.raft.log_bytes_after(index)
     }
 
+    /// How much was applied since the start, in bytes; a command costs some besides its own.
+    pub fn work_bytes(&self) -> u64 {
+        self.work_bytes
+    }
+
     /// Nobody else is a member.
     pub fn is_alone(&self) -> bool {
         self.raft.is_alone()
