@@ -23,6 +23,7 @@ mod mesh;
 mod message;
 pub mod net;
 mod pace;
+pub mod packs;
 mod peer_events;
 mod peers;
 mod router;
@@ -41,10 +42,10 @@ pub use checkpoint::{
     GroupFiles, group_dir, manifest_path, pack_path, read_tables, sweep, table_path, tables,
 };
 pub use damage::{SET_ASIDE_MAX, damage_note_path, set_aside_count};
-pub use flush::pack_key;
 pub use load::Loads;
 pub use mesh::{Mesh, MeshEnds, mesh};
 pub use message::{CoreReport, Message};
+pub use packs::pack_key;
 pub use start::{
     CoreError, CoreStart, GroupStart, Progress, Pulse, StopHandle, WalStart, control_stream, run,
     stop_pair,

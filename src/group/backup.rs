@@ -10,6 +10,7 @@ use super::machine::{BatchError, Machine, decode_batch};
 use super::raft::Raft;
 use super::stream::{self, Places};
 use super::{Group, LogEntry};
+use crate::mutation;
 use crate::protocol::{ColdChunk, PackName, Piece, StreamKey};
 
 /// A stream as a backup has it.
@@ -97,6 +98,7 @@ impl ColdWork {
     /// restored to stays: also where the backup is behind.
     pub(super) fn dead_before_ms(&self, settings: &ColdSettings, now_ms: u64) -> Option<u64> {
         match settings.backup_keep_ms {
+            None if mutation::is_on("deleted-without-grace") => Some(now_ms),
             None => now_ms.checked_sub(settings.grace_ms),
             Some(keep_ms) => {
                 let until_ms = now_ms.min(self.backed_up_ms);

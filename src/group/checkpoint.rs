@@ -193,6 +193,7 @@ impl Machine {
                 .cold
                 .intents
                 .iter()
+                .filter(|_| !mutation::is_on("checkpoint-without-intents"))
                 .map(|(name, since_ms)| checkpoint::PackIntent {
                     name: Some(name.to_message()),
                     since_ms: *since_ms,
