@@ -8,6 +8,7 @@ pub mod clock;
 pub mod cold;
 mod cold_cache;
 mod cold_read;
+mod collect;
 mod damage;
 mod flush;
 mod fork;
