@@ -10,6 +10,7 @@ mod cold_cache;
 mod cold_read;
 mod collect;
 mod damage;
+mod files;
 mod flush;
 mod fork;
 mod give;

@@ -25,7 +25,7 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("Raft driving", "answer-before-sync", 20),
     bug("Raft driving", "vote-not-written", 80),
     bug("Raft driving", "late-word-believed", 20),
-    bug("lease", "lease-never-ends", 300),
+    bug("lease", "lease-never-ends", 0),
     bug("lease", "lease-after-hand-over", 0),
     bug("lease", "lease-from-the-answer", 0),
     bug("lease", "promise-forgotten", 0),
