@@ -28,8 +28,8 @@ use crate::admin::AdminStart;
 use crate::config::{ADMIN_LISTEN, AdminListen, Config, ConfigError, Origins};
 use crate::core::listen::ListenGuard;
 use crate::core::{
-    CoreError, CoreStart, MeshEnds, Message, NodeIdentity, StopHandle, mesh, run as run_core,
-    stop_pair,
+    CoreError, CoreStart, Loads, MeshEnds, Message, NodeIdentity, StopHandle, mesh,
+    run as run_core, stop_pair,
 };
 use crate::ops::exit;
 
@@ -275,6 +275,7 @@ fn spawn(
     let cpus = crate::config::allowed_cpus();
     let mut controls = Vec::new();
     let lock = std::sync::Arc::new(start.lock);
+    let loads = std::sync::Arc::new(Loads::new(config.raft_group_count as u32));
     for ((id, mesh), part) in (0..cores).zip(ends).zip(start.cores) {
         let (handle, control) = stop_pair()?;
         controls.push(handle);
@@ -296,6 +297,7 @@ fn spawn(
                 cluster_listen,
             },
             control,
+            loads: loads.clone(),
             pulse,
             progress: Box::new(move |step| {
                 use crate::core::Progress;

@@ -21,6 +21,7 @@ use super::cold::{open_cold, try_cold};
 use super::cold_cache::open_cache;
 use super::cold_read::Tier;
 use super::listen::{ConnectionEvents, ConnectionLimits, accept_loop, listener};
+use super::load::Loads;
 use super::signal::Event;
 use super::timeouts::Timeouts;
 use super::turn::hard_state_record;
@@ -54,6 +55,8 @@ pub struct CoreStart {
     pub etag_nonce: u32,
     /// Receives `g` (listen), `s` (stop), `q` (quit).
     pub control: StdUnixStream,
+    /// How much work each group of the node is.
+    pub loads: Arc<Loads>,
     /// Raised with each tick, so that the node sees that the core lives.
     pub pulse: Arc<Pulse>,
     /// Tells the node how far it is.
@@ -160,7 +163,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
         http,
         start.groups,
         start.wal,
-        progress.clone(),
+        (progress.clone(), start.loads),
     );
     let core = storage::blocking::awake(built).await?;
     if let Some(cold) = core.cold.clone().filter(|_| core.id == 0) {
@@ -169,6 +172,9 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     core.use_cold_store();
     if core.config.dr && core.cold.is_some() {
         core.spawn_cold(core.clone().ship_backups());
+        if core.groups.borrow().contains_key(&0) {
+            core.spawn_cold(core.clone().collect_backups());
+        }
     }
     if let Some(cache) = core.tier.disk.clone() {
         core.spawn_cold(cache.load());
@@ -278,7 +284,7 @@ async fn build(
     http: HttpSettings,
     starts: Vec<GroupStart>,
     wal: Option<WalStart>,
-    progress: Rc<dyn Fn(Progress)>,
+    (progress, loads): (Rc<dyn Fn(Progress)>, Arc<Loads>),
 ) -> Result<Rc<Core>, CoreError> {
     let mut groups = std::collections::BTreeMap::new();
     let mut files = std::collections::BTreeMap::new();
@@ -356,6 +362,11 @@ async fn build(
         stepped_us: Cell::new(0),
         sync_began_us: Cell::new(0),
         pace: super::pace::Pace::default(),
+        others_keep_ms: Cell::new(0),
+        loads,
+        work_seen: RefCell::default(),
+        load_looked_us: Cell::new(0),
+        relieved_us: Cell::new(0),
         disk,
         metrics,
         lag: super::status::Lag::default(),

@@ -10,6 +10,7 @@ use super::machine::{BatchError, Machine, decode_batch};
 use super::raft::Raft;
 use super::stream::{self, Places};
 use super::{Group, LogEntry};
+use crate::mutation;
 use crate::protocol::{ColdChunk, PackName, Piece, StreamKey};
 
 /// A stream as a backup has it.
@@ -39,11 +40,6 @@ impl Group {
     /// Entries after `index` stay in memory until they are shipped.
     pub fn keep_log_from(&mut self, index: Option<u64>) {
         self.raft.keep_from(index, self.applied.index);
-    }
-
-    /// Bytes of the log in memory.
-    pub fn kept_log_bytes(&self) -> u64 {
-        self.raft.node.store().kept_bytes()
     }
 
     /// Applied entries after `index`, of at least one and not much more than `bytes_max`; `None`: some are not in memory any
@@ -97,6 +93,7 @@ impl ColdWork {
     /// restored to stays: also where the backup is behind.
     pub(super) fn dead_before_ms(&self, settings: &ColdSettings, now_ms: u64) -> Option<u64> {
         match settings.backup_keep_ms {
+            None if mutation::is_on("deleted-without-grace") => Some(now_ms),
             None => now_ms.checked_sub(settings.grace_ms),
             Some(keep_ms) => {
                 let until_ms = now_ms.min(self.backed_up_ms);

@@ -13,7 +13,8 @@ use raftproto::command::{self, command::Kind};
 
 use super::choose::{Chosen, PackSource, Search};
 use super::cold_state::ColdPack;
-use super::{Effect, Group};
+use super::{Effect, Group, packs};
+use crate::mutation;
 use crate::protocol::{ColdChunk, Incarnation, PackName, StreamKey};
 
 /// A command that was not applied by then never will be.
@@ -288,6 +289,9 @@ impl Group {
             stage: Stage::Begun,
             since_ms: self.now_ms,
         });
+        if mutation::is_on("put-before-the-intent") {
+            self.order_pack(effects);
+        }
     }
 
     /// What the cold store has by now leaves memory, on every replica.
@@ -327,8 +331,15 @@ impl Group {
             .filter_map(|chosen| machine.source_of(chosen))
             .collect();
         let name = flush.name;
+        let was_put = flush.stage != Stage::Begun && !mutation::is_on("unsure-pack-cancelled");
+        if chunks.is_empty() && was_put {
+            // All its streams are gone, and an earlier put may have been done or may still arrive: it is looked for, as
+            // one of a leader before.
+            self.cold.flush = None;
+            return self.find_intents(effects);
+        }
         if chunks.is_empty() {
-            // All its streams are gone.
+            // All its streams are gone before anything was put.
             (flush.stage, flush.since_ms) = (Stage::Publishing, now_ms);
             return self.cancel(name);
         }
@@ -355,7 +366,7 @@ impl Group {
                     (flush.stage, flush.since_ms) = (Stage::Publishing, now_ms);
                 }
                 if self.machine.cold.intents.contains_key(&name) {
-                    let publish = publish_command(name, object_bytes, &chunks);
+                    let publish = packs::publish_command(name, object_bytes, &chunks);
                     self.pending.push(Kind::PublishPack(publish), None);
                 }
             }
@@ -373,8 +384,13 @@ impl Group {
                 let settings = self.cold.settings;
                 let grace_ms = settings.map_or(0, |s| s.grace_ms);
                 let since_ms = self.machine.cold.intents.get(&name).copied();
+                // A leader repeats its put for as long as it leads: what it put last may be younger than its intent.
+                let since_ms = match mutation::is_on("grace-from-the-intent") {
+                    true => since_ms,
+                    false => since_ms.map(|since_ms| since_ms.max(self.leader_since_ms)),
+                };
                 let over_ms = since_ms.map_or(0, |since_ms| since_ms.saturating_add(grace_ms));
-                if over_ms <= now_ms {
+                if over_ms <= now_ms || mutation::is_on("intent-given-up-at-once") {
                     self.cancel(name);
                 } else {
                     // A put of the leader before may still arrive.
@@ -471,26 +487,5 @@ impl Group {
                 Vec::new()
             }
         }
-    }
-}
-
-fn publish_command(
-    name: PackName,
-    object_bytes: u64,
-    chunks: &[PackedChunk],
-) -> command::PublishPack {
-    let chunk_of = |packed: &PackedChunk| command::PackChunk {
-        key: packed.key.as_str().to_owned(),
-        incarnation: packed.incarnation.0,
-        start: packed.chunk.start,
-        length: packed.chunk.length,
-        position: packed.chunk.position,
-        stored: packed.chunk.stored,
-        crc32c: packed.chunk.crc32c,
-    };
-    command::PublishPack {
-        name: Some(name.to_message()),
-        object_bytes,
-        chunks: chunks.iter().map(chunk_of).collect(),
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use raft::prelude::{ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot};
+use raft::prelude::{Entry, EntryType, HardState, Message, MessageType, Snapshot};
 use raft::{RawNode, StateRole};
 use raftproto::checkpoint::Membership;
 use raftproto::peer::RaftMessage;
@@ -476,22 +476,6 @@ impl Raft {
         self.forget_applied(index);
     }
 
-    /// A checkpoint of the state at `position` is on disk.
-    pub(super) fn checkpointed(&mut self, position: LogPosition, members: &Membership) {
-        let conf_state = peer::conf_state(members);
-        self.node.mut_store().set_checkpoint(position, conf_state);
-    }
-
-    /// Where the newest checkpoint stands; 0: there is none.
-    pub(super) fn checkpoint_index(&self) -> u64 {
-        self.node.store().checkpoint_index()
-    }
-
-    /// A replica needs a checkpoint that is not there.
-    pub(super) fn take_checkpoint_wanted(&self) -> bool {
-        self.node.store().take_checkpoint_wanted()
-    }
-
     pub(super) fn hard_state(&self) -> SavedHardState {
         let hs = self.node.store().hard_state();
         SavedHardState {
@@ -499,12 +483,6 @@ impl Raft {
             vote: hs.vote,
             commit: hs.commit,
         }
-    }
-
-    /// The membership by the entries applied so far.
-    pub(super) fn membership(&self) -> Membership {
-        let conf: &ConfState = self.node.store().conf_state();
-        peer::membership(conf)
     }
 
     pub(super) fn settings(&self) -> &RaftSettings {

@@ -216,8 +216,11 @@ impl World {
             return false;
         };
         let raft_id = identity.raft_id;
-        if self.lost.contains(&raft_id) || self.operator.is_unsure || self.operator.order.is_some()
-        {
+        if self.lost.contains(&raft_id) {
+            // One that is bad may become worse.
+            return true;
+        }
+        if self.operator.is_unsure || self.operator.order.is_some() {
             return false;
         }
         let mut lost = self.lost.clone();
@@ -395,11 +398,16 @@ impl World {
         }
     }
 
+    /// It runs, and faults did not leave it cut off.
+    pub fn is_reached(&self, node: &Node) -> bool {
+        node.is_up && !self.isolated.contains(&node.life.node)
+    }
+
     /// The node's replicas are members, and nothing is wrong with it.
     pub fn is_sound(&self, raft_id: u64) -> bool {
         let node = &self.nodes[node_of(raft_id) as usize - 1];
         let own = node.identity.as_ref().map(|i| i.raft_id);
-        node.is_up && own == Some(raft_id) && !self.isolated.contains(&node.life.node)
+        own == Some(raft_id) && self.is_reached(node)
     }
 }
 

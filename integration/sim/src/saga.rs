@@ -18,6 +18,10 @@ use crate::world::World;
 /// Pause before a refused step is tried again.
 const RETRY_US: u64 = 200_000;
 
+/// A fork stalls between its two steps in so many of a million cases, for so long.
+const STALL: u64 = 10_000;
+const STALL_US: (u64, u64) = (25_000_000, 45_000_000);
+
 /// What waits for the answer to a request of the node's own.
 pub enum Task {
     /// A command for another group, then the word that it is done.
@@ -47,6 +51,8 @@ pub struct Forking {
     source: StreamKey,
     hold_id: u64,
     held: Option<Held>,
+    /// What is asked when it goes on.
+    stalled: Option<Request>,
 }
 
 /// See [`Task::Read`].
@@ -55,9 +61,24 @@ pub struct Reading {
     pub op: Op,
     outcome: Outcome,
     bytes: Vec<u8>,
+    /// When its pieces were planned last.
+    pub planned_us: u64,
+    /// Nobody had applied more of the log then.
+    pub was_newest: bool,
     /// Each with the index of its group's checkpoint when it was planned.
     rest: VecDeque<(Piece, u64)>,
     lead: u32,
+}
+
+impl Reading {
+    /// Takes the next piece, if it is wanted.
+    pub fn next_if(&mut self, is_wanted: impl Fn(&Piece) -> bool) -> Option<Piece> {
+        let (next, _) = self.rest.front()?;
+        if !is_wanted(next) {
+            return None;
+        }
+        self.rest.pop_front().map(|(piece, _)| piece)
+    }
 }
 
 impl World {
@@ -108,6 +129,7 @@ impl World {
             hold_id: op.id | 1 << 40,
             op,
             held: None,
+            stalled: None,
         };
         self.ask_for(node, Task::Fork(Box::new(task)), request);
     }
@@ -179,6 +201,11 @@ impl World {
     pub fn retry_task(&mut self, node: u64, id: u64) {
         if let Some(Task::Deliver(delivery)) = self.node(node).process.tasks.get(&id) {
             let request = delivery.request.clone();
+            self.ask_again(node, id, request);
+        }
+        if let Some(Task::Fork(forking)) = self.node(node).process.tasks.get_mut(&id)
+            && let Some(request) = forking.stalled.take()
+        {
             self.ask_again(node, id, request);
         }
     }
@@ -264,6 +291,19 @@ impl World {
             let key = StreamKey::from_stored(&forking.op.key);
             forking.held = Some(held);
             let request = Request::on_key(key, Asked::Create(create));
+            let is_over = self.now_us + STALL_US.1 < self.plan.chaos_us;
+            if is_over && self.rng.chance(STALL) {
+                // Its core stands still for so long that the sweep asks before it goes on.
+                self.coverage.hit("fork stalls after its hold");
+                forking.stalled = Some(request);
+                let process = &mut self.node(node).process;
+                process.task_count += 1;
+                let task = process.task_count;
+                process.tasks.insert(task, Task::Fork(Box::new(forking)));
+                let life = self.node(node).life;
+                let at_us = self.now_us + self.rng.range(STALL_US.0, STALL_US.1);
+                return self.queue.at(at_us, Event::RetryTask(life, task));
+            }
             return self.ask_for(node, Task::Fork(Box::new(forking)), request);
         };
         let stands = match &outcome {
@@ -290,8 +330,10 @@ impl World {
             return;
         };
         let reading = Reading {
+            was_newest: self.is_newest(node, op.group),
             op,
             bytes: Vec::new(),
+            planned_us: self.now_us,
             rest: self.planned(node, &plan.pieces),
             lead: plan.lead.into(),
             outcome,
@@ -334,7 +376,7 @@ impl World {
                     self.coverage.hit("read of a pack");
                     reading.bytes.extend_from_slice(&found);
                 }
-                Piece::Stored { .. } => unreachable!("the groups have no cold store"),
+                Piece::Stored { .. } => return self.fetch_stored(node, reading, piece),
                 Piece::Inherited {
                     source,
                     incarnation,
@@ -356,17 +398,34 @@ impl World {
         self.answer_client(&reading.op, &reading.outcome, Some(&bytes));
     }
 
+    /// Bytes of a read came; it goes on.
+    pub fn read_more(&mut self, node: u64, mut reading: Reading, bytes: Vec<bytes::Bytes>) {
+        for piece in bytes {
+            reading.bytes.extend_from_slice(&piece);
+        }
+        self.read_on(node, reading);
+    }
+
+    fn is_newest(&self, node: u64, group: u32) -> bool {
+        let hosted = self.nodes[node as usize - 1].process.groups.get(&group);
+        hosted.is_some_and(|h| h.group.applied().index == self.ledger.end(group))
+    }
+
     fn on_inherited(&mut self, node: u64, mut reading: Reading, outcome: Outcome) {
         match outcome {
             Outcome::Read(plan) => {
                 let mut rest = self.planned(node, &plan.pieces);
                 rest.append(&mut reading.rest);
                 reading.rest = rest;
+                // Who planned it, and of which state, is not known here.
+                reading.was_newest = false;
                 self.read_on(node, reading);
             }
-            Outcome::Refused(Refusal::SourceNotFound | Refusal::OffsetBeyondTail { .. })
-                if self.ledger.stands(&reading.op, &reading.outcome) =>
-            {
+            Outcome::Refused(
+                Refusal::SourceNotFound
+                | Refusal::OffsetBeyondTail { .. }
+                | Refusal::OffsetExpired { .. },
+            ) if self.ledger.stands(&reading.op, &reading.outcome) => {
                 self.find(format!(
                     "node {node}: the bytes that {} inherited are gone: {outcome:?}",
                     reading.op.key

@@ -8,6 +8,9 @@ use crate::event::Event;
 use crate::node::Written;
 use crate::world::World;
 
+/// No checkpoint takes longer to write.
+const WRITE_MAX_US: u64 = 4_000_000;
+
 impl World {
     /// Begins a round of checkpoints, unless one is under way.
     pub fn begin_round(&mut self, node: u64) {
@@ -39,8 +42,11 @@ impl World {
             let Some(hosted) = me.process.groups.get_mut(&group) else {
                 continue;
             };
-            if hosted.group.is_installing() || hosted.group.applied().index <= before.manifest.index
-            {
+            if hosted.group.is_installing() {
+                continue;
+            }
+            if hosted.group.applied().index <= before.manifest.index {
+                hosted.group.shed_hot_bytes(0);
                 continue;
             }
             let mut placer = Placer {
@@ -48,7 +54,9 @@ impl World {
                 bytes: Vec::new(),
             };
             let plan = hosted.group.checkpoint(&mut placer);
-            let at_us = self.now_us + self.rng.latency(self.plan.sync_us * 3);
+            let slowness = self.node(node).slowness;
+            let write_us = self.rng.latency(self.plan.sync_us * 3) * slowness;
+            let at_us = self.now_us + write_us.min(WRITE_MAX_US);
             let planned = Box::new((plan, placer));
             self.queue
                 .at(at_us, Event::Checkpointed(life, group, planned));
@@ -216,17 +224,23 @@ impl World {
         }
         if applied.index != hosted.applied.index {
             hosted.applied = applied;
+            self.ledger.compare(node, group, &hosted.group);
             // A sample: each state costs its size.
             if applied.index.is_multiple_of(4) || effects.len() > 12 {
                 let hash = hosted.group.state_hash();
                 self.ledger.hashed(node, group, applied.index, hash);
             }
         }
-        if is_ready != std::mem::replace(&mut hosted.was_ready, is_ready) {
-            if is_ready {
-                let (term, raft_id) = (hosted.group.term(), hosted.group.raft_id());
-                self.ledger.leads(group, term, raft_id);
-            }
+        let has_changed = is_ready != std::mem::replace(&mut hosted.was_ready, is_ready);
+        if has_changed && is_ready {
+            let (term, raft_id) = (hosted.group.term(), hosted.group.raft_id());
+            self.ledger.leads(group, term, raft_id);
+        }
+        if has_changed && !is_ready && World::is_building(&me.process, group) {
+            self.coverage.hit("leader deposed while its pack is put");
+        }
+        self.look_at_published();
+        if has_changed {
             self.coverage.hit(if is_ready {
                 "leader ready"
             } else {

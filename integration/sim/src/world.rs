@@ -6,6 +6,7 @@ use ursula::group::node_of;
 
 use crate::client::{Client, Keys, keys};
 use crate::clock::Clock;
+use crate::cold::SETTLED_WITHIN_US;
 use crate::coverage::Coverage;
 use crate::event::{Event, Life, Queue};
 use crate::history::{Op, What};
@@ -17,6 +18,7 @@ use crate::plan::Plan;
 use crate::report::{Lines, Report, Trace};
 use crate::rng::Rng;
 use crate::saga::Task;
+use crate::store::ObjectStore;
 
 /// After the end of faults every group has a leader within so much.
 const LEADERS_WITHIN_US: u64 = 5_000_000;
@@ -35,10 +37,14 @@ pub struct World {
     pub rng: Rng,
     /// The true time.
     pub now_us: u64,
+    /// The latest time that any wall clock showed, in milliseconds.
+    pub newest_ms: u64,
     /// What is to happen.
     pub queue: Queue,
     /// By number, less one.
     pub nodes: Vec<Node>,
+    /// What all of them share.
+    pub store: ObjectStore,
     /// Between the nodes.
     pub net: Net,
     /// The clients.
@@ -96,6 +102,7 @@ impl World {
         });
         World {
             nodes: nodes.collect(),
+            store: ObjectStore::default(),
             net: Net::default(),
             clients: (0..plan.clients as usize).map(Client::new).collect(),
             operations: BTreeMap::new(),
@@ -117,6 +124,7 @@ impl World {
             lives: BTreeMap::new(),
             stores: 100,
             now_us: 0,
+            newest_ms: 0,
             queue: Queue::default(),
             rng,
             plan,
@@ -145,6 +153,7 @@ impl World {
         let first_us = self.rng.below(self.plan.fault_us);
         self.queue.at(first_us, Event::Fault);
         self.queue.at(self.plan.chaos_us, Event::Heal);
+        self.schedule_outages();
         while !self.is_done && self.ledger.findings.is_empty() {
             let (at_us, event) = self.queue.pop().expect("the end is an event");
             self.now_us = at_us;
@@ -202,6 +211,9 @@ impl World {
                 self.node(node).slowness = 1;
                 self.node(node).is_full = false;
             }
+            Event::StoreDoes(life, task, ask, what) => self.store_does(life, task, ask, &what),
+            Event::LatePut(key, bytes) => self.late_put(key, bytes),
+            Event::StoreOut => self.store_out(),
             Event::Heal => self.heal(),
             Event::LeadersDue => self.leaders_due(),
             Event::AnswersDue => self.answers_due(),
@@ -232,6 +244,11 @@ impl World {
         let client = self.clients.get_mut(op.client);
         if let Some(client) = client.filter(|c| c.busy == Some(op.id)) {
             client.answered(op, outcome);
+            if let Some(at_us) = client.aims(op, outcome, &self.plan, &mut self.rng) {
+                self.coverage
+                    .hit("append aimed at the end of a stream's time");
+                return self.queue.at(at_us.max(self.now_us), Event::Ask(op.client));
+            }
             let mut at_us = self.now_us + self.rng.latency(self.plan.think_us);
             if self.rng.chance(self.plan.rest) {
                 at_us += self.rng.below(self.plan.rest_us);
@@ -356,6 +373,8 @@ impl World {
         self.trace.show(self.now_us, || "faults end".to_owned());
         self.net.is_calm = true;
         self.net.cut.clear();
+        self.heal_store();
+        self.set_clocks_right();
         if self.rng.chance(400_000) {
             self.leave_broken();
         }
@@ -372,10 +391,8 @@ impl World {
 
     fn leaders_due(&mut self) {
         for group in 0..=self.plan.groups as u32 {
-            let ready = self.nodes.iter().filter(|n| {
-                let is_reached = n.is_up && !self.isolated.contains(&n.life.node);
-                is_reached && n.process.groups[&group].group.is_ready()
-            });
+            let reached = self.nodes.iter().filter(|n| self.is_reached(n));
+            let ready = reached.filter(|n| n.process.groups[&group].group.is_ready());
             if ready.count() != 1 {
                 let seconds = LEADERS_WITHIN_US / 1_000_000;
                 let all: Vec<String> = self.nodes.iter().map(|n| shown(n, group)).collect();
@@ -440,6 +457,14 @@ impl World {
     }
 
     fn agree(&mut self, until_us: u64) {
+        // What goes to the store goes through the logs: as long as anything does, replicas follow one another.
+        if let Some(what) = self.unsettled() {
+            if self.now_us >= self.plan.chaos_us + SETTLED_WITHIN_US {
+                return self.find(format!("the object store: {what}"));
+            }
+            let again = Event::Agree(self.now_us + AGREE_WITHIN_US);
+            return self.queue.at(self.now_us + 500_000, again);
+        }
         let wanted: Vec<u64> = self.members().iter().map(|m| m.raft_id).collect();
         let is_reachable = wanted.iter().all(|id| self.is_sound(*id));
         let sound: Vec<u64> = wanted
@@ -452,10 +477,9 @@ impl World {
             process.tables.slots.is_empty()
         });
         let has_parted = (0..=self.plan.groups as u32).find(|group| {
-            let groups = self.nodes.iter().filter(|n| n.is_up);
-            let groups = groups.filter(|n| !self.isolated.contains(&n.life.node));
-            let leader = groups.map(|n| &n.process.groups[group].group);
-            let Some(leader) = leader.into_iter().find(|g| g.is_ready()) else {
+            let reached = self.nodes.iter().filter(|n| self.is_reached(n));
+            let mut groups = reached.map(|n| &n.process.groups[group].group);
+            let Some(leader) = groups.find(|g| g.is_ready()) else {
                 return true;
             };
             if is_reachable && !leader.has_members(&wanted) {

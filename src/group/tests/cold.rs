@@ -1,5 +1,7 @@
 //! The cold store: what is flushed and when, what counts, what is dropped, and what a new leader finds.
 
+mod late;
+
 use super::*;
 use crate::group::cold::ColdSettings;
 use crate::protocol::{ColdChunk, Hold, Offset, PackName};
@@ -232,35 +234,6 @@ fn a_new_leader_finds_what_the_one_before_put() {
 }
 
 #[test]
-fn what_is_not_there_is_looked_for_once_more_after_the_grace() {
-    let mut world = cold_world();
-    world.create("a", Expiry::Never);
-    world.ask("a", append("12345"));
-    world.now_ms += SETTINGS.flush_age_ms;
-    let (name, _) = orders(&mut world).remove(0);
-    world.group.cold.reset();
-    world.others.clear();
-    world.tick();
-    assert!(matches!(&world.others[..], [Effect::FindPack(_)]));
-    world.others.clear();
-    answer(&mut world, ColdAnswer::Missing(name));
-    let ordered = taken(&mut world);
-    let (second, _) = ordered
-        .into_iter()
-        .next()
-        .unwrap_or_else(|| orders(&mut world).remove(0));
-    assert_ne!(second, name, "nothing waits for the lost one");
-    world.now_ms += SETTINGS.grace_ms;
-    answer(&mut world, ColdAnswer::Failed(second));
-    let is_first = |e: &Effect| matches!(e, Effect::FindPack(found) if *found == name);
-    world.tick();
-    assert!(world.others.iter().any(is_first), "{:?}", world.others);
-    answer(&mut world, ColdAnswer::Missing(name));
-    assert_eq!(world.group.cold_names(), [second]);
-    agrees(&world);
-}
-
-#[test]
 fn of_two_packs_with_the_same_bytes_one_counts_and_the_other_is_deleted() {
     let mut world = cold_world();
     world.create("a", Expiry::Never);
@@ -476,4 +449,27 @@ fn tables_hold_what_was_flushed_moved_and_trimmed() {
     flushed(&mut world, "b", "y");
     check(&mut world, &mut tables);
     agrees(&world);
+}
+
+#[test]
+fn a_moved_chunk_of_which_a_part_was_trimmed_is_where_it_was_moved_to() {
+    let mut world = cold_world();
+    let mut tables = Tables(BTreeMap::new());
+    for name in ["a", "b"] {
+        world.create(name, Expiry::Never);
+    }
+    world.ask("a", append("0123456789"));
+    flushed(&mut world, "b", "0123456789abcde");
+    tables.checkpoint(&mut world, 1);
+    world.ask("b", Op::Delete);
+    let mut packs = orders(&mut world);
+    assert_eq!(packs.len(), 1, "nothing is written again");
+    there(&mut world, packs.remove(0));
+    let trim = Op::Trim {
+        offset: Offset(3),
+        incarnation: Incarnation(1),
+    };
+    world.ask("a", trim);
+    let loaded = tables.checkpoint(&mut world, 2);
+    assert_eq!(loaded.state_hash(), world.group.state_hash());
 }
