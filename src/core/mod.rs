@@ -24,6 +24,7 @@ mod peer_events;
 mod peers;
 mod router;
 mod saga;
+mod scrub;
 pub(crate) mod signal;
 mod start;
 mod status;
