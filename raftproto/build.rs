@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.extern_path(".ursula.command.v1", "crate::command");
     config.compile_fds(protox::compile(["proto/checkpoint.proto"], ["proto"])?)?;
     config.extern_path(".ursula.checkpoint.v1", "crate::checkpoint");
+    config.compile_fds(protox::compile(["proto/backup.proto"], ["proto"])?)?;
     let sent = ["proto/peer.proto", "proto/wire.proto"];
     config.compile_fds(protox::compile(sent, ["proto"])?)?;
     Ok(())

@@ -5,6 +5,7 @@
 //! [`wire`] makes bytes of it where that executor is on another node.
 
 pub mod admin;
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod core;

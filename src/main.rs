@@ -3,8 +3,12 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use ursula::cli::{self, Command, ConfigSubcommand};
-use ursula::config::{self, Config, ConfigError, Given};
+use ursula::backup::{self, BackupError};
+use ursula::cli::{self, BackupSubcommand, Command, ConfigSubcommand};
+use ursula::config::{
+    self, BackupListArguments, BackupVerifyArguments, Config, ConfigError, Given, RestoreArguments,
+};
+use ursula::ops::build::VERSION;
 use ursula::ops::exit::USAGE;
 
 /// Requests and appends make many small allocations, some freed on another core than theirs.
@@ -33,6 +37,11 @@ fn main() -> ExitCode {
             let ConfigSubcommand::Check(check) = config.command;
             config_check(check.given())
         }
+        Command::Backup(backup) => match backup.command {
+            BackupSubcommand::List(list) => backup_list(list),
+            BackupSubcommand::Verify(verify) => backup_verify(verify),
+        },
+        Command::Restore(given) => restore(given),
         Command::Scrub(given) => scrub(&given.wal_dir),
         Command::Version(_) => version(),
         Command::Man(_) => {
@@ -54,7 +63,7 @@ fn main() -> ExitCode {
 }
 
 fn version() -> ExitCode {
-    cli::print(format_args!("ursula {}\n", env!("CARGO_PKG_VERSION")));
+    cli::print(format_args!("ursula {}\n", VERSION));
     ExitCode::SUCCESS
 }
 
@@ -81,6 +90,84 @@ fn config_check(given: Given) -> ExitCode {
         }
         Err(error) => refused(&error),
     }
+}
+
+fn backup_list(given: BackupListArguments) -> ExitCode {
+    let (from, cluster, json) = (given.from.clone(), given.from_cluster.clone(), given.json);
+    let listed = with_backup(given.given(), move |config| async move {
+        backup::list::list(&config, from.as_deref(), cluster.as_deref()).await
+    });
+    match listed {
+        Ok(summary) if json => {
+            cli::print(format_args!("{}\n", summary.json()));
+            ExitCode::SUCCESS
+        }
+        Ok(summary) => {
+            cli::print(format_args!("{}", summary.text()));
+            ExitCode::SUCCESS
+        }
+        Err(error) => backup_failed(&error),
+    }
+}
+
+fn backup_verify(given: BackupVerifyArguments) -> ExitCode {
+    let (from, cluster) = (given.from.clone(), given.from_cluster.clone());
+    let verified = with_backup(given.given(), move |config| async move {
+        backup::verify::verify(&config, from.as_deref(), cluster.as_deref()).await
+    });
+    match verified {
+        Ok(report) => {
+            cli::print(format_args!("{}", report.text()));
+            for damage in &report.damage {
+                eprintln!("ursula: {damage}");
+            }
+            match report.damage.is_empty() {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            }
+        }
+        Err(error) => backup_failed(&error),
+    }
+}
+
+fn restore(given: RestoreArguments) -> ExitCode {
+    let wanted = backup::restore::Wanted {
+        from: given.from.clone(),
+        cluster: given.from_cluster.clone(),
+        at: given.at.clone(),
+    };
+    let restored = with_backup(given.given(), move |config| async move {
+        backup::restore::restore(&config, &wanted).await
+    });
+    match restored {
+        Ok(summary) => {
+            cli::print(format_args!("{}", summary.text()));
+            ExitCode::SUCCESS
+        }
+        Err(error) => backup_failed(&error),
+    }
+}
+
+/// Loads the settings, and works on an executor of its own.
+fn with_backup<T, F>(
+    given: Given,
+    work: impl FnOnce(Config) -> F + Send + 'static,
+) -> Result<T, BackupError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, BackupError>> + 'static,
+{
+    let (config, _) = load(given)?;
+    let level = config.log_level.parse().unwrap_or(log::LevelFilter::Info);
+    ursula::ops::logging::start(level, config.log_format == "json");
+    let result = backup::on_executor(move || work(config));
+    log::logger().flush();
+    result
+}
+
+fn backup_failed(error: &BackupError) -> ExitCode {
+    eprintln!("ursula: {error}");
+    ExitCode::from(error.code())
 }
 
 fn scrub(dir: &std::path::Path) -> ExitCode {

@@ -18,6 +18,7 @@ use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
+pub use self::identity::{RESTORING, found_directory};
 pub use self::preflight::Denied;
 pub(crate) use self::preflight::{has_io_uring, limit_of};
 use self::pulse::Pulses;
@@ -27,8 +28,8 @@ use crate::admin::AdminStart;
 use crate::config::{ADMIN_LISTEN, AdminListen, Config, ConfigError, Origins};
 use crate::core::listen::ListenGuard;
 use crate::core::{
-    CoreError, CoreStart, MeshEnds, Message, NodeIdentity, StopHandle, mesh, run as run_core,
-    stop_pair,
+    CoreError, CoreStart, Loads, MeshEnds, Message, NodeIdentity, StopHandle, mesh,
+    run as run_core, stop_pair,
 };
 use crate::ops::exit;
 
@@ -154,7 +155,7 @@ pub fn run(config: &Config, origins: &Origins) -> Result<(), NodeError> {
 }
 
 fn run_once(config: &Config, origins: &Origins) -> Result<Ended, NodeError> {
-    log::info!("event=starting version={}", env!("CARGO_PKG_VERSION"));
+    log::info!("event=starting version={}", crate::ops::build::VERSION);
     preflight::raise_descriptor_limit(config.connections_max);
     preflight::check()?;
     let guard = crate::core::listen::guard(config.listen)?;
@@ -274,6 +275,7 @@ fn spawn(
     let cpus = crate::config::allowed_cpus();
     let mut controls = Vec::new();
     let lock = std::sync::Arc::new(start.lock);
+    let loads = std::sync::Arc::new(Loads::new(config.raft_group_count as u32));
     for ((id, mesh), part) in (0..cores).zip(ends).zip(start.cores) {
         let (handle, control) = stop_pair()?;
         controls.push(handle);
@@ -295,6 +297,7 @@ fn spawn(
                 cluster_listen,
             },
             control,
+            loads: loads.clone(),
             pulse,
             progress: Box::new(move |step| {
                 use crate::core::Progress;

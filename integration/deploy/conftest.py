@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from machines import PLACE, Laboratory, run
-from versions import package
+from machines import BUCKET, CONTROLLER, PLACE, STORE_KEY, STORE_PORT, STORE_SECRET, Laboratory
+from versions import Release
 
 NAMES = "abcd"
 DISK_BYTES = 640 << 20
@@ -58,32 +58,45 @@ class Played:
 class Site:
     """The inventory and the laboratory it describes."""
 
-    def __init__(self, lab, binary):
+    def __init__(self, lab):
         self.lab = lab
-        self.binary = binary
-        self.version = run(binary, "--version").split()[1]
+        self.release, self.next = Release(PLACE / "packages"), Release(PLACE / "next")
+        self.is_formed = False
         self.nodes = {name: lab[name].number for name in FIRST}
         self.variables = {
             "ansible_user": "root",
             "ansible_ssh_private_key_file": str(lab.key),
-            "ursula_version": self.version,
-            "ursula_source": str(package(binary, lab.place)),
+            "ursula_version": self.release.version,
+            "ursula_source": str(self.release.package),
             "ursula_cluster_id": "deploy-test",
             # The machines share two CPUs, and a disk that others write to.
             "ursula_settings": {
                 "core_count": 1, "no_pin": True, "raft_group_count": 8, "wal_segment_bytes": "4MiB", "checkpoint_bytes": "1MiB",
                 "hot_bytes_max": "64MiB", "election_timeout_ms": "1s",
+                "cold": f"s3://{BUCKET}/deploy", "s3_endpoint": f"http://{CONTROLLER}:{STORE_PORT}", "s3_access_key_id": STORE_KEY,
+                "cold_flush_age_ms": "1s",
             },
-            "ursula_secrets": {"cors_allow_origin": SECRET},
+            "ursula_secrets": {"cors_allow_origin": SECRET, "s3_secret_access_key": STORE_SECRET},
             "ursula_preflight_free_bytes_min": 100 << 20,
             "ursula_preflight_probe_ms": 300,
             # The clock is that of the machine below, which nobody synchronises in a test.
-            "ursula_preflight_warn_only": ["clock_sync"],
+            "ursula_preflight_warn_only": ["clock.sync"],
             "ursula_wait_s": 60,
         }
         # A socket's path is short.
         sockets = tempfile.mkdtemp(prefix="ursula-deploy-")
         (PLACE / "ansible.cfg").write_text(CONFIG.format(collections=PLACE / "collections", sockets=sockets))
+
+    def form(self):
+        """From bare machines to a cluster."""
+        self.play("site")
+        self.is_formed = True
+
+    def grow(self):
+        """One machine more, where it is not there yet."""
+        if "d" not in self.nodes:
+            self.nodes["d"] = self.lab["d"].number
+            self.play("add_node", variables={"ursula_node": "d"})
 
     def inventory(self):
         hosts = {n: {"ansible_host": self.lab[n].address, "ursula_node_id": i} for n, i in self.nodes.items()}
@@ -168,9 +181,24 @@ def site():
     lab = Laboratory(NAMES, DISK_BYTES)
     try:
         lab.open()
-        yield Site(lab, Path(os.environ["URSULA_DEPLOY_BIN"]))
+        yield Site(lab)
     finally:
         lab.close()
+
+
+@pytest.fixture
+def cluster(site):
+    """A cluster of the first machines, from the package; formed here where the test that shows it was left out."""
+    if not site.is_formed:
+        site.form()
+    return site
+
+
+@pytest.fixture
+def four(cluster):
+    """The same with one node more, which is left where the next test needs it too."""
+    cluster.grow()
+    return cluster
 
 
 @pytest.hookimpl(hookwrapper=True)

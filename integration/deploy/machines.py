@@ -15,10 +15,14 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
 PLACE = TARGET / "deploy"
-BASE = PLACE / "base"
+BASE = Path(os.environ.get("URSULA_DEPLOY_BASE", PLACE / "base-bookworm"))
 NETWORK = "10.77.0."
 CONTROLLER = NETWORK + "254"
 BOOT_S = 90
+STORE_PORT = "9000"
+BUCKET = "ursula"
+STORE_KEY = "deploy"
+STORE_SECRET = "a-secret-of-the-store"
 # What nspawn's filter leaves out and the server needs.
 SYSTEM_CALLS = "@io-event io_uring_setup io_uring_enter io_uring_register"
 
@@ -148,6 +152,7 @@ class Laboratory:
         self.tag = str(os.getpid())
         self.namespace = f"ursula-deploy-{self.tag}"
         self.bridge = "br0"
+        self.store = None
         self.place = PLACE / "lab"
         self.key = self.place / "key"
         self.ssh_options = [
@@ -172,6 +177,7 @@ class Laboratory:
             machine.prepare()
         for machine in self.machines.values():
             machine.boot()
+        self.start_store()
         for machine in self.machines.values():
             machine.await_boot()
 
@@ -183,7 +189,24 @@ class Laboratory:
         """Starts a command there."""
         return subprocess.Popen(["nsenter", f"--net=/run/netns/{self.namespace}", *map(str, command)], **more)
 
+    def start_store(self):
+        """An S3 server where all machines reach it; what it kept before a stop is there again."""
+        (self.place / "s3" / BUCKET).mkdir(parents=True, exist_ok=True)
+        self.store = self.start(
+            REPOSITORY / "target/tools/bin/s3s-fs", "--host", CONTROLLER, "--port", STORE_PORT, "--access-key", STORE_KEY,
+            "--secret-key", STORE_SECRET, self.place / "s3",
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        address = f"http://{CONTROLLER}:{STORE_PORT}/"
+        wait_until("the S3 server answers", 10, lambda: self.inside("curl", "-s", "-o", "/dev/null", "-w", "up", address, check=False))
+
+    def stop_store(self):
+        self.store.kill()
+        self.store.wait()
+
     def close(self):
+        if self.store:
+            self.stop_store()
         for machine in self.machines.values():
             if machine.process and machine.process.poll() is None:
                 os.killpg(machine.process.pid, signal.SIGTERM)

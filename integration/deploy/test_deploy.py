@@ -1,23 +1,37 @@
-"""A cluster's life by the collection's playbooks, from bare Debian on. In this order: each test starts where the last ended."""
+"""A cluster's life by the collection's playbooks, from bare Debian on.
+
+In this order the machines change least between tests; one alone (-k) makes what it starts from by itself. Each leaves a
+cluster of the first three machines in order, of whichever version.
+"""
 
 import json
 import re
+import shutil
 import subprocess
 import tarfile
 
+import pytest
+
 from conftest import FIRST, SECRET
-from machines import wait_until
-from versions import broken_version, next_version
+from machines import STORE_SECRET, wait_until
+from versions import broken_version
 
 
-def test_check_mode_on_bare_machines_changes_nothing(site):
+@pytest.fixture
+def bare(site):
+    """Machines on which nothing was deployed yet."""
+    assert not site.is_formed
+    return site
+
+
+def test_check_mode_on_bare_machines_changes_nothing(site, bare):
     before = {n: site.tree(n) for n in FIRST}
     played = site.play("site", "--check")
     assert played.changed > 0, "it says what would be done"
     assert {n: site.tree(n) for n in FIRST} == before
 
 
-def test_a_failing_preflight_names_all_findings_and_changes_nothing(site):
+def test_a_failing_preflight_names_all_findings_and_changes_nothing(site, bare):
     before = {n: site.tree(n) for n in FIRST}
     holder = subprocess.Popen(
         ["nsenter", "-t", str(leader(site, "b")), "-n", "python3", "-m", "http.server", "4437"],
@@ -32,10 +46,10 @@ def test_a_failing_preflight_names_all_findings_and_changes_nothing(site):
         holder.wait()
     said = played.said()
     assert "Nothing was changed" in said
-    assert "b: port: 0.0.0.0:4437 is taken" in said
+    assert "b: net.listen: 0.0.0.0:4437 is taken" in said
     for name in FIRST:
-        assert f"{name}: free_space:" in said
-        assert f"{name}: cpus:" in said
+        assert f"{name}: data.free:" in said
+        assert f"{name}: cpu.count:" in said
     assert {n: site.tree(n) for n in FIRST} == before
 
 
@@ -45,7 +59,7 @@ def leader(site, name):
     return int(out.stdout.split()[0])
 
 
-def test_a_broken_setting_is_refused_by_name_before_anything_runs(site):
+def test_a_broken_setting_is_refused_by_name_before_anything_runs(site, bare):
     settings = {**site.variables["ursula_settings"], "wal_segment_byte": "4MiB"}
     played = site.play("site", variables={"ursula_settings": settings}, wanted=2)
     assert "unknown setting `wal_segment_byte`; did you mean `wal_segment_bytes`?" in played.said()
@@ -53,8 +67,8 @@ def test_a_broken_setting_is_refused_by_name_before_anything_runs(site):
         assert site.lab[name].ssh("ls /etc/ursula /etc/systemd/system/ursula.service", check=False).returncode != 0
 
 
-def test_site_forms_a_cluster_from_bare_machines(site):
-    site.play("site")
+def test_site_forms_a_cluster_from_bare_machines(site, bare):
+    site.form()
     status = site.status()
     assert {n["node"] for n in status["nodes"]} == {1, 2, 3}
     assert not status["groups_waiting"]
@@ -65,22 +79,26 @@ def test_site_forms_a_cluster_from_bare_machines(site):
     assert f"access-control-allow-origin: {SECRET}" in headers.lower(), "settings in the secrets' file are in effect"
 
 
-def test_a_second_run_changes_nothing(site):
+def test_a_second_run_changes_nothing(site, cluster):
     assert site.play("site").changed == 0
     assert site.play("site", "--check", "--diff").changed == 0
 
 
-def test_the_unit_is_hardened_and_sound(site):
-    machine = site.lab["a"]
-    assert machine.ssh("systemd-analyze verify ursula.service").stderr.strip() == ""
+def exposure(machine):
     said = machine.ssh("systemd-analyze security ursula.service --no-pager").stdout
-    exposure = float(re.search(r"Overall exposure level for ursula.service: ([\d.]+)", said)[1])
-    assert exposure <= 2.0, said
+    print(said)
+    return float(re.search(r"Overall exposure level for ursula.service: ([\d.]+)", said)[1])
+
+
+def test_the_unit_is_hardened_and_sound(site, cluster):
+    machine = site.lab["a"]
+    assert machine.ssh("systemd-analyze verify --man=no ursula.service").stderr.strip() == ""
+    assert exposure(machine) <= 2.0
     assert machine.ssh("stat -c '%a %U' /etc/ursula/ursula.env").stdout.split() == ["600", "root"]
     assert machine.ssh("ps -o user= -C ursula").stdout.split() == ["ursula"]
 
 
-def test_a_broken_setting_does_not_touch_a_running_cluster(site):
+def test_a_broken_setting_does_not_touch_a_running_cluster(site, cluster):
     before = {n: site.tree(n) for n in FIRST}
     settings = {**site.variables["ursula_settings"], "long_poll_ms": "a while"}
     played = site.play("site", variables={"ursula_settings": settings}, wanted=2)
@@ -88,11 +106,23 @@ def test_a_broken_setting_does_not_touch_a_running_cluster(site):
     assert {n: site.tree(n) for n in FIRST} == before
 
 
+def test_a_failing_preflight_of_a_running_cluster_asks_its_program_and_changes_nothing(site, cluster):
+    before = {n: site.tree(n) for n in FIRST}
+    settings = {**site.variables["ursula_settings"], "core_count": 64}
+    said = site.play("site", variables={"ursula_settings": settings}, wanted=2).said()
+    assert "Nothing was changed" in said
+    for name in FIRST:
+        # As `ursula doctor` says it.
+        assert f"{name}: cpu.count: 64 cores on" in said
+        assert f"{name}: net.listen" not in said, "its own ports"
+    assert {n: site.tree(n) for n in FIRST} == before
+
+
 def started(site, name):
     return site.lab[name].ssh("systemctl show ursula --property=ExecMainStartTimestampMonotonic,ExecMainPID").stdout
 
 
-def test_a_rolling_restart_is_not_seen_by_clients(site):
+def test_a_rolling_restart_is_not_seen_by_clients(site, cluster):
     before = {n: started(site, n) for n in FIRST}
     with site.load() as report:
         played = site.play("rolling_restart")
@@ -104,7 +134,7 @@ def test_a_rolling_restart_is_not_seen_by_clients(site):
     assert site.play("rolling_restart", variables={"ursula_restart_begun": int(begun)}).changed == 0
 
 
-def test_a_changed_setting_rolls_through_the_cluster(site):
+def test_a_changed_setting_rolls_through_the_cluster(site, cluster):
     site.variables["ursula_settings"]["long_poll_ms"] = "10s"
     shown = site.play("site", "--check", "--diff")
     assert '+long_poll_ms = "10s"' in shown.text and shown.changed > 0
@@ -115,7 +145,7 @@ def test_a_changed_setting_rolls_through_the_cluster(site):
     assert site.play("site").changed == 0
 
 
-def test_a_rolling_restart_stops_where_the_cluster_is_not_whole(site):
+def test_a_rolling_restart_stops_where_the_cluster_is_not_whole(site, cluster):
     site.lab["c"].ssh("systemctl stop ursula")
     before = started(site, "a")
     site.variables["ursula_wait_s"] = 3
@@ -135,20 +165,21 @@ def versions(site, names=FIRST):
     return {n: site.lab[n].ssh(f"{program} --version").stdout.split()[1] for n, program in programs.items()}
 
 
-def test_a_rolling_upgrade_is_not_seen_by_clients(site):
-    old = site.version
-    new, tarball = next_version(site.binary, site.lab.place)
-    site.variables.update(ursula_version=new, ursula_source=str(tarball))
+def test_a_rolling_upgrade_is_not_seen_by_clients(site, cluster):
+    old, new = site.release.version, site.next.version
+    assert versions(site) == dict.fromkeys(FIRST, old)
+    site.variables.update(ursula_version=new, ursula_source=str(site.next.tarball))
     with site.load():
         site.play("rolling_upgrade")
     assert versions(site) == dict.fromkeys(FIRST, new)
+    assert f'version="{new}"' in site.fetch("a", "/metrics")[1]
     assert site.play("rolling_upgrade").changed == 0, "nodes that run it are passed over"
     assert old in site.lab["a"].ssh("ls /opt/ursula").stdout.split(), "the way back is there"
 
 
-def test_an_upgrade_that_does_not_start_goes_back_and_stops(site):
+def test_an_upgrade_that_does_not_start_goes_back_and_stops(site, cluster):
     running = versions(site)
-    version, program = broken_version(site.binary, site.lab.place)
+    version, program = broken_version(running["a"], site.lab.place)
     before = {n: started(site, n) for n in FIRST}
     site.variables["ursula_wait_s"] = 15
     try:
@@ -162,31 +193,32 @@ def test_an_upgrade_that_does_not_start_goes_back_and_stops(site):
     assert [n for n in FIRST if started(site, n) == before[n]] == ["b", "c"], "only the first was touched"
 
 
-def test_a_source_that_is_not_what_was_meant_is_refused(site):
+def test_a_source_that_is_not_what_was_meant_is_refused(site, cluster):
     played = site.play("site", variables={"ursula_sha256": "0" * 64}, wanted=2)
     assert "but ursula_sha256 says 0000" in played.said()
-    played = site.play("site", variables={"ursula_source": str(site.binary)}, wanted=2)
+    played = site.play("site", variables={"ursula_source": __file__}, wanted=2)
     assert "was installed from another file" in played.said()
 
 
-def test_site_refuses_a_machine_that_is_not_a_member(site):
+def test_site_refuses_a_machine_that_is_not_a_member(site, cluster):
     site.nodes["d"] = 4
-    before = site.tree("d")
-    played = site.play("site", wanted=2)
+    try:
+        played = site.play("site", wanted=2)
+    finally:
+        del site.nodes["d"]
     assert "It is not a member: use the playbook add_node" in played.said()
     assert "/etc/systemd/system/ursula.service" not in " ".join(site.tree("d"))
-    assert before
 
 
-def test_a_node_is_added_under_load(site):
+def test_a_node_is_added_under_load(site, cluster):
     with site.load() as report:
-        site.play("add_node", variables={"ursula_node": "d"})
+        site.grow()
     assert report["nodes_verified"] == 4
     assert {m["node"] for m in site.status()["members"]} == {1, 2, 3, 4}
     assert site.play("site").changed == 0
 
 
-def test_a_node_with_a_wiped_disk_is_replaced_under_load(site):
+def test_a_node_with_a_wiped_disk_is_replaced_under_load(site, four):
     played = site.play("replace_node", variables={"ursula_node": "b"}, wanted=2)
     assert "If that data is to be given up" in played.said()
     with site.load() as report:
@@ -198,7 +230,7 @@ def test_a_node_with_a_wiped_disk_is_replaced_under_load(site):
     assert site.play("site").changed == 0
 
 
-def test_a_node_is_removed_under_load(site):
+def test_a_node_is_removed_under_load(site, four):
     with site.load() as report:
         site.play("remove_node", variables={"ursula_node": "d"})
     assert report["nodes_verified"] == 3
@@ -209,7 +241,32 @@ def test_a_node_is_removed_under_load(site):
     assert site.play("site").changed == 0
 
 
-def test_a_support_bundle_has_what_is_needed_and_no_secret(site, tmp_path):
+def test_a_package_runs_a_node_by_itself(site):
+    """Without the collection: what `apt install` gives, an upgrade in place, and what is left after a purge."""
+    assert "d" not in site.nodes
+    machine, package = site.lab["d"], site.release.package.name
+    shutil.copy(site.release.package, machine.root / "root")
+    machine.ssh("systemctl disable --now ursula; rm -rf /etc/systemd/system/ursula.service* /opt/ursula /usr/local/bin/ursula", check=False)
+    machine.ssh("find /var/lib/ursula -mindepth 1 -delete; systemctl daemon-reload")
+    machine.ssh(f"dpkg -i /root/{package}")
+    shown = "systemctl show ursula --property=ActiveState,UnitFileState,MainPID --value"
+    assert sorted(machine.ssh(shown).stdout.split()) == ["0", "disabled", "inactive"], "nothing runs before it is configured"
+    machine.ssh("echo URSULA_CORE_COUNT=1 >/etc/ursula/ursula.env; echo URSULA_WAL_SEGMENT_BYTES=4MiB >>/etc/ursula/ursula.env")
+    machine.ssh("systemctl enable --now ursula")
+    machine.ssh("ursula create /v1/stream/own --content-type text/plain && echo kept | ursula append /v1/stream/own")
+    before = machine.ssh(shown).stdout
+    machine.ssh(f"dpkg -i /root/{package}")
+    assert machine.ssh(shown).stdout != before, "a package over another one restarts the node"
+    assert machine.ssh("ursula read /v1/stream/own").stdout == "kept\n"
+    assert machine.ssh("systemd-analyze verify --man=no ursula.service").stderr.strip() == ""
+    assert exposure(machine) <= 2.0
+    machine.ssh("dpkg --purge ursula")
+    assert machine.ssh("systemctl is-active ursula; ls /usr/bin/ursula /etc/ursula/ursula.toml; pgrep -x ursula", check=False).stdout.split() == ["inactive"]
+    assert machine.ssh("ls /var/lib/ursula/node.ursula").stdout, "data is not the package's to remove"
+    machine.ssh("rm -r /etc/ursula; find /var/lib/ursula -mindepth 1 -delete")
+
+
+def test_a_support_bundle_has_what_is_needed_and_no_secret(site, cluster, tmp_path):
     site.fetch("a", "/v1/stream/payload", "PUT", "")
     site.fetch("a", "/v1/stream/payload", "POST", "do-not-show-this")
     site.play("collect_support", variables={"ursula_support_dir": str(tmp_path)})
@@ -222,4 +279,5 @@ def test_a_support_bundle_has_what_is_needed_and_no_secret(site, tmp_path):
         everything = b"".join(parts.values())
         assert b"do-not-show-this" not in everything
         assert SECRET.encode() not in everything
+        assert STORE_SECRET.encode() not in everything
     assert "ursula-support" not in site.lab["a"].ssh("ls /tmp").stdout

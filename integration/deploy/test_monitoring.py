@@ -43,7 +43,8 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def prometheus(site):
-    assert set(site.nodes) == set(FIRST), "test_deploy.py has not run to its end"
+    if not site.is_formed:
+        site.form()
     site.watcher = {"ansible_host": site.lab[WATCHER].address, "ansible_user": "root",
                     "ansible_ssh_private_key_file": str(site.lab.key)}
     site.variables["ursula_monitoring_node_exporter"] = True
@@ -134,12 +135,14 @@ def test_a_disk_that_is_full_fires_what_it_should(site, prometheus):
         for path in paths:
             site.fetch("b", path, "PUT", "")
 
-        def both_fire():
+        def is_full():
             for path in paths:
                 write(site, path, block)
-            return wanted <= prometheus.alerts("firing")
+            return "UrsulaDiskFull" in prometheus.alerts("firing")
 
-        wait_until("both fire", 150, both_fire, pause=1)
+        # Not longer: the others' disks are to stay as they are.
+        wait_until("it fires", 90, is_full, pause=1)
+        wait_until("both fire", 90, lambda: wanted <= prometheus.alerts("firing"), pause=1)
         # What a full disk brings with it: refused writes, failed checkpoints, a replica that does not follow.
         brought = {
             "UrsulaDiskFullWithinADay", "UrsulaRefusals", "UrsulaCheckpointFails", "UrsulaUnderReplicated", "UrsulaQuorumAtRisk",
@@ -157,3 +160,19 @@ def write(site, path, block):
     url = f"http://{site.lab['b'].address}:4437{path}"
     command = ["curl", "-s", "-m", "2", "-o", "/dev/null", "-X", "POST", "-H", "Content-Type: text/plain", "--data-binary", "@-", url]
     site.lab.inside(*command, input=block, check=False)
+
+
+def test_an_s3_server_that_is_gone_fires_what_it_should(site, prometheus):
+    wait_until("no alert", 60, lambda: not prometheus.alerts("pending", "firing") - {"UrsulaDiskFullWithinADay"}, pause=1)
+    packs = prometheus.values("sum(ursula_cold_packs_written_total)")[0]
+    site.lab.stop_store()
+    try:
+        with site.load():
+            wait_until("it fires", 120, lambda: "UrsulaColdStoreFails" in prometheus.alerts("firing"), pause=1)
+            # What waits for it since a minute is far from the bound of the other alert.
+            assert prometheus.alerts("pending", "firing") - {"UrsulaDiskFullWithinADay"} == {"UrsulaColdStoreFails"}
+            assert prometheus.values("max(ursula_cold_behind_seconds)")[0] > 10
+    finally:
+        site.lab.start_store()
+    wait_until("it is written to again", 90, lambda: prometheus.values("sum(ursula_cold_packs_written_total)")[0] > packs, pause=1)
+    wait_until("nothing waits", 90, lambda: prometheus.values("max(ursula_cold_behind_seconds)")[0] < 10, pause=1)

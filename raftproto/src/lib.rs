@@ -16,6 +16,12 @@ pub mod checkpoint {
     include!(concat!(env!("OUT_DIR"), "/ursula.checkpoint.v1.rs"));
 }
 
+/// What is shipped to the cold store, so that a cluster can be built anew.
+#[allow(clippy::all, reason = "generated")]
+pub mod backup {
+    include!(concat!(env!("OUT_DIR"), "/ursula.backup.v1.rs"));
+}
+
 /// What nodes say to each other.
 #[allow(clippy::all, missing_docs, reason = "generated")]
 pub mod peer {

@@ -6,6 +6,9 @@ pub const COMMANDS: u32 = 3;
 /// Version of [`crate::checkpoint::GroupManifest`] and of all that it refers to.
 pub const CHECKPOINT: u32 = 3;
 
+/// Version of [`crate::backup::Index`] and of all that it refers to.
+pub const BACKUP: u32 = 1;
+
 /// Version of the protocol between nodes, [`crate::peer`].
 pub const PEER: u32 = 1;
 

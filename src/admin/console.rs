@@ -9,7 +9,7 @@ use super::service::{Answer, Service, body, json, text};
 use super::streams::small;
 use crate::cli::{cluster_as_json, cluster_status};
 use crate::http::ResponseBody;
-use crate::ops::metrics::node::COMMIT;
+use crate::ops::build::{COMMIT, VERSION};
 
 /// The page; it asks for nothing from elsewhere.
 const PAGE: &str = include_str!("console.html");
@@ -49,7 +49,7 @@ impl Service {
                 }),
             });
         let value = serde_json::json!({
-            "version": env!("CARGO_PKG_VERSION"),
+            "version": VERSION,
             "commit": COMMIT,
             "node": self.config.node_id,
             "cluster_id": self.config.cluster_id,

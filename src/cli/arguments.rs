@@ -5,7 +5,10 @@ use argh::{ArgsInfo, EarlyExit, FromArgs};
 pub use super::cluster_arguments::{ClusterCommand, ClusterSubcommand};
 pub use super::doctor::Doctor;
 pub use super::manual::{Completions, Man};
-use crate::config::{CheckArguments, SETTINGS, ServerArguments};
+use crate::config::{
+    BackupListArguments, BackupVerifyArguments, CheckArguments, RestoreArguments, SETTINGS,
+    ServerArguments,
+};
 
 /// Durable, replayable event streams over plain HTTP.
 #[derive(Debug, FromArgs, ArgsInfo)]
@@ -48,6 +51,8 @@ pub enum Command {
     Close(Close),
     Delete(Delete),
     Cluster(ClusterCommand),
+    Backup(BackupCommand),
+    Restore(RestoreArguments),
     Scrub(Scrub),
     Doctor(Doctor),
     Man(Man),
@@ -68,6 +73,22 @@ pub struct ConfigCommand {
 #[argh(subcommand)]
 pub enum ConfigSubcommand {
     Check(CheckArguments),
+}
+
+/// Looks at what --dr has shipped.
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "backup")]
+pub struct BackupCommand {
+    #[argh(subcommand)]
+    pub command: BackupSubcommand,
+}
+
+/// What to do with the backup.
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand)]
+pub enum BackupSubcommand {
+    List(BackupListArguments),
+    Verify(BackupVerifyArguments),
 }
 
 /// Creates a stream; nothing changes if it is there already as described.
@@ -236,7 +257,7 @@ pub fn parse(arguments: &[String]) -> Result<Arguments, EarlyExit> {
 
 fn is_setting_command(arguments: &[String]) -> bool {
     let first = arguments.first().map(String::as_str);
-    matches!(first, Some("server" | "config"))
+    matches!(first, Some("server" | "config" | "backup" | "restore"))
 }
 
 /// Shows switches among the settings without the value that argh wants of every setting.

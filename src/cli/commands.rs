@@ -86,6 +86,8 @@ async fn dispatch(command: Command) -> Result<(), CliError> {
         }
         Command::Server(_)
         | Command::Config(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
         | Command::Scrub(_)
         | Command::Man(_)
         | Command::Completions(_)

@@ -6,6 +6,7 @@ use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
 
 use super::arguments::Arguments;
 use crate::config::SETTINGS;
+use crate::ops::build::VERSION;
 
 /// Prints the manual page (roff).
 #[derive(Debug, FromArgs, ArgsInfo)]
@@ -63,10 +64,9 @@ fn roff(text: &str) -> String {
 pub fn man_page() -> String {
     let mut out = String::new();
     let all = commands();
-    let version = env!("CARGO_PKG_VERSION");
     let _ = writeln!(
         out,
-        ".TH URSULA 1 \"\" \"ursula {version}\" \"User Commands\""
+        ".TH URSULA 1 \"\" \"ursula {VERSION}\" \"User Commands\""
     );
     let _ = writeln!(
         out,

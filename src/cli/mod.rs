@@ -12,7 +12,7 @@ mod output;
 
 use std::process::ExitCode;
 
-pub use arguments::{Arguments, Command, ConfigSubcommand, Scrub, parse};
+pub use arguments::{Arguments, BackupSubcommand, Command, ConfigSubcommand, Scrub, parse};
 pub use cluster::{NodeStatus, cluster_as_json, cluster_status};
 pub use commands::CliError;
 pub use manual::{completions, man_page};

@@ -4,6 +4,7 @@
 mod cold;
 mod machine;
 mod settings;
+mod show;
 mod value;
 
 use std::collections::BTreeMap;
@@ -12,8 +13,8 @@ use std::path::Path;
 pub use cold::{ColdPlace, Secret};
 pub use machine::allowed_cpus;
 pub use settings::{
-    ADMIN_LISTEN, AdminListen, CheckArguments, Config, Given, Peer, SETTINGS, ServerArguments,
-    Setting,
+    ADMIN_LISTEN, AdminListen, BackupListArguments, BackupVerifyArguments, CheckArguments, Config,
+    Given, Peer, RestoreArguments, SETTINGS, ServerArguments, Setting,
 };
 
 /// A setting that cannot be used; names key, value, source and what is allowed.
@@ -128,6 +129,7 @@ pub fn load(
                 .to_owned(),
         ));
     }
+    check_backup(&config)?;
     let cache_min = storage::cache::BYTES_MIN * config.core_count;
     if config.cache_dir.is_some() && config.cache_bytes < cache_min {
         return Err(ConfigError::Contradiction(format!(
@@ -136,6 +138,26 @@ pub fn load(
         )));
     }
     Ok((config, origins))
+}
+
+/// Where a cold store is, as `cold` says it; `None`: not so.
+pub fn place_of(text: &str) -> Option<ColdPlace> {
+    cold::cold(text).flatten()
+}
+
+/// A backup that is lost with the nodes is none.
+fn check_backup(config: &Config) -> Result<(), ConfigError> {
+    let wrong = |text: &str| Err(ConfigError::Contradiction(text.to_owned()));
+    match (&config.cold, config.peers.is_empty()) {
+        _ if !config.dr => Ok(()),
+        (None, _) => wrong(
+            "`dr` is set, but `cold` is not: say where the backup goes, such as s3://bucket/prefix",
+        ),
+        (Some(ColdPlace::Dir(_)), false) => wrong(
+            "`dr` and `peers` are set, and `cold` is a directory, which the nodes do not share: set `cold` to s3://bucket/prefix",
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// A body and what goes with it, in one message of the peers' link.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::cold::{ColdPlace, Secret, cold, is_endpoint};
 use super::machine::{cores, hot_bytes, hot_bytes_kept};
+use super::show::Value;
 use super::value::{boolean, bytes, millis, within};
 use super::{ConfigError, Origin};
 use crate::group::{RaftSettings, ReadMode};
@@ -25,50 +26,6 @@ pub struct Setting {
     pub allowed: &'static str,
     /// It is a switch: the flag takes no value.
     pub is_switch: bool,
-}
-
-trait Value: Sized {
-    fn show(&self) -> Option<String>;
-}
-
-impl Value for u64 {
-    fn show(&self) -> Option<String> {
-        Some(self.to_string())
-    }
-}
-
-impl Value for bool {
-    fn show(&self) -> Option<String> {
-        Some(self.to_string())
-    }
-}
-
-impl Value for String {
-    fn show(&self) -> Option<String> {
-        Some(format!("{self:?}"))
-    }
-}
-
-impl Value for SocketAddr {
-    fn show(&self) -> Option<String> {
-        Some(format!("\"{self}\""))
-    }
-}
-
-impl Value for Option<SocketAddr> {
-    fn show(&self) -> Option<String> {
-        self.as_ref().map(|a| format!("\"{a}\""))
-    }
-}
-
-impl Value for AdminListen {
-    fn show(&self) -> Option<String> {
-        Some(match self {
-            AdminListen::Auto => "\"auto\"".to_owned(),
-            AdminListen::Off => "\"off\"".to_owned(),
-            AdminListen::At(address) => format!("\"{address}\""),
-        })
-    }
 }
 
 /// Where operators connect.
@@ -93,23 +50,6 @@ fn admin_listen(text: &str) -> Option<AdminListen> {
     }
 }
 
-impl Value for Vec<Peer> {
-    fn show(&self) -> Option<String> {
-        let all: Vec<String> = self
-            .iter()
-            .map(|p| format!("{}={}", p.id, p.address))
-            .collect();
-        (!all.is_empty()).then(|| format!("{:?}", all.join(",")))
-    }
-}
-
-impl Value for Option<PathBuf> {
-    fn show(&self) -> Option<String> {
-        self.as_ref()
-            .map(|p| format!("{:?}", p.display().to_string()))
-    }
-}
-
 /// A node of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
@@ -119,31 +59,22 @@ pub struct Peer {
     pub address: String,
 }
 
-impl Value for Option<ColdPlace> {
-    fn show(&self) -> Option<String> {
-        self.as_ref().map(|place| match place {
-            ColdPlace::Dir(dir) => format!("{:?}", dir.display().to_string()),
-            ColdPlace::S3 { bucket, prefix } => format!("\"s3://{bucket}/{prefix}\""),
-        })
-    }
-}
-
-impl Value for Secret {
-    fn show(&self) -> Option<String> {
-        (!self.0.is_empty()).then(|| "\"***\"".to_owned())
-    }
-}
-
 /// What flags gave: settings by key, and the file of `--config`.
 pub type Given = (BTreeMap<String, String>, Option<PathBuf>);
 
 /// A command whose flags are the settings. All are texts here: [`super::load`] reads the values of all sources.
 macro_rules! arguments {
-    ($name:ident, $command:tt, $about:tt, $($key:ident, $default:tt, $allowed:tt, $help:tt;)*) => {
+    ($name:ident, $command:tt, $about:tt, [$($own:ident: [$($type:tt)*], $kind:tt, $own_help:tt;)*],
+        $($key:ident, $default:tt, $allowed:tt, $help:tt;)*) => {
         #[doc = $about]
         #[derive(Debug, argh::FromArgs, argh::ArgsInfo)]
         #[argh(subcommand, name = $command)]
         pub struct $name {
+            $(
+                #[doc = $own_help]
+                #[argh $kind]
+                pub $own: $($type)*,
+            )*
             /// a TOML file with settings; also URSULA_CONFIG in the environment
             #[argh(option)]
             config: Option<PathBuf>,
@@ -194,11 +125,46 @@ macro_rules! settings {
             },)*
         ];
 
-        arguments!(ServerArguments, "server", "Runs a node.", $($key, $default, $allowed, $help;)*);
+        arguments!(ServerArguments, "server", "Runs a node.", [], $($key, $default, $allowed, $help;)*);
         arguments!(
             CheckArguments,
             "check",
             "Shows the effective settings, and where each comes from.",
+            [],
+            $($key, $default, $allowed, $help;)*
+        );
+        arguments!(
+            RestoreArguments,
+            "restore",
+            "Makes the data directory of a node of a new cluster from a backup. All other flags are those of the node that is \
+             to run there; its cluster_id must be another than that of the backup. Done for each node, then all are started.",
+            [
+                from: [String], (option), "where the backup is: s3://bucket/prefix, or a directory";
+                from_cluster: [Option<String>], (option), "cluster_id of the backup; may be left out where there is only one";
+                at: [Option<String>], (option), "state at this time, such as 2027-01-01T00:00:00Z; without it, the newest there is";
+            ],
+            $($key, $default, $allowed, $help;)*
+        );
+        arguments!(
+            BackupListArguments,
+            "list",
+            "Shows the points in time that a backup can be restored to.",
+            [
+                from: [Option<String>], (option), "where the backup is: s3://bucket/prefix, or a directory; without it, what cold is set to";
+                from_cluster: [Option<String>], (option), "cluster_id of the backup; may be left out where there is only one";
+                json: [bool], (switch), "print JSON";
+            ],
+            $($key, $default, $allowed, $help;)*
+        );
+        arguments!(
+            BackupVerifyArguments,
+            "verify",
+            "Reads and checks every object of a backup: all that was shipped, and all packs that its streams need. Names what is \
+             missing or damaged; exit code 1 if something is.",
+            [
+                from: [Option<String>], (option), "where the backup is: s3://bucket/prefix, or a directory; without it, what cold is set to";
+                from_cluster: [Option<String>], (option), "cluster_id of the backup; may be left out where there is only one";
+            ],
             $($key, $default, $allowed, $help;)*
         );
 
@@ -307,6 +273,14 @@ settings! {
         |t| within(bytes(t), 1 << 20, 1 << 50), "bytes that wait for a cold store which does not take them, per core; above it appends are refused.";
     cold_cache_bytes: u64, "64MiB", "bytes from 0 to 1TiB",
         |t| within(bytes(t), 0, 1 << 40), "memory for what was read from the cold store, per core.";
+    dr: bool, "false", "true or false",
+        boolean, "ship what is needed to build the cluster anew to the cold store, which all nodes must share.";
+    dr_interval_ms: u64, "5s", "a time from 100ms to 60min",
+        |t| within(millis(t), 100, 3_600_000), "how often the log is shipped: about what is lost with all nodes at once.";
+    dr_keep_ms: u64, "10080min", "a time from 1s to 525600min",
+        |t| within(millis(t), 1000, 365 * 86_400_000), "a backup can be restored to any time that is not longer ago; what only older times need is deleted.";
+    dr_log_bytes_max: u64, "256MiB", "bytes from 1MiB to 1TiB",
+        |t| within(bytes(t), 1 << 20, 1 << 40), "log that is kept in memory until it is shipped, per core; above it, groups begin anew with their whole state.";
     cache_dir: Option<PathBuf>, "", "a directory, on a fast disk of this machine",
         |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "where what was read from the cold store is kept for the next time; empty: in memory only.";
     cache_bytes: u64, "10GiB", "bytes from 1MiB to 64TiB",

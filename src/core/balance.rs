@@ -1,15 +1,19 @@
 //! Spreads leadership: each group has a preferred node, by its number among the voters, and a leader that is not on it hands
 //! over once that node is up and has the log. Which node is preferred depends on the membership alone, so leadership
-//! does not wander; restarted nodes get theirs back a few groups at a time. A node with a slow disk gets none, and gives
-//! away what it has.
+//! does not wander; restarted nodes get theirs back a few groups at a time. Where some groups are busier than others, load
+//! comes before preference (`load.rs`). A node with a slow disk gets none, and gives away what it has.
 
 use std::rc::Rc;
 
 use super::Core;
+use super::load::NodeLoads;
 use crate::group::{Group, Input, Replica, node_of};
 
 /// How long a leader stays before it hands over for balance, in microseconds.
 const SETTLED_US: u64 = 5_000_000;
+
+/// Between two looks at the groups' loads, in microseconds.
+const LOAD_US: u64 = 1_000_000;
 
 /// Entries that the preferred replica may lack.
 const LAG_MAX: u64 = 64;
@@ -21,6 +25,22 @@ const AT_ONCE: usize = 4;
 const LOOKED_AT: usize = 64;
 
 impl Core {
+    /// Sees once a second what the groups of this core do.
+    pub(super) fn watch_load(&self) {
+        let now_us = self.clock.monotonic_us();
+        let passed_us = now_us.saturating_sub(self.load_looked_us.get());
+        if passed_us < LOAD_US {
+            return;
+        }
+        self.load_looked_us.set(now_us);
+        let mut seen = self.work_seen.borrow_mut();
+        for (id, group) in self.groups.borrow().iter() {
+            let before = seen.insert(*id, group.work_bytes()).unwrap_or(0);
+            let bytes = group.work_bytes().saturating_sub(before);
+            self.loads.note(*id, bytes * LOAD_US / passed_us);
+        }
+    }
+
     /// Hands over a few groups to the nodes that they prefer, going round all of them.
     pub(super) fn balance(self: &Rc<Self>) {
         if self.stop.raised() > 0 || self.links.borrow().is_empty() {
@@ -34,6 +54,9 @@ impl Core {
         };
         let must_go = drained.contains(&self.config.node_id) || self.pace.is_slow(now_us);
         let is_slow = |node: u64| self.pace.is_other_slow(node, now_us);
+        let loads = NodeLoads::new(&self.leaders.borrow(), &self.loads);
+        let own = self.config.node_id;
+        let is_up = |node: u64| self.links.borrow().get(&node).is_some_and(|l| l.is_up());
         let mut next = Vec::new();
         let from = self.balanced_to.get();
         let groups = self.groups.borrow();
@@ -49,7 +72,8 @@ impl Core {
             let since_us = *led_since.entry(group.id()).or_insert(now_us);
             if (must_go || since_us + SETTLED_US <= now_us)
                 && let Some(node) = better_leader(group, &drained, must_go, is_slow)
-                && self.links.borrow().get(&node).is_some_and(|l| l.is_up())
+                && (must_go || loads.allows(own, node, self.loads.get(*id)))
+                && is_up(node)
             {
                 next.push((group.id(), node));
                 // A try that fails is not repeated at once.
@@ -60,6 +84,27 @@ impl Core {
             }
         }
         self.balanced_to.set(seen + 1);
+        if next.is_empty() && self.relieved_us.get() + SETTLED_US <= now_us {
+            let led_since = self.led_since.borrow();
+            let is_settled = |id: &u32| {
+                let since_us = led_since.get(id);
+                since_us.is_some_and(|since_us| since_us + SETTLED_US <= now_us)
+            };
+            let led = groups.values().filter(|g| g.is_ready() && !g.is_alone());
+            let led = led.filter(|g| is_settled(&g.id()));
+            let able = |group: &Group| {
+                let fit = |n: &u64| !drained.contains(n) && !is_slow(*n) && is_up(*n);
+                could_lead(group).into_iter().filter(fit).collect()
+            };
+            let busy: Vec<_> = led
+                .filter(|g| self.loads.get(g.id()) > 0)
+                .map(|g| (g.id(), self.loads.get(g.id()), able(g)))
+                .collect();
+            if let Some(step) = loads.relief(own, &busy) {
+                self.relieved_us.set(now_us);
+                next.push(step);
+            }
+        }
         drop(groups);
         for (group, node) in next {
             log::info!("event=leadership_balanced group={group} to_node={node}");
@@ -81,13 +126,18 @@ fn better_leader(
     voters.retain(|v| !drained.contains(&node_of(*v)));
     voters.sort_unstable();
     let preferred = *voters.get(group.id() as usize % voters.len().max(1))?;
-    let replicas = group.replicas();
-    let can_lead = |id: &u64| {
-        let last = group.last_index();
-        let is_able = |r: &Replica| r.raft_id == *id && r.has_all_but(LAG_MAX, last);
-        *id != group.raft_id() && !is_slow(node_of(*id)) && replicas.iter().any(is_able)
-    };
+    let able = could_lead(group);
+    let can_lead = |id: &u64| able.contains(&node_of(*id)) && !is_slow(node_of(*id));
     let others = voters.iter().copied().filter(|_| must_go);
     let mut candidates = std::iter::once(preferred).chain(others);
     candidates.find(can_lead).map(node_of)
+}
+
+/// The other nodes whose voters have nearly all of the log.
+fn could_lead(group: &Group) -> Vec<u64> {
+    let last = group.last_index();
+    let replicas = group.replicas().into_iter();
+    let is_able = |r: &Replica| r.is_voter && r.has_all_but(LAG_MAX, last);
+    let others = replicas.filter(|r| r.raft_id != group.raft_id() && is_able(r));
+    others.map(|r| node_of(r.raft_id)).collect()
 }

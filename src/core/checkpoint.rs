@@ -387,6 +387,8 @@ pub fn sweep(dir: &Path, manifest: &GroupManifest) -> Result<(), StorageError> {
 }
 
 fn remove(path: &Path) {
+    #[cfg(test)]
+    storage::tape::note(path, || storage::tape::Act::Remove(path.to_owned()));
     if let Err(error) = std::fs::remove_file(path)
         && error.kind() != std::io::ErrorKind::NotFound
     {
@@ -396,6 +398,9 @@ fn remove(path: &Path) {
         );
     }
 }
+
+#[cfg(test)]
+mod crash;
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,6 @@
 //! Invariants: nothing is kept or answered that its checksum does not cover.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::rc::Rc;
 
@@ -13,11 +12,10 @@ use bytes::Bytes;
 use glommio::{Latency, Shares, TaskQueueHandle};
 use storage::cache::DiskCache;
 use storage::cold::ColdError;
-use storage::cold_pack::{self, Location};
 
 use super::Core;
 use super::cold_cache::{ChunkCache, ChunkId, location_of};
-use super::flush::pack_key;
+use super::packs::{Unsure, refusal_of};
 use super::signal::Event;
 use crate::ops::metrics::add;
 use crate::protocol::{ColdChunk, PackName, Piece, Refusal};
@@ -50,7 +48,7 @@ pub(super) struct Tier {
     is_building: Rc<Cell<bool>>,
     built: Rc<Event>,
     /// Packs that were put without an answer.
-    pub(super) unsure: RefCell<BTreeSet<(u32, PackName)>>,
+    pub(super) unsure: Unsure,
 }
 
 /// The right to build a pack.
@@ -219,67 +217,34 @@ impl Core {
         fetched.into_iter().next().ok_or(Refusal::DataDamaged)
     }
 
-    /// Reads chunks that follow each other, and verifies them. What came damaged is read once more: the way here may have
-    /// done it.
+    /// Reads chunks that follow each other, and verifies them.
     async fn read_run(self: &Rc<Self>, run: &[Wanted]) -> Result<Vec<Bytes>, Refusal> {
-        match self.read_once(run).await {
-            Err(ColdError::Corrupt { key, what }) => {
-                log::warn!("event=cold_read_again key={key} what=\"{what}\"");
-                let again = self.read_once(run).await;
-                again.map_err(|error| self.note_cold_failure(&key, &error))
-            }
-            result => result.map_err(|error| {
-                let (id, _) = run[0];
-                let key = pack_key(&self.config.cluster_id, id.group, id.pack);
-                match key {
-                    Some(key) => self.note_cold_failure(&key, &error),
-                    None => Refusal::DataDamaged,
-                }
-            }),
-        }
-    }
-
-    async fn read_once(self: &Rc<Self>, run: &[Wanted]) -> Result<Vec<Bytes>, ColdError> {
-        let no_store = || ColdError::Misconfigured {
+        let Some((id, _)) = run.first() else {
+            return Ok(Vec::new());
+        };
+        let no_store = |_| ColdError::Misconfigured {
             what: "data is in a cold store, and this node has none: set --cold".to_owned(),
         };
-        let store = self.cold.clone().ok_or_else(no_store)?;
-        let ((id, first), (_, last)) = (run[0], run[run.len() - 1]);
-        let key = pack_key(&self.config.cluster_id, id.group, id.pack).ok_or_else(no_store)?;
-        let from = first.position;
-        let length = last.position + u64::from(last.stored) - from;
-        let bytes = store.get_range(&key, from, length).await?;
-        let locations: Vec<Location> = run.iter().map(|(_, chunk)| location_of(chunk)).collect();
-        let fetched = bytes.clone();
-        let opened = storage::blocking::run(move || {
-            let open = |at: &Location| {
-                let begin = (at.position - from) as usize;
-                let end = begin + at.stored as usize;
-                // A copy, where it is not decompressed: a slice would keep the whole run in memory.
-                let is_plain = at.stored == at.length;
-                let stored = bytes.get(begin..end).unwrap_or_default();
-                let stored = if is_plain {
-                    Bytes::copy_from_slice(stored)
-                } else {
-                    bytes.slice(begin.min(bytes.len())..end.min(bytes.len()))
+        let chunks: Vec<ColdChunk> = run.iter().map(|(_, chunk)| *chunk).collect();
+        let keep = |chunk: &ColdChunk, stored: &[u8]| {
+            if let Some(disk) = &self.tier.disk {
+                let id = ChunkId {
+                    position: chunk.position,
+                    ..*id
                 };
-                cold_pack::open(stored, at)
-            };
-            locations.iter().map(open).collect::<Result<Vec<_>, _>>()
-        });
-        let opened = opened.await.map_err(|damage| ColdError::Corrupt {
-            key,
-            what: damage.to_string(),
-        })?;
-        if let Some(disk) = &self.tier.disk {
-            for (id, chunk) in run {
-                let begin = (chunk.position - from) as usize;
-                let stored = fetched.get(begin..begin + chunk.stored as usize);
-                let stored = stored.unwrap_or_default();
                 disk.put(id.on_disk(), &location_of(chunk), stored);
             }
-        }
-        Ok(opened)
+        };
+        let read = match self.packs().map_err(no_store) {
+            Ok(packs) => packs.read(id.group, id.pack, &chunks, &keep).await,
+            Err(error) => Err(error),
+        };
+        read.map_err(|error| {
+            let (group, pack) = (id.group, id.pack);
+            log::error!("event=cold_read_failed group={group} pack={pack:?} {error}");
+            add(&self.metrics.plain.cold_read_failures_total, 1);
+            refusal_of(&error)
+        })
     }
 
     /// A chunk that was begun to be fetched, or is here.
@@ -318,14 +283,5 @@ impl Core {
             }
             return self.read_one(id, *chunk).await;
         }
-    }
-}
-
-/// What a client is told: to try again, unless that cannot help.
-pub(super) fn refusal_of(error: &ColdError) -> Refusal {
-    match error {
-        ColdError::Corrupt { .. } | ColdError::Conflict { .. } => Refusal::DataDamaged,
-        // A pack goes a while after its last chunk was given up: a plan that is older finds nothing.
-        _ => Refusal::Unavailable,
     }
 }

@@ -5,42 +5,14 @@
 
 use std::rc::Rc;
 
-use storage::StorageError;
-use storage::cold::{ColdBody, ColdError, ColdKey, ColdStore};
-use storage::cold_pack::{self, Header, PackDamage};
+use storage::cold_pack::Source;
 
 use super::Core;
-use super::cold_read::refusal_of;
+use super::packs::{BlockingThreads, FlushError, PackStore};
 use crate::config::Config;
-use crate::group::{ColdAnswer, ColdSettings, Group, Input, PackSource, PackedChunk};
+use crate::group::{ColdAnswer, ColdSettings, Group, Input, PackSource};
 use crate::ops::metrics::add;
-use crate::protocol::{ColdChunk, Incarnation, PackName, Refusal, StreamKey};
-
-/// Bytes of an object's end that are read at once, in the hope that its index is among them.
-const END_BYTES: u64 = 64 << 10;
-
-/// The key of a pack.
-pub fn pack_key(cluster_id: &str, group: u32, name: PackName) -> Option<ColdKey> {
-    let (term, number, nonce) = (name.term, name.number, name.nonce);
-    ColdKey::new(format!(
-        "{cluster_id}/packs/{group:05}/{term:010}-{number:06}-{nonce:016x}"
-    ))
-}
-
-/// Why a pack was not put.
-#[derive(Debug, thiserror::Error)]
-enum FlushError {
-    #[error(transparent)]
-    Cold(#[from] ColdError),
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    #[error("bytes of {0} could not be read: {1:?}")]
-    Source(StreamKey, Refusal),
-    #[error("{0}: {1}")]
-    Damaged(ColdKey, PackDamage),
-    #[error("there is no cold store")]
-    NoStore,
-}
+use crate::protocol::PackName;
 
 impl Config {
     /// When groups flush; `None`: local packs are all the cold store there is.
@@ -51,6 +23,7 @@ impl Config {
             flush_age_ms: self.cold_flush_age_ms,
             live_percent_min: self.cold_live_percent_min,
             grace_ms: self.cold_grace_ms,
+            backup_keep_ms: self.dr.then_some(self.dr_keep_ms),
             hot_bytes_target: 0,
         })
     }
@@ -103,58 +76,39 @@ impl Core {
         name: PackName,
         chunks: Vec<PackSource>,
     ) -> Result<ColdAnswer, FlushError> {
-        let store = self.cold.clone().ok_or(FlushError::NoStore)?;
-        let is_unsure = self.tier.unsure.borrow().contains(&(group, name));
-        if is_unsure && let Some(there) = self.look_for(&*store, group, name).await? {
-            self.tier.unsure.borrow_mut().remove(&(group, name));
-            return Ok(there);
+        let packs = self.packs()?;
+        let put = packs.put(group, name, self.sources_of(&chunks)).await?;
+        if let Some(bytes) = put.put_bytes {
+            let plain = &self.metrics.plain;
+            add(&plain.cold_packs_written_total, 1);
+            add(&plain.cold_pack_bytes_total, bytes);
         }
+        Ok(put.answer)
+    }
+
+    /// The bytes that go into a pack.
+    async fn sources_of(self: &Rc<Self>, chunks: &[PackSource]) -> Result<Vec<Source>, FlushError> {
         let mut sources = Vec::with_capacity(chunks.len());
-        for chunk in &chunks {
+        for chunk in chunks {
             let pieces = self.materialize_pieces(&chunk.pieces).await;
             let pieces = pieces.map_err(|r| FlushError::Source(chunk.key.clone(), r))?;
-            sources.push(cold_pack::Source {
+            sources.push(Source {
                 key: chunk.key.as_str().to_owned(),
                 incarnation: chunk.incarnation.0,
                 start: chunk.start,
                 pieces,
             });
         }
-        let header = Header {
-            group,
-            term: name.term,
-            number: name.number,
-            nonce: name.nonce,
-        };
-        let built = storage::blocking::run(move || cold_pack::build(header, &sources)).await;
-        let key = pack_key(&self.config.cluster_id, group, name).ok_or(FlushError::NoStore)?;
-        // From here on it may be there, whatever the answer is.
-        self.tier.unsure.borrow_mut().insert((group, name));
-        match store.put(&key, ColdBody::new(built.pieces)).await {
-            Ok(()) => {}
-            Err(ColdError::Conflict { .. }) => {
-                return match self.look_for(&*store, group, name).await? {
-                    Some(there) => Ok(there),
-                    None => Ok(ColdAnswer::Conflict(name)),
-                };
-            }
-            Err(error) => return Err(error.into()),
-        }
-        self.tier.unsure.borrow_mut().remove(&(group, name));
-        let plain = &self.metrics.plain;
-        add(&plain.cold_packs_written_total, 1);
-        add(&plain.cold_pack_bytes_total, built.length);
-        let chunks = chunks.iter().zip(&built.locations);
-        Ok(ColdAnswer::There {
-            name,
-            object_bytes: built.length,
-            chunks: chunks
-                .map(|(source, at)| PackedChunk {
-                    key: source.key.clone(),
-                    incarnation: source.incarnation,
-                    chunk: chunk_at(source.start, at),
-                })
-                .collect(),
+        Ok(sources)
+    }
+
+    /// The packs of the cold store.
+    pub(super) fn packs(&self) -> Result<PackStore<'_, BlockingThreads>, FlushError> {
+        Ok(PackStore {
+            store: self.cold.as_deref().ok_or(FlushError::NoStore)?,
+            cluster_id: &self.config.cluster_id,
+            unsure: &self.tier.unsure,
+            aside: BlockingThreads,
         })
     }
 
@@ -162,9 +116,9 @@ impl Core {
     pub(super) fn find_pack(self: &Rc<Self>, group: u32, name: PackName) {
         let core = self.clone();
         self.spawn_cold(async move {
-            let found = match core.cold.clone() {
-                Some(store) => core.look_for(&*store, group, name).await,
-                None => Err(FlushError::NoStore),
+            let found = match core.packs() {
+                Ok(packs) => packs.find(group, name).await,
+                Err(error) => Err(error),
             };
             let answer = match found {
                 Ok(Some(there)) => {
@@ -181,59 +135,19 @@ impl Core {
         });
     }
 
-    /// What is in a pack by its own index; `None`: it is not there.
-    async fn look_for(
-        &self,
-        store: &dyn ColdStore,
-        group: u32,
-        name: PackName,
-    ) -> Result<Option<ColdAnswer>, FlushError> {
-        let key = pack_key(&self.config.cluster_id, group, name).ok_or(FlushError::NoStore)?;
-        let length = match store.head(&key).await {
-            Ok(length) => length,
-            Err(ColdError::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let damaged = |damage| FlushError::Damaged(key.clone(), damage);
-        let from = length.saturating_sub(END_BYTES);
-        let mut end = store.get_range(&key, from, length - from).await?;
-        let index = cold_pack::index_position(&end, length).map_err(damaged)?;
-        if index < from {
-            end = store.get_range(&key, index, length - index).await?;
-        } else {
-            end = end.slice((index - from) as usize..);
-        }
-        let entries = cold_pack::read_index(&end).map_err(damaged)?;
-        let chunk_of = |entry: cold_pack::Entry| PackedChunk {
-            key: StreamKey::from_stored(&entry.key),
-            incarnation: Incarnation(entry.incarnation),
-            chunk: chunk_at(entry.start, &entry.location),
-        };
-        Ok(Some(ColdAnswer::There {
-            name,
-            object_bytes: length,
-            chunks: entries.into_iter().map(chunk_of).collect(),
-        }))
-    }
-
     /// Deletes objects, in a task of its own.
     pub(super) fn delete_packs(self: &Rc<Self>, group: u32, packs: Vec<(u32, PackName)>) {
         let core = self.clone();
         self.spawn_cold(async move {
-            let id = &core.config.cluster_id;
-            let names = packs.iter().map(|(_, name)| *name);
-            let keys: Vec<ColdKey> = names.filter_map(|n| pack_key(id, group, n)).collect();
-            let deleted = match &core.cold {
-                Some(store) => store.delete(&keys).await.map_err(FlushError::from),
-                None => Err(FlushError::NoStore),
+            let deleted = match core.packs() {
+                Ok(stored) => stored.delete(group, &packs).await,
+                Err(error) => Err(error),
             };
             let answer = match deleted {
-                Ok(()) => {
-                    add(
-                        &core.metrics.plain.cold_packs_deleted_total,
-                        keys.len() as u64,
-                    );
-                    ColdAnswer::Deleted(packs.iter().map(|(number, _)| *number).collect())
+                Ok(answer) => {
+                    let count = packs.len() as u64;
+                    add(&core.metrics.plain.cold_packs_deleted_total, count);
+                    answer
                 }
                 Err(error) => {
                     log::warn!("event=packs_not_deleted group={group} {error}");
@@ -284,23 +198,5 @@ impl Core {
         plain.cold_live_bytes.set(packs[4]);
         plain.cold_unpublished_packs.set(packs[5]);
         self.count_caches();
-    }
-
-    /// What a chunk's place in the cold store has to do with a failed read.
-    pub(super) fn note_cold_failure(&self, key: &ColdKey, error: &ColdError) -> Refusal {
-        log::error!("event=cold_read_failed key={key} {error}");
-        add(&self.metrics.plain.cold_read_failures_total, 1);
-        refusal_of(error)
-    }
-}
-
-fn chunk_at(start: u64, at: &cold_pack::Location) -> ColdChunk {
-    ColdChunk {
-        pack: 0,
-        stored: at.stored,
-        position: at.position,
-        start,
-        length: at.length,
-        crc32c: at.crc32c,
     }
 }

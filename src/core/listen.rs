@@ -87,9 +87,9 @@ pub fn try_guard(addr: SocketAddr) -> Result<ListenGuard, ListenError> {
     let probe =
         Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP)).map_err(io)?;
     probe.set_reuse_address(true).map_err(io)?;
+    // Without SO_REUSEPORT this fails beside any listener on the address. It must not listen itself: whom it let in would be
+    // cut off, and whom it had no room for would try again a second later.
     probe.bind(&addr.into()).map_err(io)?;
-    // Without SO_REUSEPORT this fails beside any other listener on the address.
-    probe.listen(1).map_err(io)?;
     let real = StdListener::from(probe).local_addr().map_err(io)?;
     // Two servers that start at the same moment both pass the probe; this name only one can have.
     let name = format!("ursula-listen-{real}");

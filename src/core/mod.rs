@@ -2,6 +2,7 @@
 
 mod backend;
 mod balance;
+mod base;
 mod checkpoint;
 pub mod clock;
 pub mod cold;
@@ -15,16 +16,19 @@ mod guests;
 mod http_client;
 pub mod hyper_rt;
 pub mod listen;
+mod load;
 mod materialize;
 mod mesh;
 mod message;
 pub mod net;
 mod pace;
+pub mod packs;
 mod peer_events;
 mod peers;
 mod router;
 mod saga;
 mod scrub;
+mod ship;
 pub(crate) mod signal;
 mod start;
 mod status;
@@ -35,12 +39,13 @@ mod transfer;
 mod turn;
 
 pub use checkpoint::{
-    GroupFiles, manifest_path, pack_path, read_tables, sweep, table_path, tables,
+    GroupFiles, group_dir, manifest_path, pack_path, read_tables, sweep, table_path, tables,
 };
 pub use damage::{SET_ASIDE_MAX, damage_note_path, set_aside_count};
-pub use flush::pack_key;
+pub use load::Loads;
 pub use mesh::{Mesh, MeshEnds, mesh};
 pub use message::{CoreReport, Message};
+pub use packs::pack_key;
 pub use start::{
     CoreError, CoreStart, GroupStart, Progress, Pulse, StopHandle, WalStart, control_stream, run,
     stop_pair,
@@ -128,11 +133,19 @@ pub struct Core {
     metrics: Rc<CoreMetrics>,
     lag: status::Lag,
     pace: pace::Pace,
+    /// Of all groups of the node.
+    loads: std::sync::Arc<load::Loads>,
+    /// What each group of this core had done at the last look, in bytes.
+    work_seen: RefCell<BTreeMap<u32, u64>>,
+    /// When groups were last looked at for their load, and when one was last given away for it, in monotonic microseconds.
+    load_looked_us: Cell<u64>,
+    relieved_us: Cell<u64>,
     /// The other nodes' clocks against this one's, in milliseconds; asked by the first core.
     clock_offsets: RefCell<BTreeMap<u64, f64>>,
     /// Where old data is kept; `None` for a node in memory.
     cold: Option<Rc<dyn ColdStore>>,
     tier: cold_read::Tier,
+    shipping: ship::Shipping,
     /// Bytes of the groups that the cold store lacks.
     unflushed_bytes: Cell<u64>,
     body_bytes: Rc<Cell<u64>>,

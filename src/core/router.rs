@@ -351,6 +351,9 @@ impl Core {
             .set(groups.values().filter(|g| g.has_leader()).count() as u64);
         self.report_cluster(&groups);
         self.report_cold();
+        if self.config.dr {
+            self.report_backup();
+        }
         if let Some(disk) = &self.disk {
             plain.wal_segments.set(disk.wal.pinned().segments as u64);
             let written = disk.wal_bytes.get();

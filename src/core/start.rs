@@ -21,6 +21,7 @@ use super::cold::{open_cold, try_cold};
 use super::cold_cache::open_cache;
 use super::cold_read::Tier;
 use super::listen::{ConnectionEvents, ConnectionLimits, accept_loop, listener};
+use super::load::Loads;
 use super::signal::Event;
 use super::timeouts::Timeouts;
 use super::turn::hard_state_record;
@@ -54,6 +55,8 @@ pub struct CoreStart {
     pub etag_nonce: u32,
     /// Receives `g` (listen), `s` (stop), `q` (quit).
     pub control: StdUnixStream,
+    /// How much work each group of the node is.
+    pub loads: Arc<Loads>,
     /// Raised with each tick, so that the node sees that the core lives.
     pub pulse: Arc<Pulse>,
     /// Tells the node how far it is.
@@ -160,13 +163,16 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
         http,
         start.groups,
         start.wal,
-        progress.clone(),
+        (progress.clone(), start.loads),
     );
     let core = storage::blocking::awake(built).await?;
     if let Some(cold) = core.cold.clone().filter(|_| core.id == 0) {
         glommio::spawn_local(try_cold(cold)).detach();
     }
     core.use_cold_store();
+    if core.config.dr && core.cold.is_some() {
+        core.spawn_cold(core.clone().ship_backups());
+    }
     if let Some(cache) = core.tier.disk.clone() {
         core.spawn_cold(cache.load());
     }
@@ -276,7 +282,7 @@ async fn build(
     http: HttpSettings,
     starts: Vec<GroupStart>,
     wal: Option<WalStart>,
-    progress: Rc<dyn Fn(Progress)>,
+    (progress, loads): (Rc<dyn Fn(Progress)>, Arc<Loads>),
 ) -> Result<Rc<Core>, CoreError> {
     let mut groups = std::collections::BTreeMap::new();
     let mut files = std::collections::BTreeMap::new();
@@ -354,12 +360,17 @@ async fn build(
         stepped_us: Cell::new(0),
         sync_began_us: Cell::new(0),
         pace: super::pace::Pace::default(),
+        loads,
+        work_seen: RefCell::default(),
+        load_looked_us: Cell::new(0),
+        relieved_us: Cell::new(0),
         disk,
         metrics,
         lag: super::status::Lag::default(),
         clock_offsets: RefCell::default(),
         cold,
         tier,
+        shipping: super::ship::Shipping::default(),
         unflushed_bytes: Cell::new(0),
         body_bytes: Rc::default(),
         hot_bytes: Cell::new(0),

@@ -283,6 +283,7 @@ impl Core {
             self.show_pulse(&pulse);
             self.watch_lag();
             self.watch_disk();
+            self.watch_load();
             self.post_late_news();
             self.balance();
             self.reconcile();

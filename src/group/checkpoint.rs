@@ -148,7 +148,7 @@ impl Machine {
         }
     }
 
-    fn group_state(&self) -> GroupState {
+    pub(super) fn group_state(&self) -> GroupState {
         GroupState {
             last_stamp_ms: self.last_stamp_ms,
             next_incarnation: self.next_incarnation,
@@ -193,6 +193,7 @@ impl Machine {
                 .cold
                 .intents
                 .iter()
+                .filter(|_| !mutation::is_on("checkpoint-without-intents"))
                 .map(|(name, since_ms)| checkpoint::PackIntent {
                     name: Some(name.to_message()),
                     since_ms: *since_ms,

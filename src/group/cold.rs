@@ -14,6 +14,7 @@ use raftproto::command::{self, command::Kind};
 use super::choose::{Chosen, PackSource, Search};
 use super::cold_state::ColdPack;
 use super::{Effect, Group};
+use crate::mutation;
 use crate::protocol::{ColdChunk, Incarnation, PackName, StreamKey};
 
 /// A command that was not applied by then never will be.
@@ -33,6 +34,8 @@ pub struct ColdSettings {
     pub live_percent_min: u64,
     /// An object is deleted so long after nothing refers to it any more.
     pub grace_ms: u64,
+    /// With a backup: how long ago a time may be that it can be restored to.
+    pub backup_keep_ms: Option<u64>,
     /// Bytes of the group that stay in memory although the cold store has them.
     pub hot_bytes_target: u64,
 }
@@ -113,6 +116,8 @@ pub(super) struct ColdWork {
     failures: u32,
     /// The shell wants room: flush what there is.
     is_pressed: bool,
+    /// All before this time is in the backup, if there is to be one.
+    pub(super) backed_up_ms: u64,
 }
 
 /// How a group stands with the cold store, for metrics.
@@ -234,7 +239,8 @@ impl Group {
             return false;
         }
         let state = &self.machine.cold;
-        let is_over = |since_ms: u64| since_ms.saturating_add(settings.grace_ms) <= now_ms;
+        let dead_before_ms = self.cold.dead_before_ms(settings, now_ms);
+        let is_over = |since_ms: u64| dead_before_ms.is_some_and(|before_ms| since_ms <= before_ms);
         self.cold.flush.is_some()
             || self.cold.search.is_some()
             || !state.intents.is_empty()
@@ -293,6 +299,9 @@ impl Group {
             stage: Stage::Begun,
             since_ms: self.now_ms,
         });
+        if mutation::is_on("put-before-the-intent") {
+            self.order_pack(effects);
+        }
     }
 
     /// What the cold store has by now leaves memory, on every replica.
@@ -332,8 +341,15 @@ impl Group {
             .filter_map(|chosen| machine.source_of(chosen))
             .collect();
         let name = flush.name;
+        let was_put = flush.stage != Stage::Begun && !mutation::is_on("unsure-pack-cancelled");
+        if chunks.is_empty() && was_put {
+            // All its streams are gone, and an earlier put may have been done or may still arrive: it is looked for, as
+            // one of a leader before.
+            self.cold.flush = None;
+            return self.find_intents(effects);
+        }
         if chunks.is_empty() {
-            // All its streams are gone.
+            // All its streams are gone before anything was put.
             (flush.stage, flush.since_ms) = (Stage::Publishing, now_ms);
             return self.cancel(name);
         }
@@ -378,8 +394,13 @@ impl Group {
                 let settings = self.cold.settings;
                 let grace_ms = settings.map_or(0, |s| s.grace_ms);
                 let since_ms = self.machine.cold.intents.get(&name).copied();
+                // A leader repeats its put for as long as it leads: what it put last may be younger than its intent.
+                let since_ms = match mutation::is_on("grace-from-the-intent") {
+                    true => since_ms,
+                    false => since_ms.map(|since_ms| since_ms.max(self.leader_since_ms)),
+                };
                 let over_ms = since_ms.map_or(0, |since_ms| since_ms.saturating_add(grace_ms));
-                if over_ms <= now_ms {
+                if over_ms <= now_ms || mutation::is_on("intent-given-up-at-once") {
                     self.cancel(name);
                 } else {
                     // A put of the leader before may still arrive.
@@ -441,7 +462,10 @@ impl Group {
         let is_under_way =
             |pack: &u32, lost_ms: &mut u64| packs.contains_key(pack) && *lost_ms > now_ms;
         self.cold.forgetting.retain(is_under_way);
-        let mut dead = self.machine.cold.deletable(settings, now_ms);
+        let Some(dead_before_ms) = self.cold.dead_before_ms(settings, now_ms) else {
+            return;
+        };
+        let mut dead = self.machine.cold.deletable(dead_before_ms);
         dead.retain(|(pack, _)| !self.cold.forgetting.contains_key(pack));
         if !dead.is_empty() {
             self.cold.is_deleting = true;

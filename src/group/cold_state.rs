@@ -151,8 +151,8 @@ impl ColdState {
         sparse.map(|(number, _)| *number)
     }
 
-    pub(super) fn deletable(&self, settings: &ColdSettings, now_ms: u64) -> Vec<(u32, PackName)> {
-        let is_over = |since_ms: u64| since_ms.saturating_add(settings.grace_ms) <= now_ms;
+    pub(super) fn deletable(&self, dead_before_ms: u64) -> Vec<(u32, PackName)> {
+        let is_over = |since_ms: u64| since_ms <= dead_before_ms;
         let dead = self
             .packs
             .iter()

@@ -81,6 +81,23 @@ impl GroupLog {
         lacking.map(|p| p.len() as u64).sum()
     }
 
+    /// Bytes of all payloads that are kept.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.payload_bytes
+    }
+
+    /// The entries after `index` up to `last`, with their payloads; `None`: some are gone.
+    pub(super) fn range(
+        &self,
+        index: u64,
+        last: u64,
+    ) -> Option<impl Iterator<Item = (&Entry, &Bytes)>> {
+        let from = index.checked_sub(self.before.index)? as usize;
+        let count = last.saturating_sub(index) as usize;
+        let entries = self.entries.iter().zip(&self.payloads);
+        Some(entries.skip(from).take(count))
+    }
+
     /// What raft-rs has not taken by now it will not take.
     pub(super) fn drop_offers(&mut self) {
         self.offered.clear();

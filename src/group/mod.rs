@@ -4,6 +4,7 @@
 //! the time given and answers with effects, so that a seed replays any failure. The shell in `core` carries
 //! the effects out.
 
+mod backup;
 mod batch;
 mod checkpoint;
 mod choose;
@@ -36,6 +37,7 @@ use std::collections::BTreeMap;
 
 use raftproto::command::{Expire, command::Kind};
 
+pub use self::backup::{Exported, stamp_of};
 pub use self::batch::request_of;
 pub use self::checkpoint::{CheckpointPlan, PlaceChunk, combine_stream_states};
 pub use self::choose::PackSource;
@@ -69,6 +71,8 @@ pub struct Group {
     waiting: Waiting,
     leadership: Leadership,
     applied: LogPosition,
+    /// Bytes of all commands applied since the start, each with [`COMMAND_BYTES`] more.
+    work_bytes: u64,
     is_ready: bool,
     /// The leader at the end of the last step.
     known_leader: u64,
@@ -117,6 +121,7 @@ impl Group {
             waiting: Waiting::starting_at(tokens),
             leadership: Leadership::default(),
             applied,
+            work_bytes: 0,
             is_ready: false,
             known_leader: 0,
             fetching: None,
@@ -419,6 +424,7 @@ impl Group {
             Err(error) => panic!("group {}, entry {}: {error}", self.id(), position.index),
         };
         let from = effects.len();
+        self.work_bytes += payload.len() as u64 + COMMAND_BYTES * batch.commands.len() as u64;
         let mut replies = replies.into_iter();
         for command in batch.commands {
             let stamp_ms = if mutation::is_on("apply-by-own-clock") {
@@ -452,6 +458,9 @@ impl Group {
         self.tend_cold_store(effects);
     }
 }
+
+/// What a command costs besides its bytes, in bytes.
+const COMMAND_BYTES: u64 = 512;
 
 /// How long the answer to a proposal is waited for after its leader was deposed, in microseconds.
 const PROPOSED_PATIENCE_US: u64 = 5_000_000;

@@ -6,6 +6,7 @@ use raftproto::command;
 
 use super::cold_state::ColdPack;
 use super::machine::{Machine, find};
+use crate::mutation;
 use crate::protocol::{ChunkRef, ColdChunk, Offset, Outcome, PackName, Refusal, StreamKey};
 
 impl Machine {
@@ -84,10 +85,12 @@ impl Machine {
             }
         };
         let was_packed_hot = stream.bytes.packed_hot();
+        let mut is_moved = false;
         if stream.bytes.add_cold(chunk, &mut gone) {
             let (fewer, now_ms) = (u64::from(chunk.length), self.last_stamp_ms);
             self.cold.note_flushed(key, stream, fewer, now_ms);
         } else if let Some(before) = stream.bytes.move_cold(chunk) {
+            is_moved = true;
             self.cold.remove_live(&before, self.last_stamp_ms);
         } else {
             return;
@@ -99,7 +102,9 @@ impl Machine {
             self.packed_hot.insert((pack, key.clone()));
         }
         let key = key.clone();
-        self.cold.add_live(&chunk);
+        if !(is_moved && mutation::is_on("moved-chunk-not-counted")) {
+            self.cold.add_live(&chunk);
+        }
         self.mark_dirty(&key);
     }
 
@@ -134,7 +139,8 @@ impl Machine {
         let Some((key, stream)) = find(&mut self.streams, key.as_str()) else {
             return;
         };
-        if !stream.holds.is_empty() || stream.floor <= stream.bytes.kept_from() {
+        let is_held = !stream.holds.is_empty() && !mutation::is_on("trimmed-under-a-fork");
+        if is_held || stream.floor <= stream.bytes.kept_from() {
             return;
         }
         if let Some(pack) = stream.bytes.packed_hot() {

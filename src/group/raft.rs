@@ -82,6 +82,8 @@ pub(super) struct Raft {
     /// The state that the election time-out was drawn for, and how often one was drawn.
     drawn_for: (u64, StateRole),
     draws: u64,
+    /// Entries after this index are kept for the backup.
+    pub(super) kept_from: Option<u64>,
 }
 
 impl Raft {
@@ -148,6 +150,7 @@ impl Raft {
             settings,
             drawn_for: (u64::MAX, StateRole::Follower),
             draws: 0,
+            kept_from: None,
         };
         raft.draw_time_out();
         Ok(raft)
@@ -449,12 +452,7 @@ impl Raft {
     /// Entries up to `index` are applied; those that no replica may need are forgotten.
     pub(super) fn applied(&mut self, index: u64) {
         self.node.advance_apply_to(index);
-        if self.is_alone() {
-            self.node.mut_store().compact(index);
-        } else {
-            let max = self.settings.log_bytes_max;
-            self.node.mut_store().compact_above(index, max);
-        }
+        self.forget_applied(index);
     }
 
     /// A checkpoint of the state at `position` is on disk.

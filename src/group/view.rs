@@ -3,8 +3,26 @@
 use raftproto::checkpoint::Membership;
 
 use super::{BadMessage, Group, Replica};
+use crate::protocol::{ColdChunk, Incarnation, Meta, PackName, StreamKey};
 
 impl Group {
+    /// Every stream with what its readers see of it, its floor, and whether only forks may read it.
+    pub fn streams(&self) -> impl Iterator<Item = (&StreamKey, Meta, u64, bool)> {
+        let all = self.machine.streams.iter();
+        all.map(|(key, s)| (key, s.meta(), s.floor, s.soft_deleted))
+    }
+
+    /// Every chunk that a stream has in the cold store: of which stream, where, and in which pack.
+    pub fn stored_chunks(
+        &self,
+    ) -> impl Iterator<Item = (&StreamKey, Incarnation, &ColdChunk, PackName)> {
+        let cold = &self.machine.cold;
+        self.machine.streams.iter().flat_map(move |(key, stream)| {
+            let chunks = stream.bytes.cold_chunks().iter();
+            chunks.map(move |c| (key, stream.incarnation, c, cold.name_of(c.pack)))
+        })
+    }
+
     /// The raft id of the leader that this replica knows of; 0: none.
     pub fn leader(&self) -> u64 {
         self.raft.leader()
@@ -53,6 +71,11 @@ impl Group {
     /// Bytes of the log after an index, as far as they are kept.
     pub fn log_bytes_after(&self, index: u64) -> u64 {
         self.raft.log_bytes_after(index)
+    }
+
+    /// How much was applied since the start, in bytes; a command costs some besides its own.
+    pub fn work_bytes(&self) -> u64 {
+        self.work_bytes
     }
 
     /// Nobody else is a member.

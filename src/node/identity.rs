@@ -52,6 +52,33 @@ impl Identity {
     }
 }
 
+/// Where a restore gathers a directory's groups; there only while it is under way, or if it was cut short.
+pub const RESTORING: &str = "restoring";
+
+/// Makes what a restore has gathered in a directory the data of its node. Blocks.
+///
+/// # Errors
+/// The disk's.
+pub fn found_directory(dir: &Path, config: &Config) -> Result<(), NodeError> {
+    let failed = |e| storage::io_error(dir, "rename", e);
+    let gathered = dir.join(RESTORING);
+    std::fs::rename(gathered.join("groups"), dir.join("groups")).map_err(failed)?;
+    framed::sync_dir(dir)?;
+    let founders = match config.peers.is_empty() {
+        true => vec![config.node_id],
+        false => config.peers.iter().map(|p| p.id).collect(),
+    };
+    let identity = Identity {
+        store_id: draw_store_id()?,
+        voters: founders,
+        raft_id: config.node_id,
+    };
+    identity.write(&identity_path(dir), config)?;
+    std::fs::remove_dir_all(&gathered).map_err(failed)?;
+    framed::sync_dir(dir)?;
+    Ok(())
+}
+
 /// The file of a directory's identity.
 pub fn identity_path(dir: &Path) -> std::path::PathBuf {
     dir.join("node.ursula")
@@ -107,6 +134,12 @@ fn read(dir: &Path, path: &Path, text: &str, config: &Config) -> Result<Identity
 }
 
 fn make(dir: &Path, path: &Path, config: &Config) -> Result<Identity, NodeError> {
+    if dir.join(RESTORING).is_dir() {
+        return Err(NodeError::Data(format!(
+            "a restore into {} was cut short: remove all that is there, and restore again",
+            dir.display()
+        )));
+    }
     let wal_dir = dir.join("wal");
     if wal_dir.is_dir()
         && std::fs::read_dir(&wal_dir).is_ok_and(|mut entries| entries.next().is_some())

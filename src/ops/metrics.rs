@@ -169,6 +169,18 @@ plain_metrics! {
     scrub_last_round_timestamp_seconds: "gauge", "When the scrub last ended a round, in seconds since 1970; 0: not since the start.";
     /// Failed reads.
     cold_read_failures_total: "counter", "Reads of the cold store that failed.";
+    /// What would be lost.
+    dr_lag_seconds: "gauge", "With --dr: what was acknowledged longer ago is in the backup, for the groups led here; what is newer would be lost with all nodes.";
+    /// Groups without a state in the backup.
+    dr_groups_without_base: "gauge", "With --dr: groups led here whose state this leadership has not shipped yet.";
+    /// Objects.
+    dr_objects_total: "counter", "Objects shipped to the backup, one request each.";
+    /// Their bytes.
+    dr_bytes_total: "counter", "Bytes of those objects.";
+    /// Failed rounds.
+    dr_failures_total: "counter", "Times that something could not be shipped to the backup; it is tried again.";
+    /// Collected objects.
+    dr_objects_deleted_total: "counter", "Objects of the backup that no time needs any more which it can be restored to.";
 }
 
 /// See the module's head.

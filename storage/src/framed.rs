@@ -94,7 +94,13 @@ pub(crate) fn publish(
         let _ = std::fs::remove_file(&tmp);
         return Err(io_error(&tmp, "write", error).or_no_space());
     }
+    #[cfg(any(test, feature = "tape"))]
+    crate::tape::note_written(&tmp);
     std::fs::rename(&tmp, path).map_err(|e| io_error(path, "rename", e))?;
+    #[cfg(any(test, feature = "tape"))]
+    crate::tape::note(path, || {
+        crate::tape::Act::Rename(tmp.clone(), path.to_owned())
+    });
     sync_dir(parent(path))
 }
 
@@ -136,7 +142,7 @@ fn parent(path: &Path) -> &Path {
 pub fn sync_dir(dir: &Path) -> Result<(), StorageError> {
     let file = File::open(dir).map_err(|e| io_error(dir, "open", e))?;
     file.sync_all().map_err(|e| io_error(dir, "sync", e))?;
-    #[cfg(test)]
+    #[cfg(any(test, feature = "tape"))]
     crate::tape::note(dir, || crate::tape::Act::SyncDir);
     Ok(())
 }

@@ -10,8 +10,8 @@ pub mod lock;
 pub mod mutation;
 pub mod pack;
 pub mod table;
-#[cfg(test)]
-mod tape;
+#[cfg(any(test, feature = "tape"))]
+pub mod tape;
 pub mod wal;
 
 pub use error::{StorageError, io_error};

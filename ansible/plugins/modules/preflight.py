@@ -1,7 +1,9 @@
 #!/usr/bin/python
 """What a machine must have before a node may run on it. Looks, and leaves no trace but a probe file that it removes.
 
-Owns the list of checks. Each answers findings, and none stops the others: an operator gets all at once.
+Where the program is on the machine already, its `doctor` makes the checks that both know, so that they stand in one place; those
+here are for bare machines, under the same ids, and for what the program cannot judge. Each answers findings, and none stops
+the others: an operator gets all at once.
 """
 
 DOCUMENTATION = r"""
@@ -18,6 +20,15 @@ options:
     description: The data directory; the nearest directory above it is looked at where it is not there yet.
     type: path
     required: true
+  programs:
+    description: Programs to ask, the best first. The first one that is there and understands the settings is asked.
+    type: list
+    elements: path
+    default: []
+  settings:
+    description: The node's settings, as its file has them, for that program.
+    type: str
+    default: ""
   service:
     description: Name of the unit. A port that it holds is not taken.
     type: str
@@ -69,6 +80,10 @@ findings:
   returned: always
   type: list
   elements: dict
+asked:
+  description: The program that made the checks which it knows; empty where the module made all.
+  returned: always
+  type: str
 facts:
   description: What was measured, for the report.
   returned: always
@@ -78,6 +93,7 @@ facts:
 import ctypes  # noqa: E402
 import errno  # noqa: E402
 import glob  # noqa: E402
+import json  # noqa: E402
 import mmap  # noqa: E402
 import os  # noqa: E402
 import platform  # noqa: E402
@@ -96,7 +112,12 @@ CAP_SYS_RESOURCE = 24
 LOCKED_BYTES_PER_CORE = 2 << 20
 DESCRIPTORS = 1 << 20
 # Kernels whose io_uring ran out of memory at the set-up of a ring; mended in the patch level named.
-RING_ENOMEM = {(6, 6): 86, (6, 12): 21, (6, 13): 9}
+RING_ENOMEM = {(6, 6): 86, (6, 12): 21, (6, 13): 9, **{(6, minor): 1 << 30 for minor in range(7, 12)}}
+# Of what the program finds: judged here, by variables of the role or by the limits of the unit instead of this session's.
+NOT_ASKED = ("data.free", "limits.memlock", "limits.memlock_rings", "limits.nofile")
+PORTS = ("net.listen", "net.admin_listen", "net.cluster_listen")
+# It runs with them, and a cluster is not to begin with them.
+FATAL_HERE = ("clock.sync", "cpu.count", "data.direct_io")
 GOOD_FILESYSTEMS = ("xfs", "ext4")
 BAD_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "tmpfs", "ramfs", "9p", "fuse", "zfs", "vfat")
 
@@ -118,6 +139,7 @@ class Checks:
         self.wish = module.params
         self.findings = []
         self.facts = {}
+        self.asked = ""
 
     def find(self, check, severity, current, wanted, fix):
         if check in self.wish["warn_only"]:
@@ -127,20 +149,31 @@ class Checks:
         )
 
     def run(self):
-        for check in (
-            self.kernel,
-            self.io_uring,
-            self.systemd,
-            self.limits,
-            self.processors,
-            self.memory,
-            self.clock,
-            self.filesystem,
-            self.disk,
-            self.ports,
-            self.resolve,
-        ):
+        self.asked = next((program for program in self.wish["programs"] if self.ask(program)), "")
+        checks = [self.systemd, self.limits, self.space, self.content, self.disk]
+        if not self.asked:
+            checks += [self.kernel, self.io_uring, self.processors, self.memory, self.clock, self.filesystem, self.ports, self.resolve]
+        for check in checks:
             check()
+
+    def ask(self, program):
+        """Takes over what the program found; whether it could say anything."""
+        if not os.access(program, os.X_OK):
+            return False
+        command = [program, "doctor", "--json", "--config", "/dev/stdin"]
+        out = self.module.run_command(command, data=self.wish["settings"])[1]
+        try:
+            checks = json.loads(out)["checks"]
+        except (ValueError, KeyError):
+            # An older one, or settings that it refuses, which the check of settings says better.
+            return False
+        is_running = self.is_running()
+        for one in checks:
+            if one["severity"] == "ok" or one["id"] in NOT_ASKED or is_running and one["id"] in PORTS:
+                continue
+            severity = "fatal" if one["severity"] == "fatal" or one["id"] in FATAL_HERE else "warning"
+            self.find(one["id"], severity, one["current"], one["wanted"], one["fix"])
+        return True
 
     def kernel(self):
         release = platform.release()
@@ -148,16 +181,16 @@ class Checks:
         numbers = [int(n) for n in re.findall(r"\d+", release)[:3]] + [0, 0, 0]
         series, patch = tuple(numbers[:2]), numbers[2]
         if series < (5, 8):
-            self.find("kernel", "fatal", release, "5.8 or newer", "install a newer kernel and boot it")
+            self.find("kernel.version", "fatal", release, "5.8 or newer", "install a newer kernel and boot it")
         elif patch < RING_ENOMEM.get(series, 0):
-            wanted = "%d.%d.%d or newer" % (series + (RING_ENOMEM[series],))
-            self.find("kernel", "warning", release, wanted, "this kernel can refuse rings after restarts: update it")
+            wanted = "6.6.86, 6.12.21, 6.13.9, 6.14 or newer in these series"
+            self.find("kernel.io_uring_bugs", "warning", release, wanted, "this kernel can refuse rings after restarts: update it")
 
     def io_uring(self):
         disabled = text_of("/proc/sys/kernel/io_uring_disabled", "0")
         if disabled != "0":
             fix = "sysctl kernel.io_uring_disabled=0, and in /etc/sysctl.d to keep it"
-            self.find("io_uring", "fatal", "kernel.io_uring_disabled = " + disabled, "0", fix)
+            self.find("kernel.io_uring", "fatal", "kernel.io_uring_disabled = " + disabled, "0", fix)
             return
         libc = ctypes.CDLL(None, use_errno=True)
         # struct io_uring_params has 120 bytes, all zero where nothing special is wanted.
@@ -166,13 +199,13 @@ class Checks:
         if ring < 0:
             why = os.strerror(ctypes.get_errno())
             fix = "a seccomp profile, a container or the kernel's configuration forbids it"
-            self.find("io_uring", "fatal", "io_uring_setup: " + why, "a ring", fix)
+            self.find("kernel.io_uring", "fatal", "io_uring_setup: " + why, "a ring", fix)
         else:
             os.close(ring)
 
     def systemd(self):
         if not os.path.isdir("/run/systemd/system"):
-            self.find("systemd", "fatal", "not running", "systemd as process 1", "the node is run by systemd")
+            self.find("machine.systemd", "fatal", "not running", "systemd as process 1", "the node is run by systemd")
 
     def cores(self):
         return self.wish["core_count"] or len(os.sched_getaffinity(0))
@@ -189,28 +222,28 @@ class Checks:
         may_raise = bool(row) and bool(int(row.group(1), 16) >> CAP_SYS_RESOURCE & 1)
         if hard != "unlimited" and int(hard) < needed and not may_raise:
             self.find(
-                "locked_memory", "fatal", hard + " bytes", "%d bytes" % needed,
+                "limits.memlock", "fatal", hard + " bytes", "%d bytes" % needed,
                 "process 1 may not raise it: raise the limit of the container or machine",
             )
         hard = self.hard_limit("Max open files")
         if hard != "unlimited" and int(hard) < DESCRIPTORS and not may_raise:
-            self.find("descriptors", "warning", hard, "%d" % DESCRIPTORS, "process 1 may not raise it: fewer clients can connect")
+            self.find("limits.nofile", "warning", hard, "%d" % DESCRIPTORS, "process 1 may not raise it: fewer clients can connect")
         most = int(text_of("/proc/sys/fs/nr_open", str(DESCRIPTORS)))
         if most < DESCRIPTORS:
-            self.find("descriptors", "fatal", "fs.nr_open = %d" % most, "%d" % DESCRIPTORS, "sysctl fs.nr_open=1048576")
+            self.find("limits.nofile", "fatal", "fs.nr_open = %d" % most, "%d" % DESCRIPTORS, "sysctl fs.nr_open=1048576")
 
     def processors(self):
         allowed = len(os.sched_getaffinity(0))
         self.facts["cpus"] = allowed
         if self.wish["core_count"] > allowed:
             self.find(
-                "cpus", "fatal", "%d CPUs" % allowed, "core_count of them (%d)" % self.wish["core_count"],
+                "cpu.count", "fatal", "%d CPUs" % allowed, "core_count of them (%d)" % self.wish["core_count"],
                 "set core_count in ursula_settings to at most the CPUs of the machine",
             )
         governors = {text_of(p) for p in glob.glob("/sys/devices/system/cpu/cpu*/cpufreq/scaling_governor")}
         if governors - {"performance"}:
             self.find(
-                "governor", "warning", ", ".join(sorted(governors)), "performance",
+                "cpu.governor", "warning", ", ".join(sorted(governors)), "performance",
                 "cpupower frequency-set -g performance",
             )
 
@@ -220,7 +253,7 @@ class Checks:
         self.facts["memory_bytes"] = have
         needed = self.cores() << 30
         if have < needed:
-            self.find("memory", "warning", "%d MiB" % (have >> 20), "%d MiB, 1 GiB per core" % (needed >> 20),
+            self.find("memory.per_core", "warning", "%d MiB" % (have >> 20), "%d MiB, 1 GiB per core" % (needed >> 20),
                       "set core_count or hot_bytes_max lower, or add memory")
 
     def clock(self):
@@ -230,11 +263,11 @@ class Checks:
         state = libc.adjtimex(timex)
         status = ctypes.c_int.from_buffer(timex, 40).value if ctypes.sizeof(ctypes.c_long) == 8 else 0
         if state < 0 or state == 5 or status & STA_UNSYNC:
-            self.find("clock_sync", "fatal", "not synchronised", "synchronised by NTP or PTP",
+            self.find("clock.sync", "fatal", "not synchronised", "synchronised by NTP or PTP",
                       "install and start chrony or systemd-timesyncd; streams expire by the leader's clock")
         source = text_of("/sys/devices/system/clocksource/clocksource0/current_clocksource", "tsc")
         if source in ("hpet", "acpi_pm", "jiffies", "refined-jiffies"):
-            self.find("clocksource", "warning", source, "tsc or the hypervisor's", "each look at the time is slow")
+            self.find("clock.source", "warning", source, "tsc or the hypervisor's", "each look at the time is slow")
 
     def place(self):
         """The data directory, or the nearest directory above it that is there."""
@@ -255,25 +288,29 @@ class Checks:
         kind, options = best[1], best[2].split(",")
         self.facts["filesystem"] = kind
         if kind.split(".")[0] in BAD_FILESYSTEMS:
-            self.find("filesystem", "fatal", kind, "xfs or ext4", "put the data directory on a local disk")
+            self.find("data.filesystem", "fatal", kind, "xfs or ext4", "put the data directory on a local disk")
         elif kind not in GOOD_FILESYSTEMS:
-            self.find("filesystem", "warning", kind, "xfs or ext4", "others are not tested")
+            self.find("data.filesystem", "warning", kind, "xfs or ext4", "others are not tested")
         if "ro" in options:
-            self.find("mount_options", "fatal", "read-only", "writable", "mount -o remount,rw " + best[0])
+            self.find("data.mount_options", "fatal", "read-only", "writable", "mount -o remount,rw " + best[0])
         for option in ("sync", "discard", "strictatime"):
             if option in options:
-                self.find("mount_options", "warning", option, "without it", "take %s out of /etc/fstab" % option)
-        stat = os.statvfs(place)
+                self.find("data.mount_options", "warning", option, "without it", "take %s out of /etc/fstab" % option)
+
+    def space(self):
+        stat = os.statvfs(self.place())
         free = stat.f_bavail * stat.f_frsize
         self.facts["free_bytes"] = free
         if free < self.wish["free_bytes_min"]:
-            self.find("free_space", "fatal", "%d MiB free" % (free >> 20),
+            self.find("data.free", "fatal", "%d MiB free" % (free >> 20),
                       "%d MiB" % (self.wish["free_bytes_min"] >> 20), "a larger disk, or ursula_preflight_free_bytes_min")
+
+    def content(self):
         data = self.wish["data_dir"]
         if os.path.isdir(data):
             names = sorted(set(os.listdir(data)) - {"lost+found"})
             if names and "node.ursula" not in names:
-                self.find("data_dir", "fatal", "holds " + ", ".join(names[:5]), "empty, or made by ursula",
+                self.find("data.content", "fatal", "holds " + ", ".join(names[:5]), "empty, or made by ursula",
                           "another directory, or move these away")
 
     def disk(self):
@@ -284,7 +321,7 @@ class Checks:
         try:
             handle, path = tempfile.mkstemp(prefix=".ursula-preflight-", dir=self.place())
         except OSError as error:
-            self.find("data_dir", "fatal", os.strerror(error.errno), "writable", "look at the disk and its mount")
+            self.find("data.directory", "fatal", os.strerror(error.errno), "writable", "look at the disk and its mount")
             return
         os.close(handle)
         try:
@@ -292,7 +329,7 @@ class Checks:
                 file = os.open(path, os.O_WRONLY | os.O_DIRECT)
                 os.write(file, page)
             except OSError as error:
-                self.find("direct_io", "fatal", "O_DIRECT: " + os.strerror(error.errno), "direct writes of 4 KiB",
+                self.find("data.direct_io", "fatal", "O_DIRECT: " + os.strerror(error.errno), "direct writes of 4 KiB",
                           "put the data directory on xfs or ext4")
                 return
             took = []
@@ -304,7 +341,7 @@ class Checks:
                     os.fdatasync(file)
                     took.append((time.monotonic() - began) * 1000)
             except OSError as error:
-                self.find("sync", "fatal", os.strerror(error.errno), "writes that are synced", "look at the disk")
+                self.find("disk.fsync", "fatal", os.strerror(error.errno), "writes that are synced", "look at the disk")
                 return
             finally:
                 os.close(file)
@@ -312,7 +349,7 @@ class Checks:
             p99 = took[(len(took) * 99) // 100] if took else 0.0
             self.facts["sync_p99_ms"] = round(p99, 2)
             if p99 > self.wish["sync_p99_ms_max"]:
-                self.find("sync", "warning", "p99 of %d syncs is %.1f ms" % (len(took), p99),
+                self.find("disk.fsync", "warning", "p99 of %d syncs is %.1f ms" % (len(took), p99),
                           "at most %d ms" % self.wish["sync_p99_ms_max"],
                           "a disk with power-loss protection; nothing else that writes to it")
         finally:
@@ -334,12 +371,12 @@ class Checks:
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
                     if not self.is_running():
-                        self.find("port", "fatal", address + " is taken", "free", "ss -ltnp 'sport = :%s' names the process" % port)
+                        self.find("net.listen", "fatal", address + " is taken", "free", "ss -ltnp 'sport = :%s' names the process" % port)
                 elif error.errno == errno.EADDRNOTAVAIL:
-                    self.find("address", "fatal", host + " is not an address of this machine", "one that is",
+                    self.find("net.listen", "fatal", host + " is not an address of this machine", "one that is",
                               "set ursula_listen and ursula_cluster_listen to the machine's own")
                 else:
-                    self.find("port", "fatal", "%s: %s" % (address, os.strerror(error.errno)), "free", "another port")
+                    self.find("net.listen", "fatal", "%s: %s" % (address, os.strerror(error.errno)), "free", "another port")
             finally:
                 probe.close()
 
@@ -348,7 +385,7 @@ class Checks:
             try:
                 addresses = {a[4][0] for a in socket.getaddrinfo(name, None)}
             except socket.gaierror as error:
-                self.find("name", "fatal", "%s: %s" % (name, error.strerror), "an address", "add it to DNS or /etc/hosts")
+                self.find("net.names", "fatal", "%s: %s" % (name, error.strerror), "an address", "add it to DNS or /etc/hosts")
                 continue
             if name in addresses:
                 continue
@@ -356,16 +393,18 @@ class Checks:
                 try:
                     back = socket.gethostbyaddr(address)
                 except OSError:
-                    self.find("name", "warning", "%s has no name" % address, name, "add the reverse entry to DNS or /etc/hosts")
+                    self.find("net.names", "warning", "%s has no name" % address, name, "add the reverse entry to DNS or /etc/hosts")
                     continue
                 if name not in [back[0]] + back[1] and name.split(".")[0] != back[0].split(".")[0]:
-                    self.find("name", "warning", "%s is called %s" % (address, back[0]), name, "make both ways agree")
+                    self.find("net.names", "warning", "%s is called %s" % (address, back[0]), name, "make both ways agree")
 
 
 def main():
     module = AnsibleModule(
         argument_spec={
             "data_dir": {"type": "path", "required": True},
+            "programs": {"type": "list", "elements": "path", "default": []},
+            "settings": {"type": "str", "default": ""},
             "service": {"type": "str", "default": "ursula"},
             "listen": {"type": "list", "elements": "str", "default": []},
             "names": {"type": "list", "elements": "str", "default": []},
@@ -379,7 +418,7 @@ def main():
     )
     checks = Checks(module)
     checks.run()
-    module.exit_json(changed=False, findings=checks.findings, facts=checks.facts)
+    module.exit_json(changed=False, findings=checks.findings, asked=checks.asked, facts=checks.facts)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use ursula::protocol::{Outcome, Producer, Refusal};
+use ursula::protocol::{Expiry, Outcome, Producer, Refusal, Retention};
 
+use crate::clock::EPOCH_MS;
 use crate::history::{Op, What};
 use crate::plan::Plan;
 use crate::rng::Rng;
@@ -23,6 +24,10 @@ struct Line {
 pub struct Client {
     number: usize,
     lines: BTreeMap<String, Line>,
+    /// Streams that this client made mortal, with their windows in seconds.
+    windows: BTreeMap<String, u64>,
+    /// The stream that is asked next, just before its time is over.
+    aimed: Option<(u32, String)>,
     /// The operation under way.
     pub busy: Option<u64>,
 }
@@ -49,9 +54,20 @@ impl Client {
 
     /// What it asks next, as operation `id`.
     pub fn next(&mut self, id: u64, plan: &Plan, rng: &mut Rng, now_us: u64) -> Op {
-        let group = rng.range(1, plan.groups) as u32;
-        let key = key(group, rng.below(plan.keys));
-        let what = self.what(id, &key, plan, rng);
+        let aimed = self.aimed.take();
+        let is_aimed = aimed.is_some();
+        let (group, key) = aimed.unwrap_or_else(|| {
+            let group = rng.range(1, plan.groups) as u32;
+            (group, key(group, rng.below(plan.keys)))
+        });
+        let what = match is_aimed {
+            true => What::Append {
+                producer: None,
+                body: body(id, plan, rng),
+                close: false,
+            },
+            false => self.what(id, &key, plan, rng, now_us),
+        };
         Op {
             id,
             client: self.number,
@@ -64,11 +80,12 @@ impl Client {
         }
     }
 
-    fn what(&mut self, id: u64, key: &str, plan: &Plan, rng: &mut Rng) -> What {
+    fn what(&mut self, id: u64, key: &str, plan: &Plan, rng: &mut Rng, now_us: u64) -> What {
         let close = rng.chance(10_000);
         match rng.below(100) {
             0..10 => What::Create {
-                ttl: rng.chance(200_000).then(|| rng.range(1, 4)),
+                expiry: expiry(plan, rng, now_us),
+                retention: retention(plan, rng),
                 body: body(id, plan, rng),
                 closed: rng.chance(20_000),
             },
@@ -103,6 +120,9 @@ impl Client {
                     body: body(id, plan, rng),
                 }
             }
+            67..75 if plan.cold > 0 && rng.chance(300_000) => What::Trim {
+                offset: rng.pick(&[1, 30, 500, 2_000]),
+            },
             67..75 => What::Head,
             _ => What::Read {
                 from: rng.pick(&[0, 0, 1, 30, 500]),
@@ -110,6 +130,33 @@ impl Client {
                 is_live: rng.chance(300_000),
             },
         }
+    }
+
+    /// When it asks next to meet the end of a stream's time, which the answer has moved; `None`: at any time.
+    pub fn aims(
+        &mut self,
+        op: &Op,
+        outcome: Option<&Outcome>,
+        plan: &Plan,
+        rng: &mut Rng,
+    ) -> Option<u64> {
+        match (&op.what, outcome) {
+            (What::Create { expiry, .. }, Some(Outcome::Created(created))) if created.fresh => {
+                match expiry {
+                    Expiry::Ttl(seconds) => self.windows.insert(op.key.clone(), *seconds),
+                    _ => self.windows.remove(&op.key),
+                };
+            }
+            (What::Append { .. }, Some(Outcome::Appended { .. })) => {}
+            _ => return None,
+        }
+        let window_us = self.windows.get(&op.key)? * 1_000_000;
+        if !rng.chance(plan.aim) {
+            return None;
+        }
+        self.aimed = Some((op.group, op.key.clone()));
+        let before_us = rng.below(plan.sync_us * 20 + plan.delay_us * 4 + 2_000);
+        Some(op.call_us + window_us.saturating_sub(before_us))
     }
 
     /// It was answered; `None`: its node is gone.
@@ -150,6 +197,28 @@ impl Client {
                 };
             }
         }
+    }
+}
+
+/// How long a new stream lives.
+fn expiry(plan: &Plan, rng: &mut Rng, now_us: u64) -> Expiry {
+    if !rng.chance(plan.mortal) {
+        return Expiry::Never;
+    }
+    if plan.aim > 0 && rng.chance(plan.aim / 4) {
+        return Expiry::At(EPOCH_MS as u64 + now_us / 1000 + rng.pick(&[30, 300, 3_000]));
+    }
+    Expiry::Ttl(rng.range(1, 4))
+}
+
+/// What of a new stream is kept.
+fn retention(plan: &Plan, rng: &mut Rng) -> Retention {
+    if plan.cold == 0 || !rng.chance(200_000) {
+        return Retention::default();
+    }
+    Retention {
+        max_age_ms: rng.chance(300_000).then_some(5_000),
+        max_bytes: rng.chance(700_000).then(|| rng.pick(&[100, 2_000])),
     }
 }
 

@@ -14,7 +14,7 @@ pub struct Clock {
 }
 
 /// The true time of the wall when a run begins, in milliseconds since 1970.
-const EPOCH_MS: i64 = 1_700_000_000_000;
+pub const EPOCH_MS: i64 = 1_700_000_000_000;
 
 impl Clock {
     /// The clocks at a true time.

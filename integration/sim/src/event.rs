@@ -4,9 +4,11 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use bytes::Bytes;
+use storage::cold::ColdKey;
 use ursula::group::CheckpointPlan;
 
 use crate::checkpoint::{Checkpoint, Placer};
+use crate::store::{Answered, Ask};
 
 /// A node, and which start of its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +69,14 @@ pub enum Event {
     Exchanged(Life, u32),
     /// A fetched checkpoint is there, or could not be had.
     Fetched(Life, u32, Option<Box<Checkpoint>>),
+    /// A request of a task arrives at the store, whether or not its process is still there.
+    StoreDoes(Life, u64, u64, Box<Ask>),
+    /// The store's answer.
+    StoreAnswers(Life, Box<Answered>),
+    /// A put arrives that nobody waits for.
+    LatePut(ColdKey, Bytes),
+    /// The store is out for a while.
+    StoreOut,
     /// A fault strikes.
     Fault,
     /// A stopped node starts.
@@ -103,6 +113,7 @@ impl Event {
             | Event::CheckpointDue(l)
             | Event::Checkpointed(l, ..)
             | Event::Exchanged(l, _)
+            | Event::StoreAnswers(l, _)
             | Event::Fetched(l, ..) => Some(*l),
             Event::Arrive { to, .. } => Some(*to),
             _ => None,

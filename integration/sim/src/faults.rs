@@ -139,7 +139,9 @@ impl World {
                 .show(self.now_us, || format!("node {node} is paused"));
             self.node(node).is_paused = true;
             self.lose_links_of(node, true);
-            let typical_us = self.rng.pick(&[20_000, 400_000, 2_000_000]);
+            // Where there is an object store, a pause is short beside its grace.
+            let longest_us = [20_000_000, 2_000_000][usize::from(self.plan.cold > 0)];
+            let typical_us = self.rng.pick(&[20_000, 400_000, 2_000_000, longest_us]);
             let at_us = self.now_us + self.rng.latency(typical_us);
             self.queue.at(at_us, Event::Resume(node));
         }
@@ -192,7 +194,8 @@ impl World {
 
     /// Another disk may go bad: a quorum of good ones stays, so that whatever is lost is a bug.
     pub fn may_break(&mut self, node: u64) -> bool {
-        let is_bad = |n: &&Node| n.is_broken || n.disk.is_bad();
+        // One that is bad may become worse.
+        let is_bad = |n: &&Node| n.life.node != node && (n.is_broken || n.disk.is_bad());
         let bad = self.nodes.iter().filter(is_bad).count() as u64;
         bad < (self.plan.nodes - 1) / 2 && !self.node(node).is_broken
     }
@@ -248,7 +251,12 @@ impl World {
     fn jump(&mut self, node: u64) {
         let span_ms = self.rng.pick(&[100, 5_000, 3_600_000]);
         let by_ms = self.rng.range(0, 2 * span_ms) as i64 - span_ms as i64;
-        self.node(node).clock.wall_offset_ms += by_ms;
+        let most_ms = match self.plan.cold {
+            0 => i64::MAX,
+            _ => crate::plan::WRONG_MS_MAX as i64,
+        };
+        let offset_ms = &mut self.node(node).clock.wall_offset_ms;
+        *offset_ms = (*offset_ms + by_ms).clamp(-most_ms, most_ms);
         self.coverage.hit("wall clock jumped");
         self.trace.show(self.now_us, || {
             format!("node {node}: the wall clock jumps by {by_ms} ms")

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use ursula::protocol::{
-    Append, ContentType, Create, Expiry, Offset, Op as Asked, Producer, Read, ReadFrom, Request,
-    StreamKey,
+    Append, ContentType, Create, Expiry, Incarnation, Offset, Op as Asked, Producer, Read,
+    ReadFrom, Request, Retention, StreamKey,
 };
 
 /// An operation under way.
@@ -32,8 +32,10 @@ pub struct Op {
 pub enum What {
     /// Of a stream with one body, which no other operation has.
     Create {
-        /// Its time to live in seconds.
-        ttl: Option<u64>,
+        /// How long it lives.
+        expiry: Expiry,
+        /// What of it is kept.
+        retention: Retention,
         /// Its first bytes.
         body: Bytes,
         /// Closed from the beginning.
@@ -59,6 +61,11 @@ pub enum What {
     },
     /// Of a stream.
     Delete,
+    /// Of a stream: what is before the offset is not kept.
+    Trim {
+        /// First byte that readers may have.
+        offset: u64,
+    },
     /// Of a stream.
     Head,
     /// Of a stream.
@@ -99,13 +106,18 @@ impl Op {
     pub fn request(&self) -> Option<Request> {
         let text = || ContentType::from_stored("text/plain");
         let op = match &self.what {
-            What::Create { ttl, body, closed } => Asked::Create(Create {
+            What::Create {
+                expiry,
+                retention,
+                body,
+                closed,
+            } => Asked::Create(Create {
                 content_type: text(),
-                expiry: ttl.map_or(Expiry::Never, Expiry::Ttl),
+                expiry: *expiry,
                 closed: *closed,
                 body: body.clone(),
                 bucket_generation: 0,
-                retention: ursula::protocol::Retention::default(),
+                retention: *retention,
                 is_bucket_retention: false,
                 fork: None,
             }),
@@ -122,6 +134,10 @@ impl Op {
             }),
             What::Fork { .. } => return None,
             What::Delete => Asked::Delete,
+            What::Trim { offset } => Asked::Trim {
+                offset: Offset(*offset),
+                incarnation: Incarnation(0),
+            },
             What::Head => Asked::Head,
             What::Read {
                 from,

@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use prost::Message;
 use raftproto::command::{CommandBatch, command::Kind};
-use ursula::protocol::{Outcome, Refusal};
+use ursula::group::Group;
+use ursula::protocol::{Meta, Outcome, PackName, Refusal, StreamKey};
 
 use crate::client::group_of;
 use crate::history::{Op, What};
-use crate::model::{Model, Verdict, Version};
+use crate::model::{Model, Seen, Verdict, Version};
 
 /// A command in the log.
 #[derive(Debug)]
@@ -81,6 +82,34 @@ impl Ledger {
         }
     }
 
+    /// A replica that has applied all that is known has the streams that the log means.
+    pub fn compare(&mut self, node: u64, group: u32, replica: &Group) {
+        let Some(ledger) = self.groups.get(&group) else {
+            return;
+        };
+        if ledger.entries.len() as u64 != replica.applied().index {
+            return;
+        }
+        let is_same = |(has, means): ((&StreamKey, Meta, u64, bool), (&str, Seen))| {
+            let (key, meta, floor, is_gone) = has;
+            let (other, seen) = means;
+            key.as_str() == other
+                && (meta.incarnation.0, meta.tail.0, meta.closed)
+                    == (seen.incarnation, seen.tail, seen.closed)
+                && (floor, is_gone) == (seen.floor, seen.is_gone)
+        };
+        let count = replica.streams().count();
+        let mut pairs = replica.streams().zip(ledger.model.standing());
+        if count != ledger.model.standing().count() || !pairs.all(is_same) {
+            let has: Vec<_> = replica.streams().collect();
+            let means: Vec<_> = ledger.model.standing().collect();
+            let index = replica.applied().index;
+            self.findings.push(format!(
+                "node {node} has other streams of group {group} at index {index} than the log means: {has:?}, not {means:?}"
+            ));
+        }
+    }
+
     /// What a client knows of a group's log when it asks.
     pub fn known(&self, group: u32) -> u64 {
         self.groups.get(&group).map_or(0, |g| g.known)
@@ -124,7 +153,8 @@ impl Ledger {
         Ok(())
     }
 
-    fn content(&self, group: u32, incarnation: u64) -> Cow<'_, [u8]> {
+    /// All that a stream ever had.
+    pub fn content(&self, group: u32, incarnation: u64) -> Cow<'_, [u8]> {
         let Some(ledger) = self.groups.get(&group) else {
             return Cow::default();
         };
@@ -135,6 +165,16 @@ impl Ledger {
         let source = self.content(group_of(&origin.source), origin.incarnation);
         let end = (origin.offset as usize).min(source.len());
         Cow::Owned([&source[..end], own].concat())
+    }
+
+    /// Packs that logs count since this was called last.
+    pub fn take_published(&mut self) -> Vec<(u32, PackName)> {
+        let mut all = Vec::new();
+        for (group, ledger) in &mut self.groups {
+            let names = ledger.model.published.drain(..);
+            all.extend(names.map(|n| (*group, PackName::from_message(Some(&n)))));
+        }
+        all
     }
 
     /// The stream that a read was planned of still stands.
@@ -159,6 +199,7 @@ impl GroupLedger {
                 Some(Kind::Append(a)) => (a.body.to_vec(), a.producer.is_none()),
                 Some(Kind::Create(c)) => (c.body.to_vec(), true),
                 Some(Kind::Delete(d)) => (d.key.as_bytes().to_vec(), false),
+                Some(Kind::Trim(t)) => (trim_id(&t.key, t.offset), false),
                 _ => (Vec::new(), false),
             };
             let text = || String::from_utf8_lossy(&id[..id.len().min(24)]).into_owned();
@@ -196,6 +237,7 @@ impl GroupLedger {
                 self.claim(&body.to_vec(), op, outcome, false)
             }
             What::Delete => self.claim(&op.key.as_bytes().to_vec(), op, outcome, true),
+            What::Trim { offset } => self.claim(&trim_id(&op.key, *offset), op, outcome, false),
             What::Head => self.judge_head(op, outcome),
             What::Fork { body, .. } => {
                 let body = body.to_vec();
@@ -290,6 +332,10 @@ impl GroupLedger {
     }
 
     fn judge_read(&mut self, op: &Op, outcome: &Outcome) -> Result<(), String> {
+        let asked = match op.what {
+            What::Read { from, .. } => from,
+            _ => 0,
+        };
         let plan = match outcome {
             Outcome::Read(plan) => plan,
             Outcome::Refused(Refusal::NotFound) => return self.judge_absence(op),
@@ -298,6 +344,9 @@ impl GroupLedger {
             }
             Outcome::Refused(Refusal::OffsetBeyondTail { tail }) => {
                 return self.see(op, |v| v.seen.is_some_and(|s| s.tail == tail.0));
+            }
+            Outcome::Refused(Refusal::OffsetExpired { earliest }) if asked < earliest.0 => {
+                return self.see(op, |v| v.seen.is_some_and(|s| s.floor == earliest.0));
             }
             _ => return Err("not an answer to this".to_owned()),
         };
@@ -308,8 +357,16 @@ impl GroupLedger {
         }
         self.see(op, |v| {
             v.seen.is_some_and(|s| {
-                (s.incarnation, s.tail, s.closed) == (meta.incarnation.0, meta.tail.0, meta.closed)
+                let meta_of = (meta.incarnation.0, meta.tail.0, meta.closed);
+                let from = if asked == 0 { s.floor } else { asked };
+                (s.incarnation, s.tail, s.closed) == meta_of
+                    && s.floor <= plan.start.0
+                    && plan.start.0 == from
             })
         })
     }
+}
+
+fn trim_id(key: &str, offset: u64) -> Vec<u8> {
+    format!("trim {key} {offset}").into_bytes()
 }

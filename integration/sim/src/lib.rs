@@ -3,12 +3,14 @@
 //!
 //! Modelled: producers, forks and their sagas, TTLs, reads and live reads on any node; loss, delay, duplication and partitions; crashes at
 //! each effect; disks in the log's real format that tear, lose, flip and misdirect; pauses, clocks, another number of cores.
-//! Not modelled: changes of the members, buckets, the object store, nodes of different versions. A node whose disk is damaged
+//! An object store that all nodes share, with faults of its own (`store.rs`), behind the groups' cold tier.
+//! Not modelled: changes of the members, buckets, nodes of different versions. A node whose disk is damaged
 //! or lost stays away, as it does until an operator replaces it.
 
 pub mod checkpoint;
 pub mod client;
 pub mod clock;
+pub mod cold;
 pub mod coverage;
 pub mod disk;
 pub mod event;
@@ -26,6 +28,7 @@ pub mod rng;
 pub mod saga;
 pub mod shell;
 pub mod shrink;
+pub mod store;
 pub mod storing;
 pub mod world;
 

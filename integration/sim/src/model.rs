@@ -56,6 +56,8 @@ pub struct Seen {
     pub is_mortal: bool,
     /// It was deleted, and forks need its bytes.
     pub is_gone: bool,
+    /// First byte that readers may have.
+    pub floor: u64,
 }
 
 /// What stands at a key from a log index on; `None`: nothing.
@@ -89,6 +91,7 @@ struct Producer {
 struct Stream {
     seen: Seen,
     expiry: Option<Expiry>,
+    retention: Option<raftproto::command::Retention>,
     touched_ms: u64,
     producers: BTreeMap<String, Producer>,
     bodies: BTreeSet<Vec<u8>>,
@@ -106,7 +109,10 @@ pub struct Model {
     contents: BTreeMap<u64, Vec<u8>>,
     origins: BTreeMap<u64, Origin>,
     abandoned: BTreeSet<u64>,
+    intents: BTreeSet<(u64, u32, u64)>,
     stamp_ms: u64,
+    /// Packs that the log counts since they were taken last.
+    pub published: Vec<raftproto::command::PackName>,
 }
 
 impl Model {
@@ -160,7 +166,8 @@ impl Model {
                 let stream = self.streams.get_mut(&h.key);
                 // Its answer is not a client's; what it keeps is seen when the fork is read.
                 if let Some(s) = stream.filter(|s| !s.seen.is_gone)
-                    && h.offset.is_none_or(|offset| offset <= s.seen.tail)
+                    && h.offset
+                        .is_none_or(|o| (s.seen.floor..=s.seen.tail).contains(&o))
                 {
                     s.holds.insert(h.hold_id);
                 }
@@ -186,6 +193,23 @@ impl Model {
                 (&a.fork_key, None)
             }
             Some(Kind::Settle(_)) => return Ok(None),
+            Some(Kind::Trim(t)) => (&t.key, Some(self.trim(t)?)),
+            // Where bytes are is nothing that a client sees.
+            Some(Kind::BeginPack(b)) => {
+                self.intents.insert(name_of(&b.name));
+                return Ok(None);
+            }
+            Some(Kind::CancelPack(c)) => {
+                self.intents.remove(&name_of(&c.name));
+                return Ok(None);
+            }
+            Some(Kind::PublishPack(p)) => {
+                if self.intents.remove(&name_of(&p.name)) {
+                    self.published.extend(p.name);
+                }
+                return Ok(None);
+            }
+            Some(Kind::ForgetPacks(_)) => return Ok(None),
             other => return Err(format!("an unexpected command: {other:?}")),
         };
         let seen = self.streams.get(key).map(|s| s.seen);
@@ -194,6 +218,37 @@ impl Model {
             versions.push(Version { since: index, seen });
         }
         Ok(verdict)
+    }
+
+    fn trim(&mut self, trim: &raftproto::command::Trim) -> Result<Verdict, String> {
+        let offset = trim.offset;
+        let Some(stream) = self.streams.get_mut(&trim.key) else {
+            return Ok(Verdict::Refused(Refusal::NotFound));
+        };
+        let seen = &mut stream.seen;
+        if seen.is_gone {
+            return Ok(Verdict::Refused(Refusal::Gone));
+        }
+        if trim.incarnation != 0 {
+            if trim.incarnation != seen.incarnation {
+                return Ok(Verdict::Refused(Refusal::NotFound));
+            }
+            // Clients do not name it: this is the leader's word about what is kept.
+            let kept = stream.retention.unwrap_or_default();
+            let has_room = |max| offset.saturating_add(max) <= seen.tail;
+            if kept.max_age_ms.is_none() && !kept.max_bytes.is_some_and(has_room) {
+                return Err(format!(
+                    "{trim:?} takes what {kept:?} keeps of {}",
+                    seen.tail
+                ));
+            }
+        }
+        if offset > seen.tail {
+            let tail = ursula::protocol::Offset(seen.tail);
+            return Ok(Verdict::Refused(Refusal::OffsetBeyondTail { tail }));
+        }
+        seen.floor = seen.floor.max(offset);
+        Ok(Verdict::Done)
     }
 
     /// Ends a stream, for good if no fork needs its bytes.
@@ -220,7 +275,14 @@ impl Model {
                 return differs("fork origin");
             }
             if stream.expiry != create.expiry {
-                return differs("TTL or expiry");
+                let at = |e: &Option<Expiry>| e.is_some_and(|e| e.at_ms.is_some());
+                return differs(match at(&stream.expiry) && at(&create.expiry) {
+                    true => "expiry time",
+                    false => "TTL or expiry",
+                });
+            }
+            if create.retention.is_some() && stream.retention != create.retention {
+                return differs("retention");
             }
             if stream.seen.closed != create.closed {
                 return differs("closure status");
@@ -243,6 +305,7 @@ impl Model {
             closed: create.closed,
             is_mortal: create.expiry.is_some(),
             is_gone: false,
+            floor: create.fork.as_ref().map_or(0, |f| f.floor),
         };
         self.contents.insert(seen.incarnation, create.body.to_vec());
         if let Some(fork) = &create.fork {
@@ -256,6 +319,7 @@ impl Model {
         let stream = Stream {
             seen,
             expiry: create.expiry,
+            retention: create.retention,
             touched_ms: stamp_ms,
             producers: BTreeMap::new(),
             bodies: BTreeSet::new(),
@@ -337,6 +401,11 @@ impl Model {
         Ok(Verdict::Appended(seen.tail, seen.closed, false, ack))
     }
 
+    /// All that stands.
+    pub fn standing(&self) -> impl Iterator<Item = (&str, Seen)> {
+        self.streams.iter().map(|(key, s)| (key.as_str(), s.seen))
+    }
+
     /// What stood at a key in some part of the log from `from` on, oldest first.
     pub fn versions(&self, key: &str, from: u64) -> Vec<Version> {
         const NOTHING: Version = Version {
@@ -370,6 +439,11 @@ fn is_same_fork(mine: Option<&ForkOrigin>, asked: Option<&ForkOrigin>) -> bool {
         }
         _ => false,
     }
+}
+
+fn name_of(name: &Option<raftproto::command::PackName>) -> (u64, u32, u64) {
+    name.as_ref()
+        .map_or((0, 0, 0), |n| (n.term, n.number, n.nonce))
 }
 
 fn deadline_ms(stream: &Stream) -> Option<u64> {

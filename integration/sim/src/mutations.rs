@@ -18,7 +18,7 @@ const fn bug(area: &'static str, name: &'static str, within: u64) -> Mutation {
 /// All of them.
 pub const MUTATIONS: &[Mutation] = &[
     bug("WAL", "checksum-unchecked", 20),
-    bug("WAL", "damage-taken-for-a-tear", 0),
+    bug("WAL", "damage-taken-for-a-tear", 80),
     bug("WAL", "tear-taken-for-damage", 20),
     bug("WAL", "first-entry-wins", 20),
     bug("WAL", "first-vote-wins", 80),
@@ -50,8 +50,22 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("forks", "checkpoint-without-holds", 20),
     bug("forks", "checkpoint-without-outbox", 0),
     bug("forks", "fork-one-byte-more", 20),
-    bug("TTL", "expiry-unchecked", 0),
-    bug("TTL", "expiry-of-another-stream", 0),
+    bug("TTL", "expiry-unchecked", 40),
+    bug("TTL", "expiry-of-another-stream", 60),
+    bug("cold tier", "cold-read-unverified", 20),
+    bug("cold tier", "published-before-put", 20),
+    bug("cold tier", "put-before-the-intent", 40),
+    bug("cold tier", "intent-given-up-at-once", 40),
+    bug("cold tier", "grace-from-the-intent", 0),
+    bug("cold tier", "unsure-pack-cancelled", 20),
+    bug("cold tier", "checkpoint-without-intents", 20),
+    bug("cold tier", "dropped-before-published", 80),
+    bug("collection", "deleted-without-grace", 60),
+    bug("collection", "moved-chunk-not-counted", 40),
+    bug("collection", "moved-chunk-forgotten", 40),
+    bug("collection", "forgotten-before-deleted", 20),
+    bug("retention", "trimmed-under-a-fork", 20),
+    bug("retention", "floor-ignored", 20),
 ];
 
 /// The deliberate bug of that name.

@@ -11,6 +11,7 @@ use ursula::node::replay::replay;
 
 use crate::checkpoint::Checkpoint;
 use crate::clock::Clock;
+use crate::cold::{self, ColdShell};
 use crate::disk::Disk;
 use crate::event::{Event, Life};
 use crate::plan::Plan;
@@ -68,6 +69,8 @@ pub struct Process {
     pub installs: VecDeque<(u32, Persist)>,
     /// Fetched checkpoints.
     pub fetched: BTreeMap<u32, Checkpoint>,
+    /// What is under way with the object store.
+    pub cold: ColdShell,
     /// Ticks so far.
     pub ticks: u64,
 }
@@ -158,8 +161,12 @@ impl Node {
             };
             let durable_pack = manifest.next_pack.saturating_sub(1);
             let made = Group::new(checkpoint.machine(group), start, durable_pack);
+            let mut made = made.map_err(|e| format!("raft refuses to start: {e}"))?;
+            if let Some(settings) = cold::settings(plan) {
+                made.use_cold_store(settings);
+            }
             let hosted = Hosted {
-                group: made.map_err(|e| format!("raft refuses to start: {e}"))?,
+                group: made,
                 log,
                 applied,
                 was_ready: false,

@@ -94,11 +94,42 @@ plan! {
     fault_disk_lost,
     /// A disk is full.
     fault_disk_full,
+    /// A new stream's time is limited.
+    mortal,
+    /// A client appends again just when its stream's time is over.
+    aim,
+    /// 1: there is an object store, and streams are trimmed.
+    cold,
+    /// See [`ursula::group::ColdSettings::pack_bytes`].
+    cold_pack_bytes,
+    /// See [`ursula::group::ColdSettings::flush_age_ms`].
+    cold_flush_age_ms,
+    /// See [`ursula::group::ColdSettings::live_percent_min`].
+    cold_live_percent,
+    /// See [`ursula::group::ColdSettings::grace_ms`].
+    cold_grace_ms,
+    /// See [`ursula::group::ColdSettings::hot_bytes_target`].
+    cold_hot_bytes,
+    /// Typical time of a request on its way to the store, and of its answer.
+    store_us,
+    /// A request to the store fails.
+    store_fails,
+    /// The answer of a request that was done is lost.
+    store_lost,
+    /// A put is given up and arrives late.
+    store_late,
+    /// Bytes of the store are changed on their way.
+    store_flip,
+    /// Between two outages of the store; 0: there are none.
+    store_out_us,
     /// Largest drift of a clock.
     drift,
     /// Wall clocks differ by up to so many milliseconds.
     wall_offset_ms,
 }
+
+/// Where there is an object store, no wall clock is wrong by more.
+pub const WRONG_MS_MAX: u64 = 5_000;
 
 impl Plan {
     /// What this seed means.
@@ -155,7 +186,52 @@ impl Plan {
         plan.fault_us = rng.pick(&[300_000, 1_000_000, 4_000_000, 15_000_000]);
         plan.drift = rng.range(0, 50_000);
         plan.wall_offset_ms = rng.pick(&[0, 5, 500, 60_000]);
+        plan.add_store();
+        plan.add_ends();
         plan
+    }
+
+    /// In some seeds streams end all the time, and clients meet their ends; in some, disks are damaged again and again.
+    fn add_ends(&mut self) {
+        let rng = &mut Rng::new(self.seed ^ 0x656e_6473);
+        (self.mortal, self.aim) = match rng.below(4) {
+            0 => (900_000, 600_000),
+            _ => (200_000, 0),
+        };
+        if self.aim > 0 {
+            self.clients = self.clients.min(3);
+        }
+        if rng.below(4) == 0 {
+            self.fault_damage = 50;
+            self.fault_crash = self.fault_crash.max(50);
+        }
+    }
+
+    /// Half of the seeds have an object store. What they draw for it is drawn apart.
+    fn add_store(&mut self) {
+        let rng = &mut Rng::new(self.seed ^ 0x636f_6c64);
+        self.cold = rng.below(2);
+        self.cold_pack_bytes = rng.pick(&[300, 3_000, 30_000]);
+        self.cold_flush_age_ms = rng.pick(&[500, 3_000, 20_000]);
+        self.cold_live_percent = rng.pick(&[0, 50, 90]);
+        // Longer than anything is on its way to the store.
+        self.cold_grace_ms = rng.pick(&[60_000, 90_000, 120_000]);
+        self.cold_hot_bytes = rng.pick(&[0, 0, 1_000]);
+        self.store_us = rng.pick(&[1_000, 30_000, 500_000]);
+        let mut often = |most: u64| match rng.chance(300_000) {
+            true => 0,
+            false => rng.below(most),
+        };
+        self.store_fails = often(200_000);
+        self.store_lost = often(200_000);
+        self.store_late = often(200_000);
+        self.store_flip = often(100_000);
+        self.store_out_us = rng.pick(&[0, 60_000_000, 200_000_000]);
+        if self.cold > 0 {
+            // A grace is long beside what clocks may be wrong by, and here it is short.
+            self.drift = self.drift.min(5_000);
+            self.wall_offset_ms = self.wall_offset_ms.min(WRONG_MS_MAX);
+        }
     }
 
     /// This plan with changes as `name=value,name=value`.

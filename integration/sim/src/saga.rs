@@ -55,9 +55,24 @@ pub struct Reading {
     pub op: Op,
     outcome: Outcome,
     bytes: Vec<u8>,
+    /// When its pieces were planned last.
+    pub planned_us: u64,
+    /// Nobody had applied more of the log then.
+    pub was_newest: bool,
     /// Each with the index of its group's checkpoint when it was planned.
     rest: VecDeque<(Piece, u64)>,
     lead: u32,
+}
+
+impl Reading {
+    /// Takes the next piece, if it is wanted.
+    pub fn next_if(&mut self, is_wanted: impl Fn(&Piece) -> bool) -> Option<Piece> {
+        let (next, _) = self.rest.front()?;
+        if !is_wanted(next) {
+            return None;
+        }
+        self.rest.pop_front().map(|(piece, _)| piece)
+    }
 }
 
 impl World {
@@ -245,8 +260,10 @@ impl World {
             return;
         };
         let reading = Reading {
+            was_newest: self.is_newest(node, op.group),
             op,
             bytes: Vec::new(),
+            planned_us: self.now_us,
             rest: self.planned(node, &plan.pieces),
             lead: plan.lead.into(),
             outcome,
@@ -289,7 +306,7 @@ impl World {
                     self.coverage.hit("read of a pack");
                     reading.bytes.extend_from_slice(&found);
                 }
-                Piece::Stored { .. } => unreachable!("the groups have no cold store"),
+                Piece::Stored { .. } => return self.fetch_stored(node, reading, piece),
                 Piece::Inherited {
                     source,
                     incarnation,
@@ -311,17 +328,34 @@ impl World {
         self.answer_client(&reading.op, &reading.outcome, Some(&bytes));
     }
 
+    /// Bytes of a read came; it goes on.
+    pub fn read_more(&mut self, node: u64, mut reading: Reading, bytes: Vec<bytes::Bytes>) {
+        for piece in bytes {
+            reading.bytes.extend_from_slice(&piece);
+        }
+        self.read_on(node, reading);
+    }
+
+    fn is_newest(&self, node: u64, group: u32) -> bool {
+        let hosted = self.nodes[node as usize - 1].process.groups.get(&group);
+        hosted.is_some_and(|h| h.group.applied().index == self.ledger.end(group))
+    }
+
     fn on_inherited(&mut self, node: u64, mut reading: Reading, outcome: Outcome) {
         match outcome {
             Outcome::Read(plan) => {
                 let mut rest = self.planned(node, &plan.pieces);
                 rest.append(&mut reading.rest);
                 reading.rest = rest;
+                // Who planned it, and of which state, is not known here.
+                reading.was_newest = false;
                 self.read_on(node, reading);
             }
-            Outcome::Refused(Refusal::SourceNotFound | Refusal::OffsetBeyondTail { .. })
-                if self.ledger.stands(&reading.op, &reading.outcome) =>
-            {
+            Outcome::Refused(
+                Refusal::SourceNotFound
+                | Refusal::OffsetBeyondTail { .. }
+                | Refusal::OffsetExpired { .. },
+            ) if self.ledger.stands(&reading.op, &reading.outcome) => {
                 self.find(format!(
                     "node {node}: the bytes that {} inherited are gone: {outcome:?}",
                     reading.op.key

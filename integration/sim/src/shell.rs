@@ -58,6 +58,7 @@ impl World {
             Event::Checkpointed(_, group, planned) => self.on_checkpointed(node, group, *planned),
             Event::Exchanged(_, group) => self.on_exchanged(node, group),
             Event::Fetched(_, group, checkpoint) => self.on_fetched(node, group, checkpoint),
+            Event::StoreAnswers(_, answered) => self.on_store_answer(node, *answered),
             _ => unreachable!("the others belong to no process"),
         }
     }
@@ -187,7 +188,9 @@ impl World {
 
     fn now(&mut self, node: u64) -> Now {
         let now_us = self.now_us;
-        self.node(node).clock.at(now_us)
+        let now = self.node(node).clock.at(now_us);
+        self.newest_ms = self.newest_ms.max(now.wall_ms);
+        now
     }
 
     /// Steps a group and carries out what it wants.
@@ -299,8 +302,8 @@ impl World {
             }
             Effect::Reply { reply_to, outcome } => self.reply(node, reply_to, outcome),
             Effect::LeaderChanged => self.coverage.hit("leader changed"),
-            Effect::WritePack { .. } | Effect::FindPack(_) | Effect::DeletePacks(_) => {
-                unreachable!("the groups have no cold store")
+            effect @ (Effect::WritePack { .. } | Effect::FindPack(_) | Effect::DeletePacks(_)) => {
+                self.begin_cold(node, group, effect);
             }
             effect @ (Effect::Deliver { .. } | Effect::CheckHold { .. }) => {
                 self.begin_saga(node, group, effect);
@@ -421,6 +424,8 @@ impl World {
             (Outcome::Refused(Refusal::NotFound), _) => "not found",
             (Outcome::Refused(Refusal::Closed { .. }), _) => "closed",
             (Outcome::Refused(Refusal::Gone), _) => "gone",
+            (Outcome::Refused(Refusal::OffsetExpired { .. }), _) => "read below the floor",
+            (Outcome::Done, What::Trim { .. }) => "trimmed",
             (Outcome::Refused(Refusal::StaleEpoch { .. }), _) => "stale epoch",
             (Outcome::Refused(Refusal::ProducerGap { .. }), _) => "producer gap",
             (Outcome::Refused(_), _) => "another refusal",

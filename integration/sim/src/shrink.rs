@@ -26,6 +26,10 @@ const LEAST: &[(&str, u64)] = &[
     ("sync_us", 100),
     ("fault_us", 1_000),
     ("wall_offset_ms", 0),
+    ("cold_pack_bytes", 300),
+    ("cold_flush_age_ms", 500),
+    ("cold_grace_ms", 60_000),
+    ("store_us", 1_000),
 ];
 
 /// What is no measure of size.

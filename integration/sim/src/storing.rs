@@ -187,13 +187,19 @@ impl World {
         }
         if applied.index != hosted.applied.index {
             hosted.applied = applied;
+            self.ledger.compare(node, group, &hosted.group);
             // A sample: each state costs its size.
             if applied.index.is_multiple_of(4) || effects.len() > 12 {
                 let hash = hosted.group.state_hash();
                 self.ledger.hashed(node, group, applied.index, hash);
             }
         }
-        if is_ready != std::mem::replace(&mut hosted.was_ready, is_ready) {
+        let has_changed = is_ready != std::mem::replace(&mut hosted.was_ready, is_ready);
+        if has_changed && !is_ready && World::is_building(&me.process, group) {
+            self.coverage.hit("leader deposed while its pack is put");
+        }
+        self.look_at_published();
+        if has_changed {
             self.coverage.hit(if is_ready {
                 "leader ready"
             } else {

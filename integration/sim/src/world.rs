@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::client::{Client, key};
 use crate::clock::Clock;
+use crate::cold::SETTLED_WITHIN_US;
 use crate::coverage::Coverage;
 use crate::event::{Event, Life, Queue};
 use crate::history::{Op, What};
@@ -14,6 +15,7 @@ use crate::plan::Plan;
 use crate::report::{Lines, Report, Trace};
 use crate::rng::Rng;
 use crate::saga::Task;
+use crate::store::ObjectStore;
 
 /// After the end of faults every group has a leader within so much.
 const LEADERS_WITHIN_US: u64 = 5_000_000;
@@ -32,10 +34,14 @@ pub struct World {
     pub rng: Rng,
     /// The true time.
     pub now_us: u64,
+    /// The latest time that any wall clock showed, in milliseconds.
+    pub newest_ms: u64,
     /// What is to happen.
     pub queue: Queue,
     /// By number, less one.
     pub nodes: Vec<Node>,
+    /// What all of them share.
+    pub store: ObjectStore,
     /// Between the nodes.
     pub net: Net,
     /// The clients.
@@ -76,6 +82,7 @@ impl World {
         });
         World {
             nodes: nodes.collect(),
+            store: ObjectStore::default(),
             net: Net::default(),
             clients: (0..plan.clients as usize).map(Client::new).collect(),
             operations: BTreeMap::new(),
@@ -91,6 +98,7 @@ impl World {
             steps: 0,
             answered: 0,
             now_us: 0,
+            newest_ms: 0,
             queue: Queue::default(),
             rng,
             plan,
@@ -111,6 +119,7 @@ impl World {
         let first_us = self.rng.below(self.plan.fault_us);
         self.queue.at(first_us, Event::Fault);
         self.queue.at(self.plan.chaos_us, Event::Heal);
+        self.schedule_outages();
         while !self.is_done && self.ledger.findings.is_empty() {
             let (at_us, event) = self.queue.pop().expect("the end is an event");
             self.now_us = at_us;
@@ -165,6 +174,9 @@ impl World {
                 self.node(node).slowness = 1;
                 self.node(node).is_full = false;
             }
+            Event::StoreDoes(life, task, ask, what) => self.store_does(life, task, ask, &what),
+            Event::LatePut(key, bytes) => self.late_put(key, bytes),
+            Event::StoreOut => self.store_out(),
             Event::Heal => self.heal(),
             Event::LeadersDue => self.leaders_due(),
             Event::AnswersDue => self.answers_due(),
@@ -194,6 +206,11 @@ impl World {
         let client = self.clients.get_mut(op.client);
         if let Some(client) = client.filter(|c| c.busy == Some(op.id)) {
             client.answered(op, outcome);
+            if let Some(at_us) = client.aims(op, outcome, &self.plan, &mut self.rng) {
+                self.coverage
+                    .hit("append aimed at the end of a stream's time");
+                return self.queue.at(at_us.max(self.now_us), Event::Ask(op.client));
+            }
             let mut at_us = self.now_us + self.rng.latency(self.plan.think_us);
             if self.rng.chance(self.plan.rest) {
                 at_us += self.rng.below(self.plan.rest_us);
@@ -303,6 +320,8 @@ impl World {
         self.trace.show(self.now_us, || "faults end".to_owned());
         self.net.is_calm = true;
         self.net.cut.clear();
+        self.heal_store();
+        self.set_clocks_right();
         if self.rng.chance(300_000) {
             // A quorum is enough: whatever else is broken stays so.
             let node = self.rng.range(1, self.plan.nodes);
@@ -392,6 +411,14 @@ impl World {
     }
 
     fn agree(&mut self, until_us: u64) {
+        // What goes to the store goes through the logs: as long as anything does, replicas follow one another.
+        if let Some(what) = self.unsettled() {
+            if self.now_us >= self.plan.chaos_us + SETTLED_WITHIN_US {
+                return self.find(format!("the object store: {what}"));
+            }
+            let again = Event::Agree(self.now_us + AGREE_WITHIN_US);
+            return self.queue.at(self.now_us + 500_000, again);
+        }
         let has_parted = (1..=self.plan.groups as u32).find(|group| {
             let up = self.nodes.iter().filter(|n| n.is_up);
             let mut ends = up.map(|n| {

@@ -2,6 +2,7 @@
 //! `URSULA_TEST_NODES=1` runs what makes sense with a single node against one without peers.
 
 mod ahead;
+mod balance;
 mod bridge;
 mod clocks;
 mod conformance;

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::cold::{ColdRanges, Places};
+use crate::mutation;
 use crate::protocol::{ChunkRef, Piece};
 
 /// See the module's head.
@@ -227,7 +228,10 @@ impl StreamBytes {
     /// freed.
     pub(crate) fn drop_packed(&mut self, durable_pack: u32) -> u64 {
         let durable = self.chunks.iter().rev().find(|c| c.pack <= durable_pack);
-        let until = durable.map_or(0, ChunkRef::end).max(self.cold_end());
+        let mut until = durable.map_or(0, ChunkRef::end).max(self.cold_end());
+        if self.cold.is_some() && mutation::is_on("dropped-before-published") {
+            until = self.sealed_end();
+        }
         let before = self.hot_len();
         self.drop_hot(until);
         before - self.hot_len()

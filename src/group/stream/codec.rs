@@ -32,6 +32,11 @@ pub(crate) fn encode_replicated(stream: &Stream) -> Vec<u8> {
     state(stream, Vec::new(), stream.bytes.cold_chunks()).encode_to_vec()
 }
 
+/// Everything but where the bytes are.
+pub(crate) fn describe(stream: &Stream) -> StreamState {
+    state(stream, Vec::new(), &[])
+}
+
 fn state(stream: &Stream, chunks: Vec<checkpoint::Chunk>, cold: &[ColdChunk]) -> StreamState {
     let (ttl_seconds, expires_at_ms) = match stream.expiry {
         Expiry::Never => (None, None),

@@ -2,6 +2,7 @@
 //! Owns the cold chunks of one stream. Invariants: they are contiguous and in order.
 
 use super::StreamBytes;
+use crate::mutation;
 use crate::protocol::{ChunkRef, ColdChunk, ColdRange, PackName, Piece};
 
 /// Where a group's packs are.
@@ -69,7 +70,12 @@ impl ColdRanges {
             gone(&chunk);
         }
         self.saved = self.saved.saturating_sub(count);
-        self.moved.retain(|start| *start >= offset);
+        // A chunk of which a part is left is still where it was moved to.
+        let mut first = self.chunks.first().map_or(self.end, |c| c.start);
+        if mutation::is_on("moved-chunk-forgotten") {
+            first = offset;
+        }
+        self.moved.retain(|start| *start >= first);
     }
 }
 

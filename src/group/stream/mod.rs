@@ -11,7 +11,7 @@ mod producer;
 mod retention;
 
 pub use self::bytes::{ALONE_BYTES_MIN, StreamBytes};
-pub(super) use self::codec::{combine, decode, encode, encode_replicated};
+pub(super) use self::codec::{combine, decode, describe, encode, encode_replicated};
 pub use self::cold::Places;
 pub(super) use self::fork::HOLD_UNCONFIRMED_MS;
 #[cfg(test)]

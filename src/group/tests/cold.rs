@@ -9,6 +9,7 @@ const SETTINGS: ColdSettings = ColdSettings {
     flush_age_ms: 60_000,
     live_percent_min: 50,
     grace_ms: 10_000,
+    backup_keep_ms: None,
     hot_bytes_target: 1 << 20,
 };
 
@@ -474,5 +475,73 @@ fn tables_hold_what_was_flushed_moved_and_trimmed() {
     check(&mut world, &mut tables);
     flushed(&mut world, "b", "y");
     check(&mut world, &mut tables);
+    agrees(&world);
+}
+
+#[test]
+fn a_moved_chunk_of_which_a_part_was_trimmed_is_where_it_was_moved_to() {
+    let mut world = cold_world();
+    let mut tables = Tables(BTreeMap::new());
+    for name in ["a", "b"] {
+        world.create(name, Expiry::Never);
+    }
+    world.ask("a", append("0123456789"));
+    flushed(&mut world, "b", "0123456789abcde");
+    tables.checkpoint(&mut world, 1);
+    world.ask("b", Op::Delete);
+    let mut packs = orders(&mut world);
+    assert_eq!(packs.len(), 1, "nothing is written again");
+    there(&mut world, packs.remove(0));
+    let trim = Op::Trim {
+        offset: Offset(3),
+        incarnation: Incarnation(1),
+    };
+    world.ask("a", trim);
+    let loaded = tables.checkpoint(&mut world, 2);
+    assert_eq!(loaded.state_hash(), world.group.state_hash());
+}
+
+#[test]
+fn a_pack_that_may_be_there_is_looked_for_also_when_its_streams_are_gone() {
+    let mut world = cold_world();
+    world.create("a", Expiry::Never);
+    world.ask("a", append("12345"));
+    world.now_ms += SETTINGS.flush_age_ms;
+    let pack = orders(&mut world).remove(0);
+    let name = pack.0;
+    answer(&mut world, ColdAnswer::Failed(name));
+    world.ask("a", Op::Delete);
+    world.now_ms += 60_000;
+    world.others.clear();
+    world.tick();
+    world.settle();
+    let finds = |e: &Effect| matches!(e, Effect::FindPack(found) if *found == name);
+    assert!(world.others.iter().any(finds), "{:?}", world.others);
+    there(&mut world, pack);
+    world.now_ms += SETTINGS.grace_ms;
+    world.others.clear();
+    world.tick();
+    let deletes = |e: &Effect| matches!(e, Effect::DeletePacks(dead) if dead[0].1 == name);
+    assert!(world.others.iter().any(deletes), "{:?}", world.others);
+    agrees(&world);
+}
+
+#[test]
+fn what_a_leader_put_last_may_be_younger_than_its_intent() {
+    let mut world = cold_world();
+    world.create("a", Expiry::Never);
+    world.ask("a", append("12345"));
+    world.now_ms += SETTINGS.flush_age_ms;
+    let (name, _) = orders(&mut world).remove(0);
+    // The store was out for so long; then another leader came.
+    world.now_ms += SETTINGS.grace_ms * 2;
+    world.group.leader_since_ms = world.now_ms;
+    world.group.cold.reset();
+    for is_over in [false, true] {
+        world.tick();
+        answer(&mut world, ColdAnswer::Missing(name));
+        assert_eq!(!world.group.cold_names().contains(&name), is_over);
+        world.now_ms += SETTINGS.grace_ms;
+    }
     agrees(&world);
 }

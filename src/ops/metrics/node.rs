@@ -6,12 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::render::family;
-
-/// The commit that was built, where the build said so.
-pub const COMMIT: &str = match option_env!("URSULA_COMMIT") {
-    Some(commit) => commit,
-    None => "unknown",
-};
+use crate::ops::build::{COMMIT, VERSION};
 
 /// The newest look at the disk; written by the node's thread alone.
 static DISK: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
@@ -93,8 +88,7 @@ impl NodeGauges {
             };
             let _ = writeln!(out, "{name}{labels} {value}");
         };
-        let version = env!("CARGO_PKG_VERSION");
-        let labels = format!("{{version=\"{version}\",commit=\"{COMMIT}\"}}");
+        let labels = format!("{{version=\"{VERSION}\",commit=\"{COMMIT}\"}}");
         one(
             "ursula_build_info",
             "gauge",

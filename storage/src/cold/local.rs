@@ -239,7 +239,11 @@ fn remove(paths: &[PathBuf]) -> Result<(), ColdError> {
     let mut parents = BTreeSet::new();
     for path in paths {
         match std::fs::remove_file(path) {
-            Ok(()) => parents.extend(path.parent()),
+            Ok(()) => {
+                #[cfg(any(test, feature = "tape"))]
+                crate::tape::note(path, || crate::tape::Act::Remove(path.clone()));
+                parents.extend(path.parent());
+            }
             Err(error) if is_absent(&error) => {}
             // A key that only the beginning of others is.
             Err(error) if error.kind() == ErrorKind::IsADirectory => {}
@@ -281,12 +285,20 @@ impl Put {
             }
             out.into_inner()?.sync_all()
         });
+        #[cfg(any(test, feature = "tape"))]
+        crate::tape::note_written(&self.unnamed);
         written.map_err(|e| io_error(&self.unnamed, "write", e).or_no_space().into())
     }
 
     fn name(&self, body: &ColdBody) -> Result<(), ColdError> {
         match std::fs::hard_link(&self.unnamed, &self.path) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                #[cfg(any(test, feature = "tape"))]
+                crate::tape::note(&self.path, || {
+                    crate::tape::Act::Link(self.unnamed.clone(), self.path.clone())
+                });
+                Ok(())
+            }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 if is_content(&self.path, body).map_err(|e| io_error(&self.path, "read", e))? {
                     return Ok(());

@@ -154,3 +154,54 @@ fn what_a_crash_left_without_a_name_goes_at_the_next_start() {
         );
     });
 }
+
+/// What was put is there after whatever a power cut leaves; what was being put is there whole or not at all.
+#[test]
+fn whatever_a_power_cut_leaves_of_a_put_is_all_of_it_or_nothing() {
+    use crate::tape::{self, Act, Disk};
+    const OBJECTS: u64 = 6;
+    let content = |number: u64| -> Bytes { vec![number as u8; 700 * number as usize].into() };
+    let name = |number: u64| key(&format!("packs/00001/{number}"));
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    tape::begin(dir.path());
+    let path = dir.path().to_owned();
+    on_executor(move || async move {
+        let (store, _) = store(&path);
+        for number in 1..=OBJECTS {
+            let (key, body) = (name(number), content(number).into());
+            store.put(&key, body).await.unwrap();
+            tape::note(&path, || Act::Mark(number, 1));
+            if number == 4 {
+                tape::note(&path, || Act::Mark(1, 0));
+                store.delete(&[name(1)]).await.unwrap();
+                tape::note(&path, || Act::Mark(1, 2));
+            }
+        }
+    });
+    let tape = tape::end(dir.path());
+    let mut disk = Disk::default();
+    let mut states = 0;
+    for (number, act) in tape.iter().enumerate() {
+        disk.take(act);
+        if matches!(act, Act::Mark(..)) {
+            continue;
+        }
+        let is_named = |path: &Path| !path.starts_with(dir.path().join(UNNAMED));
+        disk.states(number as u64, &is_named, &mut |files| {
+            states += 1;
+            for number in 1..=OBJECTS {
+                let path = dir.path().join(name(number).as_str());
+                let found = files.iter().find(|(named, _)| *named == path);
+                if let Some((_, bytes)) = found {
+                    assert_eq!(bytes[..], content(number)[..], "half of an object");
+                }
+                match disk.marks.get(&number) {
+                    Some(1) => assert!(found.is_some(), "object {number} is lost"),
+                    Some(2) => assert!(found.is_none(), "object {number} is there again"),
+                    _ => {}
+                }
+            }
+        });
+    }
+    assert!(states > 20, "{states} states of {} acts", tape.len());
+}

@@ -8,7 +8,7 @@ use glommio::io::{BufferedFile, DmaBuffer, DmaFile, OpenOptions};
 
 use super::segment::HEADER_BYTES;
 use crate::error::dma_error;
-#[cfg(test)]
+#[cfg(any(test, feature = "tape"))]
 use crate::tape;
 use crate::{StorageError, blocking, framed, io_error};
 
@@ -118,7 +118,7 @@ impl SegmentFile {
         position: u64,
     ) -> Result<(), StorageError> {
         buffer.trim_to_size(total);
-        #[cfg(test)]
+        #[cfg(any(test, feature = "tape"))]
         let noted = buffer.as_bytes().to_vec();
         let written = match self {
             SegmentFile::Direct(file) | SegmentFile::DirectSync(file) => {
@@ -134,7 +134,7 @@ impl SegmentFile {
             let source = std::io::Error::from_raw_os_error(libc::ENOSPC);
             return Err(io_error(path, "write", source));
         }
-        #[cfg(test)]
+        #[cfg(any(test, feature = "tape"))]
         tape::note(path, || tape::Act::Write(path.to_owned(), position, noted));
         Ok(())
     }
@@ -146,7 +146,7 @@ impl SegmentFile {
             SegmentFile::Buffered(file) => file.fdatasync().await,
         };
         synced.map_err(|e| dma_error(path, "sync", e))?;
-        #[cfg(test)]
+        #[cfg(any(test, feature = "tape"))]
         tape::note(path, || tape::Act::Sync(path.to_owned()));
         Ok(())
     }
@@ -246,7 +246,7 @@ async fn reopen(path: &Path, mode: IoMode) -> Result<SegmentFile, StorageError> 
 pub(super) fn remove(path: &Path) -> bool {
     match std::fs::remove_file(path) {
         Ok(()) => {
-            #[cfg(test)]
+            #[cfg(any(test, feature = "tape"))]
             tape::note(path, || tape::Act::Remove(path.to_owned()));
             true
         }
@@ -265,7 +265,7 @@ pub(super) fn remove(path: &Path) -> bool {
 pub(super) async fn publish(from: PathBuf, to: PathBuf, dir: PathBuf) -> Result<(), StorageError> {
     blocking::run(move || {
         std::fs::rename(&from, &to).map_err(|e| io_error(&to, "rename", e))?;
-        #[cfg(test)]
+        #[cfg(any(test, feature = "tape"))]
         tape::note(&to, || tape::Act::Rename(from, to.clone()));
         framed::sync_dir(&dir)
     })

@@ -72,7 +72,7 @@ impl Spare {
         let free = path.with_extension("free");
         let mut recycled = self.recycled.borrow_mut();
         if is_full_size && recycled.is_none() && std::fs::rename(path, &free).is_ok() {
-            #[cfg(test)]
+            #[cfg(any(test, feature = "tape"))]
             crate::tape::note(path, || {
                 crate::tape::Act::Rename(path.to_owned(), free.clone())
             });

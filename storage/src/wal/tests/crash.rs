@@ -1,154 +1,11 @@
-//! Crash consistency of the real log: what was done to its files is recorded, and every state that a power cut may have
-//! left is made and recovered. After each recorded act: every beginning of the directory changes that are not synced, with
-//! any set of the unsynced sectors (all sets up to `SETS_MAX` of them, else a sample).
-//!
-//! Assumed, as journaling filesystems do it: names change in the order of the calls, and a rename is one step.
-
-use std::collections::BTreeMap;
+//! Crash consistency of the real log: what was done to its files is recorded, and after each recorded act every state that a
+//! power cut may have left is made (`tape/disk.rs`) and recovered.
 
 use super::*;
-use crate::tape::{self, Act};
-
-const SECTOR: usize = 512;
-
-/// Sets of sectors that are tried for one state of the names.
-const SETS_MAX: u64 = 64;
-
-/// A file: what is on stable storage, and the writes since.
-#[derive(Default, Clone)]
-struct Inode {
-    durable: Vec<u8>,
-    unsynced: Vec<(u64, Vec<u8>)>,
-}
-
-#[derive(Default, Clone)]
-struct Disk {
-    inodes: Vec<Inode>,
-    names: BTreeMap<PathBuf, usize>,
-    durable_names: BTreeMap<PathBuf, usize>,
-    /// Changes of names since the last sync of the directory.
-    unsynced: Vec<Act>,
-    /// Acknowledged and released index of each group.
-    acknowledged: BTreeMap<u64, u64>,
-    released: BTreeMap<u64, u64>,
-}
-
-fn apply(names: &mut BTreeMap<PathBuf, usize>, act: &Act) {
-    match act {
-        Act::Rename(from, to) => {
-            if let Some(inode) = names.remove(from) {
-                names.insert(to.clone(), inode);
-            }
-        }
-        Act::Remove(path) => {
-            names.remove(path);
-        }
-        _ => {}
-    }
-}
+use crate::tape::{self, Act, Disk};
 
 /// Marks of groups from here on are releases.
 const RELEASE: u64 = 1 << 32;
-
-impl Disk {
-    fn take(&mut self, act: &Act) {
-        match act {
-            Act::Write(path, at, bytes) => {
-                let inode = *self.names.entry(path.clone()).or_insert_with(|| {
-                    self.inodes.push(Inode::default());
-                    self.inodes.len() - 1
-                });
-                // That a file is there is no promise before its directory is synced; one without the log's name is
-                // nothing, and the log's name comes by a rename.
-                self.durable_names.entry(path.clone()).or_insert(inode);
-                self.inodes[inode].unsynced.push((*at, bytes.clone()));
-            }
-            Act::Sync(path) => {
-                if let Some(inode) = self.names.get(path) {
-                    let inode = &mut self.inodes[*inode];
-                    for (at, bytes) in std::mem::take(&mut inode.unsynced) {
-                        put(&mut inode.durable, at, &bytes);
-                    }
-                }
-            }
-            Act::Rename(..) | Act::Remove(_) => {
-                apply(&mut self.names, act);
-                self.unsynced.push(act.clone());
-            }
-            Act::SyncDir => {
-                for act in std::mem::take(&mut self.unsynced) {
-                    apply(&mut self.durable_names, &act);
-                }
-            }
-            Act::Mark(group, index) if *group >= RELEASE => {
-                self.released.insert(group - RELEASE, *index);
-            }
-            Act::Mark(group, index) => {
-                self.acknowledged.insert(*group, *index);
-            }
-        }
-    }
-
-    /// All states that a power cut may leave now, given to `check` as files.
-    fn states(&self, seed: u64, check: &mut dyn FnMut(Vec<(PathBuf, Vec<u8>)>)) {
-        for count in 0..=self.unsynced.len() {
-            let mut names = self.durable_names.clone();
-            for act in &self.unsynced[..count] {
-                apply(&mut names, act);
-            }
-            let log = names
-                .iter()
-                .filter(|(p, _)| p.extension().is_some_and(|e| e == "wal"));
-            let log: Vec<_> = log
-                .map(|(path, inode)| (path.clone(), &self.inodes[*inode]))
-                .collect();
-            let sectors: usize = log.iter().map(|(_, inode)| sectors_of(inode).count()).sum();
-            let all = 1u64.checked_shl(sectors as u32).unwrap_or(u64::MAX);
-            for number in 0..all.min(SETS_MAX) {
-                let set = match number {
-                    _ if all <= SETS_MAX => number,
-                    0 => 0,
-                    1 => u64::MAX,
-                    _ => mixed(seed << 20 | (count as u64) << 10 | number),
-                };
-                let mut sector = 0;
-                let mut files = Vec::new();
-                for (path, inode) in &log {
-                    let mut bytes = inode.durable.clone();
-                    for (at, data) in sectors_of(inode) {
-                        if set >> (sector % 64) & 1 == 1 {
-                            put(&mut bytes, at, data);
-                        }
-                        sector += 1;
-                    }
-                    files.push((path.clone(), bytes));
-                }
-                check(files);
-            }
-        }
-    }
-}
-
-fn sectors_of(inode: &Inode) -> impl Iterator<Item = (u64, &[u8])> {
-    inode.unsynced.iter().flat_map(|(at, bytes)| {
-        let sectors = bytes.chunks(SECTOR).enumerate();
-        sectors.map(|(number, sector)| (*at + (number * SECTOR) as u64, sector))
-    })
-}
-
-fn put(bytes: &mut Vec<u8>, at: u64, data: &[u8]) {
-    let end = at as usize + data.len();
-    if bytes.len() < end {
-        bytes.resize(end, 0);
-    }
-    bytes[at as usize..end].copy_from_slice(data);
-}
-
-fn mixed(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 /// Each other record fills a third of a segment.
 fn bytes_of(index: u64) -> usize {
@@ -206,7 +63,8 @@ fn whatever_a_power_cut_leaves_recovers_with_all_that_was_acknowledged() {
         if matches!(act, Act::Mark(..)) {
             continue;
         }
-        disk.states(number as u64, &mut |files| {
+        let is_log = |path: &Path| path.extension().is_some_and(|e| e == "wal");
+        disk.states(number as u64, &is_log, &mut |files| {
             states += 1;
             for (path, bytes) in &files {
                 std::fs::write(place.path().join(path.file_name().unwrap()), bytes).unwrap();
@@ -225,11 +83,12 @@ fn whatever_a_power_cut_leaves_recovers_with_all_that_was_acknowledged() {
 }
 
 fn check(disk: &Disk, recovered: &Recovered, number: usize) {
-    for (group, acknowledged) in &disk.acknowledged {
+    for (group, acknowledged) in disk.marks.range(..RELEASE) {
         let records = recovered.groups.get(&(*group as u32)).into_iter().flatten();
         let entries = records.filter(|r| r.kind < CARRIED_KIND);
         let found: Vec<u64> = entries.map(|r| r.index).collect();
-        let released = disk.released.get(group).copied().unwrap_or(0);
+        let released = disk.marks.get(&(RELEASE + group));
+        let released = released.copied().unwrap_or(0);
         for index in released + 1..=*acknowledged {
             assert!(
                 found.contains(&index),
@@ -248,7 +107,7 @@ fn check(disk: &Disk, recovered: &Recovered, number: usize) {
         let sound = super::record(record.group, record.index, bytes_of(record.index));
         assert_eq!(record, &sound);
     }
-    if disk.acknowledged.contains_key(&1) {
+    if disk.marks.contains_key(&1) {
         let votes = recovered.groups.get(&1).into_iter().flatten();
         assert!(
             votes.into_iter().any(|r| r.kind >= CARRIED_KIND),

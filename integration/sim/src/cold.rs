@@ -1,0 +1,539 @@
+//! A node's part in the cold store, as the real shell has it: packs are built one at a time, looked for, deleted and read
+//! by the code of `core/packs.rs`, whose futures are polled here whenever an answer of the store came.
+//! And what must hold of the store: I6, no object that is needed is deleted, none is forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use storage::cold::{ColdError, ColdKey};
+use storage::cold_pack::{self, Source};
+use ursula::core::pack_key;
+use ursula::core::packs::{Aside, FlushError, PackStore, Put, Unsure, refusal_of};
+use ursula::group::{ColdAnswer, ColdSettings, Effect, Input, PackSource};
+use ursula::protocol::{ColdChunk, Outcome, PackName, Piece, Refusal};
+
+use crate::event::{Event, Life};
+use crate::node::Process;
+use crate::plan::Plan;
+use crate::saga::{Reading, Task};
+use crate::store::{Answered, Ask, SimStore};
+use crate::world::{World, life_of};
+
+/// First word of the keys.
+const CLUSTER: &str = "sim";
+
+/// Within so much after the end of faults, everything is in the store that should be, and nothing else.
+pub const SETTLED_WITHIN_US: u64 = 600_000_000;
+
+/// What comes of a task.
+enum Came {
+    /// For a group.
+    Answer(ColdAnswer),
+    /// A pack was put, or found; for its group.
+    Put(Result<Put, FlushError>, PackName),
+    /// Chunks for a read.
+    Chunks(Result<Vec<Bytes>, ColdError>),
+}
+
+/// Something that is under way with the store.
+struct ColdTask {
+    group: u32,
+    /// The read that waits for it, and which part of each chunk it wants.
+    reading: Option<(u64, Vec<(u32, u32)>)>,
+    work: Pin<Box<dyn Future<Output = Came>>>,
+}
+
+/// What a process has under way with the store.
+#[derive(Default)]
+pub struct ColdShell {
+    store: Rc<SimStore>,
+    unsure: Rc<Unsure>,
+    tasks: BTreeMap<u64, ColdTask>,
+    count: u64,
+    /// Packs that wait for their turn.
+    waiting: std::collections::VecDeque<(u32, PackName, Vec<PackSource>)>,
+    /// The pack that is being built, and its group.
+    building: Option<(u64, u32)>,
+}
+
+/// Computes at once.
+struct AtOnce;
+
+impl Aside for AtOnce {
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = T> {
+        std::future::ready(work())
+    }
+}
+
+fn packs<'a>(store: &'a SimStore, unsure: &'a Unsure) -> PackStore<'a, AtOnce> {
+    PackStore {
+        store,
+        cluster_id: CLUSTER,
+        unsure,
+        aside: AtOnce,
+    }
+}
+
+fn key_of(group: u32, name: PackName) -> ColdKey {
+    pack_key(CLUSTER, group, name).expect("a plain word")
+}
+
+/// When groups flush; `None`: this world has no object store.
+pub fn settings(plan: &Plan) -> Option<ColdSettings> {
+    (plan.cold > 0).then_some(ColdSettings {
+        pack_bytes: plan.cold_pack_bytes,
+        flush_age_ms: plan.cold_flush_age_ms,
+        live_percent_min: plan.cold_live_percent,
+        grace_ms: plan.cold_grace_ms,
+        backup_keep_ms: None,
+        hot_bytes_target: plan.cold_hot_bytes,
+    })
+}
+
+impl World {
+    /// Carries out what a group decided about the store.
+    pub fn begin_cold(&mut self, node: u64, group: u32, effect: Effect) {
+        match effect {
+            Effect::WritePack { name, chunks } => {
+                let is_rewritten = |source: &PackSource| {
+                    let mut pieces = source.pieces.iter();
+                    pieces.any(|p| matches!(p, Piece::Stored { .. }))
+                };
+                if chunks.iter().any(is_rewritten) {
+                    self.coverage.hit("pack rewritten");
+                }
+                let shell = &mut self.node(node).process.cold;
+                shell.waiting.push_back((group, name, chunks));
+                self.next_pack(node);
+            }
+            Effect::FindPack(name) => {
+                self.spawn_cold(node, group, None, |store, unsure| {
+                    Box::pin(async move {
+                        let found = packs(&store, &unsure).find(group, name).await;
+                        Came::Answer(match found {
+                            Ok(Some(there)) => there,
+                            Ok(None) => ColdAnswer::Missing(name),
+                            Err(_) => ColdAnswer::Failed(name),
+                        })
+                    })
+                });
+            }
+            Effect::DeletePacks(dead) => {
+                self.spawn_cold(node, group, None, |store, unsure| {
+                    Box::pin(async move {
+                        let deleted = packs(&store, &unsure).delete(group, &dead).await;
+                        Came::Answer(deleted.unwrap_or(ColdAnswer::NotDeleted))
+                    })
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// Builds the next pack that waits, if none is being built.
+    fn next_pack(&mut self, node: u64) {
+        let shell = &mut self.node(node).process.cold;
+        if shell.building.is_some() {
+            return;
+        }
+        let Some((group, name, chunks)) = shell.waiting.pop_front() else {
+            return;
+        };
+        let sources: Result<Vec<_>, Refusal> = chunks
+            .into_iter()
+            .map(|chunk| Ok((self.on_disk(node, &chunk.pieces)?, chunk)))
+            .collect();
+        let id = self.node(node).process.cold.count + 1;
+        self.node(node).process.cold.building = Some((id, group));
+        self.spawn_cold(node, group, None, move |store, unsure| {
+            Box::pin(async move {
+                let packs = packs(&store, &unsure);
+                let gather = async {
+                    let first = sources.as_ref().ok().and_then(|s| s.first());
+                    let key = first.map(|(_, chunk)| chunk.key.clone());
+                    let sources = sources.map_err(|refusal| {
+                        let key = key.unwrap_or(ursula::protocol::StreamKey::from_stored("/?"));
+                        FlushError::Source(key, refusal)
+                    })?;
+                    let mut all = Vec::new();
+                    for (found, chunk) in sources {
+                        let mut pieces = Vec::new();
+                        for piece in found {
+                            match piece {
+                                Found::Here(bytes) => pieces.push(bytes),
+                                Found::Stored(pack, stored, from, to) => {
+                                    let read =
+                                        packs.read(group, pack, &[stored], &|_, _| {}).await?;
+                                    pieces.push(read[0].slice(from as usize..to as usize));
+                                }
+                            }
+                        }
+                        all.push(Source {
+                            key: chunk.key.as_str().to_owned(),
+                            incarnation: chunk.incarnation.0,
+                            start: chunk.start,
+                            pieces,
+                        });
+                    }
+                    Ok(all)
+                };
+                Came::Put(packs.put(group, name, gather).await, name)
+            })
+        });
+    }
+
+    /// Pieces with what is in memory or on the node's disk; what was there when they were planned may be gone.
+    fn on_disk(&self, node: u64, pieces: &[Piece]) -> Result<Vec<Found>, Refusal> {
+        let checkpoints = &self.nodes[node as usize - 1].disk.checkpoints;
+        let here = |piece: &Piece| match piece {
+            Piece::Hot(bytes) => Ok(Found::Here(bytes.clone())),
+            Piece::Cold {
+                chunk,
+                group,
+                from,
+                to,
+            } => {
+                let found = checkpoints.get(group);
+                let found = found.and_then(|c| c.read(chunk, *from, *to));
+                let bytes = found.ok_or(Refusal::Unavailable)?;
+                Ok(Found::Here(bytes.into()))
+            }
+            Piece::Stored {
+                chunk,
+                pack,
+                from,
+                to,
+                ..
+            } => Ok(Found::Stored(*pack, *chunk, *from, *to)),
+            Piece::Inherited { .. } => Err(Refusal::DataDamaged),
+        };
+        pieces.iter().map(here).collect()
+    }
+
+    /// Begins a task of a process and polls it for the first time.
+    fn spawn_cold(
+        &mut self,
+        node: u64,
+        group: u32,
+        reading: Option<(u64, Vec<(u32, u32)>)>,
+        make: impl FnOnce(Rc<SimStore>, Rc<Unsure>) -> Pin<Box<dyn Future<Output = Came>>>,
+    ) {
+        let shell = &mut self.node(node).process.cold;
+        shell.count += 1;
+        let id = shell.count;
+        let work = make(shell.store.clone(), shell.unsure.clone());
+        let task = ColdTask {
+            group,
+            reading,
+            work,
+        };
+        shell.tasks.insert(id, task);
+        self.poll_cold(node, id);
+    }
+
+    /// An answer of the store came to a process.
+    pub fn on_store_answer(&mut self, node: u64, answered: Answered) {
+        let Answered { task, ask, result } = answered;
+        self.node(node).process.cold.store.answer(ask, result);
+        self.poll_cold(node, task);
+    }
+
+    fn poll_cold(&mut self, node: u64, id: u64) {
+        let life = life_of(self, node);
+        let shell = &mut self.node(node).process.cold;
+        let Some(mut task) = shell.tasks.remove(&id) else {
+            return;
+        };
+        let polled = task
+            .work
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        let asks = shell.store.fresh();
+        self.send_asks(life, id, asks);
+        match polled {
+            Poll::Pending => {
+                self.node(node).process.cold.tasks.insert(id, task);
+            }
+            Poll::Ready(came) => self.cold_came(life, id, task.group, task.reading, came),
+        }
+    }
+
+    fn cold_came(
+        &mut self,
+        life: Life,
+        id: u64,
+        group: u32,
+        reading: Option<(u64, Vec<(u32, u32)>)>,
+        came: Came,
+    ) {
+        let node = life.node;
+        let answer = match came {
+            Came::Chunks(result) => {
+                if let Some((task, parts)) = reading {
+                    self.chunks_came(node, task, &parts, result);
+                }
+                return;
+            }
+            Came::Put(Ok(put), _) => {
+                if put.put_bytes.is_none() && matches!(put.answer, ColdAnswer::There { .. }) {
+                    self.coverage.hit("pack found instead of put again");
+                }
+                put.answer
+            }
+            Came::Put(Err(error), name) => {
+                if let FlushError::Source(_, Refusal::DataDamaged) = error {
+                    self.find(format!("node {node}: {error}"));
+                }
+                ColdAnswer::Failed(name)
+            }
+            Came::Answer(answer) => {
+                match answer {
+                    ColdAnswer::There { .. } => self.coverage.hit("orphan reconciled"),
+                    ColdAnswer::Missing(_) => self.coverage.hit("intent without its object"),
+                    _ => {}
+                }
+                answer
+            }
+        };
+        self.step(node, group, Input::Cold(Box::new(answer)));
+        if life_of(self, node) != life {
+            return;
+        }
+        let building = &mut self.node(node).process.cold.building;
+        if building.is_some_and(|(task, _)| task == id) {
+            *building = None;
+            self.next_pack(node);
+        }
+    }
+
+    /// A pack of the group is being put.
+    pub fn is_building(process: &Process, group: u32) -> bool {
+        process.cold.building.is_some_and(|(_, of)| of == group)
+    }
+
+    /// Fetches chunks that lie one behind the other: the first of these pieces, and what follows it there.
+    pub fn fetch_stored(&mut self, node: u64, mut reading: Reading, first: Piece) {
+        let Piece::Stored { group, pack, .. } = first else {
+            return;
+        };
+        let mut run: Vec<ColdChunk> = Vec::new();
+        let mut parts = Vec::new();
+        let mut next = Some(first);
+        while let Some(Piece::Stored {
+            chunk, from, to, ..
+        }) = next
+        {
+            run.push(chunk);
+            parts.push((from, to));
+            next = reading.next_if(|piece| match piece {
+                Piece::Stored {
+                    chunk: other,
+                    group: other_group,
+                    pack: other_pack,
+                    ..
+                } => {
+                    (*other_group, *other_pack) == (group, pack)
+                        && chunk.position + u64::from(chunk.stored) == other.position
+                }
+                _ => false,
+            });
+        }
+        self.coverage.hit(match run.len() {
+            1 => "cold read",
+            _ => "cold read of several chunks at once",
+        });
+        let process = &mut self.node(node).process;
+        process.task_count += 1;
+        let task = process.task_count;
+        process.tasks.insert(task, Task::Read(Box::new(reading)));
+        self.spawn_cold(node, group, Some((task, parts)), move |store, unsure| {
+            Box::pin(async move {
+                Came::Chunks(
+                    packs(&store, &unsure)
+                        .read(group, pack, &run, &|_, _| {})
+                        .await,
+                )
+            })
+        });
+    }
+
+    fn chunks_came(
+        &mut self,
+        node: u64,
+        task: u64,
+        parts: &[(u32, u32)],
+        result: Result<Vec<Bytes>, ColdError>,
+    ) {
+        let Some(Task::Read(reading)) = self.node(node).process.tasks.remove(&task) else {
+            return;
+        };
+        match result {
+            Ok(chunks) => {
+                let parts = parts.iter().zip(&chunks);
+                let parts = parts.map(|((from, to), c)| c.slice(*from as usize..*to as usize));
+                self.read_more(node, *reading, parts.collect());
+            }
+            Err(error) => {
+                if let ColdError::NotFound { key } = &error {
+                    self.coverage.hit("cold read of a deleted object");
+                    self.judge_missing(node, &reading, key);
+                }
+                let refused = Outcome::Refused(refusal_of(&error));
+                self.answer_client(&reading.op, &refused, None);
+            }
+        }
+    }
+
+    /// An object was not there any more. What the newest state named was to stay for the grace.
+    fn judge_missing(&mut self, node: u64, reading: &Reading, key: &ColdKey) {
+        let age_us = self.now_us - reading.planned_us;
+        let is_young = age_us * 2 < self.plan.cold_grace_ms * 1000;
+        if is_young && reading.was_newest {
+            self.find(format!(
+                "node {node}: {key} was deleted {age_us} us after a read of it was planned"
+            ));
+        }
+    }
+}
+
+/// Where a piece was found.
+enum Found {
+    Here(Bytes),
+    Stored(PackName, ColdChunk, u32, u32),
+}
+
+impl World {
+    /// A deletion arrives at the store: no replica that is as far as any may need what goes.
+    pub fn look_at_deletion(&mut self, what: &Ask) {
+        let Ask::Delete(keys) = what else {
+            return;
+        };
+        let keys: BTreeSet<&ColdKey> = keys.iter().collect();
+        let mut needed = Vec::new();
+        for group in 1..=self.plan.groups as u32 {
+            let end = self.ledger.end(group);
+            let newest = self.nodes.iter().find_map(|n| {
+                let hosted = n.process.groups.get(&group).filter(|_| n.is_up);
+                hosted.filter(|h| h.group.applied().index == end)
+            });
+            let Some(newest) = newest else {
+                continue;
+            };
+            for (key, _, chunk, name) in newest.group.stored_chunks() {
+                if keys.contains(&key_of(group, name)) {
+                    needed.push(format!("{key} needs {chunk:?} of {name:?}"));
+                }
+            }
+        }
+        if let Some(first) = needed.first() {
+            self.find(format!("an object is deleted that is needed: {first}"));
+        }
+    }
+
+    /// Packs that count since this was called last are in the store.
+    pub fn look_at_published(&mut self) {
+        for (group, name) in self.ledger.take_published() {
+            self.coverage.hit("pack published");
+            if self.store.get(&key_of(group, name)).is_none() {
+                self.find(format!(
+                    "the log of group {group} counts {name:?}, which is not in the store"
+                ));
+            }
+        }
+    }
+
+    /// Everything that should be in the store is there, whole (I6), and nothing else. `Some`: what is not so yet.
+    pub fn unsettled(&self) -> Option<String> {
+        if self.plan.cold == 0 {
+            return None;
+        }
+        let mut known = BTreeSet::new();
+        for group in 1..=self.plan.groups as u32 {
+            let up = self.nodes.iter().filter(|n| n.is_up);
+            let mut ready = up.map(|n| &n.process.groups[&group].group);
+            let Some(leader) = ready.find(|g| g.is_ready()) else {
+                return Some(format!("group {group} has no leader"));
+            };
+            let figures = leader.cold_figures(0);
+            if figures.intents > 0 || figures.behind_bytes > 0 {
+                return Some(format!("group {group} has work to do: {figures:?}"));
+            }
+            let mut live = BTreeSet::new();
+            for (key, incarnation, chunk, name) in leader.stored_chunks() {
+                live.insert(key_of(group, name));
+                if let Err(wrong) = self.check_chunk(group, incarnation.0, chunk, name) {
+                    return Some(format!("{key} of group {group}: {wrong}"));
+                }
+            }
+            for name in leader.cold_names() {
+                let key = key_of(group, name);
+                if !live.contains(&key) {
+                    return Some(format!("group {group} keeps {key} for nothing"));
+                }
+                known.insert(key);
+            }
+        }
+        let mut forgotten = self.store.keys().filter(|key| !known.contains(*key));
+        let forgotten = forgotten.next()?;
+        Some(format!(
+            "{forgotten} is in the store and nobody knows of it"
+        ))
+    }
+
+    fn check_chunk(
+        &self,
+        group: u32,
+        incarnation: u64,
+        chunk: &ColdChunk,
+        name: PackName,
+    ) -> Result<(), String> {
+        let key = key_of(group, name);
+        let object = self.store.get(&key).ok_or(format!("{key} is not there"))?;
+        let range = chunk.position as usize..(chunk.position + u64::from(chunk.stored)) as usize;
+        let stored = object.get(range).ok_or(format!("{key} ends early"))?;
+        let location = cold_pack::Location {
+            position: chunk.position,
+            length: chunk.length,
+            stored: chunk.stored,
+            crc32c: chunk.crc32c,
+        };
+        let opened = cold_pack::open(Bytes::copy_from_slice(stored), &location);
+        let opened = opened.map_err(|e| format!("{key}: {e}"))?;
+        let content = self.ledger.content(group, incarnation);
+        let range = chunk.start as usize..chunk.end() as usize;
+        match content.get(range) == Some(&opened[..]) {
+            true => Ok(()),
+            false => Err(format!(
+                "{chunk:?} of {key} is not what the stream has there"
+            )),
+        }
+    }
+
+    /// The time of a group never goes back: where a clock was ahead for a while, ages and graces wait until all are there
+    /// again, which takes too long to be waited for.
+    pub fn set_clocks_right(&mut self) {
+        if self.plan.cold == 0 {
+            return;
+        }
+        let (now_us, newest_ms) = (self.now_us, self.newest_ms);
+        for node in &mut self.nodes {
+            let behind_ms = newest_ms.saturating_sub(node.clock.at(now_us).wall_ms);
+            node.clock.wall_offset_ms += behind_ms as i64;
+        }
+    }
+
+    /// The first outage of the store.
+    pub fn schedule_outages(&mut self) {
+        if self.plan.cold > 0 && self.plan.store_out_us > 0 {
+            let first_us = self.rng.latency(self.plan.store_out_us);
+            self.queue.at(first_us, Event::StoreOut);
+        }
+    }
+}

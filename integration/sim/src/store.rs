@@ -1,0 +1,367 @@
+//! The object store that all nodes share, and what is wrong with it: requests that fail, that are slow, whose answer is
+//! lost, or that arrive when nobody waits any more; answers that are cut or changed on their way; outages.
+//! A request is on its way by itself: it arrives also when its node is gone by then. Nothing lists objects here, as
+//! nothing in a group's life does.
+//! Invariants: an object never changes, and a name has one content.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::task::Poll;
+
+use bytes::Bytes;
+use storage::cold::{ColdBody, ColdError, ColdFuture, ColdKey, ColdObject, ColdStore};
+
+use crate::event::{Event, Life};
+use crate::world::World;
+
+/// A request is answered, or given up, within twice so much.
+const WAY_MAX_US: u64 = 4_000_000;
+
+/// A put that was given up arrives within so much.
+const LATE_MAX_US: u64 = 15_000_000;
+
+/// What is asked of the store.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// An object's bytes.
+    Put(ColdKey, Bytes),
+    /// So many bytes from there on.
+    Get(ColdKey, u64, u64),
+    /// Its size.
+    Head(ColdKey),
+    /// Objects to delete.
+    Delete(Vec<ColdKey>),
+}
+
+/// What the store says.
+#[derive(Debug)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// An object's bytes.
+    Bytes(Bytes),
+    /// Its size.
+    Length(u64),
+}
+
+/// An answer on its way, of which request.
+#[derive(Debug)]
+pub struct Answered {
+    /// The task that asked.
+    pub task: u64,
+    /// Its number on the desk.
+    pub ask: u64,
+    /// What it says.
+    pub result: Result<Answer, ColdError>,
+}
+
+/// What a process has asked and has been answered.
+#[derive(Default)]
+struct Desk {
+    asked: u64,
+    fresh: Vec<(u64, Ask)>,
+    answers: BTreeMap<u64, Result<Answer, ColdError>>,
+}
+
+/// The store as the code of one process sees it.
+#[derive(Default)]
+pub struct SimStore {
+    desk: RefCell<Desk>,
+}
+
+impl SimStore {
+    /// Requests that nobody has sent yet.
+    pub fn fresh(&self) -> Vec<(u64, Ask)> {
+        std::mem::take(&mut self.desk.borrow_mut().fresh)
+    }
+
+    /// An answer came.
+    pub fn answer(&self, ask: u64, result: Result<Answer, ColdError>) {
+        self.desk.borrow_mut().answers.insert(ask, result);
+    }
+
+    async fn ask(&self, what: Ask) -> Result<Answer, ColdError> {
+        let ask = {
+            let mut desk = self.desk.borrow_mut();
+            desk.asked += 1;
+            let ask = desk.asked;
+            desk.fresh.push((ask, what));
+            ask
+        };
+        std::future::poll_fn(|_| match self.desk.borrow_mut().answers.remove(&ask) {
+            Some(result) => Poll::Ready(result),
+            None => Poll::Pending,
+        })
+        .await
+    }
+}
+
+fn unavailable(op: &'static str) -> ColdError {
+    ColdError::Unavailable {
+        op,
+        reason: "simulated".to_owned(),
+    }
+}
+
+impl ColdStore for SimStore {
+    fn put<'a>(&'a self, key: &'a ColdKey, body: ColdBody) -> ColdFuture<'a, ()> {
+        let bytes = Bytes::from(body.pieces().concat());
+        Box::pin(async move { self.ask(Ask::Put(key.clone(), bytes)).await.map(|_| ()) })
+    }
+
+    fn get_range<'a>(&'a self, key: &'a ColdKey, from: u64, length: u64) -> ColdFuture<'a, Bytes> {
+        Box::pin(async move {
+            match self.ask(Ask::Get(key.clone(), from, length)).await? {
+                Answer::Bytes(bytes) => Ok(bytes),
+                _ => Err(unavailable("get")),
+            }
+        })
+    }
+
+    fn get<'a>(&'a self, key: &'a ColdKey) -> ColdFuture<'a, Bytes> {
+        Box::pin(async move {
+            let length = self.head(key).await?;
+            self.get_range(key, 0, length).await
+        })
+    }
+
+    fn head<'a>(&'a self, key: &'a ColdKey) -> ColdFuture<'a, u64> {
+        Box::pin(async move {
+            match self.ask(Ask::Head(key.clone())).await? {
+                Answer::Length(length) => Ok(length),
+                _ => Err(unavailable("head")),
+            }
+        })
+    }
+
+    fn delete<'a>(&'a self, keys: &'a [ColdKey]) -> ColdFuture<'a, ()> {
+        Box::pin(async move { self.ask(Ask::Delete(keys.to_vec())).await.map(|_| ()) })
+    }
+
+    fn list<'a>(
+        &'a self,
+        _prefix: &'a str,
+        _after: Option<&'a ColdKey>,
+        _limit: usize,
+    ) -> ColdFuture<'a, Vec<ColdObject>> {
+        unreachable!("no group lists objects")
+    }
+
+    fn is_local(&self) -> bool {
+        false
+    }
+}
+
+/// See the module's head.
+#[derive(Default)]
+pub struct ObjectStore {
+    objects: BTreeMap<ColdKey, Bytes>,
+    /// It answers nothing until then.
+    out_until_us: u64,
+    /// Tasks, by node and life, that were given changed bytes: nobody is twice.
+    misled: BTreeSet<(u64, u64, u64)>,
+}
+
+impl ObjectStore {
+    /// Keys of all objects.
+    pub fn keys(&self) -> impl Iterator<Item = &ColdKey> {
+        self.objects.keys()
+    }
+
+    /// An object.
+    pub fn get(&self, key: &ColdKey) -> Option<&Bytes> {
+        self.objects.get(key)
+    }
+
+    fn carry_out(&mut self, ask: &Ask) -> Result<Answer, ColdError> {
+        let not_found = |key: &ColdKey| ColdError::NotFound { key: key.clone() };
+        match ask {
+            Ask::Put(key, bytes) => match self.objects.get(key) {
+                Some(there) if there != bytes => Err(ColdError::Conflict { key: key.clone() }),
+                _ => {
+                    self.objects.insert(key.clone(), bytes.clone());
+                    Ok(Answer::Done)
+                }
+            },
+            Ask::Get(key, from, length) => {
+                let object = self.objects.get(key).ok_or_else(|| not_found(key))?;
+                let range = *from as usize..(*from + *length) as usize;
+                match object.get(range.clone()) {
+                    Some(_) => Ok(Answer::Bytes(object.slice(range))),
+                    None => Err(cut(key)),
+                }
+            }
+            Ask::Head(key) => match self.objects.get(key) {
+                Some(object) => Ok(Answer::Length(object.len() as u64)),
+                None => Err(not_found(key)),
+            },
+            Ask::Delete(keys) => {
+                for key in keys {
+                    self.objects.remove(key);
+                }
+                Ok(Answer::Done)
+            }
+        }
+    }
+}
+
+fn cut(key: &ColdKey) -> ColdError {
+    ColdError::Corrupt {
+        key: key.clone(),
+        what: "it ended early".to_owned(),
+    }
+}
+
+impl World {
+    /// Sends what a task of a process has asked.
+    pub fn send_asks(&mut self, life: Life, task: u64, asks: Vec<(u64, Ask)>) {
+        for (ask, what) in asks {
+            let at_us = self.now_us + self.way_us();
+            let event = Event::StoreDoes(life, task, ask, Box::new(what));
+            self.queue.at(at_us, event);
+        }
+    }
+
+    fn way_us(&mut self) -> u64 {
+        let typical_us = match self.net.is_calm {
+            true => self.plan.store_us.min(10_000),
+            false => self.plan.store_us,
+        };
+        self.rng.latency(typical_us).min(WAY_MAX_US)
+    }
+
+    /// A request arrives at the store.
+    pub fn store_does(&mut self, life: Life, task: u64, ask: u64, what: &Ask) {
+        let result = self.store_says(life, task, what);
+        self.trace.show(self.now_us, || {
+            let shown = match &result {
+                Ok(Answer::Bytes(bytes)) => format!("{} bytes", bytes.len()),
+                other => format!("{other:?}"),
+            };
+            format!("store: node {} asks {}: {shown}", life.node, short(what))
+        });
+        let at_us = self.now_us + self.way_us();
+        let answered = Answered { task, ask, result };
+        self.queue
+            .at(at_us, Event::StoreAnswers(life, Box::new(answered)));
+    }
+
+    fn store_says(&mut self, life: Life, task: u64, what: &Ask) -> Result<Answer, ColdError> {
+        let op = match what {
+            Ask::Put(..) => "put",
+            Ask::Get(..) => "get",
+            Ask::Head(_) => "head",
+            Ask::Delete(_) => "delete",
+        };
+        if self.store.out_until_us > self.now_us {
+            self.coverage.hit(match what {
+                Ask::Get(..) => "cold read during an outage",
+                _ => "request during an outage of the store",
+            });
+            return Err(unavailable(op));
+        }
+        let is_calm = self.net.is_calm;
+        if !is_calm && self.rng.chance(self.plan.store_fails) {
+            if self.rng.chance(300_000) {
+                self.coverage.hit("the store asks to slow down");
+                return Err(ColdError::Throttled { op });
+            }
+            self.coverage.hit("the store fails");
+            return Err(unavailable(op));
+        }
+        if let (Ask::Put(key, bytes), false) = (what, is_calm)
+            && self.rng.chance(self.plan.store_late)
+        {
+            // Its client has given it up by then.
+            let at_us = self.now_us + self.rng.below(LATE_MAX_US);
+            let late = Event::LatePut(key.clone(), bytes.clone());
+            self.queue.at(at_us, late);
+            return Err(unavailable(op));
+        }
+        self.look_at_deletion(what);
+        let answer = self.store.carry_out(what);
+        if !is_calm && self.rng.chance(self.plan.store_lost) {
+            self.coverage.hit(match what {
+                Ask::Put(..) => "lost answer of a put",
+                Ask::Delete(_) => "lost answer of a deletion",
+                _ => "lost answer of the store",
+            });
+            return Err(unavailable(op));
+        }
+        match (answer, what) {
+            (Ok(Answer::Bytes(bytes)), Ask::Get(key, ..)) if !is_calm => {
+                self.changed_on_the_way(life, task, key, bytes)
+            }
+            (answer, Ask::Put(..)) => {
+                self.coverage.hit("pack put");
+                answer
+            }
+            (answer, Ask::Delete(_)) => {
+                self.coverage.hit("object deleted after its grace");
+                answer
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    fn changed_on_the_way(
+        &mut self,
+        life: Life,
+        task: u64,
+        key: &ColdKey,
+        bytes: Bytes,
+    ) -> Result<Answer, ColdError> {
+        let who = (life.node, life.life, task);
+        let is_struck = self.rng.chance(self.plan.store_flip) && !bytes.is_empty();
+        if !is_struck || !self.store.misled.insert(who) {
+            return Ok(Answer::Bytes(bytes));
+        }
+        if self.rng.chance(300_000) {
+            self.coverage.hit("an object came cut");
+            return Err(cut(key));
+        }
+        self.coverage.hit("an object came with a flipped bit");
+        let mut flipped = bytes.to_vec();
+        let at = self.rng.below(flipped.len() as u64) as usize;
+        flipped[at] ^= 1 << self.rng.below(8);
+        Ok(Answer::Bytes(flipped.into()))
+    }
+
+    /// A put arrives that nobody waits for any more.
+    pub fn late_put(&mut self, key: ColdKey, bytes: Bytes) {
+        self.coverage.hit("put that arrives late");
+        self.trace
+            .show(self.now_us, || format!("store: {key} arrives late"));
+        let _ = self.store.carry_out(&Ask::Put(key, bytes));
+    }
+
+    /// The store is out for a while, and the next outage is scheduled.
+    pub fn store_out(&mut self) {
+        if self.net.is_calm {
+            return;
+        }
+        let span_us = self.rng.pick(&[2_000_000, 20_000_000, 60_000_000]);
+        let until_us = self.now_us + self.rng.latency(span_us);
+        self.coverage.hit("the store is out");
+        self.trace.show(self.now_us, || {
+            format!("the store is out until {:.3}", until_us as f64 / 1e6)
+        });
+        self.store.out_until_us = until_us;
+        let next_us = until_us + self.rng.latency(self.plan.store_out_us);
+        self.queue.at(next_us, Event::StoreOut);
+    }
+
+    /// All faults of the store end.
+    pub fn heal_store(&mut self) {
+        self.store.out_until_us = 0;
+    }
+}
+
+fn short(what: &Ask) -> String {
+    match what {
+        Ask::Put(key, bytes) => format!("put {key}, {} bytes", bytes.len()),
+        Ask::Get(key, from, length) => format!("get {key}, {length} bytes from {from}"),
+        Ask::Head(key) => format!("head {key}"),
+        Ask::Delete(keys) => format!("delete {keys:?}"),
+    }
+}

@@ -1,0 +1,53 @@
+//! The backup in the cold store (`--dr`): what its objects are called and hold, which of them make a group's state at a
+//! point in time, and the commands that list, verify and restore it. What ships is `core/ship.rs`.
+
+pub mod chain;
+pub mod format;
+mod inventory;
+pub mod list;
+pub mod restore;
+pub mod state;
+pub mod verify;
+
+pub use inventory::{BackupError, Inventory, Source};
+
+use glommio::{LocalExecutorBuilder, Placement};
+use raftproto::backup::Index;
+use storage::cold::ColdKey;
+
+/// The key of a shipped object: those of a cluster sort by time. Nobody writes over another's.
+pub fn object_key(index: &Index, number: u64, nonce: u64) -> Option<ColdKey> {
+    let (cluster, shipped_ms) = (&index.cluster_id, index.shipped_ms);
+    let (raft_id, core) = (index.raft_id, index.core);
+    ColdKey::new(format!(
+        "{cluster}/dr/{shipped_ms:014}-{raft_id:x}-{core:02}-{number:08}-{nonce:016x}"
+    ))
+}
+
+/// What stands before the keys of a cluster's shipped objects.
+pub fn objects_prefix(cluster: &str) -> String {
+    format!("{cluster}/dr/")
+}
+
+/// When an object was shipped, by its key.
+pub fn shipped_ms_of(key: &ColdKey) -> Option<u64> {
+    let name = key.as_str().rsplit('/').next()?;
+    name.split('-').next()?.parse().ok()
+}
+
+/// Runs a command on an executor of its own.
+///
+/// # Errors
+/// The command's, or the machine's.
+pub fn on_executor<T, F>(work: impl FnOnce() -> F + Send + 'static) -> Result<T, BackupError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, BackupError>> + 'static,
+{
+    let failed = |text: String| BackupError::Target(format!("no executor can run: {text}"));
+    let spawned = LocalExecutorBuilder::new(Placement::Unbound)
+        .io_memory(64 << 10)
+        .spawn(move || async move { storage::blocking::awake(work()).await });
+    let handle = spawned.map_err(|e| failed(e.to_string()))?;
+    handle.join().map_err(|e| failed(e.to_string()))?
+}

@@ -1,0 +1,283 @@
+//! `ursula restore`: makes the data directory of a node of a new cluster from a backup.
+//!
+//! Each group of the old cluster is built (`state.rs`), its streams are given to the groups that the new cluster has for their
+//! slots, with their bytes (`place.rs`), and what spans groups is made whole (`settle.rs`), since each group is restored to a
+//! moment of its own. What comes out depends on the backup and the settings alone, so every node that is restored from the
+//! same point begins with the same state. A directory counts only when all is in it.
+
+mod place;
+mod settle;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use raftproto::checkpoint::MetaState;
+use storage::cold::{ColdError, ColdKey, ColdStore};
+use storage::framed;
+use storage::lock::DirLock;
+
+use self::place::Placer;
+use super::chain::Plan;
+use super::state::build;
+use super::{BackupError, Inventory, Source, objects_prefix, shipped_ms_of};
+use crate::config::{ColdPlace, Config};
+use crate::core::cold::open_cold;
+use crate::node::{RESTORING, found_directory};
+use crate::protocol::{SLOT_COUNT, parse_rfc3339_ms, rfc3339_from_ms};
+
+/// What is restored.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Where the backup is.
+    pub from: String,
+    /// Its cluster; none: the only one there.
+    pub cluster: Option<String>,
+    /// State at this time; none: the newest.
+    pub at: Option<String>,
+}
+
+/// What was restored.
+#[derive(Debug, Default)]
+pub struct Summary {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// The new cluster.
+    pub cluster: String,
+    /// The old one.
+    pub from_cluster: String,
+    /// Groups before.
+    pub old_groups: u32,
+    /// Groups now.
+    pub groups: u32,
+    /// Streams.
+    pub streams: u64,
+    /// Their own bytes.
+    pub bytes: u64,
+    /// Log entries that were applied.
+    pub entries: u64,
+    /// Holds of forks that do not stand.
+    pub holds_released: u64,
+    /// Forks whose source was not restored so far; named in the log.
+    pub forks_dropped: u64,
+    /// The newest entry of any group.
+    pub newest_ms: u64,
+    /// When the newest part that was used had been shipped.
+    pub shipped_ms: u64,
+    /// Hash of all that was restored; the same on every node.
+    pub hash: u64,
+}
+
+impl Summary {
+    /// As lines for people.
+    pub fn text(&self) -> String {
+        format!(
+            "restored {} from cluster {} into {}\ncluster {}\ngroups {} (before: {})\nstreams {}\nbytes {}\nlog_entries {}\n\
+             holds_released {}\nforks_dropped {}\nnewest {}\nshipped {}\nstate {:016x} (the same on every node, or something is wrong)\n\
+             next: restore the other nodes the same way, then start all of them with --cluster-id {} --raft-group-count {}\n",
+            match self.forks_dropped {
+                0 => "all",
+                _ => "all but some forks",
+            },
+            self.from_cluster,
+            self.dir.display(),
+            self.cluster,
+            self.groups,
+            self.old_groups,
+            self.streams,
+            self.bytes,
+            self.entries,
+            self.holds_released,
+            self.forks_dropped,
+            rfc3339_from_ms(self.newest_ms),
+            rfc3339_from_ms(self.shipped_ms),
+            self.hash,
+            self.cluster,
+            self.groups,
+        )
+    }
+}
+
+/// Restores. On an executor.
+///
+/// # Errors
+/// [`BackupError`]: nothing that a node would start from is left behind.
+pub async fn restore(config: &Config, wanted: &Wanted) -> Result<Summary, BackupError> {
+    let usage = |text: &str| BackupError::Usage(text.to_owned());
+    let dir = config
+        .wal_dir
+        .clone()
+        .ok_or_else(|| usage("say where the new data directory is: --wal-dir DIR"))?;
+    let at_ms = match &wanted.at {
+        None => u64::MAX,
+        Some(text) => parse_rfc3339_ms(text)
+            .ok_or_else(|| usage("--at is no time; write it as 2027-01-01T00:00:00Z"))?,
+    };
+    let source = Source::open(config, Some(&wanted.from), wanted.cluster.as_deref()).await?;
+    if source.cluster == config.cluster_id {
+        return Err(BackupError::Usage(format!(
+            "the backup is of cluster {0}, and so is the new one: nodes of the old cluster that come back must be told apart; \
+             give another --cluster-id, such as {0}-2",
+            source.cluster
+        )));
+    }
+    expect_empty(&dir)?;
+    let objects = source.objects().await?;
+    let inventory = Inventory::read(&source, &objects).await?;
+    let plans = match inventory.plans(at_ms) {
+        Ok(plans) => plans,
+        Err(error) => {
+            // What is missing may be why.
+            refuse_damaged(&inventory, u64::MAX)?;
+            return Err(error);
+        }
+    };
+    let used_ms = plans.values().map(Plan::shipped_ms).max().unwrap_or(0);
+    refuse_damaged(&inventory, used_ms)?;
+
+    let _lock = DirLock::acquire(&dir)?;
+    let root = dir.join(RESTORING);
+    framed::create_dir(&root.join("groups"))?;
+    let cold = target_store(config).await?;
+    let seed = format!("{} {} {used_ms}", source.cluster, config.cluster_id);
+    let mut placer = Placer::new(config, &root, cold.clone(), &seed);
+    let mut summary = Summary {
+        dir: dir.clone(),
+        cluster: config.cluster_id.clone(),
+        from_cluster: source.cluster.clone(),
+        old_groups: inventory.group_count,
+        groups: config.raft_group_count as u32,
+        shipped_ms: used_ms,
+        ..Summary::default()
+    };
+    let mut meta = MetaState::default();
+    for (group, plan) in &plans {
+        let built = build(&source, *group, plan, at_ms).await?;
+        let state = built.machine.exported_state();
+        summary.entries += built.entries;
+        summary.newest_ms = summary.newest_ms.max(state.last_stamp_ms);
+        placer.last_stamp_ms = placer.last_stamp_ms.max(state.last_stamp_ms);
+        placer.next_incarnation = placer.next_incarnation.max(state.next_incarnation);
+        if let Some(found) = state.meta {
+            meta = found;
+        }
+        placer.take(&source, *group, &built.machine).await?;
+        log::info!(
+            "event=restoring group={group} groups={} streams={} bytes={}",
+            inventory.group_count,
+            placer.stream_count(),
+            placer.bytes
+        );
+    }
+    placer.flush_all().await?;
+    let settled = settle::settle(&mut placer.streams, &mut meta);
+    (summary.holds_released, summary.forks_dropped) =
+        (settled.holds_released, settled.forks_dropped);
+    let group_count = config.raft_group_count as u32;
+    meta.slots = (0..u32::from(SLOT_COUNT))
+        .map(|slot| 1 + slot % group_count)
+        .collect();
+    meta.members.clear();
+    summary.streams = placer.stream_count();
+    summary.bytes = placer.bytes_kept();
+    let cluster = config.cluster_id.clone();
+    let voters = match config.peers.is_empty() {
+        true => vec![config.node_id],
+        false => config.peers.iter().map(|p| p.id).collect(),
+    };
+    let placed = write::finish(placer);
+    summary.hash = write::hash(&placed, &meta, &voters);
+    if let Some(store) = cold.filter(|store| !store.is_local()) {
+        note_restored(&*store, &cluster, summary.hash).await?;
+    }
+    let config = config.clone();
+    storage::blocking::run(move || {
+        write::write(&root, placed, &meta, &voters)?;
+        found_directory(&dir, &config)
+    })
+    .await
+    .map_err(|e| BackupError::Target(e.to_string()))?;
+    Ok(summary)
+}
+
+/// The directory is not there, or has nothing in it.
+fn expect_empty(dir: &Path) -> Result<(), BackupError> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(storage::io_error(dir, "list", error).into()),
+    };
+    // What a file system puts into its own root is nobody's.
+    let is_own = |name: &std::ffi::OsStr| name != "lost+found";
+    match entries.flatten().find(|e| is_own(&e.file_name())) {
+        None => Ok(()),
+        Some(entry) => Err(BackupError::Target(format!(
+            "{} is not empty (there is {}): a restore takes an empty directory",
+            dir.display(),
+            entry.file_name().to_string_lossy()
+        ))),
+    }
+}
+
+/// What is missing or damaged before the newest part that is used could hold what belongs between.
+fn refuse_damaged(inventory: &Inventory, used_ms: u64) -> Result<(), BackupError> {
+    for missing in inventory.missing() {
+        let shipped_ms = ColdKey::new(missing).and_then(|key| shipped_ms_of(&key));
+        if shipped_ms <= Some(used_ms) {
+            return Err(BackupError::Nothing(format!(
+                "{missing} is missing, and later objects follow it; --at a time before it, or `ursula backup verify` for all \
+                 that is wrong"
+            )));
+        }
+    }
+    for error in &inventory.unreadable {
+        let key = match error {
+            BackupError::Damaged { key, .. }
+            | BackupError::Cold(ColdError::Corrupt { key, .. }) => key,
+            _ => continue,
+        };
+        if shipped_ms_of(key) <= Some(used_ms) {
+            return Err(BackupError::Nothing(error.to_string()));
+        }
+    }
+    Ok(())
+}
+
+/// Where the new cluster keeps old data, if that is shared by its nodes or it has only one.
+async fn target_store(config: &Config) -> Result<Option<Rc<dyn ColdStore>>, BackupError> {
+    match &config.cold {
+        None => return Ok(None),
+        Some(ColdPlace::Dir(_)) if !config.peers.is_empty() => return Ok(None),
+        Some(ColdPlace::Dir(dir)) => storage::cold::prepare(dir)?,
+        Some(ColdPlace::S3 { .. }) => {}
+    }
+    let Some(store) = open_cold(0, config, Rc::default()) else {
+        return Ok(None);
+    };
+    let shipped = store
+        .list(&objects_prefix(&config.cluster_id), None, 1)
+        .await?;
+    match shipped.first() {
+        None => Ok(Some(store)),
+        Some(object) => Err(BackupError::Target(format!(
+            "a cluster {} has been at this place before (there is {}): give another --cluster-id",
+            config.cluster_id, object.key
+        ))),
+    }
+}
+
+/// The first node that is restored says what its state is; another one with another state is refused by that.
+async fn note_restored(store: &dyn ColdStore, cluster: &str, hash: u64) -> Result<(), BackupError> {
+    let Some(key) = ColdKey::new(format!("{cluster}/restored")) else {
+        return Ok(());
+    };
+    let content = Bytes::from(format!("{hash:016x}\n"));
+    match store.put(&key, content.into()).await {
+        Err(ColdError::Conflict { .. }) => Err(BackupError::Target(format!(
+            "another node of cluster {cluster} was restored to another state, as {key} says: give all nodes the same --at, \
+             or all another --cluster-id"
+        ))),
+        result => Ok(result?),
+    }
+}

@@ -1,0 +1,268 @@
+//! `ursula backup verify`: reads every object that was shipped, and every pack that the streams need, and checks all
+//! checksums. What is wrong is named; nothing is changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message;
+use raftproto::backup::{Base, LogRange};
+use raftproto::checkpoint::{GroupState, StreamState};
+use raftproto::command::{CommandBatch, command::Kind};
+use storage::cold::{ColdError, ColdKey, ColdObject};
+use storage::cold_pack::{self, Location};
+
+use super::format::{self, Content};
+use super::state::build;
+use super::{BackupError, Inventory, Source};
+use crate::config::Config;
+use crate::core::pack_key;
+use crate::group::Exported;
+use crate::protocol::PackName;
+
+/// What was read, and what is wrong with it.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Objects that were shipped.
+    pub objects: u64,
+    /// Their bytes.
+    pub object_bytes: u64,
+    /// States and log ranges in them.
+    pub sections: u64,
+    /// Packs that the newest state needs.
+    pub packs: u64,
+    /// Chunks in them.
+    pub chunks: u64,
+    /// Stream bytes of those chunks.
+    pub chunk_bytes: u64,
+    /// Streams of the newest state.
+    pub streams: u64,
+    /// What is wrong.
+    pub damage: Vec<String>,
+}
+
+impl Report {
+    /// As lines for people.
+    pub fn text(&self) -> String {
+        format!(
+            "objects {}\nobject_bytes {}\nsections {}\nstreams {}\npacks {}\nchunks {}\nchunk_bytes {}\ndamaged {}\n",
+            self.objects,
+            self.object_bytes,
+            self.sections,
+            self.streams,
+            self.packs,
+            self.chunks,
+            self.chunk_bytes,
+            self.damage.len()
+        )
+    }
+}
+
+/// A pack by its group and name.
+type PackId = (u32, PackName);
+
+/// Checks a backup. On an executor.
+///
+/// # Errors
+/// [`BackupError`], if it cannot be looked at. Damage is in the report.
+pub async fn verify(
+    config: &Config,
+    from: Option<&str>,
+    cluster: Option<&str>,
+) -> Result<Report, BackupError> {
+    let source = Source::open(config, from, cluster).await?;
+    let objects = source.objects().await?;
+    let inventory = Inventory::read(&source, &objects).await?;
+    let mut report = Report::default();
+    for missing in inventory.missing() {
+        let text = format!("{missing}: it is missing, and a later object follows it");
+        report.damage.push(text);
+    }
+    let kept_from_ms = inventory.newest_ms.saturating_sub(inventory.keep_ms);
+    // Those of older times may have been collected.
+    let mut named = BTreeSet::new();
+    for object in &objects {
+        report.objects += 1;
+        report.object_bytes += object.size;
+        match check_object(&source, object, kept_from_ms, &mut named).await {
+            Ok(sections) => report.sections += sections,
+            Err(error) => report.damage.push(error.to_string()),
+        }
+    }
+    let mut checked = BTreeSet::new();
+    for group in 0..=inventory.group_count {
+        let Some(plan) = inventory.groups.get(&group).and_then(|c| c.plan(u64::MAX)) else {
+            let text = format!("group {group}: no state of it is in the backup");
+            report.damage.push(text);
+            continue;
+        };
+        match build(&source, group, &plan, u64::MAX).await {
+            Ok(built) => {
+                let mut packs: BTreeMap<PackName, Vec<Location>> = BTreeMap::new();
+                for exported in built.machine.export() {
+                    report.streams += 1;
+                    gather(&exported, &mut packs);
+                }
+                for (pack, chunks) in packs {
+                    checked.insert((group, pack));
+                    check_pack(&source, (group, pack), &chunks, &mut report).await?;
+                }
+            }
+            Err(
+                error @ (BackupError::Cold(_)
+                | BackupError::State { .. }
+                | BackupError::Damaged { .. }),
+            ) => {
+                report.damage.push(error.to_string());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    for pack in named.difference(&checked) {
+        check_there(&source, *pack, &mut report).await?;
+    }
+    // What is missing or damaged in an object is said of the object and of the group.
+    report.damage.dedup();
+    Ok(report)
+}
+
+/// Checks all sections of an object, and notes which packs they name.
+async fn check_object(
+    source: &Source,
+    object: &ColdObject,
+    kept_from_ms: u64,
+    named: &mut BTreeSet<PackId>,
+) -> Result<u64, BackupError> {
+    let index = source.index(object).await?;
+    let bytes = source.store.get(&object.key).await?;
+    let mut sections = 0;
+    for section in &index.sections {
+        let (from, to) = (
+            section.position,
+            section.position.saturating_add(section.stored),
+        );
+        let stored = bytes.get(from as usize..to as usize).unwrap_or_default();
+        let content = format::open(section, stored).map_err(|damage| BackupError::Damaged {
+            key: object.key.clone(),
+            damage,
+        })?;
+        sections += 1;
+        if index.shipped_ms < kept_from_ms {
+            continue;
+        }
+        let packs = match &content {
+            Content::Base(base) => packs_of_base(base),
+            Content::Log(range) => packs_of_log(range, kept_from_ms),
+        };
+        let packs = packs.ok_or_else(|| BackupError::State {
+            group: section.group,
+            what: format!("{} does not decode", object.key),
+        })?;
+        named.extend(packs.into_iter().map(|pack| (section.group, pack)));
+    }
+    Ok(sections)
+}
+
+fn packs_of_base(base: &Base) -> Option<Vec<PackName>> {
+    let state = GroupState::decode(base.group_state.clone()).ok()?;
+    let mut used = BTreeSet::new();
+    for stream in &base.streams {
+        let state = StreamState::decode(stream.state.clone()).ok()?;
+        used.extend(state.cold.iter().map(|chunk| chunk.pack));
+    }
+    let packs = state.cold_packs.iter().filter(|p| used.contains(&p.pack));
+    Some(
+        packs
+            .map(|p| PackName::from_message(p.name.as_ref()))
+            .collect(),
+    )
+}
+
+/// A pack that was published so late is not deleted yet, whatever became of it.
+fn packs_of_log(range: &LogRange, kept_from_ms: u64) -> Option<Vec<PackName>> {
+    let mut packs = Vec::new();
+    for entry in range.entries.iter().filter(|e| !e.is_conf_change) {
+        let batch = CommandBatch::decode(entry.payload.clone()).ok()?;
+        if batch.stamp_ms < kept_from_ms {
+            continue;
+        }
+        for command in batch.commands {
+            if let Some(Kind::PublishPack(publish)) = command.kind {
+                packs.push(PackName::from_message(publish.name.as_ref()));
+            }
+        }
+    }
+    Some(packs)
+}
+
+/// Where a stream's chunks lie, by pack.
+fn gather(exported: &Exported, packs: &mut BTreeMap<PackName, Vec<Location>>) {
+    for (pack, chunk) in &exported.cold {
+        packs.entry(*pack).or_default().push(Location {
+            position: chunk.position,
+            length: chunk.length,
+            stored: chunk.stored,
+            crc32c: chunk.crc32c,
+        });
+    }
+}
+
+async fn check_pack(
+    source: &Source,
+    (group, pack): PackId,
+    chunks: &[Location],
+    report: &mut Report,
+) -> Result<(), BackupError> {
+    let key = pack_key_of(source, group, pack)?;
+    report.packs += 1;
+    let object = match source.store.get(&key).await {
+        Ok(object) => object,
+        Err(error @ (ColdError::NotFound { .. } | ColdError::Corrupt { .. })) => {
+            report.damage.push(format!("{key}: {error}"));
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let length = object.len() as u64;
+    let index = cold_pack::index_position(&object, length)
+        .and_then(|from| cold_pack::read_index(&object[from as usize..]));
+    if let Err(damage) = index {
+        report.damage.push(format!("{key}: {damage}"));
+    }
+    for chunk in chunks {
+        let (from, to) = (chunk.position, chunk.position + u64::from(chunk.stored));
+        let is_inside = to <= length;
+        let stored = match is_inside {
+            true => object.slice(from as usize..to as usize),
+            false => bytes::Bytes::new(),
+        };
+        report.chunks += 1;
+        report.chunk_bytes += u64::from(chunk.length);
+        if let Err(damage) = cold_pack::open(stored, chunk) {
+            report.damage.push(format!("{key}: {damage}"));
+        }
+    }
+    Ok(())
+}
+
+/// Packs that only other points in time need.
+async fn check_there(
+    source: &Source,
+    (group, pack): PackId,
+    report: &mut Report,
+) -> Result<(), BackupError> {
+    let key = pack_key_of(source, group, pack)?;
+    match source.store.head(&key).await {
+        Ok(_) => Ok(()),
+        Err(error @ ColdError::NotFound { .. }) => {
+            report.damage.push(format!("{key}: {error}"));
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn pack_key_of(source: &Source, group: u32, pack: PackName) -> Result<ColdKey, BackupError> {
+    pack_key(&source.cluster, group, pack).ok_or_else(|| BackupError::State {
+        group,
+        what: format!("{pack:?} makes no key"),
+    })
+}

@@ -1,0 +1,106 @@
+//! A group's whole state for the backup, read from its newest checkpoint: no core stops for it, and the group's logic knows
+//! nothing of it. What the cold store has stays there; the bytes that it lacks come from the local packs.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use bytes::Bytes;
+use prost::Message;
+use raftproto::backup::{Base, BaseStream};
+use raftproto::checkpoint::{Chunk, GroupManifest, GroupState, StreamState};
+use storage::{StorageError, io_error};
+
+use super::checkpoint::{pack_path, read_tables};
+
+/// Why there is no base.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BaseError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("the checkpoint of group {group} does not decode: {source}")]
+    Decode {
+        group: u32,
+        source: prost::DecodeError,
+    },
+    /// The cold store lacks so much that it must come first.
+    #[error("the cold store lacks {bytes} bytes")]
+    TooLong { bytes: u64 },
+}
+
+/// Reads the state and its last stamp; the bytes that the cold store lacks may be `bytes_max`. Blocks.
+pub(super) fn read_base(
+    dir: &Path,
+    manifest: &GroupManifest,
+    bytes_max: u64,
+) -> Result<(Base, u64), BaseError> {
+    let group = manifest.group;
+    let decode = |source| BaseError::Decode { group, source };
+    let mut packs = Packs {
+        dir,
+        group,
+        open: BTreeMap::new(),
+    };
+    let mut base = Base {
+        group_state: manifest.group_state.clone(),
+        streams: Vec::new(),
+    };
+    let state = GroupState::decode(manifest.group_state.clone()).map_err(decode)?;
+    let mut bytes = 0;
+    for (key, value) in read_tables(dir, manifest)? {
+        let mut state = StreamState::decode(value.as_slice()).map_err(decode)?;
+        let cold_end = state
+            .cold
+            .last()
+            .map_or(0, |c| c.start + u64::from(c.length));
+        let own_from = cold_end.max(state.kept_from).max(state.start);
+        bytes += state.tail.saturating_sub(own_from);
+        if bytes > bytes_max {
+            return Err(BaseError::TooLong { bytes });
+        }
+        let mut own = Vec::new();
+        for chunk in std::mem::take(&mut state.chunks) {
+            let end = chunk.start + u64::from(chunk.length);
+            if end > own_from {
+                let from = own_from.saturating_sub(chunk.start) as usize;
+                own.extend_from_slice(&packs.read(&chunk)?[from..]);
+            }
+        }
+        base.streams.push(BaseStream {
+            key,
+            state: state.encode_to_vec().into(),
+            own: own.into(),
+        });
+    }
+    Ok((base, state.last_stamp_ms))
+}
+
+struct Packs<'a> {
+    dir: &'a Path,
+    group: u32,
+    open: BTreeMap<u32, File>,
+}
+
+impl Packs<'_> {
+    fn read(&mut self, chunk: &Chunk) -> Result<Bytes, StorageError> {
+        let path = pack_path(self.dir, self.group, chunk.pack);
+        let file = match self.open.entry(chunk.pack) {
+            std::collections::btree_map::Entry::Occupied(open) => open.into_mut(),
+            std::collections::btree_map::Entry::Vacant(place) => {
+                place.insert(File::open(&path).map_err(|e| io_error(&path, "open", e))?)
+            }
+        };
+        let mut bytes = vec![0; chunk.length as usize];
+        file.read_exact_at(&mut bytes, chunk.position)
+            .map_err(|e| io_error(&path, "read", e))?;
+        if crc32c::crc32c(&bytes) != chunk.crc32c {
+            return Err(StorageError::Corrupt {
+                path,
+                offset: chunk.position,
+                what: "the checksum of a chunk is wrong".to_owned(),
+            });
+        }
+        Ok(bytes.into())
+    }
+}

@@ -1,0 +1,302 @@
+//! What the cold store is asked, in which order, and what its answers mean: putting, finding, deleting and reading packs.
+//! Runs on any executor: what takes time to compute is handed to an [`Aside`], and the store is whatever stands behind its
+//! trait; the simulator runs all of this over one that fails (`integration/sim`).
+//! Invariants: a pack that may be there is looked for before it is put again; nothing is answered that no checksum covers.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::future::Future;
+
+use bytes::Bytes;
+use storage::StorageError;
+use storage::cold::{ColdBody, ColdError, ColdKey, ColdStore};
+use storage::cold_pack::{self, Header, Location, PackDamage, Source};
+
+use super::cold_cache::location_of;
+use crate::group::{ColdAnswer, PackedChunk};
+use crate::mutation;
+use crate::protocol::{ColdChunk, Incarnation, PackName, Refusal, StreamKey};
+
+/// Bytes of an object's end that are read at once, in the hope that its index is among them.
+const END_BYTES: u64 = 64 << 10;
+
+/// The key of a pack.
+pub fn pack_key(cluster_id: &str, group: u32, name: PackName) -> Option<ColdKey> {
+    let (term, number, nonce) = (name.term, name.number, name.nonce);
+    ColdKey::new(format!(
+        "{cluster_id}/packs/{group:05}/{term:010}-{number:06}-{nonce:016x}"
+    ))
+}
+
+/// Why a pack was not put, found or deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum FlushError {
+    /// The store.
+    #[error(transparent)]
+    Cold(#[from] ColdError),
+    /// The local disk.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// What was to go into it.
+    #[error("bytes of {0} could not be read: {1:?}")]
+    Source(StreamKey, Refusal),
+    /// What is there.
+    #[error("{0}: {1}")]
+    Damaged(ColdKey, PackDamage),
+    /// None is set.
+    #[error("there is no cold store")]
+    NoStore,
+}
+
+/// Where computing is done that would hold up an executor.
+pub trait Aside {
+    /// Does it there.
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = T>;
+}
+
+/// The blocking threads of glommio.
+pub struct BlockingThreads;
+
+impl Aside for BlockingThreads {
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = T> {
+        storage::blocking::run(work)
+    }
+}
+
+/// Names of packs that were put without an answer.
+pub type Unsure = RefCell<BTreeSet<(u32, PackName)>>;
+
+/// How a pack came to be there.
+pub struct Put {
+    /// For the group.
+    pub answer: ColdAnswer,
+    /// Size of what was put now; `None`: it was there, or is not.
+    pub put_bytes: Option<u64>,
+}
+
+/// See the module's head.
+pub struct PackStore<'a, A> {
+    /// The objects.
+    pub store: &'a dyn ColdStore,
+    /// First word of their keys.
+    pub cluster_id: &'a str,
+    /// What this process put without an answer.
+    pub unsure: &'a Unsure,
+    /// For computing.
+    pub aside: A,
+}
+
+impl<A: Aside> PackStore<'_, A> {
+    /// Builds a pack and puts it. `sources` are asked for only if it is not there already.
+    ///
+    /// # Errors
+    /// [`FlushError`]: it is not known whether it is there.
+    pub async fn put(
+        &self,
+        group: u32,
+        name: PackName,
+        sources: impl Future<Output = Result<Vec<Source>, FlushError>>,
+    ) -> Result<Put, FlushError> {
+        let found = |answer| Put {
+            answer,
+            put_bytes: None,
+        };
+        let is_unsure = self.unsure.borrow().contains(&(group, name));
+        if is_unsure && let Some(there) = self.find(group, name).await? {
+            self.unsure.borrow_mut().remove(&(group, name));
+            return Ok(found(there));
+        }
+        let sources = sources.await?;
+        let header = Header {
+            group,
+            term: name.term,
+            number: name.number,
+            nonce: name.nonce,
+        };
+        let built = self.aside.run(move || {
+            let built = cold_pack::build(header, &sources);
+            (built, sources)
+        });
+        let (built, sources) = built.await;
+        let key = self.key(group, name)?;
+        // From here on it may be there, whatever the answer is.
+        self.unsure.borrow_mut().insert((group, name));
+        match self.store.put(&key, ColdBody::new(built.pieces)).await {
+            Ok(()) => {}
+            Err(ColdError::Conflict { .. }) => {
+                let there = self.find(group, name).await?;
+                return Ok(found(there.unwrap_or(ColdAnswer::Conflict(name))));
+            }
+            Err(_) if mutation::is_on("published-before-put") => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.unsure.borrow_mut().remove(&(group, name));
+        let chunks = sources.iter().zip(&built.locations);
+        let chunks = chunks.map(|(source, at)| PackedChunk {
+            key: StreamKey::from_stored(&source.key),
+            incarnation: Incarnation(source.incarnation),
+            chunk: chunk_at(source.start, at),
+        });
+        Ok(Put {
+            answer: ColdAnswer::There {
+                name,
+                object_bytes: built.length,
+                chunks: chunks.collect(),
+            },
+            put_bytes: Some(built.length),
+        })
+    }
+
+    /// What is in a pack by its own index; `None`: it is not there.
+    ///
+    /// # Errors
+    /// [`FlushError`]: it is not known whether it is there.
+    pub async fn find(&self, group: u32, name: PackName) -> Result<Option<ColdAnswer>, FlushError> {
+        let key = self.key(group, name)?;
+        let length = match self.store.head(&key).await {
+            Ok(length) => length,
+            Err(ColdError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let damaged = |damage| FlushError::Damaged(key.clone(), damage);
+        let from = length.saturating_sub(END_BYTES);
+        let mut end = self.store.get_range(&key, from, length - from).await?;
+        let index = cold_pack::index_position(&end, length).map_err(damaged)?;
+        if index < from {
+            end = self.store.get_range(&key, index, length - index).await?;
+        } else {
+            end = end.slice((index - from) as usize..);
+        }
+        let entries = cold_pack::read_index(&end).map_err(damaged)?;
+        let chunk_of = |entry: cold_pack::Entry| PackedChunk {
+            key: StreamKey::from_stored(&entry.key),
+            incarnation: Incarnation(entry.incarnation),
+            chunk: chunk_at(entry.start, &entry.location),
+        };
+        Ok(Some(ColdAnswer::There {
+            name,
+            object_bytes: length,
+            chunks: entries.into_iter().map(chunk_of).collect(),
+        }))
+    }
+
+    /// Deletes the objects of packs.
+    ///
+    /// # Errors
+    /// [`FlushError`]: some may be there still.
+    pub async fn delete(
+        &self,
+        group: u32,
+        packs: &[(u32, PackName)],
+    ) -> Result<ColdAnswer, FlushError> {
+        let names = packs.iter().map(|(_, name)| *name);
+        let keys: Result<Vec<ColdKey>, _> = names.map(|name| self.key(group, name)).collect();
+        match self.store.delete(&keys?).await {
+            Err(_) if mutation::is_on("forgotten-before-deleted") => {}
+            done => done?,
+        }
+        let numbers = packs.iter().map(|(number, _)| *number);
+        Ok(ColdAnswer::Deleted(numbers.collect()))
+    }
+
+    /// Reads chunks that lie one behind the other, and verifies them. What came damaged is read once more: the way here
+    /// may have done it. `keep` is given each chunk as it is stored, once all are known to be sound.
+    ///
+    /// # Errors
+    /// [`ColdError`].
+    pub async fn read(
+        &self,
+        group: u32,
+        pack: PackName,
+        run: &[ColdChunk],
+        keep: &dyn Fn(&ColdChunk, &[u8]),
+    ) -> Result<Vec<Bytes>, ColdError> {
+        match self.read_once(group, pack, run, keep).await {
+            Err(ColdError::Corrupt { key, what }) => {
+                log::warn!("event=cold_read_again key={key} what=\"{what}\"");
+                self.read_once(group, pack, run, keep).await
+            }
+            result => result,
+        }
+    }
+
+    async fn read_once(
+        &self,
+        group: u32,
+        pack: PackName,
+        run: &[ColdChunk],
+        keep: &dyn Fn(&ColdChunk, &[u8]),
+    ) -> Result<Vec<Bytes>, ColdError> {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else {
+            return Ok(Vec::new());
+        };
+        let wrong = |_| ColdError::Misconfigured {
+            what: "the cluster's id makes no key of an object".to_owned(),
+        };
+        let key = self.key(group, pack).map_err(wrong)?;
+        let from = first.position;
+        let length = last.position + u64::from(last.stored) - from;
+        let bytes = self.store.get_range(&key, from, length).await?;
+        let locations: Vec<Location> = run.iter().map(location_of).collect();
+        let fetched = bytes.clone();
+        let opened = self.aside.run(move || {
+            let open = |at: &Location| {
+                let begin = (at.position - from) as usize;
+                let end = begin + at.stored as usize;
+                // A copy, where it is not decompressed: a slice would keep the whole run in memory.
+                let is_plain = at.stored == at.length;
+                let stored = if is_plain {
+                    Bytes::copy_from_slice(bytes.get(begin..end).unwrap_or_default())
+                } else {
+                    bytes.slice(begin.min(bytes.len())..end.min(bytes.len()))
+                };
+                if is_plain && mutation::is_on("cold-read-unverified") {
+                    return Ok(stored);
+                }
+                cold_pack::open(stored, at)
+            };
+            locations.iter().map(open).collect::<Result<Vec<_>, _>>()
+        });
+        let opened = opened.await.map_err(|damage| ColdError::Corrupt {
+            key,
+            what: damage.to_string(),
+        })?;
+        for chunk in run {
+            let begin = (chunk.position - from) as usize;
+            if let Some(stored) = fetched.get(begin..begin + chunk.stored as usize) {
+                keep(chunk, stored);
+            }
+        }
+        Ok(opened)
+    }
+
+    fn key(&self, group: u32, name: PackName) -> Result<ColdKey, FlushError> {
+        pack_key(self.cluster_id, group, name).ok_or(FlushError::NoStore)
+    }
+}
+
+/// What a client is told: to try again, unless that cannot help.
+pub fn refusal_of(error: &ColdError) -> Refusal {
+    match error {
+        ColdError::Corrupt { .. } | ColdError::Conflict { .. } => Refusal::DataDamaged,
+        // A pack goes a while after its last chunk was given up: a plan that is older finds nothing.
+        _ => Refusal::Unavailable,
+    }
+}
+
+fn chunk_at(start: u64, at: &Location) -> ColdChunk {
+    ColdChunk {
+        pack: 0,
+        stored: at.stored,
+        position: at.position,
+        start,
+        length: at.length,
+        crc32c: at.crc32c,
+    }
+}
