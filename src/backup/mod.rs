@@ -2,6 +2,7 @@
 //! point in time, and the commands that list, verify and restore it. What ships is `core/ship.rs`.
 
 pub mod chain;
+pub mod collect;
 pub mod format;
 mod inventory;
 pub mod list;

@@ -5,7 +5,7 @@
 //! same: what was planned is kept and written by a later round, since the group's state counts on the pack's places.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use prost::Message;
@@ -14,6 +14,7 @@ use storage::pack::PackPlan;
 use storage::{StorageError, framed, table};
 
 use super::Core;
+pub use super::files::{group_dir, manifest_path, pack_path, table_path};
 use crate::group::{CheckpointPlan, PlaceChunk, combine_stream_states};
 use crate::ops::metrics::add;
 use crate::protocol::{ChunkRef, Incarnation, StreamKey};
@@ -35,26 +36,6 @@ pub(super) type Planned = (CheckpointPlan, PackPlan);
 pub struct GroupFiles {
     /// What the manifest says.
     pub manifest: GroupManifest,
-}
-
-/// A group's directory.
-pub fn group_dir(dir: &Path, group: u32) -> PathBuf {
-    dir.join("groups").join(format!("{group:05}"))
-}
-
-/// A pack's file.
-pub fn pack_path(dir: &Path, group: u32, pack: u32) -> PathBuf {
-    group_dir(dir, group).join(format!("pack-{pack}"))
-}
-
-/// A state table's file.
-pub fn table_path(dir: &Path, group: u32, number: u64) -> PathBuf {
-    group_dir(dir, group).join(format!("table-{number}"))
-}
-
-/// A group's manifest.
-pub fn manifest_path(dir: &Path, group: u32) -> PathBuf {
-    group_dir(dir, group).join("manifest")
 }
 
 struct Placer(PackPlan);

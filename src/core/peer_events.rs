@@ -17,6 +17,7 @@ use super::give::give;
 use super::transfer::TransferError;
 use super::{Core, Message};
 use crate::group::Input;
+use crate::meta::admission::{Bound, Known, admit};
 use crate::peer::{CheckpointParts, Code, GrpcError, PeerEvents};
 use crate::protocol::{GroupTarget, Op, Outcome, Request};
 
@@ -34,30 +35,12 @@ impl PeerEvents for PeerShell {
 
     async fn admit(&self, hello: &Hello) -> Result<(), String> {
         let core = &self.0;
-        if hello.raft_id == 0 {
-            // It only asks what its replicas are to be called.
-            return Err(format!(
-                "node {} is about to join: it has no replicas yet",
-                hello.node_id
-            ));
-        }
-        let known = core.known_raft_id(hello.node_id);
-        match known {
-            None if core.is_in_a_group(hello.raft_id) || core.may_be_behind() => {}
-            None => {
-                return Err(format!(
-                    "node {} is not a member: `ursula cluster add` it first",
-                    hello.node_id
-                ));
-            }
-            Some(known) if hello.raft_id < known => {
-                return Err(format!(
-                    "node {} was replaced: what is on its disk is not a member any more",
-                    hello.node_id
-                ));
-            }
-            Some(_) => {}
-        }
+        let known = Known {
+            raft_id: core.known_raft_id(hello.node_id),
+            is_in_a_group: core.is_in_a_group(hello.raft_id),
+            may_be_behind: core.may_be_behind(),
+        };
+        admit(hello, known)?;
         let Some(disk) = &core.disk else {
             return Ok(());
         };
@@ -144,26 +127,15 @@ static BINDING: Mutex<()> = Mutex::new(());
 fn bind(path: &Path, hello: &Hello) -> Result<Result<(), String>, StorageError> {
     let _one = BINDING.lock().unwrap_or_else(PoisonError::into_inner);
     let known = framed::read(path)?.unwrap_or_default();
-    let mut lines: Vec<String> = String::from_utf8_lossy(&known)
-        .lines()
-        .map(str::to_owned)
-        .collect();
-    let store: String = hello.store_id.iter().map(|b| format!("{b:02x}")).collect();
-    let prefix = format!("{} ", hello.raft_id);
-    let line = format!("{prefix}{store}");
-    match lines.iter().find(|l| l.starts_with(&prefix)) {
-        Some(bound) if *bound == line => Ok(Ok(())),
-        Some(_) => Ok(Err(format!(
-            "node {} has another data directory than before, so it may have lost what it acknowledged: \
-             bring its disk back, or give it up with `ursula cluster replace {}`",
-            hello.node_id, hello.node_id
-        ))),
-        None => {
-            lines.push(line);
-            framed::write_atomic(path, lines.join("\n").as_bytes())?;
-            Ok(Ok(()))
+    let mut bound = Bound::parse(&String::from_utf8_lossy(&known));
+    Ok(match bound.bind(hello) {
+        Ok(true) => {
+            framed::write_atomic(path, bound.text().as_bytes())?;
+            Ok(())
         }
-    }
+        Ok(false) => Ok(()),
+        Err(refused) => Err(refused),
+    })
 }
 
 impl Core {
@@ -308,10 +280,8 @@ impl Core {
         };
         let known = framed::read(&disk.dir.join("peers")).ok().flatten();
         let known = known.unwrap_or_default();
-        let text = String::from_utf8_lossy(&known);
-        let ids = text.lines().filter_map(|line| line.split(' ').next());
-        let bound = ids.filter_map(|id| id.parse().ok());
-        bound.chain([self.identity.raft_id]).collect()
+        let bound = Bound::parse(&String::from_utf8_lossy(&known));
+        bound.raft_ids().chain([self.identity.raft_id]).collect()
     }
 
     /// What a node was asked may have been answered on a connection that broke.

@@ -405,9 +405,14 @@ impl Core {
         lags.max().unwrap_or(0)
     }
 
+    /// The backup is behind by more than what is usual.
+    pub(super) fn is_backup_late(&self) -> bool {
+        self.backup_lag_ms() > LATE_INTERVALS * self.config.dr_interval_ms + 10_000
+    }
+
     fn warn_if_late(&self) {
         let lag_ms = self.backup_lag_ms();
-        let is_late = lag_ms > LATE_INTERVALS * self.config.dr_interval_ms + 10_000;
+        let is_late = self.is_backup_late();
         if is_late && !self.shipping.is_late.replace(true) {
             log::warn!(
                 "event=backup_behind core={} lag_ms={lag_ms} what was acknowledged since is only on the nodes",

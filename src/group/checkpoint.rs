@@ -13,6 +13,8 @@ use super::choose::CHUNK_BYTES_MAX;
 use super::cold_state::ColdPack;
 use super::log::LogPosition;
 use super::machine::Machine;
+use super::peer;
+use super::raft::Raft;
 use super::stream;
 use super::{Group, SavedHardState};
 use crate::meta::Meta;
@@ -121,6 +123,30 @@ impl Group {
     /// Streams that changed since the last checkpoint.
     pub fn dirty_count(&self) -> usize {
         self.machine.dirty.len()
+    }
+}
+
+impl Raft {
+    /// The membership by the entries applied so far.
+    pub(super) fn membership(&self) -> Membership {
+        let conf = self.node.store().conf_state();
+        peer::membership(conf)
+    }
+
+    /// A replica needs a checkpoint that is not there.
+    pub(super) fn take_checkpoint_wanted(&self) -> bool {
+        self.node.store().take_checkpoint_wanted()
+    }
+
+    /// A checkpoint of the state at `position` is on disk.
+    pub(super) fn checkpointed(&mut self, position: LogPosition, members: &Membership) {
+        let conf_state = peer::conf_state(members);
+        self.node.mut_store().set_checkpoint(position, conf_state);
+    }
+
+    /// Where the newest checkpoint stands; 0: there is none.
+    pub(super) fn checkpoint_index(&self) -> u64 {
+        self.node.store().checkpoint_index()
     }
 }
 

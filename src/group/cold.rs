@@ -13,7 +13,7 @@ use raftproto::command::{self, command::Kind};
 
 use super::choose::{Chosen, PackSource, Search};
 use super::cold_state::ColdPack;
-use super::{Effect, Group};
+use super::{Effect, Group, packs};
 use crate::mutation;
 use crate::protocol::{ColdChunk, Incarnation, PackName, StreamKey};
 
@@ -376,7 +376,7 @@ impl Group {
                     (flush.stage, flush.since_ms) = (Stage::Publishing, now_ms);
                 }
                 if self.machine.cold.intents.contains_key(&name) {
-                    let publish = publish_command(name, object_bytes, &chunks);
+                    let publish = packs::publish_command(name, object_bytes, &chunks);
                     self.pending.push(Kind::PublishPack(publish), None);
                 }
             }
@@ -497,26 +497,5 @@ impl Group {
                 Vec::new()
             }
         }
-    }
-}
-
-fn publish_command(
-    name: PackName,
-    object_bytes: u64,
-    chunks: &[PackedChunk],
-) -> command::PublishPack {
-    let chunk_of = |packed: &PackedChunk| command::PackChunk {
-        key: packed.key.as_str().to_owned(),
-        incarnation: packed.incarnation.0,
-        start: packed.chunk.start,
-        length: packed.chunk.length,
-        position: packed.chunk.position,
-        stored: packed.chunk.stored,
-        crc32c: packed.chunk.crc32c,
-    };
-    command::PublishPack {
-        name: Some(name.to_message()),
-        object_bytes,
-        chunks: chunks.iter().map(chunk_of).collect(),
     }
 }

@@ -166,9 +166,23 @@ impl Group {
             return;
         };
         let is_signed = message.term > 0 && message.from > 0;
-        let is_wanted =
-            is_signed && message.term >= self.raft.term() && offer.index > self.raft.commit();
-        if !is_wanted || self.fetching.is_some() || message.to != self.raft.id() {
+        let is_ours = message.to == self.raft.id() && message.term >= self.raft.term();
+        if !is_signed || !is_ours {
+            return;
+        }
+        if self.raft.has_committed(offer.index, offer.term) {
+            // It was installed, and the answer was lost: without another one the leader would offer it for ever.
+            if !mutation::is_on("known-checkpoint-unanswered") {
+                let at = LogPosition {
+                    index: offer.index,
+                    term: offer.term,
+                };
+                let members = offer.membership.clone().unwrap_or_default();
+                self.raft.restore(message.from, message.term, at, &members);
+            }
+            return;
+        }
+        if self.fetching.is_some() {
             return;
         }
         self.fetching = Some((message.from, message.term));

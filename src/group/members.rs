@@ -5,6 +5,7 @@
 use raft::prelude::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
 
 use super::{Effect, Group};
+use crate::mutation;
 
 /// Entries that a learner may lack when it becomes a voter.
 const LAG_MAX: u64 = 128;
@@ -39,7 +40,7 @@ impl Group {
             let mut all = replicas.iter();
             all.any(|r| r.raft_id == *id && r.has_all_but(LAG_MAX, last))
         };
-        if !joining.iter().all(has_the_log) {
+        if !joining.iter().all(has_the_log) && !mutation::is_on("learner-without-log") {
             return;
         }
         if leaving.contains(&self.raft.id())
@@ -65,7 +66,8 @@ impl Group {
         // Who votes changes by a joint configuration, also where only one comes or goes: a majority of both must have it.
         let is_joint = changes
             .iter()
-            .any(|(kind, _)| *kind != ConfChangeType::AddLearnerNode);
+            .any(|(kind, _)| *kind != ConfChangeType::AddLearnerNode)
+            && !(changes.len() == 1 && mutation::is_on("removal-not-joint"));
         let transition = if is_joint {
             ConfChangeTransition::Implicit
         } else {

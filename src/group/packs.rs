@@ -4,6 +4,7 @@
 
 use raftproto::command;
 
+use super::cold::PackedChunk;
 use super::cold_state::ColdPack;
 use super::machine::{Machine, find};
 use crate::mutation;
@@ -164,5 +165,27 @@ impl Machine {
         if let Some(pack) = stream.bytes.packed_hot() {
             self.packed_hot.insert((pack, key.clone()));
         }
+    }
+}
+
+/// The command that makes these chunks count.
+pub(super) fn publish_command(
+    name: PackName,
+    object_bytes: u64,
+    chunks: &[PackedChunk],
+) -> command::PublishPack {
+    let chunk_of = |packed: &PackedChunk| command::PackChunk {
+        key: packed.key.as_str().to_owned(),
+        incarnation: packed.incarnation.0,
+        start: packed.chunk.start,
+        length: packed.chunk.length,
+        position: packed.chunk.position,
+        stored: packed.chunk.stored,
+        crc32c: packed.chunk.crc32c,
+    };
+    command::PublishPack {
+        name: Some(name.to_message()),
+        object_bytes,
+        chunks: chunks.iter().map(chunk_of).collect(),
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use raft::prelude::{ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot};
+use raft::prelude::{Entry, EntryType, HardState, Message, MessageType, Snapshot};
 use raft::{RawNode, StateRole};
 use raftproto::checkpoint::Membership;
 use raftproto::peer::RaftMessage;
@@ -20,7 +20,7 @@ use crate::mutation;
 pub struct Persist {
     /// The ready's number; answered with [`super::Input::Persisted`].
     pub number: u64,
-    /// Set if the term or the vote changed.
+    /// Set if the term or the vote changed, or a membership change is known for committed.
     pub hard_state: Option<SavedHardState>,
     /// New entries in log order.
     pub entries: Vec<LogEntry>,
@@ -273,6 +273,12 @@ impl Raft {
         self.node.raft.raft_log.committed
     }
 
+    /// An entry is committed here, for all that can be told of it: of those before the checkpoint the terms are forgotten.
+    pub(super) fn has_committed(&self, index: u64, term: u64) -> bool {
+        let commit = self.commit();
+        index < commit || (index == commit && self.node.raft.raft_log.term(index) == Ok(term))
+    }
+
     pub(super) fn log_bytes_after(&self, index: u64) -> u64 {
         self.node.store().bytes_after(index)
     }
@@ -323,7 +329,13 @@ impl Raft {
         }
         let committed = ready.take_committed_entries();
         let entries = ready.take_entries();
-        let hard_state = ready.hs().cloned().and_then(|hs| self.changed(hs));
+        let mut hard_state = ready.hs().cloned().and_then(|hs| self.changed(hs));
+        let is_conf_change = |e: &Entry| e.entry_type() != EntryType::EntryNormal;
+        if committed.iter().any(is_conf_change) && !mutation::is_on("membership-forgotten") {
+            // A start that did not know it for committed would go back to the members before, and those may be gone for
+            // good by then.
+            hard_state = Some(self.hard_state_now());
+        }
         let saved = entries
             .iter()
             .map(|e| (e.index, e.term, e.entry_type()))
@@ -376,6 +388,15 @@ impl Raft {
             .into_iter()
             .filter_map(|m| peer::outgoing(self.group, log, m))
             .collect()
+    }
+
+    fn hard_state_now(&self) -> SavedHardState {
+        let now = self.node.raft.hard_state();
+        SavedHardState {
+            term: now.term,
+            vote: now.vote,
+            commit: now.commit,
+        }
     }
 
     fn changed(&mut self, hs: HardState) -> Option<SavedHardState> {
@@ -455,22 +476,6 @@ impl Raft {
         self.forget_applied(index);
     }
 
-    /// A checkpoint of the state at `position` is on disk.
-    pub(super) fn checkpointed(&mut self, position: LogPosition, members: &Membership) {
-        let conf_state = peer::conf_state(members);
-        self.node.mut_store().set_checkpoint(position, conf_state);
-    }
-
-    /// Where the newest checkpoint stands; 0: there is none.
-    pub(super) fn checkpoint_index(&self) -> u64 {
-        self.node.store().checkpoint_index()
-    }
-
-    /// A replica needs a checkpoint that is not there.
-    pub(super) fn take_checkpoint_wanted(&self) -> bool {
-        self.node.store().take_checkpoint_wanted()
-    }
-
     pub(super) fn hard_state(&self) -> SavedHardState {
         let hs = self.node.store().hard_state();
         SavedHardState {
@@ -478,12 +483,6 @@ impl Raft {
             vote: hs.vote,
             commit: hs.commit,
         }
-    }
-
-    /// The membership by the entries applied so far.
-    pub(super) fn membership(&self) -> Membership {
-        let conf: &ConfState = self.node.store().conf_state();
-        peer::membership(conf)
     }
 
     pub(super) fn settings(&self) -> &RaftSettings {

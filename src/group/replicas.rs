@@ -8,6 +8,7 @@ use raft::{ProgressState, SnapshotStatus};
 use super::peer::node_of;
 use super::raft::Raft;
 use super::settings::Replica;
+use crate::mutation;
 
 impl Raft {
     /// Leadership is on its way to another replica: nothing can be proposed.
@@ -97,7 +98,9 @@ impl Raft {
     /// Forgets the log's first entry, which is applied: a log tells how members changed, not who the founders were, so whoever
     /// leads from here on gives those that have nothing a checkpoint.
     pub(super) fn forget_first(&mut self) {
-        self.node.mut_store().compact(1);
+        if !mutation::is_on("new-members-untaught") {
+            self.node.mut_store().compact(1);
+        }
     }
 
     /// A membership change is in the log and not applied.
@@ -126,7 +129,7 @@ impl Raft {
                     || conf_state.voters_outgoing.contains(&id)
                     || conf_state.learners.contains(&id);
                 self.node.mut_store().set_conf_state(conf_state);
-                if !is_in && self.is_leader() {
+                if !is_in && self.is_leader() && !mutation::is_on("removed-leader-goes-on") {
                     // raft-rs would go on to lead a group that it is no member of.
                     let term = self.node.raft.term;
                     self.node.raft.become_follower(term, 0);

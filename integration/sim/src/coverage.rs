@@ -35,6 +35,7 @@ pub const PATHS: &[&str] = &[
     "fetch failed",
     "first leader by turn",
     "fork made",
+    "fork stalls after its hold",
     "gone",
     "hold looked into",
     "hold released at once",

@@ -18,6 +18,10 @@ use crate::world::World;
 /// Pause before a refused step is tried again.
 const RETRY_US: u64 = 200_000;
 
+/// A fork stalls between its two steps in so many of a million cases, for so long.
+const STALL: u64 = 10_000;
+const STALL_US: (u64, u64) = (25_000_000, 45_000_000);
+
 /// What waits for the answer to a request of the node's own.
 pub enum Task {
     /// A command for another group, then the word that it is done.
@@ -47,6 +51,8 @@ pub struct Forking {
     source: StreamKey,
     hold_id: u64,
     held: Option<Held>,
+    /// What is asked when it goes on.
+    stalled: Option<Request>,
 }
 
 /// See [`Task::Read`].
@@ -123,6 +129,7 @@ impl World {
             hold_id: op.id | 1 << 40,
             op,
             held: None,
+            stalled: None,
         };
         self.ask_for(node, Task::Fork(Box::new(task)), request);
     }
@@ -149,6 +156,11 @@ impl World {
     pub fn retry_task(&mut self, node: u64, id: u64) {
         if let Some(Task::Deliver(delivery)) = self.node(node).process.tasks.get(&id) {
             let request = delivery.request.clone();
+            self.ask_again(node, id, request);
+        }
+        if let Some(Task::Fork(forking)) = self.node(node).process.tasks.get_mut(&id)
+            && let Some(request) = forking.stalled.take()
+        {
             self.ask_again(node, id, request);
         }
     }
@@ -234,6 +246,19 @@ impl World {
             let key = StreamKey::from_stored(&forking.op.key);
             forking.held = Some(held);
             let request = Request::on_key(key, Asked::Create(create));
+            let is_over = self.now_us + STALL_US.1 < self.plan.chaos_us;
+            if is_over && self.rng.chance(STALL) {
+                // Its core stands still for so long that the sweep asks before it goes on.
+                self.coverage.hit("fork stalls after its hold");
+                forking.stalled = Some(request);
+                let process = &mut self.node(node).process;
+                process.task_count += 1;
+                let task = process.task_count;
+                process.tasks.insert(task, Task::Fork(Box::new(forking)));
+                let life = self.node(node).life;
+                let at_us = self.now_us + self.rng.range(STALL_US.0, STALL_US.1);
+                return self.queue.at(at_us, Event::RetryTask(life, task));
+            }
             return self.ask_for(node, Task::Fork(Box::new(forking)), request);
         };
         let stands = match &outcome {

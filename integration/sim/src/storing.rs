@@ -7,6 +7,9 @@ use crate::checkpoint::{Checkpoint, Placer};
 use crate::event::Event;
 use crate::world::World;
 
+/// No checkpoint takes longer to write.
+const WRITE_MAX_US: u64 = 4_000_000;
+
 impl World {
     /// Begins a round of checkpoints, unless one is under way.
     pub fn begin_round(&mut self, node: u64) {
@@ -38,8 +41,11 @@ impl World {
             let Some(hosted) = me.process.groups.get_mut(&group) else {
                 continue;
             };
-            if hosted.group.is_installing() || hosted.group.applied().index <= before.manifest.index
-            {
+            if hosted.group.is_installing() {
+                continue;
+            }
+            if hosted.group.applied().index <= before.manifest.index {
+                hosted.group.shed_hot_bytes(0);
                 continue;
             }
             let mut placer = Placer {
@@ -47,7 +53,9 @@ impl World {
                 bytes: Vec::new(),
             };
             let plan = hosted.group.checkpoint(&mut placer);
-            let at_us = self.now_us + self.rng.latency(self.plan.sync_us * 3);
+            let slowness = self.node(node).slowness;
+            let write_us = self.rng.latency(self.plan.sync_us * 3) * slowness;
+            let at_us = self.now_us + write_us.min(WRITE_MAX_US);
             let planned = Box::new((plan, placer));
             self.queue
                 .at(at_us, Event::Checkpointed(life, group, planned));

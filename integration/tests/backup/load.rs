@@ -22,7 +22,6 @@ pub struct Written {
     /// Streams with a producer, and its last sequence.
     producers: Vec<(String, u64)>,
     ttl: Vec<String>,
-    /// Stream, headers of its last append, and the offset that it answered.
     round: u64,
 }
 
@@ -50,6 +49,11 @@ fn sure(client: &mut Client, method: &str, path: &str, headers: &[(&str, &str)],
 }
 
 impl Written {
+    /// Streams of all groups.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.streams.iter().map(|(path, _)| path.as_str())
+    }
+
     /// Writes more of everything.
     pub fn more(&mut self, client: &mut Client) {
         let round = self.round;

@@ -1,11 +1,15 @@
 //! What was older than the lag is there after all nodes and disks were lost, whatever the new cluster's shape.
 
+use std::time::{Duration, Instant};
+
 use integration::cluster::Cluster;
 use integration::s3::S3Server;
 use integration::{Server, scratch_dir};
 
 use super::load::Written;
-use super::{Place, restore, said, until_all_shipped, until_shipped, ursula, verify, with, words};
+use super::{
+    PATIENCE, Place, restore, said, until_all_shipped, until_shipped, ursula, verify, with, words,
+};
 
 /// Restores all nodes of a new cluster and starts it.
 fn rebuild(place: &Place, nodes: u32, shape: &[(&str, &str)], more: &[(&str, &str)]) -> Cluster {
@@ -43,6 +47,17 @@ fn rebuild(place: &Place, nodes: u32, shape: &[(&str, &str)], more: &[(&str, &st
     }
     cluster.wait_ready();
     cluster
+}
+
+/// Until all groups have leaders among these nodes.
+fn until_led(cluster: &Cluster, nodes: &[u32], written: &Written) {
+    let deadline = Instant::now() + PATIENCE;
+    for path in written.paths() {
+        while !nodes.iter().all(|node| cluster.answers(*node, path)) {
+            assert!(Instant::now() < deadline, "{path} has no leader");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 #[test]
@@ -118,9 +133,17 @@ fn three_nodes_become_one_and_one_becomes_three() {
     let mut written = Written::default();
     written.more(&mut cluster.client(1));
     until_all_shipped(&cluster);
-    // Leaders of a part of the groups go; others ship from there on.
+    // A leader stands still, others take over and ship; it goes on, and may ship what it had.
+    written.more(&mut cluster.client(1));
+    cluster.pause(1);
+    until_led(&cluster, &[2, 3], &written);
+    written.more(&mut cluster.client(2));
+    cluster.resume(1);
+    until_led(&cluster, &[1, 2, 3], &written);
+    until_all_shipped(&cluster);
+    // Leaders of a part of the groups go for good.
     cluster.kill(2);
-    cluster.wait_ready();
+    until_led(&cluster, &[1, 3], &written);
     written.more(&mut cluster.client(3));
     until_all_shipped(&cluster);
     for node in cluster.running() {
@@ -165,9 +188,9 @@ fn an_earlier_time_gives_the_state_of_then() {
     written.more(&mut cluster.client(1));
     until_all_shipped(&cluster);
     let then = written.clone();
-    std::thread::sleep(std::time::Duration::from_millis(50));
+    std::thread::sleep(Duration::from_millis(50));
     let at = now();
-    std::thread::sleep(std::time::Duration::from_millis(50));
+    std::thread::sleep(Duration::from_millis(50));
     written.more(&mut cluster.client(1));
     until_all_shipped(&cluster);
     cluster.kill(1);

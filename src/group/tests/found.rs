@@ -2,6 +2,7 @@
 
 use super::replicas::{Cluster, Sent, others, tail_of};
 use super::*;
+use ::raft::prelude::MessageType;
 use raftproto::peer::RaftMessage;
 
 #[test]
@@ -245,4 +246,92 @@ fn a_checkpoint_promises_no_entries_that_its_disk_may_not_have() {
     let plan = &cluster.checkpoints[&a].0;
     assert_eq!(plan.position.index, applied);
     assert_eq!(plan.hard_state.commit, applied);
+}
+
+/// Seeds 78 and 91 of the simulator, once members came and went: the answer to an installed checkpoint was lost, and in a
+/// group with nothing else to say the leader offered it for ever to a replica that did not answer.
+#[test]
+fn a_checkpoint_that_is_there_already_is_answered_again() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    cluster.ask(leader, "s", create(Expiry::Never));
+    let (follower, _) = others(leader);
+    cluster.tick();
+    let has = cluster.group(follower).applied();
+    let (commit, term) = (
+        cluster.group(follower).commit(),
+        cluster.group(follower).term(),
+    );
+    assert_eq!(has.index, commit);
+    for (index, of_term, is_answered) in [(1, 1, true), (commit, has.term, true)] {
+        let offer = RaftMessage {
+            group: 1,
+            r#type: MessageType::MsgSnapshot as u32,
+            to: follower,
+            from: leader,
+            term,
+            checkpoint: Some(raftproto::peer::CheckpointInfo {
+                index,
+                term: of_term,
+                membership: Some(cluster.group(leader).membership()),
+            }),
+            ..RaftMessage::default()
+        };
+        let now = Now {
+            wall_ms: cluster.now_us / 1000,
+            monotonic_us: cluster.now_us,
+        };
+        let mut effects = Vec::new();
+        let group = cluster.group(follower);
+        group.step(now, Input::Peer(offer), &mut effects);
+        let answers = effects.iter().filter(|e| match e {
+            Effect::Send(m) => {
+                m.r#type == MessageType::MsgAppendResponse as u32 && m.index == commit && !m.reject
+            }
+            _ => false,
+        });
+        assert_eq!(answers.count() == 1, is_answered, "{index} {effects:?}");
+    }
+}
+
+/// Seed 90: the members changed, one of the new ones lost its disk, and the others were started again: they did not know
+/// the change for committed and waited for the votes of members that were gone.
+#[test]
+fn what_says_that_a_membership_change_is_committed_is_written_with_it() {
+    let start = RaftStart {
+        node_id: 1,
+        membership: members(&[1]),
+        ..RaftStart::default()
+    };
+    let mut group = Group::new(Machine::new(1), start, 0).unwrap();
+    let now = Now {
+        wall_ms: 1,
+        monotonic_us: 1,
+    };
+    let mut effects = Vec::new();
+    group.campaign(now, &mut effects).unwrap();
+    let mut written = Vec::new();
+    let mut has_ordered = false;
+    for _ in 0..20 {
+        let done: Vec<Persist> = effects
+            .drain(..)
+            .filter_map(|e| match e {
+                Effect::Persist(persist) => Some(persist),
+                _ => None,
+            })
+            .collect();
+        for persist in done {
+            group.step(now, Input::Persisted(persist.number), &mut effects);
+            written.push(persist);
+        }
+        if group.is_ready() && !std::mem::replace(&mut has_ordered, true) {
+            group.step(now, Input::Reconcile(vec![1, 2]), &mut effects);
+        }
+    }
+    assert_eq!(group.membership().learners, [2]);
+    let entries = written.iter().flat_map(|p| &p.entries);
+    let change = entries.filter(|e| e.is_conf_change).map(|e| e.index);
+    let change = change.last().unwrap();
+    let known = written.iter().filter_map(|p| p.hard_state);
+    assert_eq!(known.map(|h| h.commit).max(), Some(change));
 }

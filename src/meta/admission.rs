@@ -1,0 +1,145 @@
+//! Whose word counts: which node is listened to, and which data directory its replicas have. Pure; the shell keeps what is
+//! [`Bound`] on disk before anything that the node says counts.
+
+use std::collections::BTreeMap;
+
+use raftproto::peer::Hello;
+
+use crate::mutation;
+
+/// What a node knows of one that introduces itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// The raft id of its replicas, by the newest members known here; `None`: it is no member.
+    pub raft_id: Option<u64>,
+    /// The replica that it speaks for is a member of a group that lives here.
+    pub is_in_a_group: bool,
+    /// No leader of the meta group is known here: the member list may be old.
+    pub may_be_behind: bool,
+}
+
+/// Says whether a node may speak for its replicas.
+///
+/// # Errors
+/// Why not, and what an operator can do.
+pub fn admit(hello: &Hello, known: Known) -> Result<(), String> {
+    if hello.raft_id == 0 {
+        // It only asks what its replicas are to be called.
+        return Err(format!(
+            "node {} is about to join: it has no replicas yet",
+            hello.node_id
+        ));
+    }
+    match known.raft_id {
+        None if known.is_in_a_group || known.may_be_behind => Ok(()),
+        None => Err(format!(
+            "node {} is not a member: `ursula cluster add` it first",
+            hello.node_id
+        )),
+        // As long as a group counts on its vote, it is heard: an order that replaces a sound node while others are away
+        // would else leave groups without a majority for ever.
+        Some(raft_id) if hello.raft_id < raft_id && !known.is_in_a_group => Err(format!(
+            "node {} was replaced: what is on its disk is not a member any more",
+            hello.node_id
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Which data directory each replica has, of all that ever introduced themselves: the lines of a file, `RAFT_ID STORE_ID`.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Bound(BTreeMap<u64, String>);
+
+impl Bound {
+    /// From the file's text.
+    pub fn parse(text: &str) -> Bound {
+        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        let known = lines.filter_map(|(id, store)| Some((id.parse().ok()?, store.to_owned())));
+        Bound(known.collect())
+    }
+
+    /// The file's text.
+    pub fn text(&self) -> String {
+        let lines = self.0.iter().map(|(id, store)| format!("{id} {store}"));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// The raft ids.
+    pub fn raft_ids(&self) -> impl Iterator<Item = u64> {
+        self.0.keys().copied()
+    }
+
+    /// Notes which data directory a replica has; answers whether that is new, and must reach the disk first.
+    ///
+    /// # Errors
+    /// The replica has another directory than before: it lost its log, and with it the votes and entries that others count
+    /// on (Raft, section 5.2).
+    pub fn bind(&mut self, hello: &Hello) -> Result<bool, String> {
+        let store: String = hello.store_id.iter().map(|b| format!("{b:02x}")).collect();
+        match self.0.get(&hello.raft_id) {
+            Some(known) if *known == store || mutation::is_on("wiped-disk-votes") => Ok(false),
+            Some(_) => Err(format!(
+                "node {} has another data directory than before, so it may have lost what it acknowledged: \
+                 bring its disk back, or give it up with `ursula cluster replace {}`",
+                hello.node_id, hello.node_id
+            )),
+            None => {
+                self.0.insert(hello.raft_id, store);
+                Ok(true)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_is_read_as_it_was_written() {
+        let mut bound = Bound::default();
+        for (raft_id, store) in [(2, 1), ((1 << 16) + 2, 9), (1, 3)] {
+            let hello = Hello {
+                raft_id,
+                store_id: vec![store; 16].into(),
+                ..Hello::default()
+            };
+            assert_eq!(bound.bind(&hello), Ok(true));
+            assert_eq!(bound.bind(&hello), Ok(false));
+        }
+        assert_eq!(Bound::parse(&bound.text()), bound);
+        assert_eq!(bound.raft_ids().collect::<Vec<_>>(), [1, 2, (1 << 16) + 2]);
+    }
+
+    #[test]
+    fn who_may_speak_depends_on_what_is_known_of_him() {
+        let table = [
+            // raft id, known, in a group, behind, may speak
+            (0, Some(2), true, true, false),
+            (2, Some(2), false, false, true),
+            (2, Some((1 << 16) + 2), false, true, false),
+            (2, Some((1 << 16) + 2), true, false, true),
+            ((1 << 16) + 2, Some(2), false, false, true),
+            (2, None, false, false, false),
+            (2, None, true, false, true),
+            (2, None, false, true, true),
+        ];
+        for (raft_id, known, is_in_a_group, may_be_behind, may_speak) in table {
+            let hello = Hello {
+                node_id: 2,
+                raft_id,
+                ..Hello::default()
+            };
+            let known = Known {
+                raft_id: known,
+                is_in_a_group,
+                may_be_behind,
+            };
+            assert_eq!(
+                admit(&hello, known).is_ok(),
+                may_speak,
+                "{raft_id} {known:?}"
+            );
+        }
+    }
+}

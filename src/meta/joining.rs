@@ -1,0 +1,121 @@
+//! Which raft id the replicas of a new data directory take, by what the other nodes know. Pure.
+
+use raftproto::peer::StatusReply;
+
+use crate::mutation;
+
+/// Nobody knows of replicas that take the place of the damaged ones, and the node was not removed meanwhile.
+pub fn lacks_order(node_id: u64, damaged: u64, replies: &[StatusReply]) -> bool {
+    let lists = replies.iter().map(|r| &r.members);
+    let lists: Vec<_> = lists.filter(|members| !members.is_empty()).collect();
+    let ids = lists.iter().flat_map(|m| m.iter()).map(|m| m.raft_id);
+    let newest = ids.filter(|id| id & 0xffff == node_id).max();
+    let is_member = newest.is_some() || lists.is_empty();
+    !replies.is_empty() && is_member && newest.unwrap_or(0) <= damaged
+}
+
+/// The raft id that this node's new replicas may take: of the newest members that anyone knows, if no data directory has
+/// it. A majority must say so: those who know the directory that had it may be away, and what it acknowledged to them would
+/// be forgotten with it.
+///
+/// # Errors
+/// Why not yet, and what an operator can do.
+pub fn judge(node_id: u64, replies: &[StatusReply]) -> Result<u64, String> {
+    let own = |reply: &StatusReply| {
+        let ids = reply.members.iter().map(|m| m.raft_id);
+        ids.filter(|id| id & 0xffff == node_id).max()
+    };
+    let newest = replies
+        .iter()
+        .filter(|r| own(r).is_some())
+        .max_by_key(|r| own(r));
+    let Some((raft_id, newest)) = newest.and_then(|r| Some((own(r)?, r))) else {
+        return Err(format!(
+            "no order has made node {node_id} a member: `ursula cluster add {node_id}=HOST:PORT` or, after its disk was \
+             lost, `ursula cluster replace {node_id}`"
+        ));
+    };
+    let is_bound = |reply: &StatusReply| reply.bound_raft_ids.contains(&raft_id);
+    if replies.iter().any(is_bound) && !mutation::is_on("wiped-disk-votes") {
+        return Err(format!(
+            "node {node_id} is a member with another data directory: `ursula cluster replace {node_id}` gives that one up"
+        ));
+    }
+    let others = newest.members.iter().map(|m| m.raft_id & 0xffff);
+    let others: Vec<u64> = others.filter(|node| *node != node_id).collect();
+    let needed = others.len().min(newest.members.len() / 2 + 1);
+    let answered = replies.iter().filter_map(|r| r.node.as_ref());
+    let answered = answered.filter(|hello| others.contains(&hello.node_id));
+    let answered = answered.count();
+    if answered < needed {
+        return Err(format!(
+            "{answered} of the other members answer, {needed} must: one that is away may know of another data directory"
+        ));
+    }
+    Ok(raft_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use raftproto::checkpoint::Member;
+    use raftproto::peer::Hello;
+
+    use super::*;
+
+    #[test]
+    fn a_damaged_member_orders_its_replacement_until_somebody_knows_of_it() {
+        let reply = |members: &[u64]| StatusReply {
+            members: members
+                .iter()
+                .map(|raft_id| Member {
+                    raft_id: *raft_id,
+                    ..Member::default()
+                })
+                .collect(),
+            ..StatusReply::default()
+        };
+        let new = (1 << 16) + 2;
+        for (replies, is_lacking) in [
+            (vec![], false),
+            (vec![reply(&[]), reply(&[])], true),
+            (vec![reply(&[1, 2, 3]), reply(&[])], true),
+            (vec![reply(&[1, 2, 3]), reply(&[1, new, 3])], false),
+            (vec![reply(&[1, 3])], false),
+        ] {
+            assert_eq!(lacks_order(2, 2, &replies), is_lacking, "{replies:?}");
+        }
+        assert!(lacks_order(2, new, &[reply(&[1, new, 3])]));
+    }
+
+    #[test]
+    fn a_raft_id_is_taken_once() {
+        let reply = |node_id, members: &[u64], bound: &[u64]| StatusReply {
+            node: Some(Hello {
+                node_id,
+                ..Hello::default()
+            }),
+            members: members
+                .iter()
+                .map(|raft_id| Member {
+                    raft_id: *raft_id,
+                    ..Member::default()
+                })
+                .collect(),
+            bound_raft_ids: bound.to_vec(),
+            ..StatusReply::default()
+        };
+        let replaced = (1 << 16) + 2;
+        let (old, new) = ([1, 2, 3], [1, replaced, 3]);
+        assert!(judge(2, &[]).is_err());
+        assert!(judge(2, &[reply(1, &[], &[1, 2])]).is_err());
+        assert!(judge(2, &[reply(1, &old, &[1, 2])]).is_err());
+        let all = [1, 2, 3].map(|node| reply(node, &[1, 2, 3, 4], &[1, 2]));
+        assert_eq!(judge(4, &all), Ok(4));
+        assert_eq!(judge(2, &[reply(1, &[1, 2], &[1])]), Ok(2));
+        let late = reply(1, &old, &[1, 2]);
+        assert_eq!(judge(2, &[late, reply(3, &new, &[1, 2])]), Ok(replaced));
+        // Node 1 may have it.
+        assert!(judge(2, &[reply(3, &new, &[1, 2])]).is_err());
+        assert!(judge(2, &[reply(1, &new, &[1, replaced])]).is_err());
+    }
+}
