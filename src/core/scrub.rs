@@ -18,7 +18,7 @@ use storage::{StorageError, blocking, framed, pack, table, wal};
 
 use super::Core;
 use super::checkpoint::{manifest_path, pack_path, table_path, tables};
-use super::flush::pack_key;
+use super::packs::pack_key;
 use crate::ops::metrics::add;
 use crate::protocol::PackName;
 
