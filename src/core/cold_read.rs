@@ -26,6 +26,9 @@ const SHARES: usize = 200;
 /// Bytes of one request for chunks that follow each other.
 const RUN_BYTES_MAX: u64 = 4 << 20;
 
+/// How long a chunk is waited for that the local disk has, before the store is asked.
+const DISK_PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Requests for what a reader will want next; more are not begun.
 const AHEAD_MAX: usize = 32;
 
@@ -199,8 +202,17 @@ impl Core {
     fn fetch_kept(self: &Rc<Self>, disk: Rc<DiskCache>, id: ChunkId, chunk: ColdChunk) {
         self.tier.flights.borrow_mut().insert(id, Rc::default());
         let core = self.clone();
+        self.tier.ahead.set(self.tier.ahead.get() + 1);
         self.spawn_cold(async move {
-            let kept = disk.get(&id.on_disk(), &location_of(&chunk)).await;
+            // A disk that stands still must not hold up what the store has.
+            let late = async {
+                core.sleep(DISK_PATIENCE).await;
+                None
+            };
+            let (name, location) = (id.on_disk(), location_of(&chunk));
+            let kept = disk.get(&name, &location);
+            let kept = futures_lite::FutureExt::or(kept, late).await;
+            core.tier.ahead.set(core.tier.ahead.get() - 1);
             let result = match kept {
                 Some(bytes) => Ok(bytes),
                 None => {

@@ -36,6 +36,9 @@ impl Core {
             return;
         };
         settings.hot_bytes_target = self.hot_target();
+        // What the others' backups need stays, whoever leads.
+        let others_ms = Some(self.others_keep_ms.get()).filter(|ms| *ms > 0);
+        settings.backup_keep_ms = settings.backup_keep_ms.max(others_ms);
         if store.is_local() && self.identity.cluster_listen.is_some() {
             if self.id == 0 {
                 log::warn!(
@@ -49,6 +52,23 @@ impl Core {
             if group.id() > 0 {
                 group.use_cold_store(settings);
             }
+        }
+    }
+
+    /// Another node makes backups, which keep what is deleted for so long: objects that they need must outlive this node's
+    /// leadership too.
+    pub(super) fn keep_backup_of(&self, node: u64, keep_ms: u64) {
+        if self.cold.is_none() {
+            return;
+        }
+        if (keep_ms > 0) != self.config.dr && self.id == 0 {
+            log::warn!(
+                "event=backup_on_some_nodes node={node} dr is set at one of this node and that one: what the other leads is not in the backup"
+            );
+        }
+        if keep_ms > self.others_keep_ms.get() {
+            self.others_keep_ms.set(keep_ms);
+            self.use_cold_store();
         }
     }
 

@@ -1,6 +1,6 @@
 //! How much work each group is, and which group should be led elsewhere for it. Every replica applies the same commands, so all
-//! nodes see the same loads without asking each other, and who leads what is known to all: each leader decides by itself, and two
-//! do not contradict each other.
+//! nodes see the same loads without asking each other, and who leads what is known to all: each leader decides by itself. Two that
+//! decide at one moment may choose the same receiver; the next look sees that.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

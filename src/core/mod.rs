@@ -135,6 +135,8 @@ pub struct Core {
     metrics: Rc<CoreMetrics>,
     lag: status::Lag,
     pace: pace::Pace,
+    /// The longest time for which another node's backup keeps what is deleted.
+    others_keep_ms: Cell<u64>,
     /// Of all groups of the node.
     loads: std::sync::Arc<load::Loads>,
     /// What each group of this core had done at the last look, in bytes.

@@ -57,6 +57,8 @@ impl PeerEvents for PeerShell {
         if let Some(hello) = hello {
             let mut addresses = self.0.client_addresses.borrow_mut();
             addresses.insert(node, hello.client_address.clone());
+            drop(addresses);
+            self.0.keep_backup_of(node, hello.dr_keep_ms);
         }
         self.0.on_link_change(node, hello.is_some());
     }
@@ -155,6 +157,11 @@ impl Core {
             now_ms: self.clock.now_ms(),
             raft_id: self.identity.raft_id,
             election_timeout_ms: self.config.election_timeout_ms,
+            dr_keep_ms: if self.config.dr {
+                self.config.dr_keep_ms
+            } else {
+                0
+            },
         }
     }
 

@@ -62,6 +62,11 @@ struct Chain {
     covered_ms: u64,
     log_bytes: u64,
     ranges: u32,
+    /// Log index of the newest base that this leadership has shipped.
+    newest_base: u64,
+    /// The log outgrew its bound before a base came: any state that is newer than the last goes out by itself, since under
+    /// such a load one that meets the kept log may never be there in time.
+    takes_any_base: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -123,7 +128,7 @@ impl Core {
             let is_urgent = is_urgent && !self.shipping.has_failed.get();
             if pending && (is_due || is_urgent) {
                 self.shipping.began_us.set(self.clock.monotonic_us());
-                let result = self.ship_round().await;
+                let result = self.ship_beside_looks().await;
                 self.shipping.has_failed.set(result.is_err());
                 if let Err(error) = result {
                     log::warn!("event=backup_not_shipped core={} {error}", self.id);
@@ -134,13 +139,24 @@ impl Core {
         }
     }
 
+    /// A round may wait long for a store that does not answer; the bound of memory holds meanwhile.
+    async fn ship_beside_looks(self: &Rc<Self>) -> Result<(), ShipError> {
+        let looks = async {
+            loop {
+                self.sleep(LOOK).await;
+                self.look_at_chains();
+            }
+        };
+        futures_lite::FutureExt::or(self.ship_round(), looks).await
+    }
+
     /// Begins and ends chains as leaderships do, and keeps within the bound of memory. Answers whether there is something to
     /// ship, and whether it should not wait.
     fn look_at_chains(self: &Rc<Self>) -> (bool, bool) {
         let now_ms = self.clock.now_ms();
         let mut groups = self.groups.borrow_mut();
         let mut chains = self.shipping.chains.borrow_mut();
-        let (mut pending, mut pending_bytes, mut has_fresh) = (false, 0, false);
+        let (mut pending, mut pending_bytes) = (false, 0);
         for (id, group) in groups.iter_mut() {
             if !group.is_ready() || group.is_installing() {
                 if chains.remove(id).is_some() {
@@ -162,6 +178,8 @@ impl Core {
                     covered_ms: now_ms.saturating_sub(self.config.dr_interval_ms),
                     log_bytes: 0,
                     ranges: 0,
+                    newest_base: 0,
+                    takes_any_base: false,
                 };
                 group.keep_log_from(Some(applied));
                 chains.insert(*id, chain);
@@ -174,13 +192,13 @@ impl Core {
                 group.set_backed_up(now_ms);
             } else {
                 pending = true;
-                pending_bytes += group.kept_log_bytes();
+                // What is kept for followers besides was shipped long ago.
+                pending_bytes += group.log_bytes_after(chain.shipped);
             }
             if chain.wanted.is_none() && self.is_base_due(chain, applied, now_ms) {
                 (chain.wanted, chain.wanted_ms) = (Some(applied), now_ms);
             }
             pending |= chain.wanted.is_some();
-            has_fresh |= chain.base.is_none();
         }
         if pending_bytes > self.config.dr_log_bytes_max {
             log::warn!(
@@ -195,7 +213,7 @@ impl Core {
                 }
             }
         }
-        (pending, has_fresh || pending_bytes >= SHIP_BYTES)
+        (pending, pending_bytes >= SHIP_BYTES)
     }
 
     fn is_base_due(&self, chain: &Chain, applied: u64, now_ms: u64) -> bool {
@@ -226,7 +244,11 @@ impl Core {
                     builder.add(section, &content).map(|()| builder)
                 })
                 .await?;
-                part.bytes = builder.length() - before;
+                // A restore holds what was packed here.
+                part.bytes = match part.section.is_base {
+                    true => builder.length() - before,
+                    false => part.bytes,
+                };
                 shipped.push(part);
                 if builder.length() >= OBJECT_BYTES {
                     let full = std::mem::replace(&mut builder, Builder::new(self.backup_index()));
@@ -261,7 +283,8 @@ impl Core {
         let disk = self.disk.as_ref()?;
         let files = disk.files.borrow().get(&group).cloned();
         let manifest = files.map(|f| f.manifest).unwrap_or_default();
-        if manifest.index < wanted {
+        let is_news = chain.takes_any_base && manifest.index > chain.newest_base;
+        if manifest.index < wanted && !is_news {
             self.checkpoint_wanted(group);
             return None;
         }
@@ -344,7 +367,7 @@ impl Core {
             chain: chain.id,
             covered_ms: (last.index == applied).then_some(now_ms),
             section,
-            bytes: 0,
+            bytes: entries.iter().map(|e| e.payload.len() as u64).sum(),
         };
         let entries = entries.into_iter().map(|entry| LogEntry {
             index: entry.index,
@@ -439,6 +462,7 @@ impl Chain {
     /// The log between what was shipped and what will be is lost for the backup: its place takes a state of now or later.
     fn begin_anew(&mut self, id: u64, group: &mut Group, now_ms: u64) {
         let applied = group.applied().index;
+        self.takes_any_base = self.base.is_none();
         self.id = id;
         (self.base, self.shipped) = (None, applied);
         (self.wanted, self.wanted_ms) = (Some(applied), now_ms);
@@ -450,9 +474,16 @@ impl Chain {
         let section = &part.section;
         if section.is_base {
             if self.base.is_none() {
+                let is_late = self.wanted.is_some_and(|wanted| section.last < wanted);
+                let covered_ms = if is_late {
+                    section.last_ms
+                } else {
+                    self.wanted_ms
+                };
                 self.shipped = section.last;
-                self.covered_ms = self.covered_ms.max(self.wanted_ms);
+                self.covered_ms = self.covered_ms.max(covered_ms);
             }
+            self.newest_base = section.last;
             self.base = Some(ShippedBase {
                 index: section.last,
                 bytes: part.bytes,

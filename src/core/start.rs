@@ -363,6 +363,7 @@ async fn build(
         stepped_us: Cell::new(0),
         sync_began_us: Cell::new(0),
         pace: super::pace::Pace::default(),
+        others_keep_ms: Cell::new(0),
         loads,
         work_seen: RefCell::default(),
         load_looked_us: Cell::new(0),

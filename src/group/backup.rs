@@ -42,11 +42,6 @@ impl Group {
         self.raft.keep_from(index, self.applied.index);
     }
 
-    /// Bytes of the log in memory.
-    pub fn kept_log_bytes(&self) -> u64 {
-        self.raft.node.store().kept_bytes()
-    }
-
     /// Applied entries after `index`, of at least one and not much more than `bytes_max`; `None`: some are not in memory any
     /// more.
     pub fn log_after(&self, index: u64, bytes_max: u64) -> Option<Vec<LogEntry>> {

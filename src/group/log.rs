@@ -81,11 +81,6 @@ impl GroupLog {
         lacking.map(|p| p.len() as u64).sum()
     }
 
-    /// Bytes of all payloads that are kept.
-    pub(super) fn kept_bytes(&self) -> u64 {
-        self.payload_bytes
-    }
-
     /// The entries after `index` up to `last`, with their payloads; `None`: some are gone.
     pub(super) fn range(
         &self,

@@ -67,9 +67,26 @@ fn cache_lock(config: &Config) -> Result<Option<DirLock>, NodeError> {
     let Some(dir) = config.cache_dir.as_ref().filter(|_| config.cold.is_some()) else {
         return Ok(None);
     };
-    let lock = storage::cache::prepare(dir, config.core_count as u16);
-    let lock = lock.map_err(|error| NodeError::Misfit(format!("cache_dir: {error}")))?;
-    Ok(Some(lock))
+    match storage::cache::prepare(dir, config.core_count as u16) {
+        Ok(lock) => Ok(Some(lock)),
+        // A cache is worth no outage: a disk that fails or is not there is done without.
+        Err(storage::StorageError::Io { source, .. }) if is_of_the_disk(&source) => {
+            log::error!(
+                "event=cache_off dir={} {source}: reads go to the store",
+                dir.display()
+            );
+            Ok(None)
+        }
+        Err(error) => Err(NodeError::Misfit(format!("cache_dir: {error}"))),
+    }
+}
+
+/// Not a wrong setting.
+fn is_of_the_disk(error: &std::io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EIO | libc::EROFS | libc::ENOSPC)
+    )
 }
 
 fn read_all(config: &Config) -> Result<Start, NodeError> {

@@ -86,6 +86,7 @@ mod tests {
             cluster_address: format!("127.0.0.1:{}", 4436 + node_id),
             commands_version: 1,
             election_timeout_ms: 300,
+            dr_keep_ms: 0,
             now_ms: 1_000_000,
             ..Hello::default()
         }
