@@ -285,6 +285,10 @@ settings! {
         |t| Some((!t.is_empty()).then(|| PathBuf::from(t))), "where what was read from the cold store is kept for the next time; empty: in memory only.";
     cache_bytes: u64, "10GiB", "bytes from 1MiB to 64TiB",
         |t| within(bytes(t), 1 << 20, 64 << 40), "size of the cache in cache_dir, shared equally by the cores.";
+    scrub_bytes_per_second: u64, "4MiB", "bytes from 0 to 10GiB",
+        |t| within(bytes(t), 0, 10 << 30), "how fast each core reads through what it has at rest, to find damage while there are good copies; 0: never.";
+    scrub_interval_ms: u64, "43200min", "a time from 10ms to 525600min",
+        |t| within(millis(t), 10, 31_536_000_000), "how often such a round begins; on S3 it costs a request per object.";
     core_count: u64, "auto", "a whole number from 1 to 64, or auto",
         cores, "executors; auto: one for each CPU that the process may use.";
     raft_group_count: u64, "16", "a whole number from 1 to 4096",

@@ -29,6 +29,7 @@ mod peer_events;
 mod peers;
 mod router;
 mod saga;
+mod scrub;
 mod ship;
 pub(crate) mod signal;
 mod start;

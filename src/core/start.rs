@@ -179,6 +179,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     if let Some(cache) = core.tier.disk.clone() {
         core.spawn_cold(cache.load());
     }
+    core.spawn_cold(core.clone().scrub());
     log::debug!("event=core_built core={}", core.id);
     let receiver = Rc::downgrade(&core);
     let mesh = start.mesh.connect(Rc::new(move |from, message| {

@@ -157,6 +157,16 @@ plain_metrics! {
     cache_damaged_total: "counter", "Chunks of the cache that were not what had been written; they were fetched anew.";
     /// Failures.
     cache_failures_total: "counter", "Reads and writes of the cache that failed; after a write, it takes nothing more.";
+    /// Scrubbed bytes.
+    scrub_bytes_total: "counter", "Bytes at rest that the scrub found sound.";
+    /// Scrub rounds.
+    scrub_rounds_total: "counter", "Rounds of the scrub through all that the core has at rest.";
+    /// What it found.
+    scrub_damaged_total: "counter", "Files, cached chunks and objects that the scrub found damaged or missing; the log names them.";
+    /// What became of it.
+    scrub_repaired_total: "counter", "Those of them that had a good copy elsewhere: fetched anew, read again, or the node's replicas built anew by the others.";
+    /// When it ended.
+    scrub_last_round_timestamp_seconds: "gauge", "When the scrub last ended a round, in seconds since 1970; 0: not since the start.";
     /// Failed reads.
     cold_read_failures_total: "counter", "Reads of the cold store that failed.";
     /// What would be lost.

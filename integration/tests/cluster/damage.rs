@@ -355,3 +355,38 @@ fn a_newer_version_is_refused_and_a_disk_that_damages_again_and_again_is_given_u
     written.expect_at(&cluster, 3);
     cluster.expect_equal_states(&[1, 2, 3]);
 }
+
+#[test]
+fn the_scrub_finds_damage_that_nobody_reads_and_the_others_mend_it() {
+    let _alone = alone();
+    if nodes() < 3 {
+        return println!("skipped: a node alone reports it");
+    }
+    let settings = [
+        "--wal-segment-bytes",
+        "1MiB",
+        "--checkpoint-bytes",
+        "256KiB",
+        "--scrub-interval-ms",
+        "100ms",
+        "--scrub-bytes-per-second",
+        "1GiB",
+    ];
+    let mut cluster = Cluster::start(3, &settings);
+    let mut written = Written::create(&cluster);
+    written.append(&cluster, 1, 6, "first");
+    cluster.wait_ready();
+    let pack = checkpointed(&cluster, 3, "pack-")[0].clone();
+    let before = cluster.log(3).len();
+    let middle = fs::metadata(&pack).expect("it is there").len() / 2;
+    flip(&pack, middle);
+    wait_for("the scrub finds it", || {
+        let log = cluster.log(3).split_off(before);
+        log.contains("event=scrub_damage") && log.contains("event=starting_again")
+    });
+    cluster.wait_ready();
+    assert_eq!(set_aside(&cluster, 3).len(), 1);
+    written.append(&cluster, 3, 1, "last");
+    written.expect_at(&cluster, 3);
+    cluster.expect_equal_states(&[1, 2, 3]);
+}

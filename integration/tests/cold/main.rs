@@ -4,6 +4,7 @@ mod cache;
 mod contract;
 mod credentials;
 mod faults;
+mod scrub;
 mod server;
 mod suite;
 mod tier;

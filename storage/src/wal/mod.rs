@@ -9,6 +9,7 @@ mod image;
 mod legacy;
 mod polling;
 mod recover;
+mod sealed;
 mod segment;
 mod spare;
 mod writer;
@@ -19,6 +20,7 @@ pub use file::{IoMode, has_direct_io};
 pub use image::LaneImage;
 pub use legacy::{LegacySegment, Pin};
 pub use recover::{Keep, Recovered, TornTail, recover, recover_images};
+pub use sealed::{sealed, verify};
 pub use segment::{Record, RecordRef, SegmentId};
 pub use writer::{Committed, PinReport, Wal, WalConfig};
 

@@ -179,12 +179,12 @@ fn corrupt(path: &Path, offset: u64, what: &str) -> StorageError {
     }
 }
 
-struct Segment<'a> {
-    path: &'a Path,
-    id: SegmentId,
-    store_id: [u8; 16],
-    is_newest: bool,
-    expected_chain: Option<u32>,
+pub(super) struct Segment<'a> {
+    pub(super) path: &'a Path,
+    pub(super) id: SegmentId,
+    pub(super) store_id: [u8; 16],
+    pub(super) is_newest: bool,
+    pub(super) expected_chain: Option<u32>,
 }
 
 impl Segment<'_> {
@@ -204,7 +204,7 @@ impl Segment<'_> {
         self.take(&map, keep, recovered)
     }
 
-    fn take(
+    pub(super) fn take(
         &self,
         bytes: &[u8],
         keep: &Keep<'_>,

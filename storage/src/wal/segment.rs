@@ -61,7 +61,8 @@ pub struct SegmentId {
 }
 
 impl SegmentId {
-    pub(super) fn path(self, dir: &Path) -> PathBuf {
+    /// Its file.
+    pub fn path(self, dir: &Path) -> PathBuf {
         dir.join(format!(
             "{:010}-{:03}-{:010}.wal",
             self.generation, self.lane, self.sequence
