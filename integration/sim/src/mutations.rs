@@ -23,7 +23,7 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("WAL", "first-entry-wins", 20),
     bug("WAL", "first-vote-wins", 200),
     bug("Raft driving", "answer-before-sync", 20),
-    bug("Raft driving", "vote-not-written", 80),
+    bug("Raft driving", "vote-not-written", 140),
     bug("Raft driving", "late-word-believed", 20),
     bug("lease", "lease-never-ends", 0),
     bug("lease", "lease-after-hand-over", 0),
