@@ -94,8 +94,15 @@ fn config_check(given: Given) -> ExitCode {
 
 fn backup_list(given: BackupListArguments) -> ExitCode {
     let (from, cluster, json) = (given.from.clone(), given.from_cluster.clone(), given.json);
+    let history = given.history.clone();
     let listed = with_backup(given.given(), move |config| async move {
-        backup::list::list(&config, from.as_deref(), cluster.as_deref()).await
+        backup::list::list(
+            &config,
+            from.as_deref(),
+            cluster.as_deref(),
+            history.as_deref(),
+        )
+        .await
     });
     match listed {
         Ok(summary) if json => {
@@ -112,8 +119,15 @@ fn backup_list(given: BackupListArguments) -> ExitCode {
 
 fn backup_verify(given: BackupVerifyArguments) -> ExitCode {
     let (from, cluster) = (given.from.clone(), given.from_cluster.clone());
+    let history = given.history.clone();
     let verified = with_backup(given.given(), move |config| async move {
-        backup::verify::verify(&config, from.as_deref(), cluster.as_deref()).await
+        backup::verify::verify(
+            &config,
+            from.as_deref(),
+            cluster.as_deref(),
+            history.as_deref(),
+        )
+        .await
     });
     match verified {
         Ok(report) => {
@@ -134,6 +148,7 @@ fn restore(given: RestoreArguments) -> ExitCode {
     let wanted = backup::restore::Wanted {
         from: given.from.clone(),
         cluster: given.from_cluster.clone(),
+        history: given.history.clone(),
         at: given.at.clone(),
     };
     let restored = with_backup(given.given(), move |config| async move {

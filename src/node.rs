@@ -18,7 +18,7 @@ use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-pub use self::identity::{RESTORING, found_directory};
+pub use self::identity::{RESTORING, found_directory, unmake_directory};
 pub use self::preflight::Denied;
 pub(crate) use self::preflight::{has_io_uring, limit_of};
 use self::pulse::Pulses;

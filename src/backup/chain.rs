@@ -42,6 +42,12 @@ impl Plan {
         all.map(|part| part.section.last_ms).max().unwrap_or(0)
     }
 
+    /// When the first part was shipped.
+    pub fn first_shipped_ms(&self) -> u64 {
+        let ranges = self.ranges.iter().map(|part| part.shipped_ms);
+        ranges.min().unwrap_or(u64::MAX).min(self.base.shipped_ms)
+    }
+
     /// When the last part was shipped.
     pub fn shipped_ms(&self) -> u64 {
         let all = self.ranges.iter().chain([&self.base]);

@@ -14,9 +14,11 @@ fn place<'a>(key: &'a ColdKey, index: &Index, section: &Section) -> Place<'a> {
 
 /// Of objects that are all old enough, those of which nothing is needed: for every group in them, another one of these has a
 /// base that reaches as far as anything in them. Later times begin with that base or a later one (`chain.rs`).
-pub fn collectable(objects: &BTreeMap<ColdKey, Index>) -> Vec<ColdKey> {
+/// Those of another history than this one are nobody's to delete.
+pub fn collectable(objects: &BTreeMap<ColdKey, Index>, history: u64) -> Vec<ColdKey> {
+    let own = || objects.iter().filter(|(_, i)| i.history == history);
     let mut bases: BTreeMap<u32, Place> = BTreeMap::new();
-    for (key, index) in objects {
+    for (key, index) in own() {
         for section in index.sections.iter().filter(|s| s.is_base) {
             let own = place(key, index, section);
             let newest = bases.entry(section.group).or_insert(own);
@@ -32,11 +34,7 @@ pub fn collectable(objects: &BTreeMap<ColdKey, Index>) -> Vec<ColdKey> {
     };
     let is_dead =
         |(key, index): &(&ColdKey, &Index)| !index.sections.iter().any(|s| is_needed(key, s));
-    objects
-        .iter()
-        .filter(is_dead)
-        .map(|(key, _)| key.clone())
-        .collect()
+    own().filter(is_dead).map(|(key, _)| key.clone()).collect()
 }
 
 #[cfg(test)]
@@ -65,7 +63,7 @@ mod tests {
                 };
                 (ColdKey::new(*name).unwrap(), index)
             });
-        let dead = collectable(&objects.collect());
+        let dead = collectable(&objects.collect(), 0);
         dead.iter().map(|key| key.as_str().to_owned()).collect()
     }
 
@@ -87,5 +85,28 @@ mod tests {
         // The same state once more, so that the object with the first can go.
         let again: [(&str, &[Part]); 2] = [("a", &[(1, true, 1, 10)]), ("b", &[(1, true, 1, 10)])];
         assert_eq!(collected(&again), ["a"]);
+    }
+
+    #[test]
+    fn another_history_neither_goes_nor_lets_go() {
+        let of = |history, last_term| Index {
+            history,
+            sections: vec![Section {
+                is_base: true,
+                last_term,
+                last: 1,
+                ..Section::default()
+            }],
+            ..Index::default()
+        };
+        let key = |name: &str| ColdKey::new(name).unwrap();
+        let objects = [
+            (key("a"), of(1, 5)),
+            (key("b"), of(2, 9)),
+            (key("c"), of(2, 10)),
+        ];
+        let objects = BTreeMap::from(objects);
+        assert_eq!(collectable(&objects, 2), [key("b")]);
+        assert_eq!(collectable(&objects, 1), []);
     }
 }

@@ -43,6 +43,22 @@ pub enum ObjectDamage {
     },
 }
 
+/// Why a section was not added. Nothing of the object is lost.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    /// It could not be read back.
+    #[error("the part of group {group} has {bytes} bytes; {SECTION_BYTES_MAX} are the most")]
+    TooLong {
+        /// The group.
+        group: u32,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// The compressor's.
+    #[error("a part could not be compressed: {0}")]
+    Compress(#[from] std::io::Error),
+}
+
 /// What a section holds.
 #[derive(Debug)]
 pub enum Content {
@@ -83,8 +99,13 @@ impl Builder {
     /// Adds a section; compresses, so it is not for an executor.
     ///
     /// # Errors
-    /// The compressor's.
-    pub fn add(&mut self, mut section: Section, content: &Content) -> std::io::Result<()> {
+    /// [`AddError`].
+    pub fn add(&mut self, mut section: Section, content: &Content) -> Result<(), AddError> {
+        let bytes = match content {
+            Content::Base(base) => base.encoded_len() as u64,
+            Content::Log(log) => log.encoded_len() as u64,
+        };
+        check_length(section.group, bytes)?;
         let message = match content {
             Content::Base(base) => base.encode_to_vec(),
             Content::Log(log) => log.encode_to_vec(),
@@ -113,6 +134,13 @@ impl Builder {
         self.pieces.push(index.into());
         self.pieces.push(trailer.into());
         (self.index, self.pieces)
+    }
+}
+
+fn check_length(group: u32, bytes: u64) -> Result<(), AddError> {
+    match bytes > SECTION_BYTES_MAX {
+        true => Err(AddError::TooLong { group, bytes }),
+        false => Ok(()),
     }
 }
 
@@ -178,6 +206,13 @@ pub fn open(section: &Section, stored: &[u8]) -> Result<Content, ObjectDamage> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_could_not_be_opened_is_not_added() {
+        assert!(check_length(1, SECTION_BYTES_MAX).is_ok());
+        let refused = check_length(1, SECTION_BYTES_MAX + 1);
+        assert!(matches!(refused, Err(AddError::TooLong { group: 1, .. })));
+    }
 
     #[test]
     fn an_object_reads_back_and_any_flipped_bit_is_found() {

@@ -15,6 +15,7 @@ use super::{objects_prefix, shipped_ms_of};
 use crate::config::{Config, ConfigError, place_of};
 use crate::core::cold::open_cold;
 use crate::ops::exit;
+use crate::protocol::rfc3339_from_ms;
 
 /// Objects that one request lists.
 const PAGE: usize = 1000;
@@ -139,6 +140,13 @@ impl Source {
             let is_last = page.len() < PAGE;
             all.extend(page);
             if is_last {
+                all.retain(|object| {
+                    let is_ours = shipped_ms_of(&object.key).is_some();
+                    if !is_ours {
+                        log::warn!("event=not_of_a_backup key={}", object.key);
+                    }
+                    is_ours
+                });
                 return Ok(all);
             }
         }
@@ -223,8 +231,48 @@ async fn find_cluster(store: &dyn ColdStore) -> Result<String, BackupError> {
     }
 }
 
-/// All that was shipped, by group.
+/// The wanted history, or the only one.
+fn choose(
+    cluster: &str,
+    mut all: BTreeMap<u64, Inventory>,
+    wanted: Option<&str>,
+) -> Result<Inventory, BackupError> {
+    let spans: Vec<String> = all
+        .values()
+        .map(|own| {
+            format!(
+                "{} from {} to {}",
+                history_name(own.history),
+                rfc3339_from_ms(own.oldest_ms),
+                rfc3339_from_ms(own.newest_ms)
+            )
+        })
+        .collect();
+    let spans = spans.join(", ");
+    let Some(wanted) = wanted else {
+        let first = all.pop_first();
+        return match first {
+            None => Ok(Inventory::new(0)),
+            Some((_, only)) if all.is_empty() => Ok(only),
+            Some(_) => Err(BackupError::Usage(format!(
+                "several clusters of the name {cluster} have shipped to here, one after the other, and have nothing in common; \
+                 say which with --history: {spans}"
+            ))),
+        };
+    };
+    let found = u64::from_str_radix(wanted, 16);
+    let found = found.ok().and_then(|history| all.remove(&history));
+    found.ok_or_else(|| {
+        BackupError::Usage(format!(
+            "--history is {wanted:?}, and cluster {cluster} has no such one here; there is: {spans}"
+        ))
+    })
+}
+
+/// All that was shipped of one history, by group.
 pub struct Inventory {
+    /// Which cluster of the name it is.
+    pub history: u64,
     /// The parts of each group.
     pub groups: BTreeMap<u32, Chains>,
     /// Groups of the cluster, group 0 not counted.
@@ -240,50 +288,93 @@ pub struct Inventory {
     present: BTreeSet<String>,
     /// When the newest object was shipped.
     pub newest_ms: u64,
-    /// For how long objects are kept.
-    pub keep_ms: u64,
+    /// When the oldest one was.
+    pub oldest_ms: u64,
+    /// What was shipped before may have been collected, and so may the packs that only times before need.
+    pub kept_from_ms: u64,
+}
+
+/// How a history is written.
+pub fn history_name(history: u64) -> String {
+    format!("{history:016x}")
 }
 
 impl Inventory {
-    /// Reads the indexes of these objects.
+    /// Reads the indexes of these objects, and takes those of the history that is wanted, or of the only one there is.
     ///
     /// # Errors
-    /// The store's. An object that is damaged is no error here: others may do without it.
-    pub async fn read(source: &Source, objects: &[ColdObject]) -> Result<Inventory, BackupError> {
-        let mut inventory = Inventory {
-            groups: BTreeMap::new(),
-            group_count: 0,
-            objects: objects.len() as u64,
-            bytes: objects.iter().map(|o| o.size).sum(),
-            unreadable: Vec::new(),
-            named: BTreeSet::new(),
-            present: objects.iter().map(|o| o.key.as_str().to_owned()).collect(),
-            newest_ms: 0,
-            keep_ms: 0,
-        };
+    /// The store's, or that there are several histories. An object that is damaged is no error here: others may do without
+    /// it.
+    pub async fn read(
+        source: &Source,
+        objects: &[ColdObject],
+        wanted: Option<&str>,
+    ) -> Result<Inventory, BackupError> {
+        let mut all: BTreeMap<u64, Inventory> = BTreeMap::new();
+        let mut unreadable = Vec::new();
         let mut indexes = stream::iter(objects)
             .map(|object| async move { (object, source.index(object).await) })
             .buffered(AT_ONCE);
         while let Some((object, index)) = indexes.next().await {
             match index {
-                Ok(index) => inventory.add(&object.key, index),
+                Ok(index) => {
+                    let own = all.entry(index.history);
+                    let own = own.or_insert_with(|| Inventory::new(index.history));
+                    own.add(object, index);
+                }
                 Err(
                     error @ (BackupError::Damaged { .. }
-                    | BackupError::Cold(ColdError::Corrupt { .. })),
+                    | BackupError::Cold(
+                        ColdError::Corrupt { .. } | ColdError::NotFound { .. },
+                    )),
                 ) => {
-                    inventory.unreadable.push(error);
+                    unreadable.push(error);
                 }
                 Err(error) => return Err(error),
             }
         }
+        let mut inventory = choose(&source.cluster, all, wanted)?;
+        // Whose it was cannot be known.
+        inventory.unreadable = unreadable;
+        // What was too old to be needed may have gone while the others were read.
+        let kept_from_ms = inventory.kept_from_ms;
+        inventory.unreadable.retain(|error| match error {
+            BackupError::Cold(ColdError::NotFound { key }) => {
+                shipped_ms_of(key) >= Some(kept_from_ms)
+            }
+            _ => true,
+        });
+        let names = objects.iter().map(|o| o.key.as_str().to_owned());
+        inventory.present = names.collect();
         Ok(inventory)
     }
 
-    fn add(&mut self, key: &ColdKey, index: Index) {
-        self.group_count = self.group_count.max(index.group_count);
-        if index.shipped_ms >= self.newest_ms {
-            (self.newest_ms, self.keep_ms) = (index.shipped_ms, index.keep_ms);
+    fn new(history: u64) -> Inventory {
+        Inventory {
+            history,
+            groups: BTreeMap::new(),
+            group_count: 0,
+            objects: 0,
+            bytes: 0,
+            unreadable: Vec::new(),
+            named: BTreeSet::new(),
+            present: BTreeSet::new(),
+            newest_ms: 0,
+            oldest_ms: u64::MAX,
+            kept_from_ms: 0,
         }
+    }
+
+    fn add(&mut self, object: &ColdObject, index: Index) {
+        let key = &object.key;
+        self.objects += 1;
+        self.bytes += object.size;
+        self.group_count = self.group_count.max(index.group_count);
+        self.newest_ms = self.newest_ms.max(index.shipped_ms);
+        self.oldest_ms = self.oldest_ms.min(index.shipped_ms);
+        // Whoever keeps more from now on cannot bring back what went before.
+        let kept_from_ms = index.shipped_ms.saturating_sub(index.keep_ms);
+        self.kept_from_ms = self.kept_from_ms.max(kept_from_ms);
         if !index.previous.is_empty() {
             self.named.insert(index.previous);
         }
@@ -301,7 +392,7 @@ impl Inventory {
     /// Objects that another one names and that are not there, though nobody may have deleted them yet. What is older may
     /// have been collected.
     pub fn missing(&self) -> impl Iterator<Item = &str> {
-        let kept_from_ms = self.newest_ms.saturating_sub(self.keep_ms);
+        let kept_from_ms = self.kept_from_ms;
         let named = self.named.difference(&self.present);
         let is_kept = move |key: &&str| {
             let key = ColdKey::new(*key);

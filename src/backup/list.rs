@@ -1,6 +1,6 @@
 //! `ursula backup list`: which points in time a backup can be restored to.
 
-use super::{BackupError, Inventory, Source};
+use super::{BackupError, Inventory, Source, history_name};
 use crate::config::Config;
 use crate::protocol::rfc3339_from_ms;
 
@@ -9,6 +9,8 @@ use crate::protocol::rfc3339_from_ms;
 pub struct Summary {
     /// Its cluster.
     pub cluster: String,
+    /// Which of that name.
+    pub history: String,
     /// Groups, group 0 not counted.
     pub group_count: u32,
     /// Those without a state.
@@ -40,10 +42,11 @@ pub async fn list(
     config: &Config,
     from: Option<&str>,
     cluster: Option<&str>,
+    history: Option<&str>,
 ) -> Result<Summary, BackupError> {
     let source = Source::open(config, from, cluster).await?;
     let objects = source.objects().await?;
-    let inventory = Inventory::read(&source, &objects).await?;
+    let inventory = Inventory::read(&source, &objects, history).await?;
     let mut bases_ms = Vec::new();
     let mut earliest_ms = Some(0);
     let mut without = 0;
@@ -63,12 +66,16 @@ pub async fn list(
             shipped_ms = shipped_ms.max(plan.shipped_ms());
         }
     }
+    // Before, packs may be gone that only those times need.
+    let earliest_ms = earliest_ms.map(|earliest_ms| earliest_ms.max(inventory.kept_from_ms));
+    bases_ms.retain(|base_ms| Some(*base_ms) >= earliest_ms);
     bases_ms.sort_unstable();
     bases_ms.dedup();
     let surplus = bases_ms.len().saturating_sub(BASES_MAX);
     bases_ms.drain(..surplus);
     Ok(Summary {
         cluster: source.cluster,
+        history: history_name(inventory.history),
         group_count: inventory.group_count,
         groups_without_base: without,
         objects: inventory.objects,
@@ -86,8 +93,9 @@ impl Summary {
     pub fn text(&self) -> String {
         let earliest = self.earliest_ms.map(rfc3339_from_ms);
         let mut text = format!(
-            "cluster {}\ngroups {}\ngroups_without_base {}\nobjects {}\nbytes {}\ndamaged {}\nearliest {}\nnewest {}\nshipped {}\n",
+            "cluster {}\nhistory {}\ngroups {}\ngroups_without_base {}\nobjects {}\nbytes {}\ndamaged {}\nearliest {}\nnewest {}\nshipped {}\n",
             self.cluster,
+            self.history,
             self.group_count,
             self.groups_without_base,
             self.objects,
@@ -107,6 +115,7 @@ impl Summary {
     pub fn json(&self) -> serde_json::Value {
         serde_json::json!({
             "cluster": self.cluster,
+            "history": self.history,
             "groups": self.group_count,
             "groups_without_base": self.groups_without_base,
             "objects": self.objects,

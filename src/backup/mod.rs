@@ -10,7 +10,7 @@ pub mod restore;
 pub mod state;
 pub mod verify;
 
-pub use inventory::{BackupError, Inventory, Source};
+pub use inventory::{BackupError, Inventory, Source, history_name};
 
 use glommio::{LocalExecutorBuilder, Placement};
 use raftproto::backup::Index;
@@ -30,10 +30,14 @@ pub fn objects_prefix(cluster: &str) -> String {
     format!("{cluster}/dr/")
 }
 
-/// When an object was shipped, by its key.
+/// When an object was shipped, by its key; `None`: it is none of ours.
 pub fn shipped_ms_of(key: &ColdKey) -> Option<u64> {
     let name = key.as_str().rsplit('/').next()?;
-    name.split('-').next()?.parse().ok()
+    let fields: Vec<&str> = name.split('-').collect();
+    match fields[..] {
+        [time, _raft_id, _core, _number, _nonce] if time.len() >= 14 => time.parse().ok(),
+        _ => None,
+    }
 }
 
 /// Runs a command on an executor of its own.

@@ -12,7 +12,7 @@ use storage::cold_pack::{self, Location};
 
 use super::format::{self, Content};
 use super::state::build;
-use super::{BackupError, Inventory, Source};
+use super::{BackupError, Inventory, Source, shipped_ms_of};
 use crate::config::Config;
 use crate::core::pack_key;
 use crate::group::Exported;
@@ -67,24 +67,34 @@ pub async fn verify(
     config: &Config,
     from: Option<&str>,
     cluster: Option<&str>,
+    history: Option<&str>,
 ) -> Result<Report, BackupError> {
     let source = Source::open(config, from, cluster).await?;
     let objects = source.objects().await?;
-    let inventory = Inventory::read(&source, &objects).await?;
+    let inventory = Inventory::read(&source, &objects, history).await?;
     let mut report = Report::default();
     for missing in inventory.missing() {
         let text = format!("{missing}: it is missing, and a later object follows it");
         report.damage.push(text);
     }
-    let kept_from_ms = inventory.newest_ms.saturating_sub(inventory.keep_ms);
-    // Those of older times may have been collected.
-    let mut named = BTreeSet::new();
+    let kept = Kept {
+        history: inventory.history,
+        from_ms: inventory.kept_from_ms,
+        began: crate::core::clock::instant(),
+    };
+    let mut named = BTreeMap::new();
     for object in &objects {
-        report.objects += 1;
-        report.object_bytes += object.size;
-        match check_object(&source, object, kept_from_ms, &mut named).await {
-            Ok(sections) => report.sections += sections,
-            Err(error) => report.damage.push(error.to_string()),
+        match check_object(&source, object, &kept, &mut named).await {
+            Ok(None) => {}
+            Ok(Some(sections)) => {
+                report.objects += 1;
+                report.object_bytes += object.size;
+                report.sections += sections;
+            }
+            Err(BackupError::Cold(ColdError::NotFound { .. }))
+                if kept.may_be_gone(shipped_ms_of(&object.key)) => {}
+            Err(error) if is_damage(&error) => report.damage.push(error.to_string()),
+            Err(error) => return Err(error),
         }
     }
     let mut checked = BTreeSet::new();
@@ -106,32 +116,56 @@ pub async fn verify(
                     check_pack(&source, (group, pack), &chunks, &mut report).await?;
                 }
             }
-            Err(
-                error @ (BackupError::Cold(_)
-                | BackupError::State { .. }
-                | BackupError::Damaged { .. }),
-            ) => {
-                report.damage.push(error.to_string());
-            }
+            Err(error) if is_damage(&error) => report.damage.push(error.to_string()),
             Err(error) => return Err(error),
         }
     }
-    for pack in named.difference(&checked) {
-        check_there(&source, *pack, &mut report).await?;
+    named.retain(|pack, _| !checked.contains(pack));
+    for (pack, named_ms) in named {
+        check_there(&source, pack, &kept, named_ms, &mut report).await?;
     }
     // What is missing or damaged in an object is said of the object and of the group.
     report.damage.dedup();
     Ok(report)
 }
 
+/// What must be there still.
+struct Kept {
+    history: u64,
+    from_ms: u64,
+    began: std::time::Instant,
+}
+
+impl Kept {
+    /// While a verification runs, the cluster may go on, and collects.
+    fn may_be_gone(&self, ms: Option<u64>) -> bool {
+        let passed_ms = self.began.elapsed().as_millis() as u64;
+        ms < Some(self.from_ms + passed_ms)
+    }
+}
+
+/// The backup is to blame, and not the store, which may answer the next time.
+fn is_damage(error: &BackupError) -> bool {
+    matches!(
+        error,
+        BackupError::Cold(ColdError::NotFound { .. } | ColdError::Corrupt { .. })
+            | BackupError::State { .. }
+            | BackupError::Damaged { .. }
+            | BackupError::Pack { .. }
+    )
+}
+
 /// Checks all sections of an object, and notes which packs they name.
 async fn check_object(
     source: &Source,
     object: &ColdObject,
-    kept_from_ms: u64,
-    named: &mut BTreeSet<PackId>,
-) -> Result<u64, BackupError> {
+    kept: &Kept,
+    named: &mut BTreeMap<PackId, u64>,
+) -> Result<Option<u64>, BackupError> {
     let index = source.index(object).await?;
+    if index.history != kept.history {
+        return Ok(None);
+    }
     let bytes = source.store.get(&object.key).await?;
     let mut sections = 0;
     for section in &index.sections {
@@ -145,20 +179,23 @@ async fn check_object(
             damage,
         })?;
         sections += 1;
-        if index.shipped_ms < kept_from_ms {
+        if index.shipped_ms < kept.from_ms {
             continue;
         }
         let packs = match &content {
             Content::Base(base) => packs_of_base(base),
-            Content::Log(range) => packs_of_log(range, kept_from_ms),
+            Content::Log(range) => packs_of_log(range, kept.from_ms),
         };
         let packs = packs.ok_or_else(|| BackupError::State {
             group: section.group,
             what: format!("{} does not decode", object.key),
         })?;
-        named.extend(packs.into_iter().map(|pack| (section.group, pack)));
+        for pack in packs {
+            let named_ms: &mut u64 = named.entry((section.group, pack)).or_default();
+            *named_ms = section.last_ms.max(*named_ms);
+        }
     }
-    Ok(sections)
+    Ok(Some(sections))
 }
 
 fn packs_of_base(base: &Base) -> Option<Vec<PackName>> {
@@ -247,11 +284,14 @@ async fn check_pack(
 async fn check_there(
     source: &Source,
     (group, pack): PackId,
+    kept: &Kept,
+    named_ms: u64,
     report: &mut Report,
 ) -> Result<(), BackupError> {
     let key = pack_key_of(source, group, pack)?;
     match source.store.head(&key).await {
         Ok(_) => Ok(()),
+        Err(ColdError::NotFound { .. }) if kept.may_be_gone(Some(named_ms)) => Ok(()),
         Err(error @ ColdError::NotFound { .. }) => {
             report.damage.push(format!("{key}: {error}"));
             Ok(())

@@ -141,6 +141,7 @@ macro_rules! settings {
             [
                 from: [String], (option), "where the backup is: s3://bucket/prefix, or a directory";
                 from_cluster: [Option<String>], (option), "cluster_id of the backup; may be left out where there is only one";
+                history: [Option<String>], (option), "which of several clusters of that name, as `backup list` names them; may be left out where there is only one";
                 at: [Option<String>], (option), "state at this time, such as 2027-01-01T00:00:00Z; without it, the newest there is";
             ],
             $($key, $default, $allowed, $help;)*
@@ -152,6 +153,7 @@ macro_rules! settings {
             [
                 from: [Option<String>], (option), "where the backup is: s3://bucket/prefix, or a directory; without it, what cold is set to";
                 from_cluster: [Option<String>], (option), "cluster_id of the backup; may be left out where there is only one";
+                history: [Option<String>], (option), "which of several clusters of that name, as `backup list` names them; may be left out where there is only one";
                 json: [bool], (switch), "print JSON";
             ],
             $($key, $default, $allowed, $help;)*
@@ -164,6 +166,7 @@ macro_rules! settings {
             [
                 from: [Option<String>], (option), "where the backup is: s3://bucket/prefix, or a directory; without it, what cold is set to";
                 from_cluster: [Option<String>], (option), "cluster_id of the backup; may be left out where there is only one";
+                history: [Option<String>], (option), "which of several clusters of that name, as `backup list` names them; may be left out where there is only one";
             ],
             $($key, $default, $allowed, $help;)*
         );

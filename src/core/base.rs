@@ -13,6 +13,7 @@ use raftproto::checkpoint::{Chunk, GroupManifest, GroupState, StreamState};
 use storage::{StorageError, io_error};
 
 use super::checkpoint::{pack_path, read_tables};
+use crate::group::own_from;
 
 /// Why there is no base.
 #[derive(Debug, thiserror::Error)]
@@ -47,18 +48,19 @@ pub(super) fn read_base(
         streams: Vec::new(),
     };
     let state = GroupState::decode(manifest.group_state.clone()).map_err(decode)?;
+    let tables = read_tables(dir, manifest)?;
+    // Before any chunk is read.
     let mut bytes = 0;
-    for (key, value) in read_tables(dir, manifest)? {
+    for value in tables.values() {
+        let state = StreamState::decode(value.as_slice()).map_err(decode)?;
+        bytes += state.tail.saturating_sub(own_from(&state));
+    }
+    if bytes > bytes_max {
+        return Err(BaseError::TooLong { bytes });
+    }
+    for (key, value) in tables {
         let mut state = StreamState::decode(value.as_slice()).map_err(decode)?;
-        let cold_end = state
-            .cold
-            .last()
-            .map_or(0, |c| c.start + u64::from(c.length));
-        let own_from = cold_end.max(state.kept_from).max(state.start);
-        bytes += state.tail.saturating_sub(own_from);
-        if bytes > bytes_max {
-            return Err(BaseError::TooLong { bytes });
-        }
+        let own_from = own_from(&state);
         let mut own = Vec::new();
         for chunk in std::mem::take(&mut state.chunks) {
             let end = chunk.start + u64::from(chunk.length);

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use raftproto::backup::Index;
-use storage::cold::{ColdKey, ColdObject};
+use storage::cold::{ColdError, ColdKey, ColdObject};
 
 use super::Core;
 use crate::backup::collect::collectable;
@@ -23,7 +23,10 @@ const LOOK_MS_MAX: u64 = 3600 * 1000;
 const PAGE: usize = 1000;
 
 /// Indexes that are kept in memory between two looks; of more, some are read again.
-const INDEXES_MAX: usize = 100_000;
+const INDEXES_MAX: usize = 20_000;
+
+/// Objects that are looked at together.
+const WINDOW: usize = 20_000;
 
 impl Core {
     /// Collects until the core stops.
@@ -40,6 +43,7 @@ impl Core {
         loop {
             self.sleep(Duration::from_millis(period_ms)).await;
             let leads = self.groups.borrow().get(&0).is_some_and(|g| g.is_ready());
+            let leads = leads && !self.tables.borrow().slots.is_empty();
             // While the backup is behind, it is no time to take anything from it.
             if !leads || self.is_failed.get() || self.is_backup_late() {
                 known.clear();
@@ -60,16 +64,48 @@ impl Core {
         let Some(until_ms) = now_ms.checked_sub(2 * self.config.dr_keep_ms) else {
             return Ok(());
         };
-        let old = old_objects(source, until_ms).await?;
+        let mut after = None;
+        loop {
+            let (old, end) = old_objects(source, until_ms, after).await?;
+            self.collect_window(source, known, old).await?;
+            if end.is_none() {
+                return Ok(());
+            }
+            after = end;
+        }
+    }
+
+    /// Collects among these objects alone. What only those of a later window cover stays until enough has gone that both
+    /// are in one.
+    async fn collect_window(
+        &self,
+        source: &Source,
+        known: &mut BTreeMap<ColdKey, Index>,
+        old: Vec<ColdObject>,
+    ) -> Result<(), BackupError> {
+        let history = self.tables.borrow().history;
         let mut indexes = BTreeMap::new();
         for object in old {
             let index = match known.remove(&object.key) {
                 Some(index) => index,
-                None => source.index(&object).await?,
+                None => match source.index(&object).await {
+                    Ok(index) => index,
+                    Err(
+                        error @ (BackupError::Damaged { .. }
+                        | BackupError::Cold(
+                            ColdError::Corrupt { .. } | ColdError::NotFound { .. },
+                        )),
+                    ) => {
+                        // Nobody knows what is in it, so it stays; the others do not wait for it.
+                        log::warn!("event=backup_object_not_read {error}");
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
             };
             indexes.insert(object.key, index);
         }
-        let dead = collectable(&indexes);
+        let dead = collectable(&indexes, history);
         for keys in dead.chunks(PAGE) {
             source.store.delete(keys).await?;
             add(
@@ -83,7 +119,7 @@ impl Core {
         if !dead.is_empty() {
             log::info!("event=backup_collected objects={}", dead.len());
         }
-        *known = indexes;
+        known.extend(indexes);
         while known.len() > INDEXES_MAX {
             known.pop_last();
         }
@@ -91,20 +127,29 @@ impl Core {
     }
 }
 
-/// Those that were shipped before a time, oldest first.
-async fn old_objects(source: &Source, until_ms: u64) -> Result<Vec<ColdObject>, BackupError> {
+/// Some of those that were shipped before a time, oldest first, from behind a key on; and behind which key more of them are.
+async fn old_objects(
+    source: &Source,
+    until_ms: u64,
+    mut after: Option<ColdKey>,
+) -> Result<(Vec<ColdObject>, Option<ColdKey>), BackupError> {
     let prefix = objects_prefix(&source.cluster);
     let mut old: Vec<ColdObject> = Vec::new();
-    loop {
-        let after = old.last().map(|o| o.key.clone());
+    while old.len() < WINDOW {
         let page = source.store.list(&prefix, after.as_ref(), PAGE).await?;
-        let count = page.len();
-        let is_old = |o: &ColdObject| shipped_ms_of(&o.key).is_some_and(|ms| ms <= until_ms);
-        old.extend(page.into_iter().take_while(is_old));
-        // A page that is not all old ends it, and so does one that is not full.
-        let taken_last = old.last().map(|o| o.key.clone());
-        if count < PAGE || taken_last == after || !old.len().is_multiple_of(PAGE) {
-            return Ok(old);
+        let is_last = page.len() < PAGE;
+        after = page.last().map(|o| o.key.clone());
+        for object in page {
+            match shipped_ms_of(&object.key) {
+                Some(ms) if ms > until_ms => return Ok((old, None)),
+                Some(_) => old.push(object),
+                // Not of a backup.
+                None => {}
+            }
+        }
+        if is_last {
+            return Ok((old, None));
         }
     }
+    Ok((old, after))
 }

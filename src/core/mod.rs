@@ -31,6 +31,8 @@ mod router;
 mod saga;
 mod scrub;
 mod ship;
+mod ship_chain;
+mod ship_lag;
 pub(crate) mod signal;
 mod start;
 mod status;

@@ -13,14 +13,16 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use raftproto::backup::{Index, LogEntry, LogRange, Section};
+use raftproto::backup::{Index, Section};
+use storage::StorageError;
 use storage::cold::{ColdBody, ColdError, ColdKey};
 
 use super::Core;
 use super::base::{BaseError, read_base};
-use crate::backup::format::{Builder, Content};
+use super::ship_chain::{Chain, Shipped, part_of};
+use crate::backup::format::{AddError, Builder, Content};
 use crate::backup::object_key;
-use crate::group::{Group, stamp_of};
+use crate::group::Group;
 use crate::ops::metrics::add;
 
 /// How often a core looks at what it has to ship.
@@ -41,45 +43,19 @@ const REBASE_RANGES: u32 = 1000;
 /// A new base is due after so long with changes.
 const REBASE_MS: u64 = 24 * 3600 * 1000;
 
-/// A warning is logged when a core is behind by so many intervals.
-const LATE_INTERVALS: u64 = 4;
+/// How long a stop waits for its last round, and how often it looks whether the one before has ended.
+const TAIL_PATIENCE: Duration = Duration::from_secs(2);
+const TAIL_POLL: Duration = Duration::from_millis(10);
+const TAIL_ROUNDS: u32 = 4;
 
-/// How far the backup of a group is that this core leads.
-#[derive(Debug, Clone)]
-struct Chain {
-    /// The leadership.
-    term: u64,
-    /// Its name.
-    id: u64,
-    base: Option<ShippedBase>,
-    /// A base is wanted of this log index or a later one.
-    wanted: Option<u64>,
-    /// Since when.
-    wanted_ms: u64,
-    /// Shipped up to this log index.
-    shipped: u64,
-    /// All that was applied before this time is shipped.
-    covered_ms: u64,
-    log_bytes: u64,
-    ranges: u32,
-    /// Log index of the newest base that this leadership has shipped.
-    newest_base: u64,
-    /// The log outgrew its bound before a base came: any state that is newer than the last goes out by itself, since under
-    /// such a load one that meets the kept log may never be there in time.
-    takes_any_base: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct ShippedBase {
-    index: u64,
-    bytes: u64,
-    shipped_ms: u64,
-}
+/// Of a leadership that ended, so much log is shipped yet, and of so many at once.
+const LEFT_BYTES: u64 = 1 << 20;
+const LEFT_MAX: usize = 64;
 
 /// What a core knows of its backup.
 #[derive(Debug, Default)]
 pub(super) struct Shipping {
-    chains: RefCell<BTreeMap<u32, Chain>>,
+    pub(super) chains: RefCell<BTreeMap<u32, Chain>>,
     /// Tells this start's objects from those of others.
     nonce: Cell<u64>,
     number: Cell<u64>,
@@ -87,9 +63,13 @@ pub(super) struct Shipping {
     previous: RefCell<String>,
     /// When the last round began, in monotonic microseconds.
     began_us: Cell<u64>,
-    is_late: Cell<bool>,
+    pub(super) is_late: Cell<bool>,
     /// The last round came to nothing.
     has_failed: Cell<bool>,
+    /// A round is under way: there is one at a time.
+    is_shipping: Cell<bool>,
+    /// What leaderships that ended had not shipped.
+    left: RefCell<Vec<(Shipped, Content)>>,
 }
 
 /// Why a round shipped nothing, or not all.
@@ -97,20 +77,10 @@ pub(super) struct Shipping {
 enum ShipError {
     #[error(transparent)]
     Cold(#[from] ColdError),
-    #[error("a part could not be compressed: {0}")]
-    Compress(#[from] std::io::Error),
+    #[error(transparent)]
+    Add(#[from] AddError),
     #[error("there is no cold store")]
     NoStore,
-}
-
-/// What an object brings once it is there.
-struct Shipped {
-    group: u32,
-    chain: u64,
-    section: Section,
-    /// All that was applied before this time.
-    covered_ms: Option<u64>,
-    bytes: u64,
 }
 
 impl Core {
@@ -126,7 +96,8 @@ impl Core {
             let due_us = self.shipping.began_us.get() + self.config.dr_interval_ms * 1000;
             let is_due = self.clock.monotonic_us() >= due_us;
             let is_urgent = is_urgent && !self.shipping.has_failed.get();
-            if pending && (is_due || is_urgent) {
+            let is_free = !self.shipping.is_shipping.get();
+            if pending && is_free && self.has_history() && (is_due || is_urgent) {
                 self.shipping.began_us.set(self.clock.monotonic_us());
                 let result = self.ship_beside_looks().await;
                 self.shipping.has_failed.set(result.is_err());
@@ -147,7 +118,71 @@ impl Core {
                 self.look_at_chains();
             }
         };
-        futures_lite::FutureExt::or(self.ship_round(), looks).await
+        self.shipping.is_shipping.set(true);
+        let result = futures_lite::FutureExt::or(self.ship_round(false), looks).await;
+        self.shipping.is_shipping.set(false);
+        result
+    }
+
+    /// Ships what was applied and not shipped, before leadership is given away or the log is closed. What does not go out
+    /// soon stays behind: a stop waits for no store. Answers whether all went out.
+    pub(super) async fn ship_tail(self: &Rc<Self>) -> bool {
+        if !self.config.dr || self.cold.is_none() || self.is_failed.get() {
+            return false;
+        }
+        let work = async {
+            while self.shipping.is_shipping.get() {
+                self.sleep(TAIL_POLL).await;
+            }
+            // Clients may go on meanwhile, so there may always be a tail.
+            for _ in 0..TAIL_ROUNDS {
+                if !self.has_tail() || !self.has_history() {
+                    break;
+                }
+                self.shipping.is_shipping.set(true);
+                self.ship_round(true).await.map_err(|e| e.to_string())?;
+            }
+            Ok(())
+        };
+        let deadline = async {
+            self.sleep(TAIL_PATIENCE).await;
+            Err("the store takes longer than a stop waits".to_owned())
+        };
+        let shipped = futures_lite::FutureExt::or(work, deadline).await;
+        self.shipping.is_shipping.set(false);
+        if let Err(error) = &shipped {
+            log::warn!("event=backup_tail_not_shipped core={} {error}", self.id);
+            add(&self.metrics.plain.dr_failures_total, 1);
+        }
+        shipped.is_ok()
+    }
+
+    /// The cluster's tables are here, and so the name of its history.
+    fn has_history(&self) -> bool {
+        !self.tables.borrow().slots.is_empty()
+    }
+
+    fn has_tail(&self) -> bool {
+        let groups = self.groups.borrow();
+        let chains = self.shipping.chains.borrow();
+        let is_behind = |(id, chain): (&u32, &Chain)| {
+            let led = groups.get(id).filter(|g| g.term() == chain.term);
+            chain.base.is_some() && led.is_some_and(|g| chain.shipped < g.applied().index)
+        };
+        !self.shipping.left.borrow().is_empty() || chains.iter().any(is_behind)
+    }
+
+    /// A leadership ended: what it had not shipped goes with the next round, if it is little. All of it was committed, and
+    /// the next leader's base may be long in coming.
+    fn keep_left(&self, id: u32, chain: &Chain, group: &Group) {
+        let mut left = self.shipping.left.borrow_mut();
+        let has_room = left.len() < LEFT_MAX;
+        if chain.base.is_none() || chain.shipped >= group.applied().index || !has_room {
+            return;
+        }
+        let entries = group.log_after(chain.shipped, LEFT_BYTES);
+        let parts = entries.and_then(|entries| part_of(id, chain, entries));
+        left.extend(parts);
     }
 
     /// Begins and ends chains as leaderships do, and keeps within the bound of memory. Answers whether there is something to
@@ -156,10 +191,12 @@ impl Core {
         let now_ms = self.clock.now_ms();
         let mut groups = self.groups.borrow_mut();
         let mut chains = self.shipping.chains.borrow_mut();
+        let now_us = self.clock.monotonic_us();
         let (mut pending, mut pending_bytes) = (false, 0);
         for (id, group) in groups.iter_mut() {
             if !group.is_ready() || group.is_installing() {
-                if chains.remove(id).is_some() {
+                if let Some(chain) = chains.remove(id) {
+                    self.keep_left(*id, &chain, group);
                     group.keep_log_from(None);
                 }
                 continue;
@@ -167,21 +204,11 @@ impl Core {
             let applied = group.applied().index;
             let is_same = chains.get(id).is_some_and(|c| c.term == group.term());
             if !is_same {
-                let chain = Chain {
-                    term: group.term(),
-                    id: self.clock.random(),
-                    base: None,
-                    wanted: Some(applied),
-                    wanted_ms: now_ms,
-                    shipped: applied,
-                    // What the leader before has not shipped is at risk until the base is there.
-                    covered_ms: now_ms.saturating_sub(self.config.dr_interval_ms),
-                    log_bytes: 0,
-                    ranges: 0,
-                    newest_base: 0,
-                    takes_any_base: false,
-                };
-                group.keep_log_from(Some(applied));
+                if let Some(before) = chains.get(id) {
+                    self.keep_left(*id, before, group);
+                }
+                let interval_ms = self.config.dr_interval_ms;
+                let chain = Chain::begin(self.clock.random(), group, now_ms, interval_ms);
                 chains.insert(*id, chain);
             }
             let Some(chain) = chains.get_mut(id) else {
@@ -198,8 +225,9 @@ impl Core {
             if chain.wanted.is_none() && self.is_base_due(chain, applied, now_ms) {
                 (chain.wanted, chain.wanted_ms) = (Some(applied), now_ms);
             }
-            pending |= chain.wanted.is_some();
+            pending |= chain.takes_base(now_us);
         }
+        pending |= !self.shipping.left.borrow().is_empty();
         if pending_bytes > self.config.dr_log_bytes_max {
             log::warn!(
                 "event=backup_begins_anew core={} log_bytes={pending_bytes} more log waits to be shipped than dr_log_bytes_max allows",
@@ -228,37 +256,76 @@ impl Core {
             || age_ms >= self.config.dr_keep_ms
     }
 
-    /// Ships what there is of all groups.
-    async fn ship_round(self: &Rc<Self>) -> Result<(), ShipError> {
+    /// Ships what there is of all groups; only their log, if no state is to be waited for.
+    async fn ship_round(self: &Rc<Self>, is_tail: bool) -> Result<(), ShipError> {
         let groups: Vec<u32> = self.shipping.chains.borrow().keys().copied().collect();
         let mut builder = Builder::new(self.backup_index());
         let mut shipped = Vec::new();
+        let left = std::mem::take(&mut *self.shipping.left.borrow_mut());
+        for part in left {
+            builder = self.add_part(builder, part, &mut shipped).await?;
+        }
         for group in groups {
-            for part in [self.base_part(group).await, self.log_part(group)] {
-                let Some((mut part, content)) = part else {
-                    continue;
-                };
-                let section = part.section;
-                let before = builder.length();
-                builder = storage::blocking::run(move || {
-                    builder.add(section, &content).map(|()| builder)
-                })
-                .await?;
-                // A restore holds what was packed here.
-                part.bytes = match part.section.is_base {
-                    true => builder.length() - before,
-                    false => part.bytes,
-                };
-                shipped.push(part);
-                if builder.length() >= OBJECT_BYTES {
-                    let full = std::mem::replace(&mut builder, Builder::new(self.backup_index()));
-                    self.put_backup(full, std::mem::take(&mut shipped)).await?;
-                }
+            let base = match is_tail {
+                true => None,
+                false => self.base_part(group).await,
+            };
+            for part in [base, self.log_part(group)].into_iter().flatten() {
+                builder = self.add_part(builder, part, &mut shipped).await?;
             }
         }
         match builder.is_empty() {
             true => Ok(()),
             false => self.put_backup(builder, shipped).await,
+        }
+    }
+
+    /// Adds a part to an object; puts it when it is full, and answers with the next one.
+    async fn add_part(
+        self: &Rc<Self>,
+        mut builder: Builder,
+        (mut part, content): (Shipped, Content),
+        shipped: &mut Vec<Shipped>,
+    ) -> Result<Builder, ShipError> {
+        let section = part.section;
+        let before = builder.length();
+        let (built, added) = storage::blocking::run(move || {
+            let added = builder.add(section, &content);
+            (builder, added)
+        })
+        .await;
+        builder = built;
+        match added {
+            Ok(()) => {}
+            // The others go on; nothing of this group counts as shipped by it.
+            Err(error) if section.is_base => {
+                self.base_failed(part.group, &error);
+                return Ok(builder);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if section.is_base {
+            // A restore holds what was packed here.
+            part.bytes = builder.length() - before;
+        }
+        shipped.push(part);
+        if builder.length() >= OBJECT_BYTES {
+            let full = std::mem::replace(&mut builder, Builder::new(self.backup_index()));
+            self.put_backup(full, std::mem::take(shipped)).await?;
+        }
+        Ok(builder)
+    }
+
+    /// A group's state cannot be shipped: it is said, counted, and tried again later. What was shipped before stays as it is.
+    fn base_failed(&self, group: u32, error: &dyn std::error::Error) {
+        log::warn!("event=backup_base_not_shipped group={group} {error}");
+        add(&self.metrics.plain.dr_failures_total, 1);
+        self.put_base_off(group);
+    }
+
+    fn put_base_off(&self, group: u32) {
+        if let Some(chain) = self.shipping.chains.borrow_mut().get_mut(&group) {
+            chain.put_base_off(self.clock.monotonic_us());
         }
     }
 
@@ -273,6 +340,7 @@ impl Core {
             sections: Vec::new(),
             previous: String::new(),
             keep_ms: self.config.dr_keep_ms,
+            history: self.tables.borrow().history,
         }
     }
 
@@ -280,6 +348,9 @@ impl Core {
     async fn base_part(self: &Rc<Self>, group: u32) -> Option<(Shipped, Content)> {
         let chain = self.shipping.chains.borrow().get(&group)?.clone();
         let wanted = chain.wanted?;
+        if !chain.takes_base(self.clock.monotonic_us()) {
+            return None;
+        }
         let disk = self.disk.as_ref()?;
         let files = disk.files.borrow().get(&group).cloned();
         let manifest = files.map(|f| f.manifest).unwrap_or_default();
@@ -299,11 +370,21 @@ impl Core {
                 if let Some(group) = self.groups.borrow_mut().get_mut(&group) {
                     group.press_to_flush();
                 }
+                self.put_base_off(group);
+                return None;
+            }
+            Err(BaseError::Storage(StorageError::Io { source, .. }))
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                // The next checkpoint has taken a file away: then its own files are read.
+                log::info!("event=backup_base_not_read group={group} {source}");
                 return None;
             }
             Err(error) => {
-                // The next checkpoint may have taken a file away: then its own files are read.
-                log::info!("event=backup_base_not_read group={group} {error}");
+                if let BaseError::Storage(error) = &error {
+                    self.found_damage(error).await;
+                }
+                self.base_failed(group, &error);
                 return None;
             }
         };
@@ -337,7 +418,7 @@ impl Core {
         let mut groups = self.groups.borrow_mut();
         let led = groups.get_mut(&group).filter(|g| g.term() == chain.term)?;
         let applied = led.applied().index;
-        if applied == chain.shipped {
+        if applied <= chain.shipped {
             return None;
         }
         let now_ms = self.clock.now_ms();
@@ -346,37 +427,9 @@ impl Core {
             chain.begin_anew(self.clock.random(), led, now_ms);
             return None;
         };
-        let (first, last) = (entries.first()?, entries.last()?);
-        let mut stamps = entries.iter().filter_map(|e| stamp_of(&e.payload));
-        let first_ms = stamps.next().unwrap_or_default();
-        let mut stamps = entries.iter().rev().filter_map(|e| stamp_of(&e.payload));
-        let last_ms = stamps.next().unwrap_or_default();
-        let section = Section {
-            group,
-            chain: chain.id,
-            chain_term: chain.term,
-            first: first.index,
-            last: last.index,
-            last_term: last.term,
-            first_ms,
-            last_ms,
-            ..Section::default()
-        };
-        let part = Shipped {
-            group,
-            chain: chain.id,
-            covered_ms: (last.index == applied).then_some(now_ms),
-            section,
-            bytes: entries.iter().map(|e| e.payload.len() as u64).sum(),
-        };
-        let entries = entries.into_iter().map(|entry| LogEntry {
-            index: entry.index,
-            term: entry.term,
-            is_conf_change: entry.is_conf_change,
-            payload: entry.payload,
-        });
-        let entries = entries.collect();
-        Some((part, Content::Log(LogRange { entries })))
+        let (mut part, content) = part_of(group, chain, entries)?;
+        part.covered_ms = (part.section.last == applied).then_some(now_ms);
+        Some((part, content))
     }
 
     /// Puts an object, and notes what is in the store by that.
@@ -412,89 +465,5 @@ impl Core {
             }
         }
         Ok(())
-    }
-
-    /// The oldest time of which something may be missing in the backup of the groups that this core leads.
-    fn backup_lag_ms(&self) -> u64 {
-        let now_ms = self.clock.now_ms();
-        let groups = self.groups.borrow();
-        let chains = self.shipping.chains.borrow();
-        let is_behind = |(id, chain): &(&u32, &Chain)| {
-            let applied = groups.get(id).map_or(0, |g: &Group| g.applied().index);
-            chain.base.is_none() || chain.shipped < applied
-        };
-        let behind = chains.iter().filter(is_behind);
-        let lags = behind.map(|(_, chain)| now_ms.saturating_sub(chain.covered_ms));
-        lags.max().unwrap_or(0)
-    }
-
-    /// The backup is behind by more than what is usual.
-    pub(super) fn is_backup_late(&self) -> bool {
-        self.backup_lag_ms() > LATE_INTERVALS * self.config.dr_interval_ms + 10_000
-    }
-
-    fn warn_if_late(&self) {
-        let lag_ms = self.backup_lag_ms();
-        let is_late = self.is_backup_late();
-        if is_late && !self.shipping.is_late.replace(true) {
-            log::warn!(
-                "event=backup_behind core={} lag_ms={lag_ms} what was acknowledged since is only on the nodes",
-                self.id
-            );
-        } else if !is_late && self.shipping.is_late.replace(false) {
-            log::info!("event=backup_caught_up core={}", self.id);
-        }
-    }
-
-    /// The gauges of the backup.
-    pub(super) fn report_backup(&self) {
-        let plain = &self.metrics.plain;
-        plain
-            .dr_lag_seconds
-            .set(self.backup_lag_ms().div_ceil(1000));
-        let chains = self.shipping.chains.borrow();
-        let without = chains.values().filter(|c| c.base.is_none()).count();
-        plain.dr_groups_without_base.set(without as u64);
-    }
-}
-
-impl Chain {
-    /// The log between what was shipped and what will be is lost for the backup: its place takes a state of now or later.
-    fn begin_anew(&mut self, id: u64, group: &mut Group, now_ms: u64) {
-        let applied = group.applied().index;
-        self.takes_any_base = self.base.is_none();
-        self.id = id;
-        (self.base, self.shipped) = (None, applied);
-        (self.wanted, self.wanted_ms) = (Some(applied), now_ms);
-        group.keep_log_from(Some(applied));
-    }
-
-    /// An object with this part is in the store.
-    fn note(&mut self, part: &Shipped, shipped_ms: u64) {
-        let section = &part.section;
-        if section.is_base {
-            if self.base.is_none() {
-                let is_late = self.wanted.is_some_and(|wanted| section.last < wanted);
-                let covered_ms = if is_late {
-                    section.last_ms
-                } else {
-                    self.wanted_ms
-                };
-                self.shipped = section.last;
-                self.covered_ms = self.covered_ms.max(covered_ms);
-            }
-            self.newest_base = section.last;
-            self.base = Some(ShippedBase {
-                index: section.last,
-                bytes: part.bytes,
-                shipped_ms,
-            });
-            (self.wanted, self.log_bytes, self.ranges) = (None, 0, 0);
-            return;
-        }
-        self.shipped = section.last;
-        self.log_bytes += part.bytes;
-        self.ranges += 1;
-        self.covered_ms = part.covered_ms.unwrap_or(self.covered_ms);
     }
 }

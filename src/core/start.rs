@@ -233,9 +233,14 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
         ))
     };
     expect(&mut control, b's').await?;
+    let ships = core.ship_tail().await;
     core.hand_over().await;
     core.stop.raise();
     serving.await;
+    // What came while clients were still served, of groups that nobody else leads.
+    if ships {
+        core.ship_tail().await;
+    }
     progress(Progress::Drained);
     expect(&mut control, b'q').await?;
     core.peers_stop.raise();
@@ -430,12 +435,16 @@ impl Core {
         }
     }
 
-    /// Fills the slots' table of a new cluster.
+    /// Fills the slots' table of a new or restored cluster, and names its history.
     pub(super) async fn assign_slots(self: &Rc<Self>) {
         let group_count = self.config.raft_group_count as u32;
+        let history = self.clock.random();
         let request = Request {
             target: GroupTarget::Meta,
-            op: Op::AssignSlots { group_count },
+            op: Op::AssignSlots {
+                group_count,
+                history,
+            },
         };
         match self.ask(request).await {
             // Where it was not done, another leader does it.

@@ -3,6 +3,7 @@
 //! the same state as on the replicas (I5).
 
 use bytes::Bytes;
+use prost::Message;
 use raftproto::checkpoint::{GroupState, StreamState};
 
 use super::cold::{ColdSettings, ColdWork};
@@ -103,24 +104,61 @@ impl ColdWork {
     }
 }
 
+/// Why a base makes no group.
+#[derive(Debug, thiserror::Error)]
+pub enum BaseMisfit {
+    /// A value does not decode.
+    #[error("does not decode: {0}")]
+    Decode(#[from] prost::DecodeError),
+    /// A stream's bytes do not reach its tail, or go beyond it.
+    #[error(
+        "has {found} bytes of stream {key} behind those of the cold store, where {wanted} belong"
+    )]
+    Bytes {
+        /// Which.
+        key: String,
+        /// What there is.
+        found: u64,
+        /// What there should be.
+        wanted: u64,
+    },
+}
+
+/// First of the bytes that the cold store lacks.
+pub fn own_from(state: &StreamState) -> u64 {
+    let cold_end = state.cold.last();
+    let cold_end = cold_end.map_or(0, |c| c.start + u64::from(c.length));
+    cold_end.max(state.kept_from).max(state.start)
+}
+
 impl Machine {
     /// A group as a backup's base has it: [`Machine::load`], and the bytes after the cold store's.
     ///
     /// # Errors
-    /// If a value does not decode.
+    /// [`BaseMisfit`].
     pub fn load_base(
         group: u32,
         group_state: &[u8],
         streams: impl Iterator<Item = (StreamKey, Vec<u8>, Bytes)>,
-    ) -> Result<Machine, prost::DecodeError> {
+    ) -> Result<Machine, BaseMisfit> {
         let mut given = Vec::new();
-        let states = streams.map(|(key, state, own)| {
+        let mut states = Vec::new();
+        for (key, state, own) in streams {
+            let decoded = StreamState::decode(state.as_slice())?;
+            let wanted = decoded.tail.saturating_sub(own_from(&decoded));
+            if own.len() as u64 != wanted {
+                return Err(BaseMisfit::Bytes {
+                    key: key.as_str().to_owned(),
+                    found: own.len() as u64,
+                    wanted,
+                });
+            }
             if !own.is_empty() {
                 given.push((key.clone(), own));
             }
-            (key, state)
-        });
-        let mut machine = Machine::load(group, group_state, states)?;
+            states.push((key, state));
+        }
+        let mut machine = Machine::load(group, group_state, states.into_iter())?;
         for (key, own) in given {
             if let Some(stream) = machine.streams.get_mut(&key) {
                 machine.hot_bytes += own.len() as u64;
@@ -178,5 +216,35 @@ impl Machine {
                 own: pieces.into_iter().filter_map(hot).collect(),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_whose_bytes_do_not_reach_the_tail_is_refused() {
+        let state = StreamState {
+            incarnation: 1,
+            start: 2,
+            tail: 10,
+            ..StreamState::default()
+        };
+        let load = |own: &'static [u8]| {
+            let key = StreamKey::from_stored("/a");
+            let stream = (key, state.encode_to_vec(), Bytes::from_static(own));
+            Machine::load_base(1, &[], std::iter::once(stream))
+        };
+        assert!(load(b"12345678").is_ok());
+        for (own, found) in [(&b""[..], 0), (b"1234567", 7), (b"123456789", 9)] {
+            let Err(BaseMisfit::Bytes {
+                found: has, wanted, ..
+            }) = load(own)
+            else {
+                panic!("{own:?} is taken");
+            };
+            assert_eq!((has, wanted), (found, 8));
+        }
     }
 }

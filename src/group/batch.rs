@@ -231,7 +231,13 @@ pub(super) fn command_of(request: Request) -> Result<Kind, Op> {
             bucket: bucket.as_str().to_owned(),
             generation,
         }),
-        Op::AssignSlots { group_count } => Kind::AssignSlots(command::AssignSlots { group_count }),
+        Op::AssignSlots {
+            group_count,
+            history,
+        } => Kind::AssignSlots(command::AssignSlots {
+            group_count,
+            history,
+        }),
         Op::ChangeMembers { base, change } => {
             Kind::ChangeMembers(change_members_command(&base, change))
         }

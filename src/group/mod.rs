@@ -37,7 +37,7 @@ use std::collections::BTreeMap;
 
 use raftproto::command::{Expire, command::Kind};
 
-pub use self::backup::{Exported, stamp_of};
+pub use self::backup::{BaseMisfit, Exported, own_from, stamp_of};
 pub use self::batch::request_of;
 pub use self::checkpoint::{CheckpointPlan, PlaceChunk, combine_stream_states};
 pub use self::choose::PackSource;

@@ -25,6 +25,7 @@ pub struct Meta {
     buckets: BTreeMap<String, Bucket>,
     slots: Vec<u32>,
     members: Vec<Member>,
+    history: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +45,8 @@ pub struct Tables {
     pub slots: Vec<u32>,
     /// The members that all groups shall have; empty: as they were founded.
     pub members: Vec<Member>,
+    /// Tells two clusters of one name apart; given with the slots. 0: founded before there were any.
+    pub history: u64,
 }
 
 impl Tables {
@@ -73,6 +76,7 @@ impl Meta {
                 if assigns {
                     let groups = (0..u32::from(SLOT_COUNT)).map(|slot| 1 + slot % a.group_count);
                     self.slots = groups.collect();
+                    self.history = a.history;
                 }
                 (Outcome::Done, assigns)
             }
@@ -171,6 +175,7 @@ impl Meta {
                 .collect(),
             slots: self.slots.clone(),
             members: self.members.clone(),
+            history: self.history,
         }
     }
 
@@ -198,6 +203,7 @@ impl Meta {
                     drained: m.drained,
                 })
                 .collect(),
+            history: self.history,
         }
     }
 
@@ -228,6 +234,7 @@ impl Meta {
                     drained: m.drained,
                 })
                 .collect(),
+            history: state.history,
         }
     }
 }
@@ -299,9 +306,17 @@ mod tests {
     #[test]
     fn only_what_changes_the_tables_says_so() {
         let mut meta = Meta::default();
-        let assign = || Kind::AssignSlots(command::AssignSlots { group_count: 4 });
-        assert!(meta.apply(assign(), 1).1);
-        assert!(!meta.apply(assign(), 1).1);
+        let assign = |history| {
+            Kind::AssignSlots(command::AssignSlots {
+                group_count: 4,
+                history,
+            })
+        };
+        assert!(meta.apply(assign(7), 1).1);
+        // Of two leaders that found the table empty, the first one names the history.
+        assert!(!meta.apply(assign(8), 1).1);
+        assert_eq!(meta.tables().history, 7);
+        assert_eq!(Meta::decode(&meta.encode()).tables().history, 7);
         assert!(create(&mut meta, "demo").1);
         assert!(!create(&mut meta, "demo").1);
         assert!(begin(&mut meta).1);

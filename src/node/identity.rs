@@ -79,6 +79,18 @@ pub fn found_directory(dir: &Path, config: &Config) -> Result<(), NodeError> {
     Ok(())
 }
 
+/// Takes [`found_directory`] back: no node starts from what is left, which is as if the restore had been cut short. Blocks.
+///
+/// # Errors
+/// The disk's.
+pub fn unmake_directory(dir: &Path) -> Result<(), NodeError> {
+    let failed = |e| storage::io_error(dir, "remove", e);
+    framed::create_dir(&dir.join(RESTORING))?;
+    std::fs::remove_file(identity_path(dir)).map_err(failed)?;
+    framed::sync_dir(dir)?;
+    Ok(())
+}
+
 /// The file of a directory's identity.
 pub fn identity_path(dir: &Path) -> std::path::PathBuf {
     dir.join("node.ursula")

@@ -146,6 +146,8 @@ pub enum Op {
     AssignSlots {
         /// Groups that get slots: 1 to this one.
         group_count: u32,
+        /// Names the cluster's history from here on.
+        history: u64,
     },
     /// Changes the members that all groups shall have, at the meta group.
     ChangeMembers {

@@ -150,8 +150,12 @@ fn op_message(op: &Op) -> Result<request::Op, WireError> {
             visible: *visible,
             slides: *slides,
         }),
-        Op::AssignSlots { group_count } => request::Op::AssignSlots(command::AssignSlots {
+        Op::AssignSlots {
+            group_count,
+            history,
+        } => request::Op::AssignSlots(command::AssignSlots {
             group_count: *group_count,
+            history: *history,
         }),
         Op::FenceBucket { bucket, generation } => request::Op::FenceBucket(command::FenceBucket {
             bucket: bucket.as_str().to_owned(),
@@ -256,6 +260,7 @@ fn op(message: request::Op) -> Result<Op, WireError> {
         },
         request::Op::AssignSlots(message) => Op::AssignSlots {
             group_count: message.group_count,
+            history: message.history,
         },
         request::Op::ChangeMembers(message) => members::change(message)?,
         request::Op::CreateBucket(message) => Op::CreateBucket {

@@ -1,6 +1,7 @@
 //! Disaster recovery: all nodes are killed, all their disks wiped, and a new cluster is built from the cold store alone.
 
 mod damage;
+mod histories;
 mod load;
 mod outage;
 mod restore;

@@ -8,39 +8,44 @@ use integration::{Server, scratch_dir};
 
 use super::load::Written;
 use super::{
-    PATIENCE, Place, restore, said, until_all_shipped, until_shipped, ursula, verify, with, words,
+    Flags, PATIENCE, Place, restore, said, until_all_shipped, until_shipped, ursula, verify, with,
+    words,
 };
+
+/// What a node of a new cluster is restored with.
+fn given(cluster: &Cluster, node: u32, flags: &Flags, more: &[(&str, &str)]) -> Flags {
+    let nodes = cluster.ids();
+    let peers: Vec<String> = nodes
+        .iter()
+        .map(|n| format!("{n}={}", cluster.cluster_address(*n)))
+        .collect();
+    let peers = peers.join(",");
+    let (id, dir) = (node.to_string(), cluster.data(node));
+    let mut own = vec![
+        ("--node-id", id.as_str()),
+        ("--wal-dir", dir.to_str().unwrap()),
+    ];
+    let listen = cluster.cluster_address(node).to_owned();
+    if nodes.len() > 1 {
+        own.extend([("--peers", peers.as_str()), ("--cluster-listen", &listen)]);
+    }
+    own.extend(more);
+    with(flags.clone(), &own)
+}
+
+/// Restores a node, and answers with its state.
+fn restore_node(place: &Place, flags: Flags) -> String {
+    let text = restore(place, flags);
+    let mut lines = text.lines();
+    lines.find(|l| l.starts_with("state ")).unwrap().to_owned()
+}
 
 /// Restores all nodes of a new cluster and starts it.
 fn rebuild(place: &Place, nodes: u32, shape: &[(&str, &str)], more: &[(&str, &str)]) -> Cluster {
     let flags = with(place.node(), shape);
     let mut cluster = Cluster::prepare(nodes, &words(&flags), None);
-    let peers: Vec<String> = cluster
-        .ids()
-        .iter()
-        .map(|n| format!("{n}={}", cluster.cluster_address(*n)))
-        .collect();
-    let peers = peers.join(",");
-    let mut states = Vec::new();
-    for node in cluster.ids() {
-        let (id, dir) = (node.to_string(), cluster.data(node));
-        let mut own = vec![
-            ("--node-id", id.as_str()),
-            ("--wal-dir", dir.to_str().unwrap()),
-        ];
-        let listen = cluster.cluster_address(node).to_owned();
-        if nodes > 1 {
-            own.extend([("--peers", peers.as_str()), ("--cluster-listen", &listen)]);
-        }
-        own.extend(more);
-        let text = restore(place, with(flags.clone(), &own));
-        let state = text
-            .lines()
-            .find(|l| l.starts_with("state "))
-            .unwrap()
-            .to_owned();
-        states.push(state);
-    }
+    let restored = |node| restore_node(place, given(&cluster, node, &flags, more));
+    let states: Vec<String> = cluster.ids().into_iter().map(restored).collect();
     assert!(states.iter().all(|s| *s == states[0]), "{states:?}");
     for node in cluster.ids() {
         cluster.start_node(node);
@@ -176,6 +181,47 @@ fn three_nodes_become_one_and_one_becomes_three() {
     for node in cluster.ids() {
         written.expect(&mut cluster.client(node));
     }
+}
+
+#[test]
+fn another_node_of_a_restore_can_follow_when_the_first_ones_run() {
+    let store = S3Server::start();
+    let place = Place::s3(&store.address);
+    let flags = with(place.node(), &[("--raft-group-count", "2")]);
+    let mut old = Cluster::start(1, &words(&flags));
+    let mut written = Written::default();
+    written.more(&mut old.client(1));
+    until_all_shipped(&old);
+    old.kill(1);
+    drop(old);
+
+    let flags = with(flags, &[("--cluster-id", "new")]);
+    let mut cluster = Cluster::prepare(3, &words(&flags), None);
+    // Two clusters ship to here by the time of the third node.
+    let more = [("--from-cluster", "ursula")];
+    let mut states = Vec::new();
+    for node in [1, 2] {
+        states.push(restore_node(&place, given(&cluster, node, &flags, &more)));
+    }
+    cluster.start_node(1);
+    cluster.start_node(2);
+    cluster.wait_ready();
+    until_led(&cluster, &[1, 2], &written);
+    until_all_shipped(&cluster);
+    // One that has run may have voted, which no backup knows.
+    let other = scratch_dir();
+    let again = given(&cluster, 2, &flags, &more);
+    let again = with(again, &[("--wal-dir", other.path().to_str().unwrap())]);
+    let refused = said(&ursula(&["restore", "--from", &place.from], &again));
+    assert!(refused.contains("restored before"), "{refused}");
+    states.push(restore_node(&place, given(&cluster, 3, &flags, &more)));
+    assert!(states.iter().all(|s| *s == states[0]), "{states:?}");
+    cluster.start_node(3);
+    cluster.wait_ready();
+    until_led(&cluster, &[1, 2, 3], &written);
+    written.expect(&mut cluster.client(3));
+    written.go_on(&mut cluster.client(1));
+    written.expect(&mut cluster.client(3));
 }
 
 #[test]

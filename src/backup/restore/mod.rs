@@ -24,8 +24,11 @@ use super::state::build;
 use super::{BackupError, Inventory, Source, objects_prefix, shipped_ms_of};
 use crate::config::{ColdPlace, Config};
 use crate::core::cold::open_cold;
-use crate::node::{RESTORING, found_directory};
-use crate::protocol::{SLOT_COUNT, parse_rfc3339_ms, rfc3339_from_ms};
+use crate::node::{RESTORING, found_directory, unmake_directory};
+use crate::protocol::{parse_rfc3339_ms, rfc3339_from_ms};
+
+/// The clocks of the nodes, and the time from when a state is taken to when it is there, may differ by so much.
+const MARGIN_MS: u64 = 15 * 60 * 1000;
 
 /// What is restored.
 #[derive(Debug, Clone)]
@@ -34,6 +37,8 @@ pub struct Wanted {
     pub from: String,
     /// Its cluster; none: the only one there.
     pub cluster: Option<String>,
+    /// Which of that name; none: the only one there.
+    pub history: Option<String>,
     /// State at this time; none: the newest.
     pub at: Option<String>,
 }
@@ -124,22 +129,24 @@ pub async fn restore(config: &Config, wanted: &Wanted) -> Result<Summary, Backup
     }
     expect_empty(&dir)?;
     let objects = source.objects().await?;
-    let inventory = Inventory::read(&source, &objects).await?;
+    let inventory = Inventory::read(&source, &objects, wanted.history.as_deref()).await?;
     let plans = match inventory.plans(at_ms) {
         Ok(plans) => plans,
         Err(error) => {
             // What is missing may be why.
-            refuse_damaged(&inventory, u64::MAX)?;
+            refuse_damaged(&inventory, 0, u64::MAX)?;
             return Err(error);
         }
     };
     let used_ms = plans.values().map(Plan::shipped_ms).max().unwrap_or(0);
-    refuse_damaged(&inventory, used_ms)?;
+    let from_ms = plans.values().map(Plan::first_shipped_ms).min();
+    let from_ms = from_ms.unwrap_or(0).saturating_sub(MARGIN_MS);
+    refuse_damaged(&inventory, from_ms, used_ms)?;
 
+    let (cold, note) = target_store(config).await?;
     let _lock = DirLock::acquire(&dir)?;
     let root = dir.join(RESTORING);
     framed::create_dir(&root.join("groups"))?;
-    let cold = target_store(config).await?;
     let seed = format!("{} {} {used_ms}", source.cluster, config.cluster_id);
     let mut placer = Placer::new(config, &root, cold.clone(), &seed);
     let mut summary = Summary {
@@ -174,10 +181,9 @@ pub async fn restore(config: &Config, wanted: &Wanted) -> Result<Summary, Backup
     let settled = settle::settle(&mut placer.streams, &mut meta);
     (summary.holds_released, summary.forks_dropped) =
         (settled.holds_released, settled.forks_dropped);
-    let group_count = config.raft_group_count as u32;
-    meta.slots = (0..u32::from(SLOT_COUNT))
-        .map(|slot| 1 + slot % group_count)
-        .collect();
+    // The first leader gives slots by the same rule as `place::group_of`, and names the new history.
+    meta.slots.clear();
+    meta.history = 0;
     meta.members.clear();
     summary.streams = placer.stream_count();
     summary.bytes = placer.bytes_kept();
@@ -188,9 +194,12 @@ pub async fn restore(config: &Config, wanted: &Wanted) -> Result<Summary, Backup
     };
     let placed = write::finish(placer);
     summary.hash = write::hash(&placed, &meta, &voters);
-    if let Some(store) = cold.filter(|store| !store.is_local()) {
-        note_restored(&*store, &cluster, summary.hash).await?;
+    if let Some(note) = note
+        && note != note_of(summary.hash)
+    {
+        return Err(other_state(&cluster));
     }
+    let node_id = config.node_id;
     let config = config.clone();
     storage::blocking::run(move || {
         write::write(&root, placed, &meta, &voters)?;
@@ -198,6 +207,16 @@ pub async fn restore(config: &Config, wanted: &Wanted) -> Result<Summary, Backup
     })
     .await
     .map_err(|e| BackupError::Target(e.to_string()))?;
+    // Not before the directory is there: a restore that failed binds nobody.
+    if let Some(store) = cold.filter(|store| !store.is_local())
+        && let Err(error) = note_restored(&*store, &cluster, node_id, summary.hash).await
+    {
+        let made = summary.dir.clone();
+        storage::blocking::run(move || unmake_directory(&made))
+            .await
+            .map_err(|e| BackupError::Target(e.to_string()))?;
+        return Err(error);
+    }
     Ok(summary)
 }
 
@@ -220,11 +239,15 @@ fn expect_empty(dir: &Path) -> Result<(), BackupError> {
     }
 }
 
-/// What is missing or damaged before the newest part that is used could hold what belongs between.
-fn refuse_damaged(inventory: &Inventory, used_ms: u64) -> Result<(), BackupError> {
+/// What is missing or damaged between the oldest and the newest part that are used could hold what belongs there. All that is
+/// older is in the states that the plans begin with.
+fn refuse_damaged(inventory: &Inventory, from_ms: u64, used_ms: u64) -> Result<(), BackupError> {
+    let is_needed = |key: &ColdKey| {
+        let shipped_ms = shipped_ms_of(key);
+        shipped_ms.is_some_and(|ms| (from_ms..=used_ms).contains(&ms))
+    };
     for missing in inventory.missing() {
-        let shipped_ms = ColdKey::new(missing).and_then(|key| shipped_ms_of(&key));
-        if shipped_ms <= Some(used_ms) {
+        if ColdKey::new(missing).is_some_and(|key| is_needed(&key)) {
             return Err(BackupError::Nothing(format!(
                 "{missing} is missing, and later objects follow it; --at a time before it, or `ursula backup verify` for all \
                  that is wrong"
@@ -234,50 +257,103 @@ fn refuse_damaged(inventory: &Inventory, used_ms: u64) -> Result<(), BackupError
     for error in &inventory.unreadable {
         let key = match error {
             BackupError::Damaged { key, .. }
-            | BackupError::Cold(ColdError::Corrupt { key, .. }) => key,
+            | BackupError::Cold(ColdError::Corrupt { key, .. } | ColdError::NotFound { key }) => {
+                key
+            }
             _ => continue,
         };
-        if shipped_ms_of(key) <= Some(used_ms) {
+        if is_needed(key) {
             return Err(BackupError::Nothing(error.to_string()));
         }
     }
     Ok(())
 }
 
-/// Where the new cluster keeps old data, if that is shared by its nodes or it has only one.
-async fn target_store(config: &Config) -> Result<Option<Rc<dyn ColdStore>>, BackupError> {
+/// Where the new cluster keeps old data, if that is shared by its nodes or it has only one; and, if a node of it has been
+/// started already, what the first restored node noted.
+async fn target_store(
+    config: &Config,
+) -> Result<(Option<Rc<dyn ColdStore>>, Option<Bytes>), BackupError> {
     match &config.cold {
-        None => return Ok(None),
-        Some(ColdPlace::Dir(_)) if !config.peers.is_empty() => return Ok(None),
+        None => return Ok((None, None)),
+        Some(ColdPlace::Dir(_)) if !config.peers.is_empty() => return Ok((None, None)),
         Some(ColdPlace::Dir(dir)) => storage::cold::prepare(dir)?,
         Some(ColdPlace::S3 { .. }) => {}
     }
     let Some(store) = open_cold(0, config, Rc::default()) else {
-        return Ok(None);
+        return Ok((None, None));
     };
-    let shipped = store
-        .list(&objects_prefix(&config.cluster_id), None, 1)
-        .await?;
-    match shipped.first() {
-        None => Ok(Some(store)),
-        Some(object) => Err(BackupError::Target(format!(
-            "a cluster {} has been at this place before (there is {}): give another --cluster-id",
-            config.cluster_id, object.key
+    let cluster = &config.cluster_id;
+    let shipped = store.list(&objects_prefix(cluster), None, 1).await?;
+    let Some(object) = shipped.first() else {
+        return Ok((Some(store), None));
+    };
+    let known = match cluster_note(cluster) {
+        Some(key) => read_note(&*store, &key).await?,
+        None => None,
+    };
+    let Some(known) = known else {
+        return Err(BackupError::Target(format!(
+            "a cluster {cluster} has been at this place before (there is {}): give another --cluster-id",
+            object.key
+        )));
+    };
+    let own = match node_note(cluster, config.node_id) {
+        Some(key) => read_note(&*store, &key).await?,
+        None => None,
+    };
+    match own {
+        None => Ok((Some(store), Some(known))),
+        // It may have voted and acknowledged since, which the backup knows nothing of.
+        Some(_) => Err(BackupError::Target(format!(
+            "node {0} of cluster {cluster} was restored before, and the cluster has run since: if its nodes still run, replace \
+             this one with `ursula cluster --at HOST:PORT replace {0}`; otherwise give another --cluster-id",
+            config.node_id
         ))),
     }
 }
 
-/// The first node that is restored says what its state is; another one with another state is refused by that.
-async fn note_restored(store: &dyn ColdStore, cluster: &str, hash: u64) -> Result<(), BackupError> {
-    let Some(key) = ColdKey::new(format!("{cluster}/restored")) else {
-        return Ok(());
-    };
-    let content = Bytes::from(format!("{hash:016x}\n"));
-    match store.put(&key, content.into()).await {
-        Err(ColdError::Conflict { .. }) => Err(BackupError::Target(format!(
-            "another node of cluster {cluster} was restored to another state, as {key} says: give all nodes the same --at, \
-             or all another --cluster-id"
-        ))),
-        result => Ok(result?),
+fn cluster_note(cluster: &str) -> Option<ColdKey> {
+    ColdKey::new(format!("{cluster}/restored"))
+}
+
+fn node_note(cluster: &str, node_id: u64) -> Option<ColdKey> {
+    ColdKey::new(format!("{cluster}/restored-{node_id}"))
+}
+
+fn note_of(hash: u64) -> Bytes {
+    Bytes::from(format!("{hash:016x}\n"))
+}
+
+async fn read_note(store: &dyn ColdStore, key: &ColdKey) -> Result<Option<Bytes>, BackupError> {
+    match store.get(key).await {
+        Ok(note) => Ok(Some(note)),
+        Err(ColdError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
     }
+}
+
+fn other_state(cluster: &str) -> BackupError {
+    BackupError::Target(format!(
+        "another node of cluster {cluster} was restored to another state, as {cluster}/restored says: give all nodes the same \
+         --at, or all another --cluster-id"
+    ))
+}
+
+/// The first node that is restored says what its state is; another one with another state is refused by that. Each one says
+/// that it was.
+async fn note_restored(
+    store: &dyn ColdStore,
+    cluster: &str,
+    node_id: u64,
+    hash: u64,
+) -> Result<(), BackupError> {
+    let notes = [cluster_note(cluster), node_note(cluster, node_id)];
+    for key in notes.into_iter().flatten() {
+        match store.put(&key, note_of(hash).into()).await {
+            Err(ColdError::Conflict { .. }) => return Err(other_state(cluster)),
+            result => result?,
+        }
+    }
+    Ok(())
 }

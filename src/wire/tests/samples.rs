@@ -189,7 +189,10 @@ fn op_after(op: Option<&Op>) -> Option<Op> {
             after: Some("a/b".into()),
             limit: 1000,
         },
-        Op::List { .. } => Op::AssignSlots { group_count: 64 },
+        Op::List { .. } => Op::AssignSlots {
+            group_count: 64,
+            history: 7,
+        },
         Op::AssignSlots { .. } => Op::ChangeMembers {
             base: vec![member()],
             change: MemberChange::Add(member()),
