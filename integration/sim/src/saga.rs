@@ -158,10 +158,13 @@ impl World {
         let process = &self.node(node).process;
         let is_ready = process.groups[&group].group.is_ready();
         if group == 0 && is_ready && process.tables.slots.is_empty() {
-            let group_count = self.plan.groups as u32;
             let request = Request {
                 target: GroupTarget::Meta,
-                op: Asked::AssignSlots { group_count },
+                op: Asked::AssignSlots {
+                    group_count: self.plan.groups as u32,
+                    // Another one for each leader that finds the table empty.
+                    history: self.plan.seed ^ (node << 48) ^ self.now_us,
+                },
             };
             self.ask_for(node, Task::Last, request);
         }
