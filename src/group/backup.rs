@@ -63,6 +63,16 @@ impl Group {
         Some(entries.map(entry_of).collect())
     }
 
+    /// Names and sizes of the packs that count, if this replica leads.
+    pub fn cold_packs(&self) -> Vec<(PackName, u64)> {
+        if !self.is_ready {
+            return Vec::new();
+        }
+        let packs = self.machine.cold.packs.values();
+        let live = packs.filter(|p| p.dead_since_ms.is_none());
+        live.map(|p| (p.name, p.object_bytes)).collect()
+    }
+
     /// All that was acknowledged before this time is in the backup: only then objects may be deleted, and only those that
     /// no time needs which it can be restored to.
     pub fn set_backed_up(&mut self, until_ms: u64) {

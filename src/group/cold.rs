@@ -213,16 +213,6 @@ impl Group {
         self.machine.cold.unflushed_bytes
     }
 
-    /// Names and sizes of the packs that count, if this replica leads.
-    pub fn cold_packs(&self) -> Vec<(PackName, u64)> {
-        if !self.is_ready {
-            return Vec::new();
-        }
-        let packs = self.machine.cold.packs.values();
-        let live = packs.filter(|p| p.dead_since_ms.is_none());
-        live.map(|p| (p.name, p.object_bytes)).collect()
-    }
-
     /// Names of the group's packs and intents: the objects that may be there.
     pub fn cold_names(&self) -> Vec<PackName> {
         let state = &self.machine.cold;
