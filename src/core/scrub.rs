@@ -114,8 +114,10 @@ impl Core {
             }
             for number in manifest.packs.iter().copied() {
                 let path = pack_path(&disk.dir, group, number);
-                self.judge(check(path, |path| Ok(pack::verify(path)?.bytes)))
-                    .await;
+                self.judge(check(path, move |path| {
+                    Ok(pack::verify_named(path, group, number)?.bytes)
+                }))
+                .await;
             }
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use raftproto::checkpoint::GroupManifest;
 use storage::lock::DirLock;
-use storage::{StorageError, framed, pack, table, wal};
+use storage::{framed, pack, table, wal};
 
 use super::NodeError;
 use super::identity::Identity;
@@ -87,7 +87,7 @@ impl Report {
         }
         for number in &manifest.packs {
             let path = pack_path(dir, manifest.group, *number);
-            match check_pack(&path, manifest.group, *number) {
+            match pack::verify_named(&path, manifest.group, *number) {
                 Ok(summary) => {
                     self.packs += 1;
                     self.chunks += summary.chunks;
@@ -97,21 +97,6 @@ impl Report {
             }
         }
     }
-}
-
-fn check_pack(path: &Path, group: u32, number: u32) -> Result<pack::PackSummary, StorageError> {
-    let summary = pack::verify(path)?;
-    if (summary.group, summary.number) == (group, number) {
-        return Ok(summary);
-    }
-    Err(StorageError::Corrupt {
-        path: path.to_path_buf(),
-        offset: 8,
-        what: format!(
-            "it is pack {} of group {}, not what its name says",
-            summary.number, summary.group
-        ),
-    })
 }
 
 impl Identity {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use self::verify::{PackSummary, verify};
+pub use self::verify::{PackSummary, verify, verify_named};
 use crate::{StorageError, blocking, framed, io_error};
 
 const MAGIC: &[u8; 8] = b"URSPACK1";

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use storage::cold_pack::{self, Built, Header, Source};
-use storage::pack::{PackPlan, verify};
+use storage::pack::{PackPlan, verify_named};
 
 use crate::edits::{edited, put, scratch};
 
@@ -120,7 +120,7 @@ fn local(edits: &[u8]) {
     let bytes = edited(sound, edits);
     let is_changed = bytes != *sound;
     let path = put(dir.path(), "pack", bytes);
-    match verify(&path) {
+    match verify_named(&path, 3, 7) {
         Ok(found) => assert_eq!((found.group, found.number, found.chunks), (3, 7, 6)),
         Err(_) => assert!(is_changed, "a sound pack is refused"),
     }

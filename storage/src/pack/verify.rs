@@ -54,6 +54,20 @@ pub fn verify(path: &Path) -> Result<PackSummary, StorageError> {
     })
 }
 
+/// [`verify`], and that the pack is the one which its place says: no checksum covers its header. Blocks.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_named(path: &Path, group: u32, number: u32) -> Result<PackSummary, StorageError> {
+    let summary = verify(path)?;
+    if (summary.group, summary.number) == (group, number) {
+        return Ok(summary);
+    }
+    let (found, of) = (summary.number, summary.group);
+    let what = format!("it is pack {found} of group {of}, not what its name says");
+    Err(corrupt(path, 8, &what))
+}
+
 /// Whether a pack was written with this chunk, by its index; what the chunk's bytes are now is not looked at. Blocks.
 ///
 /// # Errors
