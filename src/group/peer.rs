@@ -140,6 +140,10 @@ pub(super) fn incoming(
     let kind = kind.ok_or(BadMessage::Kind)?;
     let is_current = message.term >= term || mutation::is_on("late-word-believed");
     match kind {
+        // raft-rs gives term 0 to all places beyond its log: it would take them for known, and commit what is not there.
+        T::MsgAppend if message.index > 0 && message.log_term == 0 => {
+            return Err(BadMessage::Entries);
+        }
         T::MsgAppend
         | T::MsgRequestVote
         | T::MsgRequestVoteResponse
@@ -167,7 +171,10 @@ pub(super) fn incoming(
         if is_known_committed && log.term(entry.index).is_ok_and(|term| term != entry.term) {
             return Err(BadMessage::Diverged);
         }
-        if entry.index != expected || crc32c::crc32c(&entry.payload) != entry.crc32c {
+        if entry.term == 0
+            || entry.index != expected
+            || crc32c::crc32c(&entry.payload) != entry.crc32c
+        {
             return Err(BadMessage::Entries);
         }
         let entry_type = i32::try_from(entry.r#type).ok();

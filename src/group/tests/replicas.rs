@@ -429,6 +429,33 @@ fn a_message_without_a_term_or_a_sender_does_not_reach_raft() {
 }
 
 #[test]
+fn an_append_after_an_entry_of_no_term_is_refused() {
+    let start = RaftStart {
+        node_id: 1,
+        membership: members(&[1, 2, 3]),
+        ..RaftStart::default()
+    };
+    let mut fresh = Group::new(Machine::new(1), start, 0).unwrap();
+    let message = RaftMessage {
+        group: 1,
+        r#type: MessageType::MsgAppend as u32,
+        to: 1,
+        from: 2,
+        term: 77,
+        index: 24,
+        commit: 1,
+        ..RaftMessage::default()
+    };
+    let mut effects = Vec::new();
+    fresh.step(Now::default(), Input::Peer(message), &mut effects);
+    assert!(
+        matches!(effects[..], [Effect::Trouble(BadMessage::Entries)]),
+        "{effects:?}"
+    );
+    assert_eq!(fresh.commit(), 0);
+}
+
+#[test]
 fn what_a_deposed_leader_sent_long_ago_is_no_sign_of_trouble() {
     let mut cluster = Cluster::new();
     let old = cluster.elect(&[1, 2, 3]);
