@@ -58,11 +58,11 @@ impl Holds {
         self.by_id.values()
     }
 
-    /// Adds one that is not known.
+    /// Adds one. A hold is granted once, but what is read from a file may name one twice: the later word holds.
     pub(crate) fn insert(&mut self, hold: HeldFor) {
         self.unconfirmed_count += usize::from(!hold.confirmed);
         let before = self.by_id.insert(hold.hold_id, hold);
-        debug_assert!(before.is_none(), "a hold is granted once");
+        self.unconfirmed_count -= usize::from(before.is_some_and(|b| !b.confirmed));
     }
 
     /// The fork stands; answers when the sweep would have asked, if it was to.
