@@ -251,6 +251,17 @@ fn ended() -> std::io::Error {
     std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the connection ended")
 }
 
+/// The sum of a metric over its labels.
+pub fn metric(client: &mut Client, name: &str) -> u64 {
+    let text = client.get("/metrics").text();
+    let own = text.lines().filter(|line| {
+        let rest = line.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with('{'))
+    });
+    own.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum::<f64>() as u64
+}
+
 /// Sends raw bytes on a new connection and reads what comes until it is closed or silent for a moment.
 pub fn raw(address: &str, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).expect("the server listens");

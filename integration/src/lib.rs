@@ -11,5 +11,5 @@ pub mod s3;
 mod server;
 pub mod suite;
 
-pub use client::{Client, Reply, raw};
+pub use client::{Client, Reply, metric, raw};
 pub use server::{Server, Settings, repository, scratch_dir};

@@ -39,15 +39,8 @@ fn start(settings: &[String]) -> Server {
     Server::start(&settings)
 }
 
-/// The sum of a metric over the cores.
 fn metric(server: &Server, name: &str) -> u64 {
-    let text = server.client().send("GET", "/metrics", &[], b"").text();
-    let own = text.lines().filter(|line| {
-        let rest = line.strip_prefix(name);
-        rest.is_some_and(|rest| rest.starts_with('{'))
-    });
-    own.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum::<f64>() as u64
+    integration::metric(&mut server.client(), name)
 }
 
 fn until(server: &Server, what: &str, is_so: impl Fn() -> bool) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use integration::cluster::Cluster;
 use integration::s3::{BUCKET, KEY_ID, SECRET};
-use integration::{Client, Server};
+use integration::{Client, Server, metric};
 
 /// Longest wait for what a server does by itself.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -104,17 +104,6 @@ pub fn said(output: &Output) -> String {
     let out = String::from_utf8_lossy(&output.stdout);
     let err = String::from_utf8_lossy(&output.stderr);
     format!("{}: {out}{err}", output.status)
-}
-
-/// The sum of a metric over its labels.
-pub fn metric(client: &mut Client, name: &str) -> u64 {
-    let text = client.get("/metrics").text();
-    let own = text.lines().filter(|line| {
-        let rest = line.strip_prefix(name);
-        rest.is_some_and(|rest| rest.starts_with('{'))
-    });
-    own.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum::<f64>() as u64
 }
 
 /// Waits until nothing would be lost.

@@ -7,10 +7,10 @@ use std::time::Instant;
 use integration::cluster::Cluster;
 use integration::random::noise;
 use integration::s3::{Fault, FaultProxy, S3Server};
-use integration::{Server, scratch_dir};
+use integration::{Server, metric, scratch_dir};
 
 use super::load::Written;
-use super::{PATIENCE, Place, metric, restore, until_all_shipped, verify, with, words};
+use super::{PATIENCE, Place, restore, until_all_shipped, verify, with, words};
 
 #[test]
 fn an_outage_raises_the_lag_and_loses_nothing() {

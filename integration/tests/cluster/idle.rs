@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use integration::cluster::Cluster;
+use integration::metric;
 
 use crate::formation::{wait_for, works};
 use crate::{alone, nodes, number};
@@ -49,12 +50,7 @@ fn idle_groups_send_next_to_nothing() {
         Err(reason) => return println!("skipped: no network namespaces here: {reason}"),
     };
     works(&cluster, "before");
-    let metric = |node: u32, name: &str| {
-        let text = cluster.client(node).get("/metrics").text();
-        let line = text.lines().find(|l| l.starts_with(name));
-        let count = line.and_then(|l| l.rsplit_once(' '));
-        count.and_then(|(_, n)| n.parse::<u64>().ok()).unwrap_or(0)
-    };
+    let metric = |node: u32, name: &str| metric(&mut cluster.client(node), name);
     // Each node leads its share, and then nobody has anything to do.
     wait_for("leadership is spread and all groups sleep", || {
         cluster.ids().into_iter().all(|node| {

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use integration::s3::S3Server;
-use integration::{Client, Server, scratch_dir};
+use integration::{Client, Server, metric, scratch_dir};
 
-use crate::tier::{expect, metric, settings, until_flushed, write};
+use crate::tier::{expect, settings, until_flushed, write};
 
 fn start(store: &S3Server, dir: &Path, cache_bytes: &str) -> Server {
     let at = |name: &str| dir.join(name).to_str().unwrap().to_owned();

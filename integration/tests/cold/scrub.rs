@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use integration::s3::{BUCKET, S3Server};
-use integration::{Server, scratch_dir};
+use integration::{Server, metric, scratch_dir};
 
-use crate::tier::{expect, metric, settings, until_flushed, write};
+use crate::tier::{expect, settings, until_flushed, write};
 
 fn start(store: &S3Server, dir: &Path) -> Server {
     let at = |name: &str| dir.join(name).to_str().unwrap().to_owned();

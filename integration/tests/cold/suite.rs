@@ -1,9 +1,9 @@
 //! The official suite where nearly every read is of a bucket.
 
 use integration::s3::S3Server;
-use integration::{Server, scratch_dir, suite};
+use integration::{Server, metric, scratch_dir, suite};
 
-use crate::tier::{metric, settings};
+use crate::tier::settings;
 
 #[test]
 fn the_official_suite_passes_where_nearly_every_read_is_of_a_bucket() {

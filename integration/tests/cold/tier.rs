@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use integration::cluster::Cluster;
 use integration::random::noise;
 use integration::s3::{BUCKET, Fault, FaultProxy, KEY_ID, S3Server, SECRET};
-use integration::{Client, Server, scratch_dir};
+use integration::{Client, Server, metric, scratch_dir};
 
 pub(super) const BYTES: &str = "application/octet-stream";
 
@@ -35,17 +35,6 @@ pub(super) fn settings(store: &str) -> Vec<String> {
     .into_iter()
     .flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()])
     .collect()
-}
-
-/// The sum of a metric over its labels.
-pub(super) fn metric(client: &mut Client, name: &str) -> u64 {
-    let text = client.get("/metrics").text();
-    let own = text.lines().filter(|line| {
-        let rest = line.strip_prefix(name);
-        rest.is_some_and(|rest| rest.starts_with('{'))
-    });
-    own.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum::<f64>() as u64
 }
 
 pub(super) fn until_flushed(connect: impl Fn() -> Client) {
