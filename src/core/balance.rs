@@ -3,6 +3,7 @@
 //! does not wander; restarted nodes get theirs back a few groups at a time. Where some groups are busier than others, load
 //! comes before preference (`load.rs`). A node with a slow disk gets none, and gives away what it has.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::Core;
@@ -85,31 +86,41 @@ impl Core {
         }
         self.balanced_to.set(seen + 1);
         if next.is_empty() && self.relieved_us.get() + SETTLED_US <= now_us {
-            let led_since = self.led_since.borrow();
-            let is_settled = |id: &u32| {
-                let since_us = led_since.get(id);
-                since_us.is_some_and(|since_us| since_us + SETTLED_US <= now_us)
-            };
-            let led = groups.values().filter(|g| g.is_ready() && !g.is_alone());
-            let led = led.filter(|g| is_settled(&g.id()));
-            let able = |group: &Group| {
-                let fit = |n: &u64| !drained.contains(n) && !is_slow(*n) && is_up(*n);
-                could_lead(group).into_iter().filter(fit).collect()
-            };
-            let busy: Vec<_> = led
-                .filter(|g| self.loads.get(g.id()) > 0)
-                .map(|g| (g.id(), self.loads.get(g.id()), able(g)))
-                .collect();
-            if let Some(step) = loads.relief(own, &busy) {
+            let is_fit = |node: &u64| !drained.contains(node) && !is_slow(*node) && is_up(*node);
+            let step = self.relief(&groups, &loads, is_fit, now_us);
+            if step.is_some() {
                 self.relieved_us.set(now_us);
-                next.push(step);
             }
+            next.extend(step);
         }
         drop(groups);
         for (group, node) in next {
             log::info!("event=leadership_balanced group={group} to_node={node}");
             self.step(group, Input::TransferLeader(Some(node)));
         }
+    }
+
+    /// The busy group that should be led elsewhere, and by whom, of those that have been led here for a while.
+    fn relief(
+        &self,
+        groups: &BTreeMap<u32, Group>,
+        loads: &NodeLoads,
+        is_fit: impl Fn(&u64) -> bool,
+        now_us: u64,
+    ) -> Option<(u32, u64)> {
+        let led_since = self.led_since.borrow();
+        let is_settled = |id: u32| {
+            let since_us = led_since.get(&id);
+            since_us.is_some_and(|since_us| since_us + SETTLED_US <= now_us)
+        };
+        let led = groups.values().filter(|g| g.is_ready() && !g.is_alone());
+        let busy = led.filter_map(|group| {
+            let (id, load) = (group.id(), self.loads.get(group.id()));
+            let is_busy = load > 0 && is_settled(id);
+            let able = || could_lead(group).into_iter().filter(&is_fit).collect();
+            is_busy.then(|| (id, load, able()))
+        });
+        loads.relief(self.config.node_id, &busy.collect::<Vec<_>>())
     }
 }
 
