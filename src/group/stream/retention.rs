@@ -10,7 +10,7 @@ use crate::protocol::Retention;
 /// A span ends when it is as long as this part of what is kept, in time or bytes.
 const PARTS: u64 = 32;
 
-/// Twice as many as are kept if the leader trims in time; when there are more, the newest grows.
+/// Twice as many as what is kept can have. When there are more, the leader is late to trim: what is to go is one span.
 const SPANS_MAX: usize = 4 * PARTS as usize;
 
 /// Bytes that were appended one after the other; they end where the next begin.
@@ -57,6 +57,9 @@ impl Kept {
     /// `added` bytes were appended at `start`. Answers when the stream is to be looked at.
     pub fn note(&mut self, start: u64, added: u64, stamp_ms: u64) -> Option<u64> {
         if added > 0 {
+            if self.spans.len() == SPANS_MAX {
+                self.join_spare(stamp_ms, start);
+            }
             let is_long = |span: &Span| {
                 let age_ms = self.policy.max_age_ms.map(|ms| (ms / PARTS).max(1));
                 let bytes = self.policy.max_bytes.map(|bytes| (bytes / PARTS).max(1));
@@ -74,6 +77,17 @@ impl Kept {
             }
         }
         self.next_due_ms(start + added)
+    }
+
+    /// What has to go, goes at once; where its appends began matters no more.
+    fn join_spare(&mut self, now_ms: u64, tail: u64) {
+        let floor = self.floor(now_ms, tail);
+        let spare = self.spans.partition_point(|span| span.start < floor);
+        if spare > 1 {
+            self.spans[spare - 1].start = self.spans[0].start;
+            self.spans[spare - 1].first_ms = self.spans[0].first_ms;
+            self.spans.drain(..spare - 1);
+        }
     }
 
     /// When the first bytes may have to go, by what is known now: never late, perhaps early.
@@ -178,10 +192,23 @@ mod tests {
         for at in 0..10_000u64 {
             kept.note(at, 1, at * 10);
         }
-        assert_eq!(kept.spans.len(), SPANS_MAX);
-        let floor = kept.floor(100_000, 10_000);
-        assert!(floor <= 10_000 - 32, "{floor}");
+        assert!(kept.spans.len() <= SPANS_MAX);
+        let floor = kept.floor(99_990, 10_000);
+        assert!((9_966..=9_968).contains(&floor), "{floor}");
         assert_eq!(kept.floor(100_000 + 320, 10_000), 10_000);
+    }
+
+    #[test]
+    fn a_leader_that_trims_late_keeps_no_more_than_one_in_time() {
+        let (mut late, mut in_time) = (kept(None, Some(1000)), kept(None, Some(1000)));
+        for at in 0..5000u64 {
+            late.note(at * 10, 10, at);
+            in_time.note(at * 10, 10, at);
+            let tail = at * 10 + 10;
+            let floor = in_time.floor(at, tail);
+            assert_eq!(late.floor(at, tail), floor);
+            in_time.trim(floor, tail);
+        }
     }
 
     #[test]
