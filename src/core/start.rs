@@ -241,6 +241,8 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     if ships {
         core.ship_tail().await;
     }
+    // Others may have handed something to this node that knew nothing of its stop.
+    core.hand_over().await;
     progress(Progress::Drained);
     expect(&mut control, b'q').await?;
     core.peers_stop.raise();
