@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Core;
+use super::{Core, CoreError};
 use crate::group::{Group, Input, node_of};
 
 /// Longest wait for successors.
@@ -72,5 +72,29 @@ impl Core {
             (!is_slow, r.matched)
         });
         best.map(|r| node_of(r.raft_id))
+    }
+
+    /// Lets the last checkpoint end, then closes the log.
+    pub(super) async fn close(self: &Rc<Self>) -> Result<(), CoreError> {
+        let Some(disk) = &self.disk else {
+            return Ok(());
+        };
+        while disk.is_checkpointing.get() {
+            let seen = disk.checkpoint_done.raised();
+            disk.checkpoint_done.beyond(seen).await;
+        }
+        while !self.is_failed.get() && !self.is_idle() {
+            self.sleep(std::time::Duration::from_millis(1)).await;
+        }
+        self.is_failed.set(true);
+        if let Some(cache) = &self.tier.disk {
+            cache.close().await;
+        }
+        disk.wal.close().await?;
+        Ok(())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.unsynced.borrow().is_empty() && self.groups.borrow().values().all(Group::is_idle)
     }
 }

@@ -455,30 +455,6 @@ impl Core {
         }
     }
 
-    /// Lets the last checkpoint end, then closes the log.
-    async fn close(self: &Rc<Self>) -> Result<(), CoreError> {
-        let Some(disk) = &self.disk else {
-            return Ok(());
-        };
-        while disk.is_checkpointing.get() {
-            let seen = disk.checkpoint_done.raised();
-            disk.checkpoint_done.beyond(seen).await;
-        }
-        while !self.is_failed.get() && !self.is_idle() {
-            self.sleep(std::time::Duration::from_millis(1)).await;
-        }
-        self.is_failed.set(true);
-        if let Some(cache) = &self.tier.disk {
-            cache.close().await;
-        }
-        disk.wal.close().await?;
-        Ok(())
-    }
-
-    fn is_idle(&self) -> bool {
-        self.unsynced.borrow().is_empty() && self.groups.borrow().values().all(Group::is_idle)
-    }
-
     /// Waits.
     pub(super) async fn sleep(&self, duration: std::time::Duration) {
         glommio::timer::sleep(duration).await;
