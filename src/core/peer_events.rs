@@ -65,7 +65,9 @@ impl PeerEvents for PeerShell {
 
     fn on_incoming(&self, hello: &Hello, is_open: bool) {
         self.0.on_speaker(hello, is_open);
-        if !is_open {
+        if is_open {
+            self.0.on_heard(hello.node_id);
+        } else {
             // Its answers came this way.
             self.0.on_answers_lost(hello.node_id);
         }
