@@ -285,8 +285,12 @@ impl Storage for GroupLog {
 
     /// The checkpoint's position only: its files travel beside Raft.
     fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
-        // One that is not a member there would refuse it without a word.
-        let has = |conf: &ConfState| conf.voters.contains(&to) || conf.learners.contains(&to);
+        // One that is not a member there would refuse it without a word. One that is to go and still votes is one.
+        let has = |conf: &ConfState| {
+            let may_go = &conf.voters_outgoing;
+            let mut all = conf.voters.iter().chain(&conf.learners).chain(may_go);
+            all.any(|id| *id == to)
+        };
         match &self.checkpoint {
             Some((position, conf_state))
                 if position.index >= self.before.index
@@ -318,6 +322,23 @@ mod tests {
             term,
             ..Entry::default()
         }
+    }
+
+    #[test]
+    fn who_is_to_go_and_still_votes_is_given_a_checkpoint() {
+        let at = LogPosition { index: 7, term: 2 };
+        let mut log = GroupLog::new(at, HardState::default(), ConfState::default());
+        let joint = ConfState {
+            voters: vec![1, 4],
+            voters_outgoing: vec![1, 2],
+            learners: vec![5],
+            ..ConfState::default()
+        };
+        log.set_checkpoint(at, joint);
+        for member in [1, 2, 4, 5] {
+            assert!(log.snapshot(0, member).is_ok(), "{member}");
+        }
+        assert!(log.snapshot(0, 3).is_err());
     }
 
     #[test]
