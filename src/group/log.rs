@@ -12,6 +12,8 @@ use bytes::Bytes;
 use raft::prelude::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
 
+use crate::mutation;
+
 /// Length and checksum of a payload, as raft-rs carries it.
 pub(super) fn descriptor(payload: &Bytes) -> Vec<u8> {
     let mut data = Vec::with_capacity(8);
@@ -81,6 +83,21 @@ impl GroupLog {
         lacking.map(|p| p.len() as u64).sum()
     }
 
+    /// What the entries up to `index` fill, as far as they are kept.
+    pub(super) fn bytes_up_to(&self, index: u64) -> u64 {
+        let after = self
+            .last()
+            .saturating_sub(index)
+            .min(self.entries.len() as u64);
+        let all = self.payload_bytes + ENTRY_BYTES * self.entries.len() as u64;
+        all - self.bytes_after(index) - ENTRY_BYTES * after
+    }
+
+    /// Payloads that wait for their entries.
+    pub(super) fn offers(&self) -> usize {
+        self.offered.len()
+    }
+
     /// The entries after `index` up to `last`, with their payloads; `None`: some are gone.
     pub(super) fn range(
         &self,
@@ -95,7 +112,9 @@ impl GroupLog {
 
     /// What raft-rs has not taken by now it will not take.
     pub(super) fn drop_offers(&mut self) {
-        self.offered.clear();
+        if !mutation::is_on("offers-kept") {
+            self.offered.clear();
+        }
     }
 
     /// Takes entries of a ready; a later entry at a lower index replaces all from there on.
@@ -168,6 +187,7 @@ impl GroupLog {
     pub(super) fn compact_above(&mut self, index: u64, bytes_max: u64) {
         while self.payload_bytes + ENTRY_BYTES * self.entries.len() as u64 > bytes_max
             && self.before.index < index
+            && !mutation::is_on("log-kept-for-ever")
         {
             self.compact(self.before.index + 1);
         }
