@@ -20,6 +20,7 @@ pub mod hyper_rt;
 pub mod listen;
 mod load;
 mod materialize;
+mod mend;
 mod mesh;
 mod message;
 pub mod net;
@@ -111,8 +112,7 @@ pub struct Core {
     client_addresses: RefCell<BTreeMap<u64, String>>,
     /// Asks other nodes once.
     caller: Caller,
-    /// Raised when files of this node's were found damaged that the other nodes have too.
-    damaged: signal::Event,
+    damage: damage::Damage,
     /// Ends the links.
     peers_stop: Rc<Event>,
     identity: NodeIdentity,

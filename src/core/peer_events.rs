@@ -8,8 +8,8 @@ use futures_lite::StreamExt;
 use raftproto::checkpoint::Member as StoredMember;
 use raftproto::command::change_members::Change;
 use raftproto::peer::{
-    AdminReply, AdminRequest, Batch, FetchCheckpointRequest, Hello, PeerStatus, StatusReply,
-    StatusRequest, admin_request::Order,
+    AdminReply, AdminRequest, Batch, FetchBytesReply, FetchBytesRequest, FetchCheckpointRequest,
+    Hello, PeerStatus, StatusReply, StatusRequest, admin_request::Order,
 };
 use storage::{StorageError, framed};
 
@@ -103,6 +103,14 @@ impl PeerEvents for PeerShell {
                 self.0.change_members(op).await
             }
         }
+    }
+
+    async fn bytes(&self, request: FetchBytesRequest) -> Result<FetchBytesReply, GrpcError> {
+        let given = self.0.bytes_for_other(&request).await;
+        let refused =
+            |refusal| GrpcError::new(Code::Unavailable, format!("not given: {refusal:?}"));
+        let data = given.map_err(refused)?;
+        Ok(FetchBytesReply { data })
     }
 
     async fn checkpoint(

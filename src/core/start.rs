@@ -214,7 +214,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     let watched = core.clone();
     let told = progress.clone();
     glommio::spawn_local(async move {
-        watched.damaged.beyond(0).await;
+        watched.damage.found.beyond(0).await;
         told(Progress::Damaged);
     })
     .detach();
@@ -352,7 +352,7 @@ async fn build(
         links: RefCell::default(),
         guests: RefCell::default(),
         balanced_to: Cell::new(0),
-        damaged: Event::default(),
+        damage: Default::default(),
         leaving: RefCell::default(),
         client_addresses: RefCell::default(),
         caller: Caller::new(peer_settings, timeouts),
