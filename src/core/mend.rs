@@ -166,10 +166,11 @@ impl Core {
 
     /// A chunk's bytes from any node that has them.
     async fn bytes_of_others(self: &Rc<Self>, chunk: &NeededChunk) -> Option<Bytes> {
-        let links = self.links.borrow();
-        let up = links.values().filter(|link| link.is_up());
-        let addresses: Vec<String> = up.map(|link| link.address().to_owned()).collect();
-        drop(links);
+        let addresses: Vec<String> = {
+            let links = self.links.borrow();
+            let up = links.values().filter(|link| link.is_up());
+            up.map(|link| link.address().to_owned()).collect()
+        };
         let at = chunk.location;
         for address in addresses {
             let request = FetchBytesRequest {
