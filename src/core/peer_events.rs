@@ -58,12 +58,16 @@ impl PeerEvents for PeerShell {
             let mut addresses = self.0.client_addresses.borrow_mut();
             addresses.insert(node, hello.client_address.clone());
             drop(addresses);
+            self.0.clock.heed(node, hello.now_ms);
             self.0.keep_backup_of(node, hello.dr_keep_ms);
         }
         self.0.on_link_change(node, hello.is_some());
     }
 
     fn on_incoming(&self, hello: &Hello, is_open: bool) {
+        if is_open {
+            self.0.clock.heed(hello.node_id, hello.now_ms);
+        }
         self.0.on_speaker(hello, is_open);
         if !is_open {
             // Its answers came this way.
