@@ -28,6 +28,7 @@ mod pace;
 pub mod packs;
 mod peer_events;
 mod peers;
+mod pulse;
 mod router;
 mod saga;
 mod scrub;
@@ -51,8 +52,9 @@ pub use load::Loads;
 pub use mesh::{Mesh, MeshEnds, mesh};
 pub use message::{CoreReport, Message};
 pub use packs::pack_key;
+pub use pulse::Pulse;
 pub use start::{
-    CoreError, CoreStart, GroupStart, Progress, Pulse, StopHandle, WalStart, control_stream, run,
+    CoreError, CoreStart, GroupStart, Progress, StopHandle, WalStart, control_stream, run,
     stop_pair,
 };
 pub use status::{not_ready, silent_cores};
