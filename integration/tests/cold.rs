@@ -295,3 +295,52 @@ fn small_appends_to_many_streams_cost_few_requests() {
     );
     assert!(server.stop().success());
 }
+
+#[test]
+fn appends_that_a_cold_store_would_lack_are_refused_at_the_bound_and_counted() {
+    let dir = scratch_dir();
+    let mut settings = settings(dir.path());
+    let at = settings.iter().position(|s| s == "--cold").unwrap();
+    settings[at + 1] = "s3://bucket/nobody".to_owned();
+    for setting in [
+        "--s3-endpoint=http://127.0.0.1:1",
+        "--s3-access-key-id=nobody",
+        "--s3-secret-access-key=nothing",
+        "--s3-attempts-max=1",
+        "--cold-behind-bytes-max=1MiB",
+    ] {
+        let (flag, value) = setting.split_once('=').unwrap();
+        settings.extend([flag.to_owned(), value.to_owned()]);
+    }
+    let server = start(&settings);
+    let mut c = server.client();
+    c.create("/v1/stream/behind", BYTES);
+    let of_bound = |c: &mut integration::Client, name: &str| -> f64 {
+        let text = c.get("/metrics").text();
+        let own =
+            |line: &&str| line.starts_with(name) && line.contains("\"cold_behind_bytes_max\"");
+        let values = text
+            .lines()
+            .filter(own)
+            .filter_map(|line| line.rsplit(' ').next());
+        values.map(|value| value.parse::<f64>().unwrap()).sum()
+    };
+    assert_eq!(of_bound(&mut c, "ursula_refusals_total{"), 0.0);
+    let deadline = Instant::now() + PATIENCE;
+    let reply = loop {
+        let reply = c.append("/v1/stream/behind", BYTES, &noise(1, 100_000));
+        if reply.status != 204 {
+            break reply;
+        }
+        assert!(Instant::now() < deadline, "nothing is refused");
+    };
+    assert_eq!(reply.status, 503);
+    assert!(
+        reply.text().contains("cold_behind_bytes_max"),
+        "{}",
+        reply.text()
+    );
+    assert_ne!(reply.header("retry-after"), "");
+    assert_eq!(of_bound(&mut c, "ursula_refusals_total{"), 1.0);
+    assert!(of_bound(&mut c, "ursula_saturation_ratio{") >= 1.0);
+}

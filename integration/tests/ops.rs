@@ -1,5 +1,6 @@
 //! The server as its operators meet it: service manager, exit codes, the listener for operators.
 
+use std::io::{Read, Write};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -69,6 +70,30 @@ fn the_service_manager_hears_how_the_node_is() {
     manager.wait_for("17 groups led here, 0 without a leader");
     assert!(server.stop().success());
     manager.wait_for("STOPPING=1");
+}
+
+#[test]
+fn a_stop_that_drains_asks_for_more_time() {
+    let dir = scratch_dir();
+    let (mut manager, server) = Manager::start(dir.path(), &["--core-count", "2"]);
+    manager.wait_for("READY=1");
+    // A body of which half is there: the stop waits for the rest.
+    let mut slow = std::net::TcpStream::connect(&server.address).unwrap();
+    let half = b"PUT /v1/stream/slow HTTP/1.1\r\nhost: a\r\ncontent-type: text/plain\r\ncontent-length: 8\r\n\r\nhalf";
+    slow.write_all(half).unwrap();
+    let pid = server.pid() as libc::pid_t;
+    manager.seen.clear();
+    // SAFETY: the pid is that of a child that was not waited for.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
+    manager.wait_for("STATUS=stopping: ");
+    let told = |t: &&String| t.contains("STATUS=stopping: ");
+    let text = manager.seen.iter().find(told).unwrap();
+    assert!(text.contains("EXTEND_TIMEOUT_USEC=90000000"), "{text}");
+    slow.write_all(b"rest").unwrap();
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    assert!(server.wait_end().success());
 }
 
 #[test]

@@ -262,6 +262,10 @@ settings! {
         |t| within(millis(t), 10, 600_000), "time for a connection to S3, TLS included.";
     s3_request_timeout_ms: u64, "30s", "a time from 10ms to 10min",
         |t| within(millis(t), 10, 600_000), "time for a request to S3, beside a second for each MiB.";
+    s3_write_cents_per_million: u64, "500", "a whole number from 0 to 1000000000",
+        |t| within(t.parse().ok(), 0, 1_000_000_000), "what a million puts, parts and lists cost at the store, in cents; for ursula_cold_cost_dollars_total.";
+    s3_read_cents_per_million: u64, "40", "a whole number from 0 to 1000000000",
+        |t| within(t.parse().ok(), 0, 1_000_000_000), "what a million gets and heads cost there, in cents; deletes cost nothing.";
     s3_part_bytes: u64, "128MiB", "bytes from 5MiB to 4GiB",
         |t| within(bytes(t), 5 << 20, 4 << 30), "longer objects are put in parts of this size, each of which is a request.";
     cold_pack_bytes: u64, "32MiB", "bytes from 4KiB to 1GiB",

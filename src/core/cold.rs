@@ -18,13 +18,20 @@ use crate::ops::metrics::{CoreMetrics, add};
 /// The store of core `id`; `None` for a node in memory. A directory was prepared before.
 pub fn open_cold(id: u16, config: &Config, metrics: Rc<CoreMetrics>) -> Option<Rc<dyn ColdStore>> {
     let clock = Clock::start();
-    let host = Rc::new(Host { clock, metrics });
+    let host = Rc::new(Host {
+        clock,
+        metrics: metrics.clone(),
+    });
     match config.cold_place()? {
         ColdPlace::Dir(dir) => Some(Rc::new(LocalStore::open(&dir, id, host))),
         ColdPlace::S3 { bucket, prefix } => {
             let connect_timeout = Duration::from_millis(config.s3_connect_timeout_ms);
             let roots = TlsRoots::new(config.s3_ca_file.clone());
-            let http = Rc::new(CoreHttp::new(roots, connect_timeout));
+            let told_expiry = move |expires_s| {
+                let gauge = &metrics.plain.cold_certificate_expires_timestamp_seconds;
+                gauge.set(expires_s);
+            };
+            let http = Rc::new(CoreHttp::new(roots, connect_timeout, told_expiry));
             let config = s3_config(config, bucket, prefix, &Surroundings::read());
             Some(Rc::new(S3Store::open(config, host, http)))
         }

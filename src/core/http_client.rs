@@ -23,7 +23,7 @@ use storage::cold::s3::{HttpClient, HttpFailure, HttpFuture, HttpReply, HttpRequ
 
 use super::clock;
 use super::hyper_rt::LocalExec;
-use super::tls::{FuturesIo, TlsRoots};
+use super::tls::{FuturesIo, TlsRoots, expires_s};
 
 /// Servers close connections that were silent for some twenty seconds.
 const IDLE: Duration = Duration::from_secs(10);
@@ -34,6 +34,7 @@ const IDLE_MAX: usize = 32;
 pub struct CoreHttp {
     roots: TlsRoots,
     connect_timeout: Duration,
+    told_expiry: Box<dyn Fn(u64)>,
     idle: RefCell<BTreeMap<(bool, String), Vec<Idle>>>,
 }
 
@@ -43,11 +44,17 @@ struct Idle {
 }
 
 impl CoreHttp {
-    /// A client without connections.
-    pub fn new(roots: TlsRoots, connect_timeout: Duration) -> CoreHttp {
+    /// A client without connections. With each new one that has TLS, `told_expiry` hears when the certificates that the server
+    /// showed end, in seconds since 1970.
+    pub fn new(
+        roots: TlsRoots,
+        connect_timeout: Duration,
+        told_expiry: impl Fn(u64) + 'static,
+    ) -> CoreHttp {
         CoreHttp {
             roots,
             connect_timeout,
+            told_expiry: Box::new(told_expiry),
             idle: RefCell::default(),
         }
     }
@@ -142,7 +149,12 @@ impl CoreHttp {
             let name = ServerName::try_from(host)
                 .map_err(|e| HttpFailure::Misconfigured(e.to_string()))?;
             let stream = TlsConnector::from(config).connect(name, stream).await;
-            return handshake(FuturesIo(stream.map_err(tls_failed)?)).await;
+            let stream = stream.map_err(tls_failed)?;
+            let (_, session) = stream.get_ref();
+            if let Some(expires_s) = session.peer_certificates().and_then(expires_s) {
+                (self.told_expiry)(expires_s);
+            }
+            return handshake(FuturesIo(stream)).await;
         }
         Err(reason)
     }

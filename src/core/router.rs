@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::message::CoreReport;
 use super::signal::slot;
 use super::{Core, Message, Waiting};
-use crate::group::{Effect, Input, ReplyTo};
+use crate::group::{Effect, Group, Input, ReplyTo};
 use crate::ops::metrics::add;
 use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, StreamKey, TailNews};
 
@@ -133,7 +133,10 @@ impl Core {
         for effect in effects {
             match effect {
                 Effect::Persist(persist) => self.persist(group, persist),
-                Effect::Reply { reply_to, outcome } => self.answer(reply_to, outcome),
+                Effect::Reply { reply_to, outcome } => {
+                    self.count_refusal(group, &outcome);
+                    self.answer(reply_to, outcome);
+                }
                 Effect::Tail { cores, news } => self.tell(&cores, &news),
                 Effect::TablesChanged => self.share_tables(),
                 Effect::LeaderChanged => self.leader_changed(group),
@@ -159,6 +162,17 @@ impl Core {
                     self.spawn_saga(group, saga);
                 }
             }
+        }
+    }
+
+    /// Counts what the group's own logic refused at a bound; not what another node's leader did, which counts it.
+    fn count_refusal(&self, group: u32, outcome: &Outcome) {
+        let Outcome::Refused(Refusal::Overloaded { bound }) = outcome else {
+            return;
+        };
+        let groups = self.groups.borrow();
+        if *bound == "requests_without_leader" || groups.get(&group).is_some_and(Group::is_ready) {
+            self.metrics.refused(bound);
         }
     }
 

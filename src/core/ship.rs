@@ -68,8 +68,16 @@ pub(super) struct Shipping {
     has_failed: Cell<bool>,
     /// A round is under way: there is one at a time.
     is_shipping: Cell<bool>,
+    pending_bytes: Cell<u64>,
     /// What leaderships that ended had not shipped.
     left: RefCell<Vec<(Shipped, Content)>>,
+}
+
+impl Shipping {
+    /// Bytes of log that wait to be shipped, as of the last look.
+    pub(super) fn pending_bytes(&self) -> u64 {
+        self.pending_bytes.get()
+    }
 }
 
 /// Why a round shipped nothing, or not all.
@@ -228,6 +236,7 @@ impl Core {
             pending |= chain.takes_base(now_us);
         }
         pending |= !self.shipping.left.borrow().is_empty();
+        self.shipping.pending_bytes.set(pending_bytes);
         if pending_bytes > self.config.dr_log_bytes_max {
             log::warn!(
                 "event=backup_begins_anew core={} log_bytes={pending_bytes} more log waits to be shipped than dr_log_bytes_max allows",

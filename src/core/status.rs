@@ -8,7 +8,7 @@ use raftproto::peer::{GroupStatus, ReplicaStatus, StatusRequest};
 use super::Core;
 use super::message::CoreReport;
 use crate::group::{Group, Replica, node_of};
-use crate::ops::metrics::{Gauges, PeerGauges};
+use crate::ops::metrics::{ColdPrices, Gauges, PeerGauges};
 use crate::peer::{Link, PeerSettings};
 
 /// Which cores did not answer; `None`: all did.
@@ -173,12 +173,16 @@ impl Core {
     /// What is looked at only when it is asked for.
     pub(super) fn gauges(&self, groups: &BTreeMap<u32, Group>) -> Gauges {
         Gauges {
-            saturation: self.saturation(),
+            saturation: self.saturation(groups),
+            prices: ColdPrices {
+                write_cents_per_million: self.config.s3_write_cents_per_million,
+                read_cents_per_million: self.config.s3_read_cents_per_million,
+            },
             peers: self.peer_gauges(groups),
         }
     }
 
-    fn saturation(&self) -> Vec<(&'static str, f64)> {
+    fn saturation(&self, groups: &BTreeMap<u32, Group>) -> Vec<(&'static str, f64)> {
         let config = &self.config;
         let ratio = |used: u64, max: u64| used as f64 / max.max(1) as f64;
         let waiting = self.waiting.borrow().len() + self.asked.borrow().len();
@@ -186,6 +190,8 @@ impl Core {
         let links = self.links.borrow();
         let queued = links.values().map(|l| l.queued_bytes()).max().unwrap_or(0);
         let mesh = self.mesh.borrow();
+        let uncommitted = groups.values().map(Group::uncommitted).reduce(f64::max);
+        let plain = &self.metrics.plain;
         vec![
             (
                 "body_bytes_in_flight_max",
@@ -193,9 +199,17 @@ impl Core {
             ),
             (
                 "connections_max",
-                ratio(self.metrics.plain.connections.get(), connections_max),
+                ratio(plain.connections.get(), connections_max),
+            ),
+            (
+                "cold_behind_bytes_max",
+                ratio(self.unflushed_bytes.get(), config.cold_behind_bytes_max),
             ),
             ("core_queue", mesh.as_ref().map_or(0.0, |m| m.fullest())),
+            (
+                "dr_log_bytes_max",
+                ratio(self.shipping.pending_bytes(), config.dr_log_bytes_max),
+            ),
             (
                 "hot_bytes_max",
                 ratio(self.hot_bytes.get(), config.hot_bytes_max),
@@ -212,6 +226,11 @@ impl Core {
                 "requests_in_flight_max",
                 ratio(waiting as u64, config.requests_in_flight_max),
             ),
+            (
+                "s3_requests_max",
+                ratio(plain.cold_requests_in_flight.get(), config.s3_requests_max),
+            ),
+            ("uncommitted_bytes_max", uncommitted.unwrap_or(0.0)),
         ]
     }
 

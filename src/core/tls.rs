@@ -75,6 +75,16 @@ fn read_roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
+/// When the first certificate of a chain ends, in seconds since 1970. `None`: there is none, or one that cannot be read,
+/// which was not believed then either.
+pub fn expires_s(chain: &[CertificateDer<'_>]) -> Option<u64> {
+    let ends = chain.iter().map(|der| {
+        let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+        u64::try_from(certificate.validity().not_after.timestamp()).ok()
+    });
+    ends.collect::<Option<Vec<u64>>>()?.into_iter().min()
+}
+
 /// A stream of glommio, plain or with TLS, as hyper reads and writes it. Objects are few and large: what `net` saves per
 /// request does not count here.
 pub struct FuturesIo<S>(pub S);

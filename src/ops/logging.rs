@@ -27,6 +27,7 @@ const EVENTS_MAX: usize = 512;
 
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
+static QUEUED: AtomicU64 = AtomicU64::new(0);
 
 /// Lines that found the queue full, and lines left out as repeats, since the start.
 pub fn lost() -> (u64, u64) {
@@ -34,6 +35,11 @@ pub fn lost() -> (u64, u64) {
         DROPPED.load(Ordering::Relaxed),
         SUPPRESSED.load(Ordering::Relaxed),
     )
+}
+
+/// How full the writer's queue is, from 0 to 1.
+pub fn saturation() -> f64 {
+    QUEUED.load(Ordering::Relaxed) as f64 / QUEUE_MAX as f64
 }
 
 struct Logger {
@@ -96,6 +102,7 @@ impl Writer {
         while let Ok(message) = receiver.recv() {
             match message {
                 Message::Line(line) => {
+                    QUEUED.fetch_sub(1, Ordering::Relaxed);
                     let text = self.take(&line);
                     let _ = out.write_all(text.as_bytes());
                 }
@@ -183,7 +190,10 @@ impl Log for Logger {
             target: record.target().to_owned(),
             message: record.args().to_string(),
         };
+        // Before it is sent, so that the writer never takes away what was not added.
+        QUEUED.fetch_add(1, Ordering::Relaxed);
         if self.sender.try_send(Message::Line(line)).is_err() {
+            QUEUED.fetch_sub(1, Ordering::Relaxed);
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -293,6 +293,9 @@ class Checks:
             self.find("data.filesystem", "warning", kind, "xfs or ext4", "others are not tested")
         if "ro" in options:
             self.find("data.mount_options", "fatal", "read-only", "writable", "mount -o remount,rw " + best[0])
+        for option in ("nobarrier", "barrier=0"):
+            if option in options:
+                self.find("data.mount_barrier", "fatal", option, "without it", "take it out of /etc/fstab: a sync must reach the disk")
         for option in ("sync", "discard", "strictatime"):
             if option in options:
                 self.find("data.mount_options", "warning", option, "without it", "take %s out of /etc/fstab" % option)
@@ -381,7 +384,8 @@ class Checks:
                 probe.close()
 
     def resolve(self):
-        for name in self.wish["names"]:
+        loops = []
+        for name in sorted(set(self.wish["names"])):
             try:
                 addresses = {a[4][0] for a in socket.getaddrinfo(name, None)}
             except socket.gaierror as error:
@@ -389,14 +393,20 @@ class Checks:
                 continue
             if name in addresses:
                 continue
+            if any(address.startswith("127.") or address == "::1" for address in addresses):
+                loops.append(name)
+                continue
             for address in addresses:
                 try:
                     back = socket.gethostbyaddr(address)
                 except OSError:
-                    self.find("net.names", "warning", "%s has no name" % address, name, "add the reverse entry to DNS or /etc/hosts")
+                    self.find("net.names_reverse", "warning", "%s has no name" % address, name, "add the reverse entry to DNS or /etc/hosts")
                     continue
                 if name not in [back[0]] + back[1] and name.split(".")[0] != back[0].split(".")[0]:
-                    self.find("net.names", "warning", "%s is called %s" % (address, back[0]), name, "make both ways agree")
+                    self.find("net.names_reverse", "warning", "%s is called %s" % (address, back[0]), name, "make both ways agree")
+        if 0 < len(loops) < len(set(self.wish["names"])):
+            self.find("net.names_loopback", "fatal", ", ".join(loops) + " is the loopback here", "an address that the others reach",
+                      "remove the line of 127.0.1.1 with this machine's name from /etc/hosts, or set ursula_address")
 
 
 def main():

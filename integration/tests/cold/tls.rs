@@ -11,6 +11,9 @@ use storage::cold::ColdError;
 use super::contract::{hold, key};
 use super::{Opened, on_executor};
 
+/// Seconds since 1970 at which the certificates of these tests end: in the year 2099.
+const EXPIRES_S: u64 = 4_084_560_000;
+
 /// A server's configuration, and the PEM of the authority that vouches for it.
 fn authority(name: &str) -> (Arc<ServerConfig>, String) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -19,7 +22,8 @@ fn authority(name: &str) -> (Arc<ServerConfig>, String) {
     let ca = params.self_signed(&ca_key).unwrap();
     let issuer = Issuer::from_params(&params, &ca_key);
     let own_key = KeyPair::generate().unwrap();
-    let own = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let mut own = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    own.not_after = rcgen::date_time_ymd(2099, 6, 8);
     let own = own.signed_by(&own_key, &issuer).unwrap();
     let secret = PrivateKeyDer::try_from(own_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -47,7 +51,10 @@ fn a_private_authority_is_believed_where_it_is_named_and_only_there() {
         let endpoint = format!("https://{}", proxy.address);
         let ca = file("ca.pem", &pem);
         let opened = Opened::s3(&endpoint, &[("s3_ca_file", &ca)]);
+        let expires = "ursula_cold_certificate_expires_timestamp_seconds{";
+        assert_eq!(opened.counted(expires), 0);
         hold(&*opened.store, "tls").await;
+        assert_eq!(opened.counted(expires), EXPIRES_S, "as its server showed");
 
         let (_, other) = authority("127.0.0.1");
         for (wrong, words) in [

@@ -131,6 +131,13 @@ impl NodeGauges {
             "",
             dropped as f64,
         );
+        one(
+            "ursula_log_saturation_ratio",
+            "gauge",
+            "How full the queue of the log's writer is, from 0 to 1.",
+            "",
+            crate::ops::logging::saturation(),
+        );
         let help = "Log lines left out because the same event had just been logged often.";
         one(
             "ursula_log_lines_suppressed_total",

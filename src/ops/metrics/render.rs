@@ -38,7 +38,8 @@ pub fn render(node: &NodeGauges, cores: &[Option<CoreSnapshot>]) -> String {
         let _ = writeln!(out, "{name}{{core=\"{}\"}} {seconds}", s.core);
     }
     peers(&mut out, &up);
-    super::cold::render(&mut out, up.iter().map(|s| (s.core, &s.cold)));
+    let requests = up.iter().map(|s| (s.core, s.gauges.prices, &s.cold));
+    super::cold::render(&mut out, requests);
     out
 }
 
