@@ -275,6 +275,9 @@ fn limits(core: &Core) -> ConnectionLimits {
     }
 }
 
+/// What binds a core to its node.
+type Ties = (Rc<dyn Fn(Progress)>, Arc<Loads>, Arc<Pulse>);
+
 async fn build(
     (id, cores): (u16, u16),
     config: Config,
@@ -282,7 +285,7 @@ async fn build(
     http: HttpSettings,
     starts: Vec<GroupStart>,
     wal: Option<WalStart>,
-    (progress, loads, pulse): (Rc<dyn Fn(Progress)>, Arc<Loads>, Arc<Pulse>),
+    (progress, loads, pulse): Ties,
 ) -> Result<Rc<Core>, CoreError> {
     let mut groups = std::collections::BTreeMap::new();
     let mut files = std::collections::BTreeMap::new();
