@@ -17,4 +17,5 @@ mod restart;
 mod retention;
 mod sagas;
 mod scrub;
+mod service;
 mod tidy;

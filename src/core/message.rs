@@ -55,6 +55,11 @@ pub enum Message {
         /// It still does.
         is_open: bool,
     },
+    /// A node began to speak to this one.
+    Speaks {
+        /// The node.
+        node: u64,
+    },
     /// Hand over groups that the other core leads.
     TransferLeaders {
         /// Which; `u32::MAX`: all.

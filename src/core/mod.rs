@@ -15,6 +15,7 @@ mod flush;
 mod fork;
 mod give;
 mod guests;
+mod hand_over;
 mod http_client;
 pub mod hyper_rt;
 pub mod listen;

@@ -69,7 +69,9 @@ impl PeerEvents for PeerShell {
             self.0.clock.heed(hello.node_id, hello.now_ms);
         }
         self.0.on_speaker(hello, is_open);
-        if !is_open {
+        if is_open {
+            self.0.on_heard(hello.node_id);
+        } else {
             // Its answers came this way.
             self.0.on_answers_lost(hello.node_id);
         }

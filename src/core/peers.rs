@@ -301,6 +301,20 @@ impl Core {
         }
     }
 
+    /// A node speaks to this one, so it can be reached: it must not wait for its answers until the next attempt is due.
+    pub(super) fn on_heard(&self, node: u64) {
+        self.hurry_link(node);
+        for core in (0..self.cores).filter(|c| *c != self.id) {
+            self.post_answer(core, Message::Speaks { node });
+        }
+    }
+
+    pub(super) fn hurry_link(&self, node: u64) {
+        if let Some(link) = self.links.borrow().get(&node) {
+            link.hurry();
+        }
+    }
+
     /// The link to a node works, or has broken.
     pub(super) fn on_link_change(self: &Rc<Self>, node: u64, is_up: bool) {
         let ids: Vec<u32> = self.groups.borrow().keys().copied().collect();
@@ -384,38 +398,6 @@ impl Core {
             level,
             "event=replica_refuses group={group} core={} {bad}",
             self.id
-        );
-    }
-
-    /// Hands over what this core leads and waits until others lead it, or nobody takes it.
-    pub(super) async fn hand_over(self: &Rc<Self>) {
-        const PATIENCE_US: u64 = 1_500_000;
-        let until_us = self.clock.monotonic_us() + PATIENCE_US;
-        let led = || -> Vec<u32> {
-            let groups = self.groups.borrow();
-            let mine = groups.values().filter(|g| g.is_leader() && !g.is_alone());
-            mine.map(crate::group::Group::id).collect()
-        };
-        let all = led();
-        for group in &all {
-            self.step(*group, Input::TransferLeader(None));
-        }
-        while !led().is_empty() && self.clock.monotonic_us() < until_us {
-            let seen = self.ready_changed.raised();
-            let changed = async {
-                self.ready_changed.beyond(seen).await;
-            };
-            let tick = self.sleep(std::time::Duration::from_millis(50));
-            futures_lite::FutureExt::or(changed, tick).await;
-            for group in led() {
-                self.step(group, Input::TransferLeader(None));
-            }
-        }
-        log::info!(
-            "event=handed_over core={} groups={} left={}",
-            self.id,
-            all.len(),
-            led().len()
         );
     }
 }

@@ -333,6 +333,7 @@ impl Core {
                 core,
                 is_open,
             } => self.note_guest(node, address, core, is_open),
+            Message::Speaks { node } => self.hurry_link(node),
             Message::TransferLeaders { group, to_node } => self.transfer_leaders(group, to_node),
             Message::Leader { group, node } => self.note_leader(group, node),
             Message::DamagedPack { group, pack, error } => self.see_to_pack(group, pack, error),

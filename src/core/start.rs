@@ -233,6 +233,8 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     if ships {
         core.ship_tail().await;
     }
+    // Others may have handed something to this node that knew nothing of its stop.
+    core.hand_over().await;
     progress(Progress::Drained);
     expect(&mut control, b'q').await?;
     core.peers_stop.raise();
@@ -448,30 +450,6 @@ impl Core {
             Outcome::Done | Outcome::Refused(_) => {}
             outcome => log::error!("event=slots_not_assigned outcome={outcome:?}"),
         }
-    }
-
-    /// Lets the last checkpoint end, then closes the log.
-    async fn close(self: &Rc<Self>) -> Result<(), CoreError> {
-        let Some(disk) = &self.disk else {
-            return Ok(());
-        };
-        while disk.is_checkpointing.get() {
-            let seen = disk.checkpoint_done.raised();
-            disk.checkpoint_done.beyond(seen).await;
-        }
-        while !self.is_failed.get() && !self.is_idle() {
-            self.sleep(std::time::Duration::from_millis(1)).await;
-        }
-        self.is_failed.set(true);
-        if let Some(cache) = &self.tier.disk {
-            cache.close().await;
-        }
-        disk.wal.close().await?;
-        Ok(())
-    }
-
-    fn is_idle(&self) -> bool {
-        self.unsynced.borrow().is_empty() && self.groups.borrow().values().all(Group::is_idle)
     }
 
     /// Waits.

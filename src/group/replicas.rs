@@ -66,6 +66,12 @@ impl Raft {
 
     /// The link to a node broke: what was sent may be lost.
     pub(super) fn unreachable(&mut self, node: u64) {
+        // Who was to take over may never have heard of it: what waits for that goes on here. If it has, it campaigns as after
+        // a time-out.
+        let heir = self.node.raft.lead_transferee;
+        if heir.is_some_and(|id| node_of(id) == node) {
+            self.node.raft.abort_leader_transfer();
+        }
         for replica in self.replicas() {
             if node_of(replica.raft_id) == node {
                 self.node.report_unreachable(replica.raft_id);

@@ -5,6 +5,7 @@ mod checkpoint;
 mod cold;
 mod expiry;
 mod found;
+mod hand_over;
 mod holds;
 mod members;
 mod replicas;

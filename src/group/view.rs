@@ -38,6 +38,11 @@ impl Group {
         self.is_ready || (self.raft.leader() != 0 && !self.raft.is_leader())
     }
 
+    /// Another replica leads, and its first entry is committed: it needs this one no more for that.
+    pub fn is_led_elsewhere(&self) -> bool {
+        self.raft.leader() != 0 && !self.raft.is_leader() && self.applied.term == self.raft.term()
+    }
+
     /// This replica's raft id.
     pub fn raft_id(&self) -> u64 {
         self.raft.id()

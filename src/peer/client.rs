@@ -33,6 +33,8 @@ struct Shared {
     stats: Rc<LinkStats>,
     /// Why the last attempt or connection ended.
     trouble: RefCell<String>,
+    /// The peer was heard of: it is worth an attempt at once.
+    hurried: Event,
     dropped: Event,
 }
 
@@ -45,6 +47,7 @@ impl Link {
             outbox: RefCell::new(None),
             stats: Rc::default(),
             trouble: RefCell::default(),
+            hurried: Event::default(),
             dropped: Event::default(),
         });
         LocalExec.execute(keep(transport.clone(), shared.clone()));
@@ -59,6 +62,13 @@ impl Link {
     /// Whether the peer takes batches.
     pub fn is_up(&self) -> bool {
         self.shared.outbox.borrow().is_some()
+    }
+
+    /// The peer was heard of, so it is there: where the link is down, the next attempt is made at once.
+    pub fn hurry(&self) {
+        if !self.is_up() {
+            self.shared.hurried.raise();
+        }
     }
 
     /// Appends to the next batch.
@@ -123,6 +133,7 @@ async fn reconnect<E: PeerEvents>(transport: &Transport<E>, shared: &Rc<Shared>)
     let mut backoff = settings.backoff_min;
     let mut has_been_up = false;
     loop {
+        let heard = shared.hurried.raised();
         let Err(error) = attempt(transport, shared, has_been_up).await;
         let was_up = shared.take_down();
         if was_up {
@@ -140,8 +151,19 @@ async fn reconnect<E: PeerEvents>(transport: &Transport<E>, shared: &Rc<Shared>)
         }
         let half = backoff / 2;
         let jitter = transport.events.random() % (half.as_micros().max(1) as u64);
-        glommio::timer::sleep(half + Duration::from_micros(jitter)).await;
-        backoff = (backoff * 2).min(settings.backoff_max);
+        let pause = async {
+            glommio::timer::sleep(half + Duration::from_micros(jitter)).await;
+            false
+        };
+        let hurried = async {
+            shared.hurried.beyond(heard).await;
+            true
+        };
+        backoff = if hurried.or(pause).await {
+            settings.backoff_min
+        } else {
+            (backoff * 2).min(settings.backoff_max)
+        };
     }
 }
 

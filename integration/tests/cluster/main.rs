@@ -13,6 +13,7 @@ mod failover;
 mod faults;
 mod formation;
 mod grpc;
+mod hand_over;
 mod idle;
 mod members;
 mod retention;

@@ -353,24 +353,6 @@ fn a_lease_does_not_hide_what_the_others_committed_before_the_leaders_own_disk()
 }
 
 #[test]
-fn leadership_is_handed_over_without_a_refusal() {
-    let mut cluster = Cluster::new();
-    let old = cluster.elect(&[1, 2, 3]);
-    cluster.ask(old, "s", create(Expiry::Never));
-    cluster.step(old, Input::TransferLeader(None));
-    let asked = cluster.send(old, "s", append("x"));
-    for _ in 0..4 {
-        cluster.tick();
-    }
-    let outcome = cluster.answers.remove(&asked);
-    assert!(
-        matches!(outcome, Some(Outcome::Appended { .. })),
-        "{outcome:?}"
-    );
-    assert!(!cluster.group(old).is_leader());
-}
-
-#[test]
 fn a_replica_whose_log_was_lost_is_not_brought_down_by_its_leader() {
     let mut cluster = Cluster::new();
     let leader = cluster.elect(&[1, 2, 3]);

@@ -309,3 +309,23 @@ fn who_takes_a_connection_and_says_nothing_is_given_up() {
         }
     });
 }
+
+#[test]
+fn who_is_heard_of_is_tried_at_once() {
+    on_executor(async || {
+        let patient = PeerSettings {
+            backoff_min: Duration::from_secs(1000),
+            backoff_max: Duration::from_secs(1000),
+            ..settings()
+        };
+        let one = peer(1, "a", patient);
+        let late = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = late.local_addr().unwrap();
+        drop(late);
+        let link = Link::start(&one.transport, 2, &address.to_string());
+        until("nobody is there", || !link.trouble().is_empty()).await;
+        let _two = peer_at(address, Node::new(2, "a"), settings());
+        link.hurry();
+        until("the link is up", || link.is_up()).await;
+    });
+}

@@ -1,0 +1,121 @@
+//! What a stop in good order leaves behind: somebody who leads, and nobody in doubt.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use integration::cluster::Cluster;
+use integration::load::{Links, Sent};
+
+use crate::{alone, number};
+
+/// The groups that a node leads.
+fn led(cluster: &Cluster, node: u32) -> Vec<u64> {
+    let status = cluster.status(node, false).unwrap_or_default();
+    let groups = status["groups"].as_array().cloned().unwrap_or_default();
+    let mine = groups.iter().filter(|g| g["leader"] == u64::from(node));
+    mine.filter_map(|g| g["group"].as_u64()).collect()
+}
+
+/// With one node standing still, the heir needs the vote and the disk of the one that goes.
+#[test]
+fn who_hands_over_stays_until_the_heir_leads() {
+    let _alone = alone();
+    let mut cluster = Cluster::start(3, &["--log-level", "debug"]);
+    let path = "/v1/stream/heir";
+    let created = cluster.client(1).create(path, "text/plain");
+    assert_eq!(created.status, 201, "{}", created.text());
+    let old = cluster.leader(path).expect("it has just answered");
+    let others: Vec<u32> = cluster.ids().into_iter().filter(|n| *n != old).collect();
+    let (heir, still) = (others[0], others[1]);
+    cluster.pause(still);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let missed = format!("event=peer_lost core=0 node={still}");
+    while !cluster.log(old).contains(&missed) {
+        assert!(Instant::now() < deadline, "node {still} is not missed");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let given = led(&cluster, old);
+    assert!(!given.is_empty());
+    assert!(cluster.stop(old).success());
+    let (log, old_log) = (cluster.log(heir), cluster.log(old));
+    let said = old_log.lines().filter(|l| l.contains("handed_over"));
+    let said: Vec<&str> = said.collect();
+    for group in given {
+        let leads = format!("event=leader group={group} node={heir} here=true");
+        assert!(log.contains(&leads), "{leads} is not in its log; {said:?}");
+    }
+    cluster.resume(still);
+    // It goes on without the one that went.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut links = Links::new(&cluster.addresses(), Duration::from_secs(5));
+    let headers = [("content-type", "text/plain")];
+    let place = heir as usize - 1;
+    while !matches!(links.send(place, "POST", path, &headers, b"y"), Sent::Answered(r) if r.status == 204)
+    {
+        assert!(Instant::now() < deadline, "nobody leads");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Appends that nothing makes safe to repeat come through the nodes that stay, while another one goes and comes back.
+#[test]
+fn a_stop_leaves_no_append_in_doubt() {
+    const CLIENTS: usize = 8;
+    let _alone = alone();
+    let mut cluster = Cluster::start(3, &["--core-count", "2"]);
+    for stream in 0..CLIENTS {
+        let path = format!("/v1/stream/doubt/s{stream}");
+        let created = cluster.client(1).create(&path, "text/plain");
+        assert_eq!(created.status, 201, "{}", created.text());
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let done = Arc::new(AtomicU64::new(0));
+    // A node that is about to go is asked by nobody: whom it serves itself, it waits for.
+    let goes = Arc::new(AtomicU64::new(0));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let addresses = cluster.addresses();
+            let (stop, done, goes) = (stop.clone(), done.clone(), goes.clone());
+            std::thread::spawn(move || {
+                let path = format!("/v1/stream/doubt/s{client}");
+                let mut links = Links::new(&addresses, Duration::from_secs(20));
+                let mut node = client % addresses.len();
+                while !stop.load(Ordering::SeqCst) {
+                    if goes.load(Ordering::SeqCst) == node as u64 + 1 {
+                        node = (node + 1) % addresses.len();
+                    }
+                    let headers = [("content-type", "text/plain")];
+                    match links.send(node, "POST", &path, &headers, b"x") {
+                        Sent::Answered(reply) => {
+                            assert_eq!(reply.status, 204, "{}", reply.text());
+                            done.fetch_add(1, Ordering::SeqCst);
+                        }
+                        Sent::Refused => std::thread::sleep(Duration::from_millis(2)),
+                        Sent::Unknown => panic!("{path} through node {}: in doubt", node + 1),
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut went = 0;
+    for round in 0..number("URSULA_TEST_STOPS", 9) {
+        let node = 1 + round % 3;
+        goes.store(node.into(), Ordering::SeqCst);
+        let before = done.load(Ordering::SeqCst);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while done.load(Ordering::SeqCst) < before + 10 * CLIENTS as u64 {
+            assert!(Instant::now() < deadline, "too little was answered");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        went += led(&cluster, node).len();
+        assert!(cluster.stop(node).success());
+        cluster.start_node(node);
+        cluster.wait_ready();
+    }
+    stop.store(true, Ordering::SeqCst);
+    for client in clients {
+        client.join().expect("an append was in doubt");
+    }
+    assert!(went > 0, "nobody that went led anything");
+}
