@@ -299,7 +299,8 @@ fn a_damaged_pack_of_one_node_gets_the_bytes_that_the_others_have() {
     let mut written = Written::create(&cluster);
     written.append(&cluster, 1, 6, "first");
     cluster.wait_ready();
-    let damages: [(&str, fn(&Path)); 4] = [
+    type Harm = fn(&Path);
+    let damages: [(&str, Harm); 4] = [
         ("a flipped bit", |pack| {
             flip(pack, fs::metadata(pack).expect("it is there").len() / 2);
         }),
