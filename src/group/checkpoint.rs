@@ -120,6 +120,16 @@ impl Group {
         self.machine.drop_packed(self.durable_pack, target);
     }
 
+    /// Which bytes are in a local pack of this replica. Looks at all streams.
+    pub fn chunks_of_pack(&self, pack: u32) -> Vec<(StreamKey, Incarnation, ChunkRef)> {
+        let mut found = Vec::new();
+        for (key, stream) in &self.machine.streams {
+            let own = stream.bytes.chunks().iter().filter(|c| c.pack == pack);
+            found.extend(own.map(|chunk| (key.clone(), stream.incarnation, *chunk)));
+        }
+        found
+    }
+
     /// Streams that changed since the last checkpoint.
     pub fn dirty_count(&self) -> usize {
         self.machine.dirty.len()
