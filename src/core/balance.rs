@@ -48,10 +48,19 @@ impl Core {
             return;
         }
         let now_us = self.clock.monotonic_us();
-        let drained: Vec<u64> = {
+        let (drained, members): (Vec<u64>, Vec<u64>) = {
             let tables = self.tables.borrow();
             let drained = tables.members.iter().filter(|m| m.drained);
-            drained.map(crate::protocol::Member::node).collect()
+            let members = tables.members.iter().map(|m| m.raft_id);
+            (
+                drained.map(crate::protocol::Member::node).collect(),
+                members.collect(),
+            )
+        };
+        let may_lead = |raft_id: u64| {
+            // Who is to go hands over by itself: it would only come back.
+            (members.is_empty() || members.contains(&raft_id))
+                && !drained.contains(&node_of(raft_id))
         };
         let must_go = drained.contains(&self.config.node_id) || self.pace.is_slow(now_us);
         let is_slow = |node: u64| self.pace.is_other_slow(node, now_us);
@@ -72,7 +81,7 @@ impl Core {
             }
             let since_us = *led_since.entry(group.id()).or_insert(now_us);
             if (must_go || since_us + SETTLED_US <= now_us)
-                && let Some(node) = better_leader(group, &drained, must_go, is_slow)
+                && let Some(node) = better_leader(group, may_lead, must_go, is_slow)
                 && (must_go || loads.allows(own, node, self.loads.get(*id)))
                 && is_up(node)
             {
@@ -129,12 +138,12 @@ impl Core {
 /// ones are slow is not, and only keeps them from taking over.
 fn better_leader(
     group: &Group,
-    drained: &[u64],
+    may_lead: impl Fn(u64) -> bool,
     must_go: bool,
     is_slow: impl Fn(u64) -> bool,
 ) -> Option<u64> {
     let mut voters = group.membership().voters;
-    voters.retain(|v| !drained.contains(&node_of(*v)));
+    voters.retain(|v| may_lead(*v));
     voters.sort_unstable();
     let preferred = *voters.get(group.id() as usize % voters.len().max(1))?;
     let able = could_lead(group);

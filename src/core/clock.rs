@@ -7,6 +7,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 /// Largest step of the system's clock against the monotonic one that is followed at once.
 const STEP_MS_MAX: i64 = 10 * 60 * 1000;
 
+/// No clock of another node is believed beyond this, in milliseconds since 1970.
+const TIME_MS_MAX: u64 = 1 << 48;
+
 /// How often the system's clock is looked at.
 const FOLLOW_MS: i64 = 50;
 
@@ -65,6 +68,12 @@ impl Clock {
         (monotonic_ms + self.base_ms.get()).max(0) as u64
     }
 
+    /// The system's clock as it is, also where it is not followed; for other nodes, so that one wrong clock is not heard
+    /// from several.
+    pub fn system_ms(&self) -> u64 {
+        system_ms()
+    }
+
     fn follow_system(&self, monotonic_ms: i64) {
         let step = system_ms() as i64 - monotonic_ms - self.base_ms.get();
         if step.abs() <= STEP_MS_MAX {
@@ -79,12 +88,12 @@ impl Clock {
         }
     }
 
-    /// Another node says what time it is. A system's clock that is ahead of most nodes' by more than a step that would be
+    /// Another node says what its system's clock is. One's own that is ahead of most nodes' by more than a step that would be
     /// followed is not followed: what it stamped would expire streams for ever, and stamps never go back. Of two that
     /// differ, the one that is behind is believed, which at worst expires late. No node votes for one that it did not tell
     /// its time.
     pub fn heed(&self, node: u64, wall_ms: u64) {
-        if wall_ms == 0 {
+        if !(1..=TIME_MS_MAX).contains(&wall_ms) {
             return;
         }
         let monotonic_ms = self.began.elapsed().as_millis() as i64;
@@ -108,6 +117,13 @@ impl Clock {
                 "event=clock_agreed ahead_ms={ahead_ms} the system's clock is followed again"
             );
         }
+    }
+
+    /// The clocks of other nodes than these count no more.
+    pub fn heed_only(&self, is_heard: impl Fn(u64) -> bool) {
+        self.others_ms
+            .borrow_mut()
+            .retain(|node, _| is_heard(*node));
     }
 
     /// The next number of a xorshift generator; for jitter and ids, not for secrets.
@@ -160,6 +176,8 @@ mod tests {
         // They are put right.
         clock.heed(2, now_ms);
         assert!(is_near(&clock, now_ms));
+        clock.heed(2, u64::MAX);
+        assert!(is_near(&clock, now_ms), "no such time");
         // One that is behind is outvoted, one that is ahead is nobody's trouble.
         let clock = Clock::start();
         clock.heed(2, now_ms - YEAR_MS);

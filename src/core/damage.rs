@@ -1,6 +1,6 @@
 //! Damage that is found while the node serves: noted for the start that follows, which has the others build the replicas anew.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -16,8 +16,12 @@ use crate::protocol::Refusal;
 pub(super) struct Damage {
     /// Raised when files were found damaged that the other nodes have too.
     pub(super) found: Event,
-    /// Packs that are being put right.
+    /// Packs that are being put right, or wait for it.
     pub(super) mending: RefCell<BTreeSet<(u32, u32)>>,
+    /// A pack is held in memory meanwhile: one at a time.
+    pub(super) at_work: Cell<bool>,
+    /// Raised when it was put right, or was not.
+    pub(super) work_done: Event,
 }
 
 /// Directories of damaged files that a node keeps; with so many, it does not start.

@@ -4,8 +4,10 @@
 //!
 //! Where nobody has the bytes, the others build all of the node's replicas anew (`damage.rs`).
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use raftproto::peer::FetchBytesRequest;
@@ -16,6 +18,10 @@ use super::checkpoint::pack_path;
 use super::{Core, Message};
 use crate::ops::metrics::add;
 use crate::protocol::{Incarnation, Offset, Op, Outcome, Refusal, Request, StreamKey};
+
+/// Between two attempts while another node is away, and how many there are.
+const AGAIN: Duration = Duration::from_secs(10);
+const ATTEMPTS_MAX: u32 = 30;
 
 /// Longest range that is given at once; no chunk of a local pack is longer.
 const BYTES_MAX: u64 = 1 << 20;
@@ -57,12 +63,33 @@ impl Core {
         }
         let core = self.clone();
         glommio::spawn_local(async move {
-            if core.mend_pack(group, pack).await.is_err() {
-                core.found_damage(&error).await;
-            }
+            log::error!("event=pack_damaged group={group} pack={pack} {error}");
+            core.mend_or_rebuild(group, pack).await;
             core.damage.mending.borrow_mut().remove(&(group, pack));
         })
         .detach();
+    }
+
+    /// Mends a pack; where the others do not give what is missing, all of the node's replicas are built anew. For some minutes
+    /// it is asked again while one of the others cannot be reached, since that is dear. Answers whether the pack was mended,
+    /// or is in good hands.
+    pub(super) async fn mend_or_rebuild(self: &Rc<Self>, group: u32, pack: u32) -> bool {
+        let mut attempts = 0;
+        loop {
+            match self.mend_pack(group, pack).await {
+                Ok(is_mended) => return is_mended,
+                // Of this damage, not of what hindered its mending: a full disk is no reason to build anew.
+                Err(StorageError::Corrupt { .. })
+                    if attempts < ATTEMPTS_MAX
+                        && self.stop.raised() == 0
+                        && self.links.borrow().values().any(|l| !l.is_up()) =>
+                {
+                    attempts += 1;
+                    self.sleep(AGAIN).await;
+                }
+                Err(error) => return self.found_damage(&error).await == Refusal::Unavailable,
+            }
+        }
     }
 
     /// Whether there was something to mend.
@@ -74,7 +101,13 @@ impl Core {
         group: u32,
         pack: u32,
     ) -> Result<bool, StorageError> {
+        while self.damage.at_work.replace(true) {
+            let seen = self.damage.work_done.raised();
+            self.damage.work_done.beyond(seen).await;
+        }
         let mended = self.try_mend(group, pack).await;
+        self.damage.at_work.set(false);
+        self.damage.work_done.raise();
         match &mended {
             Ok(false) => {}
             Ok(true) => {
@@ -122,7 +155,11 @@ impl Core {
         }
         // Chunks go meanwhile; others do not come, unless the state is another.
         let now = self.needed_chunks(group, pack);
-        let is_same = now.iter().all(|chunk| needed.contains(chunk));
+        let known: BTreeMap<u64, &NeededChunk> =
+            needed.iter().map(|c| (c.location.position, c)).collect();
+        let is_same = now
+            .iter()
+            .all(|chunk| known.get(&chunk.location.position) == Some(&chunk));
         let is_wanted = is_same && self.is_pack_needed(group, pack);
         let written = if is_wanted {
             let path = path.clone();

@@ -168,7 +168,7 @@ impl Core {
             client_address: self.identity.client_address.to_string(),
             cluster_address: self.own_cluster_address(),
             commands_version: raftproto::version::COMMANDS,
-            now_ms: self.clock.now_ms(),
+            now_ms: self.clock.system_ms(),
             raft_id: self.identity.raft_id,
             election_timeout_ms: self.config.election_timeout_ms,
             dr_keep_ms: if self.config.dr {

@@ -145,7 +145,7 @@ impl Core {
             Found::Gone => {
                 // Mostly a newer checkpoint has no use for it.
                 if let Some((group, number)) = pack
-                    && self.mend_pack(group, number).await.is_ok_and(|was| was)
+                    && self.mend_or_rebuild(group, number).await
                 {
                     add(&self.metrics.plain.scrub_damaged_total, 1);
                     add(&self.metrics.plain.scrub_repaired_total, 1);
@@ -154,13 +154,13 @@ impl Core {
             Found::Damaged(error) => {
                 log::error!("event=scrub_damage {error}");
                 add(&self.metrics.plain.scrub_damaged_total, 1);
-                let is_mended = match pack {
-                    Some((group, number)) => self.mend_pack(group, number).await.is_ok(),
-                    None => false,
+                let is_repaired = match pack {
+                    Some((group, number)) if self.identity.cluster_listen.is_some() => {
+                        self.mend_or_rebuild(group, number).await
+                    }
+                    // The node ends in good order, and its next start has the others build it anew.
+                    _ => self.found_damage(&error).await == crate::protocol::Refusal::Unavailable,
                 };
-                // Else the node ends in good order, and its next start has the others build it anew.
-                let is_repaired = is_mended
-                    || self.found_damage(&error).await == crate::protocol::Refusal::Unavailable;
                 add(
                     &self.metrics.plain.scrub_repaired_total,
                     u64::from(is_repaired),

@@ -273,12 +273,15 @@ impl Core {
                 up.map(|(node, l)| (*node, l.address().to_owned()))
                     .collect()
             };
+            let is_linked = |node: u64| links.iter().any(|(n, _)| *n == node);
             self.clock_offsets
                 .borrow_mut()
-                .retain(|node, _| links.iter().any(|(n, _)| n == node));
-            for (node, address) in links {
-                let (began_us, began_ms) = (self.clock.monotonic_us(), self.clock.now_ms());
-                let reply = self.caller.status(&address, StatusRequest::default()).await;
+                .retain(|node, _| is_linked(*node));
+            self.clock.heed_only(is_linked);
+            for (node, address) in &links {
+                let (node, address) = (*node, address.as_str());
+                let (began_us, began_ms) = (self.clock.monotonic_us(), self.clock.system_ms());
+                let reply = self.caller.status(address, StatusRequest::default()).await;
                 let took_ms = (self.clock.monotonic_us() - began_us) as f64 / 1e3;
                 // The answer was made somewhere in between; a slow one says too little.
                 if let Ok(reply) = reply
@@ -287,6 +290,7 @@ impl Core {
                 {
                     let offset_ms = hello.now_ms as f64 - began_ms as f64 - took_ms / 2.0;
                     self.clock_offsets.borrow_mut().insert(node, offset_ms);
+                    self.clock.heed(node, hello.now_ms);
                 }
             }
             let is_new = self.clock_offsets.borrow().is_empty();

@@ -263,7 +263,9 @@ impl Group {
             self.no_vote_until_us = now.monotonic_us + wait_us;
         }
         self.now = now;
-        self.now_ms = self.now_ms.max(now.wall_ms).max(self.machine.last_stamp_ms);
+        // Who leads never goes back. Others do: a clock that was put right must not be remembered as it was.
+        let before_ms = if self.is_ready { self.now_ms } else { 0 };
+        self.now_ms = before_ms.max(now.wall_ms).max(self.machine.last_stamp_ms);
     }
 
     /// Refuses what could only be refused, without an entry. A stream whose time is over ends first, so that

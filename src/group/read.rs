@@ -102,7 +102,9 @@ impl Group {
         else {
             return Outcome::Refused(Refusal::SourceNotFound);
         };
-        if from.0 < stream.bytes.kept_from() && from.0 >= stream.own_start() {
+        // What a fork inherited stands with its source, whatever is left of its own.
+        let own_from = from.0.max(stream.own_start());
+        if own_from < stream.bytes.kept_from() && to.0 > stream.own_start() {
             return Outcome::Refused(Refusal::OffsetExpired {
                 earliest: Offset(stream.bytes.kept_from()),
             });

@@ -113,3 +113,19 @@ fn many_streams_that_are_due_end_in_many_entries() {
         assert_eq!(world.group.stream_count(), left);
     }
 }
+
+#[test]
+fn a_wrong_clock_that_was_put_right_before_its_group_led_stamps_nothing() {
+    const YEAR_MS: u64 = 365 * 24 * 3_600_000;
+    let mut cluster = super::replicas::Cluster::new();
+    let wrong = Now {
+        wall_ms: cluster.now_us / 1000 + YEAR_MS,
+        monotonic_us: cluster.now_us,
+    };
+    cluster
+        .group(1)
+        .step(wrong, Input::RaftTick, &mut Vec::new());
+    cluster.elect(&[1]);
+    cluster.ask(1, "a", create(Expiry::Never));
+    assert!(cluster.group(1).machine.last_stamp_ms < YEAR_MS);
+}

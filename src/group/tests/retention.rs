@@ -1,7 +1,7 @@
 //! What a stream keeps by age and by bytes: decided by the leader, the same on every replica, in whole appends.
 
 use super::*;
-use crate::protocol::{Hold, Offset, Retention};
+use crate::protocol::{ForkOrigin, Hold, Offset, Retention};
 
 fn retained(max_age_ms: Option<u64>, max_bytes: Option<u64>) -> Op {
     let Op::Create(create) = create(Expiry::Never) else {
@@ -103,6 +103,48 @@ fn a_fork_keeps_what_it_inherited() {
         world.ask("a", inherited),
         Outcome::Read(plan) if plan.end.0 == 4
     ));
+}
+
+#[test]
+fn who_asks_for_more_than_a_trimmed_fork_has_is_refused() {
+    let mut world = World::of(1, 0);
+    let Op::Create(plain) = create(Expiry::Never) else {
+        unreachable!("it is a create");
+    };
+    let origin = ForkOrigin {
+        source: key("a"),
+        incarnation: Incarnation(1),
+        offset: Offset(4),
+        hold_id: 7,
+        requested_offset: None,
+        requested_sub_offset: 0,
+        floor: Offset(0),
+    };
+    let fork = Create {
+        fork: Some(origin),
+        ..plain
+    };
+    world.ask("b", Op::Create(fork));
+    world.ask("b", append("5678"));
+    let trim = Op::Trim {
+        offset: Offset(6),
+        incarnation: Incarnation(0),
+    };
+    assert!(matches!(world.ask("b", trim), Outcome::Done));
+    let asked = |world: &mut World, from: u64, to: u64| {
+        let inherited = Op::ReadInherited {
+            incarnation: Incarnation(1),
+            from: Offset(from),
+            to: Offset(to),
+        };
+        world.ask("b", inherited)
+    };
+    let outcome = asked(&mut world, 2, 8);
+    let Outcome::Refused(Refusal::OffsetExpired { earliest }) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(earliest, Offset(6));
+    assert!(matches!(asked(&mut world, 6, 8), Outcome::Read(_)));
 }
 
 #[test]

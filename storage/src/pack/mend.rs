@@ -10,7 +10,8 @@ use super::{ChunkLocation, PackPlan, read_verified};
 use crate::StorageError;
 
 /// Zeros are written as chunks of at most so many bytes.
-const ZEROS_MAX: u64 = 1 << 20;
+const ZEROS_MAX: usize = 64 << 10;
+static ZEROS: [u8; ZEROS_MAX] = [0; ZEROS_MAX];
 
 /// A chunk that is needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +49,8 @@ pub fn rebuild(
     for (chunk, bytes) in chunks {
         let at = chunk.location;
         while plan.end < at.position {
-            let zeros = (at.position - plan.end).min(ZEROS_MAX) as usize;
-            plan.add("", 0, 0, vec![vec![0; zeros].into()]);
+            let zeros = (at.position - plan.end).min(ZEROS_MAX as u64) as usize;
+            plan.add("", 0, 0, vec![Bytes::from_static(&ZEROS[..zeros])]);
         }
         let placed = plan.add(&chunk.key, chunk.incarnation, chunk.start, vec![bytes]);
         if placed != at {
