@@ -10,6 +10,7 @@ mod http;
 mod kills;
 mod limits;
 mod live;
+mod memory;
 mod ops;
 mod protocol;
 mod restart;
