@@ -164,7 +164,7 @@ impl Machine {
     /// Drops from memory what durable packs have, the streams first that were packed longest ago, until `target`
     /// is met. Costs what it frees: streams without such bytes are not looked at.
     fn drop_packed(&mut self, durable_pack: u32, target: u64) {
-        while self.hot_bytes > target {
+        while self.hot_bytes > target && !mutation::is_on("hot-bytes-kept") {
             let Some((pack, key)) = self.packed_hot.pop_first() else {
                 return;
             };

@@ -6,6 +6,7 @@
 
 mod backup;
 mod batch;
+mod bounds;
 mod checkpoint;
 mod choose;
 mod cold;
@@ -39,6 +40,7 @@ use raftproto::command::{Expire, command::Kind};
 
 pub use self::backup::{BaseMisfit, Exported, own_from, stamp_of};
 pub use self::batch::request_of;
+pub use self::bounds::Footprint;
 pub use self::checkpoint::{CheckpointPlan, PlaceChunk, combine_stream_states};
 pub use self::choose::PackSource;
 pub use self::cold::{ColdAnswer, ColdFigures, ColdSettings, PackedChunk};
