@@ -74,7 +74,7 @@ class Site:
                 "core_count": 1, "no_pin": True, "raft_group_count": 8, "wal_segment_bytes": "4MiB", "checkpoint_bytes": "1MiB",
                 "hot_bytes_max": "64MiB", "election_timeout_ms": "1s",
                 "cold": f"s3://{BUCKET}/deploy", "s3_endpoint": f"http://{CONTROLLER}:{STORE_PORT}", "s3_access_key_id": STORE_KEY,
-                "cold_flush_age_ms": "1s", "dr": True, "dr_interval_ms": "500ms",
+                "cold_flush_age_ms": "1s", "dr": True, "dr_interval_ms": "2s",
             },
             "ursula_secrets": {"cors_allow_origin": SECRET, "s3_secret_access_key": STORE_SECRET},
             "ursula_preflight_free_bytes_min": 100 << 20,
