@@ -288,8 +288,7 @@ impl Raft {
         self.node.raft.raft_log.last_index()
     }
 
-    /// Asks the other voters whether this replica still leads. The context must never have been used before: an answer to
-    /// an earlier round would count for this one (etcd issue 20418).
+    /// Asks the other voters whether this replica still leads. The context must be new: an old answer would count (etcd issue 20418).
     pub(super) fn confirm_leadership(&mut self, context: Vec<u8>) {
         self.node.read_index(context);
     }
