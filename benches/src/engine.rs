@@ -29,6 +29,8 @@ pub enum Next {
 pub trait Driver {
     /// A connection is free: put a request or say what it waits for.
     fn next(&mut self, connection: usize, now: Instant, request: &mut Vec<u8>) -> Next;
+    /// The first byte of an answer's body came.
+    fn begun(&mut self, _connection: usize, _now: Instant) {}
     /// An answer came.
     fn reply(&mut self, connection: usize, reply: Reply<'_>, now: Instant);
     /// A part of an answer without end came; the first one is empty.
@@ -182,6 +184,7 @@ impl Engine {
                         is_free = true;
                         driver.reply(number, reply, now);
                     }
+                    Event::Begun => driver.begun(number, now),
                     Event::Part(part) => driver.part(number, part, now),
                 });
             if let Err(reason) = read {

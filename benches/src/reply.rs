@@ -11,6 +11,8 @@ pub struct Reply<'a> {
 /// What the bytes so far hold.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// The first byte of an answer's body came; not where it has no end.
+    Begun,
     /// A whole answer.
     Reply(Reply<'a>),
     /// The next part of an answer that has no end (SSE).
@@ -62,6 +64,7 @@ pub struct Reader {
     head: Vec<u8>,
     body: Vec<u8>,
     is_endless: bool,
+    has_begun: bool,
 }
 
 impl Default for Reader {
@@ -74,6 +77,7 @@ impl Default for Reader {
             head: Vec::new(),
             body: Vec::new(),
             is_endless: false,
+            has_begun: false,
         }
     }
 }
@@ -101,6 +105,9 @@ impl Reader {
         match self.phase {
             Phase::Head => return self.read_head(is_head, take),
             Phase::Fixed(left) => {
+                if left > 0 && !rest.is_empty() && !std::mem::replace(&mut self.has_begun, true) {
+                    take(Event::Begun);
+                }
                 if rest.len() < left {
                     return Ok(false);
                 }
@@ -134,6 +141,9 @@ impl Reader {
                 if self.is_endless {
                     take(Event::Part(&rest[..len]));
                 } else {
+                    if !std::mem::replace(&mut self.has_begun, true) {
+                        take(Event::Begun);
+                    }
                     self.body.extend_from_slice(&rest[..len]);
                 }
                 self.done += len;
@@ -188,6 +198,7 @@ impl Reader {
         self.head.clear();
         self.head.extend_from_slice(&rest[..len]);
         self.body.clear();
+        self.has_begun = false;
         self.done += len;
         let value = |name| header(&self.head, name);
         self.is_endless = value("content-type").is_some_and(|v| v.starts_with("text/event-stream"));
@@ -217,9 +228,10 @@ mod tests {
             HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n";
         for size in 1..wire.len() {
             let mut reader = Reader::default();
-            let mut found = Vec::new();
+            let (mut found, mut begun) = (Vec::new(), 0);
             for part in wire.chunks(size) {
                 let mut take = |event: Event<'_>| match event {
+                    Event::Begun => begun += 1,
                     Event::Reply(reply) => {
                         let next = reply.header("stream-next-offset").map(str::to_owned);
                         found.push((reply.status, next, reply.body.to_vec()));
@@ -233,7 +245,7 @@ mod tests {
                 (204, None, Vec::new()),
                 (200, None, b"abcde".to_vec()),
             ];
-            assert_eq!(found, expected, "in parts of {size}");
+            assert_eq!((found, begun), (expected.into(), 2), "in parts of {size}");
         }
     }
 
@@ -244,7 +256,7 @@ mod tests {
         let mut parts = Vec::new();
         let mut take = |event: Event<'_>| match event {
             Event::Part(part) => parts.push(part.to_vec()),
-            Event::Reply(_) => panic!("it has no end"),
+            Event::Begun | Event::Reply(_) => panic!("it has no end"),
         };
         reader.feed(wire, false, &mut take).expect("it is HTTP");
         reader.feed(b"ta:", false, &mut take).expect("it is HTTP");

@@ -34,7 +34,7 @@ nocows=True
 pipelining=True
 # Connections of an earlier laboratory, whose machines had the same addresses, must not be found.
 control_path_dir={sockets}
-ssh_args=-F none -o ControlMaster=auto -o ControlPersist=10s -o ServerAliveInterval=5 -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR
+ssh_args=-F none -o ControlMaster=auto -o ControlPersist=60s -o ServerAliveInterval=5 -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR
 """
 
 
@@ -74,11 +74,11 @@ class Site:
                 "core_count": 1, "no_pin": True, "raft_group_count": 8, "wal_segment_bytes": "4MiB", "checkpoint_bytes": "1MiB",
                 "hot_bytes_max": "64MiB", "election_timeout_ms": "1s",
                 "cold": f"s3://{BUCKET}/deploy", "s3_endpoint": f"http://{CONTROLLER}:{STORE_PORT}", "s3_access_key_id": STORE_KEY,
-                "cold_flush_age_ms": "1s",
+                "cold_flush_age_ms": "1s", "dr": True, "dr_interval_ms": "2s",
             },
             "ursula_secrets": {"cors_allow_origin": SECRET, "s3_secret_access_key": STORE_SECRET},
             "ursula_preflight_free_bytes_min": 100 << 20,
-            "ursula_preflight_probe_ms": 300,
+            "ursula_preflight_probe_ms": 100,
             # The clock is that of the machine below, which nobody synchronises in a test.
             "ursula_preflight_warn_only": ["clock.sync"],
             "ursula_wait_s": 60,

@@ -15,7 +15,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
 PLACE = TARGET / "deploy"
-BASE = Path(os.environ.get("URSULA_DEPLOY_BASE", PLACE / "base-bookworm"))
+# Debian 12, and 13 for one of the first three.
+RELEASES = {"a": "bookworm", "b": "bookworm", "c": "trixie", "d": "bookworm"}
 NETWORK = "10.77.0."
 CONTROLLER = NETWORK + "254"
 BOOT_S = 90
@@ -79,7 +80,8 @@ class Machine:
             file.truncate(self.disk_bytes)
         run("mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0,root_owner=0:0", image)
         run("mount", "-o", "loop,noatime", image, self.disk)
-        layers = f"lowerdir={BASE},upperdir={self.place}/upper,workdir={self.place}/work"
+        base = PLACE / f"base-{RELEASES[self.name]}"
+        layers = f"lowerdir={base},upperdir={self.place}/upper,workdir={self.place}/work"
         run("mount", "-t", "overlay", "overlay", "-o", layers, self.root)
         run("ssh-keygen", "-A", "-f", self.root)
         self.write("etc/hostname", self.name + "\n")

@@ -1,4 +1,7 @@
-"""A real Prometheus watches the cluster that test_deploy.py leaves: every panel and rule has data, and what goes wrong is told."""
+"""A real Prometheus watches the cluster that test_deploy.py leaves: every panel and rule has data, and what goes wrong is told.
+
+The rules are those of the role, with shorter times: how long each waits is what ansible/tests/ursula.rules.test.yml judges.
+"""
 
 import json
 import re
@@ -15,6 +18,21 @@ ROLE = REPOSITORY / "ansible/roles/monitoring/files"
 WATCHER = "d"
 # How fast the machine is, which in a test is others' doing.
 OF_THE_MACHINE = {"UrsulaSyncSlow", "UrsulaReactorStalls"}
+
+
+def quicker(text):
+    """Rules whose times are a tenth, as far as the interval of the test's scrapes and a store's attempts allow."""
+    units = {"s": 1, "m": 60, "h": 3600}
+
+    def shorter(least):
+        def replaced(match):
+            seconds = int(match[2]) * units[match[3]]
+            return f"{match[1]}{max(seconds // 10, min(seconds, least))}s"
+
+        return replaced
+
+    text = re.sub(r"(for: )(\d+)([smh])\b", shorter(10), text)
+    return re.sub(r"(\[)(\d+)([smh])(?=\])", shorter(30), text)
 
 
 class Prometheus:
@@ -51,11 +69,14 @@ def prometheus(site):
     site.watcher.update(ursula_monitoring_interval_s=2, ursula_monitoring_grafana=True, ursula_monitoring_node_exporter=True)
     played = site.play("monitoring")
     assert played.changed > 0
+    assert site.play("monitoring").changed == 0
+    machine, rules = site.lab[WATCHER], "etc/prometheus/ursula.rules.yml"
+    machine.write(rules, quicker((machine.root / rules).read_text()))
+    machine.ssh("promtool check rules /etc/prometheus/ursula.rules.yml && systemctl reload prometheus")
     return Prometheus(site)
 
 
 def test_monitoring_is_there_after_one_run_and_unchanged_by_a_second(site, prometheus):
-    assert site.play("monitoring").changed == 0
     wait_until("all nodes are scraped", 30, lambda: prometheus.values('sum(up{job="ursula"})') == [3.0])
     wait_until("all machines are scraped", 30, lambda: prometheus.values('sum(up{job="node"})') == [3.0])
     board = site.lab[WATCHER].ssh("cat /var/lib/grafana/dashboards/ursula/cluster.json").stdout
@@ -113,11 +134,9 @@ def test_every_rule_is_evaluated_on_series_that_are_there(prometheus):
 def test_a_node_that_is_gone_fires_what_it_should(site, prometheus):
     site.lab["c"].ssh("systemctl stop ursula")
     try:
-        wanted = {"UrsulaNodeDown", "UrsulaQuorumAtRisk"}
-        wait_until("both fire", 120, lambda: wanted <= prometheus.alerts("firing"), pause=1)
-        assert prometheus.alerts("firing") == wanted
-        # It fires after five minutes, as the rules' own test says.
-        assert "UrsulaUnderReplicated" in prometheus.alerts("pending", "firing")
+        wanted = {"UrsulaNodeDown", "UrsulaQuorumAtRisk", "UrsulaUnderReplicated"}
+        wait_until("all fire", 120, lambda: wanted <= prometheus.alerts("firing"), pause=1)
+        assert prometheus.alerts("firing") - {"UrsulaDiskFullWithinADay"} == wanted
     finally:
         site.lab["c"].ssh("systemctl start ursula")
     # The machines share a disk with whatever else fills it just then: that it may be full in a day is no consequence.
@@ -132,7 +151,9 @@ def test_an_s3_server_that_is_gone_fires_what_it_should(site, prometheus):
         with site.load():
             wait_until("it fires", 120, lambda: "UrsulaColdStoreFails" in prometheus.alerts("firing"), pause=1)
             # What waits for it since a minute is far from the bound of the other alert.
-            assert prometheus.alerts("pending", "firing") - {"UrsulaDiskFullWithinADay"} == {"UrsulaColdStoreFails"}
+            # The backup is older than a minute only where this took as long.
+            found = prometheus.alerts("pending", "firing") - {"UrsulaDiskFullWithinADay", "UrsulaDrLag"}
+            assert found == {"UrsulaColdStoreFails"}
             assert prometheus.values("max(ursula_cold_behind_seconds)")[0] > 10
     finally:
         site.lab.start_store()
@@ -144,7 +165,7 @@ def test_a_disk_that_is_full_fires_what_it_should(site, prometheus):
     machine = site.lab["a"]
     machine.ssh("free=$(df --output=avail -B1 /var/lib/ursula | tail -1); fallocate -l $free /var/lib/ursula/ballast || true")
     machine.ssh("dd if=/dev/zero of=/var/lib/ursula/ballast2 bs=4k 2>/dev/null || true")
-    # An S3 server that came back is believed after two minutes.
+    # An S3 server that came back is believed after a while.
     before = prometheus.alerts("firing")
     assert before <= {"UrsulaColdStoreFails"}
     wanted = {"UrsulaDiskFull", "UrsulaDiskLow"}
@@ -172,7 +193,13 @@ def test_a_disk_that_is_full_fires_what_it_should(site, prometheus):
         machine.ssh("rm -f /var/lib/ursula/ballast /var/lib/ursula/ballast2")
     wait_until("it goes on by itself", 90, lambda: not prometheus.alerts("firing") & {"UrsulaDiskFull", "UrsulaDiskLow"}, pause=1)
     wait_until("the S3 server is believed", 120, lambda: "UrsulaColdStoreFails" not in prometheus.alerts("firing"), pause=1)
-    site.play("rolling_restart", variables={"ursula_restart_begun": 1})
+    wait_until("the cluster is whole", 60, lambda: is_whole(site.status()))
+
+
+def is_whole(status):
+    silent = [node for node in status["nodes"] if "error" in node]
+    behind = [r for group in status["groups"] for r in group["replicas"] if r["behind"]]
+    return not silent and not behind and all(group["leader"] and not group["trouble"] for group in status["groups"])
 
 
 def write(site, path, block):

@@ -1,12 +1,24 @@
 //! Damage that is found while the node serves: noted for the start that follows, which has the others build the replicas anew.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use storage::{StorageError, framed};
 
 use super::Core;
+use super::signal::Event;
 use crate::protocol::Refusal;
+
+/// What a core knows of damage to its files.
+#[derive(Default)]
+pub(super) struct Damage {
+    /// Raised when files were found damaged that the other nodes have too.
+    pub(super) found: Event,
+    /// Packs that are being put right.
+    pub(super) mending: RefCell<BTreeSet<(u32, u32)>>,
+}
 
 /// Directories of damaged files that a node keeps; with so many, it does not start.
 pub const SET_ASIDE_MAX: u64 = 3;
@@ -25,8 +37,8 @@ pub fn damage_note_path(dir: &Path) -> PathBuf {
 }
 
 impl Core {
-    /// A pack did not hold what was written. Where other nodes have it too, this one stops in good order and starts again
-    /// without the damaged files; the reader is asked to come back.
+    /// A file did not hold what was written, and could not be put right. Where other nodes have it too, this one stops in good
+    /// order and starts again without the damaged files; who asked is told to come back.
     pub(super) async fn found_damage(self: &Rc<Self>, error: &StorageError) -> Refusal {
         let is_damage = match error {
             StorageError::Corrupt { .. } => true,
@@ -41,7 +53,7 @@ impl Core {
         if !is_damage || is_alone || self.config.no_rebuild || !has_room {
             return Refusal::DataDamaged;
         }
-        if self.damaged.raised() == 0 {
+        if self.damage.found.raised() == 0 {
             let path = damage_note_path(&disk.dir);
             let text = error.to_string();
             let noted =
@@ -50,7 +62,7 @@ impl Core {
                 log::error!("event=damage_not_noted {error}");
                 return Refusal::DataDamaged;
             }
-            self.damaged.raise();
+            self.damage.found.raise();
         }
         Refusal::Unavailable
     }

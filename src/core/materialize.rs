@@ -54,11 +54,12 @@ impl Core {
                             // Its last stream was deleted, or a fetched checkpoint has its streams elsewhere: a new plan
                             // finds out.
                             log::warn!("event=plan_outdated path={}", path.display());
+                            self.look_for_pack(group, chunk.pack, path).await;
                             return Err(Refusal::Unavailable);
                         }
                         Err(error) => {
                             log::error!("event=read_failed {error}");
-                            return Err(self.found_damage(&error).await);
+                            return Err(self.found_damaged_pack(group, chunk.pack, error));
                         }
                     }
                 }

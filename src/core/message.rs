@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use raftproto::peer::{Batch, GroupStatus};
+use storage::StorageError;
 
 use crate::meta::Tables;
 use crate::ops::metrics::CoreSnapshot;
@@ -65,6 +66,15 @@ pub enum Message {
         group: u32,
         /// To whom; `None`: to whoever is best.
         to_node: Option<u64>,
+    },
+    /// A reader found a local pack of the other core's group damaged.
+    DamagedPack {
+        /// The group.
+        group: u32,
+        /// The pack's number.
+        pack: u32,
+        /// What was found.
+        error: StorageError,
     },
     /// How are you?
     Probe {

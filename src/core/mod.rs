@@ -21,6 +21,7 @@ pub mod hyper_rt;
 pub mod listen;
 mod load;
 mod materialize;
+mod mend;
 mod mesh;
 mod message;
 pub mod net;
@@ -28,6 +29,7 @@ mod pace;
 pub mod packs;
 mod peer_events;
 mod peers;
+mod pulse;
 mod router;
 mod saga;
 mod scrub;
@@ -51,8 +53,9 @@ pub use load::Loads;
 pub use mesh::{Mesh, MeshEnds, mesh};
 pub use message::{CoreReport, Message};
 pub use packs::pack_key;
+pub use pulse::Pulse;
 pub use start::{
-    CoreError, CoreStart, GroupStart, Progress, Pulse, StopHandle, WalStart, control_stream, run,
+    CoreError, CoreStart, GroupStart, Progress, StopHandle, WalStart, control_stream, run,
     stop_pair,
 };
 pub use status::{not_ready, silent_cores};
@@ -112,8 +115,7 @@ pub struct Core {
     client_addresses: RefCell<BTreeMap<u64, String>>,
     /// Asks other nodes once.
     caller: Caller,
-    /// Raised when files of this node's were found damaged that the other nodes have too.
-    damaged: signal::Event,
+    damage: damage::Damage,
     /// Ends the links.
     peers_stop: Rc<Event>,
     identity: NodeIdentity,

@@ -8,8 +8,8 @@ use futures_lite::StreamExt;
 use raftproto::checkpoint::Member as StoredMember;
 use raftproto::command::change_members::Change;
 use raftproto::peer::{
-    AdminReply, AdminRequest, Batch, FetchCheckpointRequest, Hello, PeerStatus, StatusReply,
-    StatusRequest, admin_request::Order,
+    AdminReply, AdminRequest, Batch, FetchBytesReply, FetchBytesRequest, FetchCheckpointRequest,
+    Hello, PeerStatus, StatusReply, StatusRequest, admin_request::Order,
 };
 use storage::{StorageError, framed};
 
@@ -58,12 +58,16 @@ impl PeerEvents for PeerShell {
             let mut addresses = self.0.client_addresses.borrow_mut();
             addresses.insert(node, hello.client_address.clone());
             drop(addresses);
+            self.0.clock.heed(node, hello.now_ms);
             self.0.keep_backup_of(node, hello.dr_keep_ms);
         }
         self.0.on_link_change(node, hello.is_some());
     }
 
     fn on_incoming(&self, hello: &Hello, is_open: bool) {
+        if is_open {
+            self.0.clock.heed(hello.node_id, hello.now_ms);
+        }
         self.0.on_speaker(hello, is_open);
         if is_open {
             self.0.on_heard(hello.node_id);
@@ -105,6 +109,14 @@ impl PeerEvents for PeerShell {
                 self.0.change_members(op).await
             }
         }
+    }
+
+    async fn bytes(&self, request: FetchBytesRequest) -> Result<FetchBytesReply, GrpcError> {
+        let given = self.0.bytes_for_other(&request).await;
+        let refused =
+            |refusal| GrpcError::new(Code::Unavailable, format!("not given: {refusal:?}"));
+        let data = given.map_err(refused)?;
+        Ok(FetchBytesReply { data })
     }
 
     async fn checkpoint(

@@ -336,6 +336,7 @@ impl Core {
             Message::Speaks { node } => self.hurry_link(node),
             Message::TransferLeaders { group, to_node } => self.transfer_leaders(group, to_node),
             Message::Leader { group, node } => self.note_leader(group, node),
+            Message::DamagedPack { group, pack, error } => self.see_to_pack(group, pack, error),
             Message::Probe { id, with_hashes } => {
                 let report = Box::new(self.report(with_hashes));
                 if self.post(from, Message::Probed { id, report }).is_err() {

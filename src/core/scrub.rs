@@ -4,8 +4,8 @@
 //! A round begins once in `scrub_interval_ms`, also over restarts, and reads `scrub_bytes_per_second`; a file is read in one
 //! go, an object with one request, and then the scrub rests for as long as that may take. What is damaged is logged and
 //! counted. Repaired: a chunk of the cache is forgotten, so that it is fetched anew; an object that arrived damaged is read
-//! again; the replicas of a node in a cluster are built anew from the others, as when a reader finds it
-//! (`damage.rs`). Not repaired: an object that stays damaged, and the files of a node that is alone.
+//! again; in a cluster, a local pack gets the same bytes from the others (`mend.rs`), and where that is not enough, and for all
+//! other files, the node's replicas are built anew from them (`damage.rs`). Not repaired: an object that stays damaged, and the files of a node that is alone.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -93,31 +93,29 @@ impl Core {
             let Some(manifest) = manifest.filter(|m| m.index > 0) else {
                 continue;
             };
-            let path = manifest_path(&disk.dir, group);
-            let file = path.clone();
-            self.judge(check(file, |path| {
+            let checked = check(manifest_path(&disk.dir, group), |path| {
                 let read = framed::read(path)?;
                 Ok(read.map_or(0, |bytes| bytes.len() as u64))
-            }))
-            .await;
+            });
+            self.judge(checked, None).await;
             for number in tables(&manifest) {
                 let path = table_path(&disk.dir, group, number);
-                self.judge(check(path, |path| {
+                let checked = check(path, |path| {
                     let mut bytes = 0;
                     table::read(path, &mut |key, value| {
                         bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
                         Ok(())
                     })?;
                     Ok(bytes)
-                }))
-                .await;
+                });
+                self.judge(checked, None).await;
             }
             for number in manifest.packs.iter().copied() {
                 let path = pack_path(&disk.dir, group, number);
-                self.judge(check(path, move |path| {
+                let checked = check(path, move |path| {
                     Ok(pack::verify_named(path, group, number)?.bytes)
-                }))
-                .await;
+                });
+                self.judge(checked, Some((group, number))).await;
             }
         }
     }
@@ -133,25 +131,40 @@ impl Core {
         let own = sealed.unwrap_or_default();
         for segment in own.into_iter().filter(|s| s.lane % cores == id) {
             let (store_id, at) = (self.identity.store_id, dir.clone());
-            self.judge(check(segment.path(&dir), move |_| {
+            let checked = check(segment.path(&dir), move |_| {
                 wal::verify(&at, segment, store_id)
-            }))
-            .await;
+            });
+            self.judge(checked, None).await;
         }
     }
 
-    /// Counts and reports what a file's check came to.
-    async fn judge(self: &Rc<Self>, check: impl Future<Output = Found>) {
+    /// Counts and reports what a file's check came to; `pack` is its group and number if it is one.
+    async fn judge(self: &Rc<Self>, check: impl Future<Output = Found>, pack: Option<(u32, u32)>) {
         match check.await {
             Found::Sound(bytes) => self.rest(bytes).await,
-            Found::Gone => {}
+            Found::Gone => {
+                // Mostly a newer checkpoint has no use for it.
+                if let Some((group, number)) = pack
+                    && self.mend_pack(group, number).await.is_ok_and(|was| was)
+                {
+                    add(&self.metrics.plain.scrub_damaged_total, 1);
+                    add(&self.metrics.plain.scrub_repaired_total, 1);
+                }
+            }
             Found::Damaged(error) => {
                 log::error!("event=scrub_damage {error}");
                 add(&self.metrics.plain.scrub_damaged_total, 1);
-                if self.found_damage(&error).await == crate::protocol::Refusal::Unavailable {
-                    // The node ends in good order, and its next start has the others build it anew.
-                    add(&self.metrics.plain.scrub_repaired_total, 1);
-                }
+                let is_mended = match pack {
+                    Some((group, number)) => self.mend_pack(group, number).await.is_ok(),
+                    None => false,
+                };
+                // Else the node ends in good order, and its next start has the others build it anew.
+                let is_repaired = is_mended
+                    || self.found_damage(&error).await == crate::protocol::Refusal::Unavailable;
+                add(
+                    &self.metrics.plain.scrub_repaired_total,
+                    u64::from(is_repaired),
+                );
                 self.rest(0).await;
             }
         }

@@ -6,7 +6,6 @@ use std::os::fd::{FromRawFd, IntoRawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use futures_lite::AsyncReadExt;
 use glommio::net::UnixStream;
@@ -22,6 +21,7 @@ use super::cold_cache::open_cache;
 use super::cold_read::Tier;
 use super::listen::{ConnectionEvents, ConnectionLimits, accept_loop, listener};
 use super::load::Loads;
+use super::pulse::{Pulse, Stage};
 use super::signal::Event;
 use super::timeouts::Timeouts;
 use super::turn::hard_state_record;
@@ -81,18 +81,6 @@ pub struct WalStart {
     pub dir: std::path::PathBuf,
     /// Segments of earlier starts that the core's groups need.
     pub pins: Vec<Pin>,
-}
-
-/// What a core shows of itself to the node's thread, once a tick; written by the core alone.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub struct Pulse {
-    /// Rises with each tick.
-    pub ticks: AtomicU64,
-    /// Groups that the core leads.
-    pub groups_led: AtomicU64,
-    /// Groups of the core of which it knows no leader.
-    pub groups_without_leader: AtomicU64,
 }
 
 /// How far a core is.
@@ -163,7 +151,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
         http,
         start.groups,
         start.wal,
-        (progress.clone(), start.loads),
+        (progress.clone(), start.loads, start.pulse.clone()),
     );
     let core = storage::blocking::awake(built).await?;
     if let Some(cold) = core.cold.clone().filter(|_| core.id == 0) {
@@ -189,6 +177,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     }));
     *core.mesh.borrow_mut() = Some(Rc::new(mesh));
     glommio::spawn_local(core.clone().turns()).detach();
+    let pulse = start.pulse.clone();
     glommio::spawn_local(core.clone().ticks(start.pulse)).detach();
     if core.id == 0 && core.identity.cluster_listen.is_some() {
         glommio::spawn_local(core.clone().watch_clocks()).detach();
@@ -203,8 +192,11 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
         .collect();
     core.campaign(alone);
     core.share_tables();
+    pulse.is_at(Stage::Peers);
     let peers = core.connect_peers()?;
+    pulse.is_at(Stage::Groups);
     storage::blocking::awake(core.until_ready()).await?;
+    pulse.is_at(Stage::Others);
     progress(Progress::Ready);
     expect(&mut control, b'g').await?;
 
@@ -214,7 +206,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     let watched = core.clone();
     let told = progress.clone();
     glommio::spawn_local(async move {
-        watched.damaged.beyond(0).await;
+        watched.damage.found.beyond(0).await;
         told(Progress::Damaged);
     })
     .detach();
@@ -285,6 +277,9 @@ fn limits(core: &Core) -> ConnectionLimits {
     }
 }
 
+/// What binds a core to its node.
+type Ties = (Rc<dyn Fn(Progress)>, Arc<Loads>, Arc<Pulse>);
+
 async fn build(
     (id, cores): (u16, u16),
     config: Config,
@@ -292,7 +287,7 @@ async fn build(
     http: HttpSettings,
     starts: Vec<GroupStart>,
     wal: Option<WalStart>,
-    (progress, loads): (Rc<dyn Fn(Progress)>, Arc<Loads>),
+    (progress, loads, pulse): Ties,
 ) -> Result<Rc<Core>, CoreError> {
     let mut groups = std::collections::BTreeMap::new();
     let mut files = std::collections::BTreeMap::new();
@@ -304,6 +299,7 @@ async fn build(
         files.insert(group, start.files);
         groups.insert(group, built);
     }
+    pulse.is_at(Stage::Log);
     let disk = match wal {
         None => None,
         Some(start) => {
@@ -330,6 +326,7 @@ async fn build(
     };
     let metrics: Rc<CoreMetrics> = Rc::default();
     let cold = open_cold(id, &config, metrics.clone());
+    pulse.is_at(Stage::Cache);
     let tier = Tier::new(
         config.cold_cache_bytes,
         open_cache(&config, id, cores).await,
@@ -354,7 +351,7 @@ async fn build(
         links: RefCell::default(),
         guests: RefCell::default(),
         balanced_to: Cell::new(0),
-        damaged: Event::default(),
+        damage: Default::default(),
         leaving: RefCell::default(),
         client_addresses: RefCell::default(),
         caller: Caller::new(peer_settings, timeouts),

@@ -38,6 +38,9 @@ pub(super) struct Proposed {
 /// its own, whose bytes the stream can keep without keeping others.
 const ENTRY_BYTES_MAX: u64 = 1 << 20;
 
+/// What a command is about, besides its body.
+const COMMAND_BYTES: u64 = 64;
+
 impl Pending {
     /// Adds a command; `None` where nobody waits for its outcome.
     pub(super) fn push(&mut self, kind: Kind, reply_to: Option<ReplyTo>) {
@@ -48,6 +51,16 @@ impl Pending {
 
     pub(super) fn is_empty(&self) -> bool {
         self.commands.is_empty()
+    }
+
+    /// What the next entries will about be.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes + COMMAND_BYTES * self.commands.len() as u64
+    }
+
+    /// How many wait for an outcome.
+    pub(super) fn waiters(&self) -> usize {
+        self.replies.iter().flatten().count()
     }
 
     /// Takes the first entry's worth of commands, encoded, with those who wait for them.

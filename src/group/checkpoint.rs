@@ -120,6 +120,16 @@ impl Group {
         self.machine.drop_packed(self.durable_pack, target);
     }
 
+    /// Which bytes are in a local pack of this replica. Looks at all streams.
+    pub fn chunks_of_pack(&self, pack: u32) -> Vec<(StreamKey, Incarnation, ChunkRef)> {
+        let mut found = Vec::new();
+        for (key, stream) in &self.machine.streams {
+            let own = stream.bytes.chunks().iter().filter(|c| c.pack == pack);
+            found.extend(own.map(|chunk| (key.clone(), stream.incarnation, *chunk)));
+        }
+        found
+    }
+
     /// Streams that changed since the last checkpoint.
     pub fn dirty_count(&self) -> usize {
         self.machine.dirty.len()
@@ -154,7 +164,7 @@ impl Machine {
     /// Drops from memory what durable packs have, the streams first that were packed longest ago, until `target`
     /// is met. Costs what it frees: streams without such bytes are not looked at.
     fn drop_packed(&mut self, durable_pack: u32, target: u64) {
-        while self.hot_bytes > target {
+        while self.hot_bytes > target && !mutation::is_on("hot-bytes-kept") {
             let Some((pack, key)) = self.packed_hot.pop_first() else {
                 return;
             };

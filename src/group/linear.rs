@@ -18,6 +18,11 @@ impl Leadership {
     pub(super) fn is_quiet(&self) -> bool {
         self.round.is_none() && self.next.is_empty()
     }
+
+    /// Reads that wait for a round.
+    pub(super) fn waiters(&self) -> usize {
+        self.next.len() + self.round.as_ref().map_or(0, |round| round.reads.len())
+    }
 }
 
 /// See the module's head.

@@ -12,6 +12,8 @@ use bytes::Bytes;
 use raft::prelude::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
 
+use crate::mutation;
+
 /// Length and checksum of a payload, as raft-rs carries it.
 pub(super) fn descriptor(payload: &Bytes) -> Vec<u8> {
     let mut data = Vec::with_capacity(8);
@@ -81,6 +83,21 @@ impl GroupLog {
         lacking.map(|p| p.len() as u64).sum()
     }
 
+    /// What the entries up to `index` fill, as far as they are kept.
+    pub(super) fn bytes_up_to(&self, index: u64) -> u64 {
+        let after = self
+            .last()
+            .saturating_sub(index)
+            .min(self.entries.len() as u64);
+        let all = self.payload_bytes + ENTRY_BYTES * self.entries.len() as u64;
+        all - self.bytes_after(index) - ENTRY_BYTES * after
+    }
+
+    /// Payloads that wait for their entries.
+    pub(super) fn offers(&self) -> usize {
+        self.offered.len()
+    }
+
     /// The entries after `index` up to `last`, with their payloads; `None`: some are gone.
     pub(super) fn range(
         &self,
@@ -95,7 +112,9 @@ impl GroupLog {
 
     /// What raft-rs has not taken by now it will not take.
     pub(super) fn drop_offers(&mut self) {
-        self.offered.clear();
+        if !mutation::is_on("offers-kept") {
+            self.offered.clear();
+        }
     }
 
     /// Takes entries of a ready; a later entry at a lower index replaces all from there on.
@@ -168,6 +187,7 @@ impl GroupLog {
     pub(super) fn compact_above(&mut self, index: u64, bytes_max: u64) {
         while self.payload_bytes + ENTRY_BYTES * self.entries.len() as u64 > bytes_max
             && self.before.index < index
+            && !mutation::is_on("log-kept-for-ever")
         {
             self.compact(self.before.index + 1);
         }
@@ -285,8 +305,12 @@ impl Storage for GroupLog {
 
     /// The checkpoint's position only: its files travel beside Raft.
     fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
-        // One that is not a member there would refuse it without a word.
-        let has = |conf: &ConfState| conf.voters.contains(&to) || conf.learners.contains(&to);
+        // One that is not a member there would refuse it without a word. One that is to go and still votes is one.
+        let has = |conf: &ConfState| {
+            let may_go = &conf.voters_outgoing;
+            let mut all = conf.voters.iter().chain(&conf.learners).chain(may_go);
+            all.any(|id| *id == to)
+        };
         match &self.checkpoint {
             Some((position, conf_state))
                 if position.index >= self.before.index
@@ -318,6 +342,23 @@ mod tests {
             term,
             ..Entry::default()
         }
+    }
+
+    #[test]
+    fn who_is_to_go_and_still_votes_is_given_a_checkpoint() {
+        let at = LogPosition { index: 7, term: 2 };
+        let mut log = GroupLog::new(at, HardState::default(), ConfState::default());
+        let joint = ConfState {
+            voters: vec![1, 4],
+            voters_outgoing: vec![1, 2],
+            learners: vec![5],
+            ..ConfState::default()
+        };
+        log.set_checkpoint(at, joint);
+        for member in [1, 2, 4, 5] {
+            assert!(log.snapshot(0, member).is_ok(), "{member}");
+        }
+        assert!(log.snapshot(0, 3).is_err());
     }
 
     #[test]

@@ -40,10 +40,9 @@ impl Group {
             let mut all = replicas.iter();
             all.any(|r| r.raft_id == *id && r.has_all_but(LAG_MAX, last))
         };
-        if !joining.iter().all(has_the_log) && !mutation::is_on("learner-without-log") {
-            return;
-        }
+        // Before those who join are waited for: one of them may hear only members, and so nothing of a leader that leaves.
         if leaving.contains(&self.raft.id())
+            && !mutation::is_on("leaving-leader-teaches")
             && let Some(heir) = now
                 .voters
                 .iter()
@@ -51,6 +50,9 @@ impl Group {
         {
             let node = super::node_of(*heir);
             return self.transfer_leader(Some(node), effects);
+        }
+        if !joining.iter().all(has_the_log) && !mutation::is_on("learner-without-log") {
+            return;
         }
         let joining = joining.into_iter().map(|id| (ConfChangeType::AddNode, id));
         let leaving = leaving

@@ -6,6 +6,7 @@
 
 mod backup;
 mod batch;
+mod bounds;
 mod checkpoint;
 mod choose;
 mod cold;
@@ -39,6 +40,7 @@ use raftproto::command::{Expire, command::Kind};
 
 pub use self::backup::{BaseMisfit, Exported, own_from, stamp_of};
 pub use self::batch::request_of;
+pub use self::bounds::Footprint;
 pub use self::checkpoint::{CheckpointPlan, PlaceChunk, combine_stream_states};
 pub use self::choose::PackSource;
 pub use self::cold::{ColdAnswer, ColdFigures, ColdSettings, PackedChunk};
@@ -202,9 +204,10 @@ impl Group {
         self.is_ready
     }
 
-    /// How full the room for what is proposed and not committed is, from 0 to 1.
+    /// How full the room for what is to be proposed, or is and not applied, is, from 0 to 1.
     pub fn uncommitted(&self) -> f64 {
-        self.uncommitted_bytes as f64 / self.raft.settings().uncommitted_bytes_max.max(1) as f64
+        let bytes = self.uncommitted_bytes + self.pending.bytes();
+        bytes as f64 / self.raft.settings().uncommitted_bytes_max.max(1) as f64
     }
 
     /// Commands wait for [`Input::Flush`].

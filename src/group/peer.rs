@@ -102,7 +102,7 @@ pub(super) fn outgoing(group: u32, log: &GroupLog, message: Message) -> Option<R
         reject: message.reject,
         reject_hint: message.reject_hint,
         request_snapshot: message.request_snapshot,
-        context: Bytes::from(message.context),
+        context: (!message.context.is_empty()).then(|| Bytes::from(message.context)),
         priority: message.priority,
         checkpoint,
     })
@@ -211,7 +211,7 @@ pub(super) fn incoming(
         reject: message.reject,
         reject_hint: message.reject_hint,
         request_snapshot: message.request_snapshot,
-        context: message.context.to_vec(),
+        context: message.context.map(Vec::from).unwrap_or_default(),
         priority: message.priority,
         ..Message::default()
     };

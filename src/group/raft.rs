@@ -82,6 +82,7 @@ pub(super) struct Raft {
     /// The state that the election time-out was drawn for, and how often one was drawn.
     drawn_for: (u64, StateRole),
     draws: u64,
+    drawn: usize,
     /// Entries after this index are kept for the backup.
     pub(super) kept_from: Option<u64>,
 }
@@ -150,6 +151,7 @@ impl Raft {
             settings,
             drawn_for: (u64::MAX, StateRole::Follower),
             draws: 0,
+            drawn: 0,
             kept_from: None,
         };
         raft.draw_time_out();
@@ -178,19 +180,18 @@ impl Raft {
         if state != self.drawn_for {
             self.drawn_for = state;
             self.draws += 1;
+            let seed = [
+                self.settings.seed,
+                self.node.raft.id,
+                u64::from(self.group),
+                self.draws,
+            ];
+            let bytes: Vec<u8> = seed.iter().flat_map(|s| s.to_le_bytes()).collect();
+            let span = self.settings.election_ticks as u64;
+            self.drawn = (span + xxhash_rust::xxh3::xxh3_64(&bytes) % span) as usize;
         }
-        let seed = [
-            self.settings.seed,
-            self.node.raft.id,
-            u64::from(self.group),
-            self.draws,
-        ];
-        let bytes: Vec<u8> = seed.iter().flat_map(|s| s.to_le_bytes()).collect();
-        let span = self.settings.election_ticks as u64;
-        let drawn = span + xxhash_rust::xxh3::xxh3_64(&bytes) % span;
-        self.node
-            .raft
-            .set_randomized_election_timeout(drawn as usize);
+        // Each time: raft-rs may have drawn one of its own in between.
+        self.node.raft.set_randomized_election_timeout(self.drawn);
     }
 
     /// Gives a peer's message to raft-rs.
@@ -287,8 +288,7 @@ impl Raft {
         self.node.raft.raft_log.last_index()
     }
 
-    /// Asks the other voters whether this replica still leads. The context must never have been used before: an answer to
-    /// an earlier round would count for this one (etcd issue 20418).
+    /// Asks the other voters whether this replica still leads. The context must be new: an old answer would count (etcd issue 20418).
     pub(super) fn confirm_leadership(&mut self, context: Vec<u8>) {
         self.node.read_index(context);
     }
@@ -491,5 +491,10 @@ impl Raft {
 
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
+    }
+
+    /// Readies whose messages wait for the disk.
+    pub(super) fn unsynced(&self) -> usize {
+        self.held_messages.len()
     }
 }

@@ -67,6 +67,18 @@ impl Waiting {
         self.next_token
     }
 
+    /// How many wait for an answer.
+    pub(super) fn count(&self) -> usize {
+        let asked = self.underway.values().filter(|u| u.asked.is_some());
+        let confirmed = self.confirmed.values().map(Vec::len);
+        self.held.len() + asked.count() + confirmed.sum::<usize>()
+    }
+
+    /// How many wait for a leader.
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty() && self.underway.is_empty() && self.confirmed.is_empty()
     }
@@ -120,7 +132,10 @@ impl Group {
     }
 
     fn command(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
-        if self.uncommitted_bytes > self.raft.settings().uncommitted_bytes_max {
+        let bytes = self.uncommitted_bytes + self.pending.bytes();
+        if bytes > self.raft.settings().uncommitted_bytes_max
+            && !mutation::is_on("proposals-unbounded")
+        {
             let bound = "uncommitted_bytes_max";
             return reply(asked.reply_to, Refusal::Overloaded { bound }, effects);
         }

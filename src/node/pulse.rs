@@ -97,6 +97,11 @@ impl Pulses {
         }
     }
 
+    /// What each core of a node that starts does.
+    pub fn doing(&self) -> Vec<&'static str> {
+        self.cores.iter().map(|w| w.pulse.doing()).collect()
+    }
+
     /// Whether every core's time has gone on since the watchdog was last fed.
     pub fn all_went_on(&self) -> bool {
         let went_on = |w: &Watched| w.pulse.ticks.load(Ordering::Relaxed) != w.seen_by_watchdog;

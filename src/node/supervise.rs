@@ -43,6 +43,9 @@ pub(super) enum Event {
 /// How long a core that starts or stops may sleep beside work that is done.
 const NUDGE_INTERVAL: Duration = Duration::from_millis(20);
 
+/// A start that takes longer is logged, again and again.
+const SLOW_START: Duration = Duration::from_secs(10);
+
 /// Why a node stopped in good order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -71,6 +74,8 @@ pub(super) struct Supervisor<'a> {
     began: Instant,
     disk: DiskTrend,
     next_look_s: u64,
+    /// When a start that is not over is said to be slow.
+    slow_at: Instant,
 }
 
 impl<'a> Supervisor<'a> {
@@ -96,6 +101,7 @@ impl<'a> Supervisor<'a> {
             began: instant(),
             disk: DiskTrend::default(),
             next_look_s: 0,
+            slow_at: instant() + SLOW_START,
         }
     }
 
@@ -182,6 +188,14 @@ impl<'a> Supervisor<'a> {
             None => {
                 let status = format!("starting: {} of {cores} cores are ready", self.ready);
                 notify::shared().starting(&status);
+                if instant() >= self.slow_at {
+                    self.slow_at = instant() + SLOW_START;
+                    let doing = self.pulses.doing().join(", ");
+                    log::warn!(
+                        "event=start_slow after_s={} cores=\"{doing}\"",
+                        self.began.elapsed().as_secs()
+                    );
+                }
             }
             Some(_) => {
                 let status = format!(

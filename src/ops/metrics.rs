@@ -168,6 +168,8 @@ plain_metrics! {
     scrub_damaged_total: "counter", "Files, cached chunks and objects that the scrub found damaged or missing; the log names them.";
     /// What became of it.
     scrub_repaired_total: "counter", "Those of them that had a good copy elsewhere: fetched anew, read again, or the node's replicas built anew by the others.";
+    /// Packs put right.
+    packs_mended_total: "counter", "Local packs that were damaged and got the same bytes from other nodes.";
     /// When it ended.
     scrub_last_round_timestamp_seconds: "gauge", "When the scrub last ended a round, in seconds since 1970; 0: not since the start.";
     /// Failed reads.

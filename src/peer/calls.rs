@@ -11,7 +11,8 @@ use hyper::body::{Body, Incoming};
 use hyper::client::conn::http2::SendRequest;
 use prost::Message;
 use raftproto::peer::{
-    AdminReply, AdminRequest, CheckpointPart, FetchCheckpointRequest, StatusReply, StatusRequest,
+    AdminReply, AdminRequest, CheckpointPart, FetchBytesReply, FetchBytesRequest,
+    FetchCheckpointRequest, StatusReply, StatusRequest,
 };
 
 use super::PeerSettings;
@@ -59,6 +60,18 @@ impl Caller {
         request: AdminRequest,
     ) -> Result<AdminReply, GrpcError> {
         self.unary(address, "Administer", &request).await
+    }
+
+    /// A range of a stream as the node at `address` has it.
+    ///
+    /// # Errors
+    /// The call's, or the node's refusal.
+    pub async fn fetch_bytes(
+        &self,
+        address: &str,
+        request: FetchBytesRequest,
+    ) -> Result<FetchBytesReply, GrpcError> {
+        self.unary(address, "FetchBytes", &request).await
     }
 
     /// Begins to fetch a checkpoint from the node at `address`.

@@ -29,8 +29,8 @@ use std::time::Duration;
 
 use futures_lite::Stream;
 use raftproto::peer::{
-    AdminReply, AdminRequest, Batch, CheckpointPart, FetchCheckpointRequest, Hello, StatusReply,
-    StatusRequest,
+    AdminReply, AdminRequest, Batch, CheckpointPart, FetchBytesReply, FetchBytesRequest,
+    FetchCheckpointRequest, Hello, StatusReply, StatusRequest,
 };
 
 use crate::core::signal::Event;
@@ -64,6 +64,11 @@ pub trait PeerEvents: 'static {
         &self,
         request: AdminRequest,
     ) -> impl Future<Output = Result<AdminReply, GrpcError>>;
+    /// A range of a stream; who asks has passed [`handshake::judge`].
+    fn bytes(
+        &self,
+        request: FetchBytesRequest,
+    ) -> impl Future<Output = Result<FetchBytesReply, GrpcError>>;
     /// A group's checkpoint; who asks has passed [`handshake::judge`].
     fn checkpoint(
         &self,

@@ -13,7 +13,7 @@ use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use prost::Message;
-use raftproto::peer::FetchCheckpointRequest;
+use raftproto::peer::{FetchBytesRequest, FetchCheckpointRequest, Hello};
 
 use super::connection::{
     FRAME_BYTES, HEADERS_BYTES_MAX, SEND_BUFFER_BYTES, WINDOW_BYTES, prepare, tasks, within,
@@ -171,6 +171,14 @@ fn answer<E: PeerEvents>(
                 events.administer(request).await
             })
         }
+        Some("FetchBytes") => {
+            let messages = messages(REQUEST_BYTES_MAX);
+            unary(own, messages, encoder, async |events: &E, request| {
+                let request: FetchBytesRequest = request;
+                introduce(events, request.from.as_ref())?;
+                events.bytes(request).await
+            })
+        }
         Some("FetchCheckpoint") => {
             ReplyBody::new(checkpoint(own, messages(REQUEST_BYTES_MAX), encoder))
         }
@@ -253,13 +261,13 @@ async fn begin<E: PeerEvents>(
     mut messages: Messages<Incoming>,
 ) -> Result<CheckpointParts, GrpcError> {
     let request: FetchCheckpointRequest = only(transport, &mut messages).await?;
-    let Some(from) = &request.from else {
-        return Err(GrpcError::new(
-            Code::InvalidArgument,
-            "the request does not say who asks",
-        ));
-    };
-    judge(&transport.events.hello(), from, None)
-        .map_err(|text| GrpcError::new(Code::FailedPrecondition, text))?;
+    introduce(&*transport.events, request.from.as_ref())?;
     transport.events.checkpoint(request).await
+}
+
+/// Who asks for data is of the same cluster, and says so.
+fn introduce<E: PeerEvents>(events: &E, from: Option<&Hello>) -> Result<(), GrpcError> {
+    let nobody = || GrpcError::new(Code::InvalidArgument, "the request does not say who asks");
+    let judged = judge(&events.hello(), from.ok_or_else(nobody)?, None);
+    judged.map_err(|text| GrpcError::new(Code::FailedPrecondition, text))
 }

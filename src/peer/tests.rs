@@ -13,8 +13,8 @@ use std::time::Duration;
 use futures_lite::{FutureExt, StreamExt, stream};
 use glommio::LocalExecutorBuilder;
 use raftproto::peer::{
-    AdminReply, AdminRequest, Batch, CheckpointPart, FetchCheckpointRequest, Hello, StatusReply,
-    StatusRequest,
+    AdminReply, AdminRequest, Batch, CheckpointPart, FetchBytesReply, FetchBytesRequest,
+    FetchCheckpointRequest, Hello, StatusReply, StatusRequest,
 };
 
 use super::{Caller, CheckpointParts, Code, GrpcError, Link, PeerEvents, PeerSettings, Transport};
@@ -141,6 +141,11 @@ impl PeerEvents for Node {
             Code::NotFound,
             format!("no node {from}: ä%"),
         ))
+    }
+
+    async fn bytes(&self, request: FetchBytesRequest) -> Result<FetchBytesReply, GrpcError> {
+        let data = request.key.into_bytes()[request.start as usize..request.end as usize].to_vec();
+        Ok(FetchBytesReply { data: data.into() })
     }
 
     async fn checkpoint(

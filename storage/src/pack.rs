@@ -6,6 +6,7 @@
 //! trailer, 24 bytes: index position u64 | entries u32 | crc32c of the index u32 | magic "URSPACKE"
 //! ```
 
+mod mend;
 mod verify;
 
 use std::cell::RefCell;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use self::mend::{NeededChunk, read_sound, rebuild};
 pub use self::verify::{PackSummary, verify, verify_named};
 use crate::{StorageError, blocking, framed, io_error};
 
@@ -201,19 +203,21 @@ fn read_chunk(
 }
 
 fn read_verified(file: &File, path: &Path, chunk: ChunkLocation) -> Result<Bytes, StorageError> {
+    let damaged = |what: &str| StorageError::Corrupt {
+        path: path.to_owned(),
+        offset: chunk.position,
+        what: format!("{what} the chunk of {} bytes", chunk.length),
+    };
     let mut bytes = vec![0; chunk.length as usize];
-    file.read_exact_at(&mut bytes, chunk.position)
-        .map_err(|e| io_error(path, "read", e))?;
+    match file.read_exact_at(&mut bytes, chunk.position) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            return Err(damaged("the file ends within"));
+        }
+        Err(error) => return Err(io_error(path, "read", error)),
+    }
     if crc32c::crc32c(&bytes) != chunk.crc32c {
-        let what = format!(
-            "the checksum of the chunk of {} bytes is wrong",
-            chunk.length
-        );
-        return Err(StorageError::Corrupt {
-            path: path.to_owned(),
-            offset: chunk.position,
-            what,
-        });
+        return Err(damaged("the checksum is wrong of"));
     }
     Ok(bytes.into())
 }

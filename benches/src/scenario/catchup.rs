@@ -25,6 +25,13 @@ pub struct Catchup {
     pub duration: Duration,
 }
 
+impl Catchup {
+    /// The bytes that a stream gets which is to have `bytes`.
+    pub fn whole(bytes: u64) -> u64 {
+        bytes.next_multiple_of(APPEND_BYTES as u64)
+    }
+}
+
 /// Appends `bytes` to each of these streams.
 ///
 /// # Errors
@@ -181,7 +188,7 @@ pub fn run(site: &Site<'_>, catchup: &Catchup) -> Result<Run, LoadError> {
         bytes += replay.bytes;
         latency += &replay.latency;
         violations.extend(replay.failure.take());
-        let whole = catchup.bytes.next_multiple_of(APPEND_BYTES as u64);
+        let whole = Catchup::whole(catchup.bytes);
         if replay.rounds > 0 && replay.bytes < replay.rounds * whole {
             violations.push(format!(
                 "{} rounds of {whole} bytes gave {} bytes",

@@ -4,7 +4,9 @@ pub mod append;
 pub mod catchup;
 pub mod create;
 mod homes;
+pub mod hot;
 pub mod live;
+pub mod replay;
 pub mod verify;
 
 use std::time::{Duration, Instant};

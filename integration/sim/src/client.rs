@@ -9,6 +9,7 @@ use crate::clock::EPOCH_MS;
 use crate::history::{Op, What};
 use crate::plan::Plan;
 use crate::rng::Rng;
+use crate::siege::Siege;
 
 /// A producer of one client for one stream.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +31,8 @@ pub struct Client {
     aimed: Option<(u32, String)>,
     /// The operation under way.
     pub busy: Option<u64>,
+    /// When it asks next.
+    pub due_us: u64,
 }
 
 /// The group of a key.
@@ -70,10 +73,18 @@ impl Client {
         id: u64,
         plan: &Plan,
         keys: &Keys,
-        nodes: u64,
+        (nodes, siege): (u64, Option<Siege>),
         rng: &mut Rng,
         now_us: u64,
     ) -> Op {
+        if let Some(siege) = siege {
+            let key = &keys[siege.group as usize - 1][0];
+            let op = siege.op(id, self.number, plan, key, rng);
+            return Op {
+                call_us: now_us,
+                ..op
+            };
+        }
         let aimed = self.aimed.take();
         let is_aimed = aimed.is_some();
         let (group, key) = aimed.unwrap_or_else(|| {
@@ -83,7 +94,7 @@ impl Client {
         let what = match is_aimed {
             true => What::Append {
                 producer: None,
-                body: body(id, plan, rng),
+                body: Client::body(id, plan, rng),
                 close: false,
             },
             false => self.what(id, &key, plan, keys, rng, now_us),
@@ -114,19 +125,19 @@ impl Client {
             0..10 => What::Create {
                 expiry: expiry(plan, rng, now_us),
                 retention: retention(plan, rng),
-                body: body(id, plan, rng),
+                body: Client::body(id, plan, rng),
                 closed: rng.chance(20_000),
             },
             10..35 => What::Append {
                 producer: None,
-                body: body(id, plan, rng),
+                body: Client::body(id, plan, rng),
                 close,
             },
             35..65 => {
                 let line = self.lines.entry(key.to_owned()).or_default();
                 let (body, close) = line
                     .open
-                    .get_or_insert_with(|| (body(id, plan, rng), close))
+                    .get_or_insert_with(|| (Client::body(id, plan, rng), close))
                     .clone();
                 let producer = Producer {
                     id: format!("p{}", self.number),
@@ -145,7 +156,7 @@ impl Client {
                 What::Fork {
                     source: rng.choose(&keys[group]).clone(),
                     offset: rng.chance(500_000).then(|| rng.pick(&[0, 1, 30, 500])),
-                    body: body(id, plan, rng),
+                    body: Client::body(id, plan, rng),
                 }
             }
             67..75 if plan.cold > 0 && rng.chance(300_000) => What::Trim {
@@ -185,6 +196,15 @@ impl Client {
         self.aimed = Some((op.group, op.key.clone()));
         let before_us = rng.below(plan.sync_us * 20 + plan.delay_us * 4 + 2_000);
         Some(op.call_us + window_us.saturating_sub(before_us))
+    }
+
+    /// Bytes that say whose they are.
+    pub fn body(id: u64, plan: &Plan, rng: &mut Rng) -> Bytes {
+        let mut text = format!("[{id:06}:");
+        let length = rng.below(plan.body_max) as usize;
+        text.extend((0..length).map(|i| char::from(b'a' + (i % 26) as u8)));
+        text.push(']');
+        text.into_bytes().into()
     }
 
     /// It was answered; `None`: its node is gone.
@@ -248,13 +268,4 @@ fn retention(plan: &Plan, rng: &mut Rng) -> Retention {
         max_age_ms: rng.chance(300_000).then_some(5_000),
         max_bytes: rng.chance(700_000).then(|| rng.pick(&[100, 2_000])),
     }
-}
-
-/// Bytes that say whose they are.
-fn body(id: u64, plan: &Plan, rng: &mut Rng) -> Bytes {
-    let mut text = format!("[{id:06}:");
-    let length = rng.below(plan.body_max) as usize;
-    text.extend((0..length).map(|i| char::from(b'a' + (i % 26) as u8)));
-    text.push(']');
-    text.into_bytes().into()
 }

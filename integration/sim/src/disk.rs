@@ -185,6 +185,7 @@ impl Disk {
 
     /// What was on its way has arrived.
     pub fn end_sync(&mut self) {
+        let mut has_begun = false;
         for flight in std::mem::take(&mut self.flights) {
             self.place(&flight);
             let segment = self.segments.get_mut(&flight.id).expect("it was placed");
@@ -198,12 +199,17 @@ impl Disk {
             let end = (position + flight.bytes.len()).min(segment.bytes.len());
             segment.bytes[position..end].copy_from_slice(&flight.bytes[..end - position]);
             segment.frames.push(flight.position);
-            let lane = (flight.id.generation, flight.id.lane);
-            for (id, older) in &mut self.segments {
-                older.is_superseded |= (id.generation, id.lane) == lane && *id < flight.id;
+            if flight.begins.is_some() {
+                has_begun = true;
+                let lane = (flight.id.generation, flight.id.lane);
+                for (id, older) in &mut self.segments {
+                    older.is_superseded |= (id.generation, id.lane) == lane && *id < flight.id;
+                }
             }
         }
-        self.drop_released();
+        if has_begun {
+            self.drop_released();
+        }
     }
 
     /// The segment of a write is there, with what it may come to hold.

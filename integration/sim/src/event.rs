@@ -1,6 +1,6 @@
 //! What is to happen, and when.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use bytes::Bytes;
@@ -8,6 +8,7 @@ use storage::cold::ColdKey;
 use ursula::group::CheckpointPlan;
 
 use crate::checkpoint::{Checkpoint, Placer};
+use crate::siege::Blow;
 use crate::store::{Answered, Ask};
 
 /// A node, and which start of its process.
@@ -77,6 +78,8 @@ pub enum Event {
     LatePut(ColdKey, Bytes),
     /// The store is out for a while.
     StoreOut,
+    /// Whoever leads a group ends.
+    LeadersFall,
     /// A fault strikes.
     Fault,
     /// A stopped node starts.
@@ -89,6 +92,8 @@ pub enum Event {
     Join(u64),
     /// A node hears nothing for a while.
     Deafen(u64),
+    /// A siege goes on.
+    Siege(Blow),
     /// Links work again.
     Reconnect,
     /// A disk is as fast as before.
@@ -125,36 +130,13 @@ impl Event {
     }
 }
 
-struct Scheduled {
-    at_us: u64,
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Scheduled) -> bool {
-        (self.at_us, self.number) == (other.at_us, other.number)
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Scheduled) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Scheduled) -> Ordering {
-        (other.at_us, other.number).cmp(&(self.at_us, self.number))
-    }
-}
-
 /// Events in the order of their times; of one time, in the order they were added.
 #[derive(Default)]
 pub struct Queue {
-    heap: BinaryHeap<Scheduled>,
+    /// When, the event's number, and where it lies: events are large, and a heap moves what it holds.
+    heap: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    events: Vec<Option<Event>>,
+    free: Vec<usize>,
     number: u64,
 }
 
@@ -162,15 +144,19 @@ impl Queue {
     /// Adds an event.
     pub fn at(&mut self, at_us: u64, event: Event) {
         self.number += 1;
-        self.heap.push(Scheduled {
-            at_us,
-            number: self.number,
-            event,
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            self.events.len() - 1
         });
+        self.events[place] = Some(event);
+        self.heap.push(Reverse((at_us, self.number, place)));
     }
 
     /// Takes the next one.
     pub fn pop(&mut self) -> Option<(u64, Event)> {
-        self.heap.pop().map(|s| (s.at_us, s.event))
+        let Reverse((at_us, _, place)) = self.heap.pop()?;
+        self.free.push(place);
+        let event = self.events[place].take();
+        event.map(|event| (at_us, event))
     }
 }

@@ -43,7 +43,8 @@ impl World {
             7 => self.crash_many(),
             8 => self.damage(node),
             9 => self.lose_disk(node),
-            _ => self.fill_disk(node),
+            10 => self.fill_disk(node),
+            _ => self.besiege(),
         }
     }
 
@@ -120,6 +121,21 @@ impl World {
             self.lose_link(peer, node, SILENCE_US);
             if is_it_told {
                 self.lose_link(node, peer, SILENCE_US);
+            }
+        }
+    }
+
+    /// Whoever leads a group ends.
+    pub fn leaders_fall(&mut self) {
+        let leads = |n: &crate::node::Node| {
+            let mut groups = n.process.groups.values();
+            groups.any(|h| h.group.is_ready() && h.group.id() > 0)
+        };
+        let leaders = self.nodes.iter().filter(|n| leads(n));
+        for node in leaders.map(|n| n.life.node).collect::<Vec<_>>() {
+            if !self.net.is_calm {
+                self.coverage.hit("a leader ends with an outage");
+                self.crash(node);
             }
         }
     }

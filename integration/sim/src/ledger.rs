@@ -202,6 +202,27 @@ impl Ledger {
         all
     }
 
+    /// A hold whose fork does not stand: which, and of which stream.
+    pub fn forgotten_hold(&self) -> Option<String> {
+        let all = self.groups.values();
+        let forks: BTreeSet<u64> = all.flat_map(|g| g.model.fork_holds()).collect();
+        self.groups.iter().find_map(|(group, ledger)| {
+            let (key, hold) = ledger
+                .model
+                .holds()
+                .find(|(_, hold)| !forks.contains(hold))?;
+            Some(format!(
+                "{key} of group {group} is held for a fork that does not stand: {hold:#x}"
+            ))
+        })
+    }
+
+    /// A stream that has more than it is to keep at a time.
+    pub fn overlong(&self, now_ms: u64) -> Option<String> {
+        let mut all = self.groups.values();
+        all.find_map(|ledger| ledger.model.overlong(now_ms))
+    }
+
     /// The stream that a read was planned of still stands.
     pub fn stands(&self, op: &Op, outcome: &Outcome) -> bool {
         let (Outcome::Read(plan), Some(ledger)) = (outcome, self.groups.get(&op.group)) else {

@@ -4,19 +4,24 @@
 //! Modelled: producers, forks and their sagas, TTLs, reads and live reads on any node; loss, delay, duplication and partitions; crashes at
 //! each effect; disks in the log's real format that tear, lose, flip and misdirect; pauses, clocks, another number of cores;
 //! members that come, go, are replaced and lose their disks, by orders to group 0, whose slot table says where streams live.
-//! An object store that all nodes share, with faults of its own (`store.rs`), behind the groups' cold tier.
+//! Sieges of leaders (`siege.rs`), in some seeds. An object store that all nodes share, with faults of its own (`store.rs`), behind the groups' cold tier.
 //! Not modelled: buckets, nodes of different versions; that nodes are linked only to members.
 
+pub mod answers;
+pub mod bounds;
 pub mod checkpoint;
 pub mod client;
 pub mod clock;
 pub mod cold;
+pub mod cold_check;
 pub mod coverage;
 pub mod disk;
+pub mod ending;
 pub mod event;
 pub mod fan;
 pub mod faults;
 pub mod history;
+pub mod kept;
 pub mod ledger;
 pub mod members;
 pub mod meta_model;
@@ -30,6 +35,7 @@ pub mod rng;
 pub mod saga;
 pub mod shell;
 pub mod shrink;
+pub mod siege;
 pub mod store;
 pub mod storing;
 pub mod world;

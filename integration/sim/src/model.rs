@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use raftproto::command::{Command, Expiry, ForkOrigin, command::Kind};
+use raftproto::command::{self, Command, Expiry, ForkOrigin, command::Kind};
 use ursula::protocol::{Outcome, Refusal};
 
+use crate::kept::Kept;
 use crate::meta_model::MetaModel;
 
 /// What an outcome comes to, as far as a command's client may see.
@@ -103,7 +104,7 @@ struct Producer {
 struct Stream {
     seen: Seen,
     expiry: Option<Expiry>,
-    retention: Option<raftproto::command::Retention>,
+    kept: Option<Kept>,
     touched_ms: u64,
     producers: BTreeMap<String, Producer>,
     bodies: BTreeSet<Vec<u8>>,
@@ -126,7 +127,7 @@ pub struct Model {
     /// Only in group 0.
     pub meta: MetaModel,
     /// Packs that the log counts since they were taken last.
-    pub published: Vec<raftproto::command::PackName>,
+    pub published: Vec<command::PackName>,
 }
 
 impl Model {
@@ -210,7 +211,7 @@ impl Model {
             Some(kind @ (Kind::AssignSlots(_) | Kind::ChangeMembers(_))) => {
                 return Ok(self.meta.apply(kind));
             }
-            Some(Kind::Trim(t)) => (&t.key, Some(self.trim(t)?)),
+            Some(Kind::Trim(t)) => (&t.key, Some(self.trim(t, stamp_ms)?)),
             // Where bytes are is nothing that a client sees.
             Some(Kind::BeginPack(b)) => {
                 self.intents.insert(name_of(&b.name));
@@ -237,7 +238,7 @@ impl Model {
         Ok(verdict)
     }
 
-    fn trim(&mut self, trim: &raftproto::command::Trim) -> Result<Verdict, String> {
+    fn trim(&mut self, trim: &command::Trim, stamp_ms: u64) -> Result<Verdict, String> {
         let offset = trim.offset;
         let Some(stream) = self.streams.get_mut(&trim.key) else {
             return Ok(Verdict::Refused(Refusal::NotFound));
@@ -251,20 +252,18 @@ impl Model {
                 return Ok(Verdict::Refused(Refusal::NotFound));
             }
             // Clients do not name it: this is the leader's word about what is kept.
-            let kept = stream.retention.unwrap_or_default();
-            let has_room = |max| offset.saturating_add(max) <= seen.tail;
-            if kept.max_age_ms.is_none() && !kept.max_bytes.is_some_and(has_room) {
-                return Err(format!(
-                    "{trim:?} takes what {kept:?} keeps of {}",
-                    seen.tail
-                ));
-            }
+            let kept = stream.kept.as_ref().ok_or("nothing limits it")?;
+            kept.judge(offset, seen.floor, stamp_ms)
+                .map_err(|wrong| format!("{trim:?}: {wrong}"))?;
         }
         if offset > seen.tail {
             let tail = ursula::protocol::Offset(seen.tail);
             return Ok(Verdict::Refused(Refusal::OffsetBeyondTail { tail }));
         }
         seen.floor = seen.floor.max(offset);
+        if let Some(kept) = &mut stream.kept {
+            kept.trim(seen.floor);
+        }
         Ok(Verdict::Done)
     }
 
@@ -282,7 +281,7 @@ impl Model {
         }
     }
 
-    fn create(&mut self, create: &raftproto::command::Create, stamp_ms: u64) -> Verdict {
+    fn create(&mut self, create: &command::Create, stamp_ms: u64) -> Verdict {
         let differs = |what| Verdict::Refused(Refusal::ConfigMismatch { what });
         if let Some(stream) = self.streams.get(&create.key) {
             if stream.seen.is_gone {
@@ -298,7 +297,9 @@ impl Model {
                     false => "TTL or expiry",
                 });
             }
-            if create.retention.is_some() && stream.retention != create.retention {
+            if create.retention.is_some()
+                && stream.kept.as_ref().map(|k| k.policy) != create.retention
+            {
                 return differs("retention");
             }
             if stream.seen.closed != create.closed {
@@ -336,7 +337,11 @@ impl Model {
         let stream = Stream {
             seen,
             expiry: create.expiry,
-            retention: create.retention,
+            kept: create.retention.map(|policy| {
+                let mut kept = Kept::new(policy);
+                kept.append(seen.tail, create.body.len(), stamp_ms);
+                kept
+            }),
             touched_ms: stamp_ms,
             producers: BTreeMap::new(),
             bodies: BTreeSet::new(),
@@ -347,11 +352,7 @@ impl Model {
         Verdict::Created(true, seen.incarnation, seen.tail, seen.closed)
     }
 
-    fn append(
-        &mut self,
-        append: &raftproto::command::Append,
-        stamp_ms: u64,
-    ) -> Result<Verdict, String> {
+    fn append(&mut self, append: &command::Append, stamp_ms: u64) -> Result<Verdict, String> {
         let Some(stream) = self.streams.get_mut(&append.key) else {
             return Ok(Verdict::Refused(Refusal::NotFound));
         };
@@ -404,6 +405,9 @@ impl Model {
         seen.tail += append.body.len() as u64;
         seen.closed = append.close;
         stream.touched_ms = stamp_ms;
+        if let Some(kept) = &mut stream.kept {
+            kept.append(seen.tail, append.body.len(), stamp_ms);
+        }
         let content = self.contents.get_mut(&seen.incarnation).unwrap();
         content.extend_from_slice(&append.body);
         let ack = append.producer.as_ref().map(|p| (p.epoch, p.seq));
@@ -416,6 +420,24 @@ impl Model {
             stream.producers.insert(p.id.clone(), position);
         }
         Ok(Verdict::Appended(seen.tail, seen.closed, false, ack))
+    }
+
+    /// Ids of the holds that forks which stand have on their sources.
+    pub fn fork_holds(&self) -> impl Iterator<Item = u64> {
+        let forks = self.streams.values().filter_map(|s| s.fork.as_ref());
+        forks.map(|f| f.hold_id)
+    }
+
+    /// All holds, with the streams that they hold.
+    pub fn holds(&self) -> impl Iterator<Item = (&str, u64)> {
+        let all = self.streams.iter();
+        all.flat_map(|(key, s)| s.holds.iter().map(move |hold| (key.as_str(), *hold)))
+    }
+
+    /// A stream that has more than it is to keep at a time.
+    pub fn overlong(&self, now_ms: u64) -> Option<String> {
+        let mut all = self.streams.iter().filter(|(_, s)| !s.seen.is_gone);
+        all.find_map(|(key, s)| s.kept.as_ref()?.overlong(key, s.seen.floor, now_ms))
     }
 
     /// All that stands.
@@ -458,7 +480,7 @@ fn is_same_fork(mine: Option<&ForkOrigin>, asked: Option<&ForkOrigin>) -> bool {
     }
 }
 
-fn name_of(name: &Option<raftproto::command::PackName>) -> (u64, u32, u64) {
+fn name_of(name: &Option<command::PackName>) -> (u64, u32, u64) {
     name.as_ref()
         .map_or((0, 0, 0), |n| (n.term, n.number, n.nonce))
 }

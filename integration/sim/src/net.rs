@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use crate::plan::Plan;
 use crate::rng::Rng;
 
+/// How often a message arrives at most.
+const ARRIVALS_MAX: usize = 4;
+
 /// See the module's head.
 #[derive(Debug, Default)]
 pub struct Net {
@@ -16,13 +19,23 @@ pub struct Net {
 
 impl Net {
     /// When a message of Raft arrives: at no time, once or more often.
-    pub fn raft(&self, plan: &Plan, rng: &mut Rng, from: u64, to: u64, now_us: u64) -> Vec<u64> {
+    pub fn raft(
+        &self,
+        plan: &Plan,
+        rng: &mut Rng,
+        from: u64,
+        to: u64,
+        now_us: u64,
+    ) -> [Option<u64>; ARRIVALS_MAX] {
+        let mut arrivals = [None; ARRIVALS_MAX];
         if self.cut.contains(&(from, to)) || (!self.is_calm && rng.chance(plan.loss)) {
-            return Vec::new();
+            return arrivals;
         }
-        let mut arrivals = vec![now_us + self.delay(plan, rng)];
-        while !self.is_calm && arrivals.len() < 4 && rng.chance(plan.duplicate) {
-            arrivals.push(now_us + self.delay(plan, rng));
+        for (number, arrival) in arrivals.iter_mut().enumerate() {
+            if number > 0 && (self.is_calm || !rng.chance(plan.duplicate)) {
+                break;
+            }
+            *arrival = Some(now_us + self.delay(plan, rng));
         }
         arrivals
     }

@@ -38,6 +38,10 @@ plan! {
     keys,
     /// 1: clients fork streams.
     forks,
+    /// A delivery to another group begins so much later; 0: at once.
+    deliver_us,
+    /// Time passes for streams at each so many-th tick of Raft, as on a core with too much to do.
+    time_ticks,
     /// How long faults strike.
     chaos_us,
     /// Between two operations of a client.
@@ -52,6 +56,8 @@ plan! {
     read_index,
     /// See [`RaftSettings::log_bytes_max`].
     log_bytes_max,
+    /// See [`RaftSettings::uncommitted_bytes_max`].
+    uncommitted_bytes_max,
     /// Largest body of an append.
     body_max,
     /// A message of Raft is lost.
@@ -96,6 +102,8 @@ plan! {
     fault_disk_lost,
     /// A disk is full.
     fault_disk_full,
+    /// A leader is besieged.
+    fault_siege,
     /// Of a million starts, so many find an empty disk.
     reformat,
     /// Between two looks of the operator; 0: there is none.
@@ -149,7 +157,7 @@ impl Plan {
                 rng.range(0, most)
             }
         };
-        let (loss, duplicate, late) = (often(200_000), often(200_000), often(100_000));
+        let (loss, duplicate, late) = (often(300_000), often(500_000), often(100_000));
         let (link_loss, crash_in_step) = (often(100_000), often(60) * often(20));
         let mut weight = || often(100);
         let mut plan = Plan {
@@ -197,6 +205,12 @@ impl Plan {
         plan.wall_offset_ms = rng.pick(&[0, 5, 500, 60_000]);
         plan.add_store();
         plan.add_ends();
+        plan.add_sieges();
+        plan.add_delays();
+        plan.uncommitted_bytes_max = match plan.log_bytes_max {
+            300 => 2_000,
+            _ => 4 << 20,
+        };
         plan
     }
 
@@ -214,6 +228,30 @@ impl Plan {
             self.fault_damage = 50;
             self.fault_crash = self.fault_crash.max(50);
         }
+    }
+
+    /// What a core does beside its clients' work comes late in some seeds.
+    fn add_delays(&mut self) {
+        let rng = &mut Rng::new(self.seed ^ 0x6c61_7465);
+        self.deliver_us = rng.pick(&[0, 0, 300_000, 5_000_000]);
+        self.time_ticks = rng.pick(&[5, 5, 5, 100, 600]);
+    }
+
+    /// In some seeds leaders are besieged, and clients rest in between.
+    fn add_sieges(&mut self) {
+        let rng = &mut Rng::new(self.seed ^ 0x7369_6567);
+        if rng.below(8) != 0 {
+            return;
+        }
+        self.fault_siege = 400;
+        self.fault_us = rng.pick(&[4_000_000, 8_000_000]);
+        self.groups = 1;
+        self.clients = rng.range(4, 6);
+        self.think_us = 200_000;
+        self.body_max = 20;
+        self.aim = 0;
+        self.drift = rng.pick(&[0, 5_000, 50_000]);
+        self.reformat = 0;
     }
 
     /// Half of the seeds have an object store. What they draw for it is drawn apart.
@@ -269,7 +307,7 @@ impl Plan {
     }
 
     /// The weights of [`crate::faults`], in the order of their kinds.
-    pub fn weights(&self) -> [u64; 11] {
+    pub fn weights(&self) -> [u64; 12] {
         [
             self.fault_crash,
             self.fault_pause,
@@ -282,6 +320,7 @@ impl Plan {
             self.fault_damage,
             self.fault_disk_lost,
             self.fault_disk_full,
+            self.fault_siege,
         ]
     }
 
@@ -293,6 +332,7 @@ impl Plan {
                 _ => ReadMode::ReadIndex,
             },
             log_bytes_max: self.log_bytes_max,
+            uncommitted_bytes_max: self.uncommitted_bytes_max,
             seed: self.seed ^ (node << 32) ^ (life << 40),
             ..RaftSettings::default()
         }

@@ -29,10 +29,12 @@ pub struct Trace {
 
 impl Trace {
     /// Takes an event into the hash.
-    pub fn note(&mut self, values: &[u64]) {
-        for value in values {
-            self.hash = xxh3_64_with_seed(&value.to_le_bytes(), self.hash);
+    pub fn note(&mut self, values: [u64; 8]) {
+        let mut bytes = [0; 64];
+        for (place, value) in bytes.chunks_exact_mut(8).zip(values) {
+            place.copy_from_slice(&value.to_le_bytes());
         }
+        self.hash = xxh3_64_with_seed(&bytes, self.hash);
     }
 
     /// Somebody reads.

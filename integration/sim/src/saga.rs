@@ -94,7 +94,16 @@ impl World {
                         request: request.clone(),
                         is_delivered: false,
                     });
-                    self.ask_for(node, task, request);
+                    if self.plan.deliver_us == 0 || self.net.is_calm {
+                        return self.ask_for(node, task, request);
+                    }
+                    let process = &mut self.node(node).process;
+                    process.task_count += 1;
+                    let id = process.task_count;
+                    process.tasks.insert(id, task);
+                    let life = self.node(node).life;
+                    let at_us = self.now_us + self.rng.latency(self.plan.deliver_us);
+                    self.queue.at(at_us, Event::RetryTask(life, id));
                 }
             }
             Effect::CheckHold {

@@ -2,16 +2,15 @@
 
 use prost::Message;
 use raftproto::peer::{HibernateGroup, RaftMessage};
-use ursula::group::{BadMessage, Effect, Input, Now, ReplyTo};
+use ursula::group::{BadMessage, Effect, Input, Now};
 use ursula::protocol::{Op as Asked, Outcome, Refusal};
 use ursula::wire;
 
 use crate::event::{Event, Life, Packet};
-use crate::history::{Op, What};
 use crate::node::Waiting;
 use crate::world::{World, life_of};
 
-/// Ticks of Raft between two of time.
+/// Ticks of Raft between two of time, once faults have ended.
 const TICKS_PER_TICK: u64 = 5;
 
 /// `MsgTimeoutNow`.
@@ -68,7 +67,13 @@ impl World {
     fn on_tick(&mut self, node: u64) {
         let life = self.node(node).life;
         self.node(node).process.ticks += 1;
-        let is_fifth = self.node(node).process.ticks.is_multiple_of(TICKS_PER_TICK);
+        let ticks_per_tick = match self.net.is_calm {
+            true => TICKS_PER_TICK,
+            false => self.plan.time_ticks,
+        };
+        let ticks = self.node(node).process.ticks;
+        let is_fifth = ticks.is_multiple_of(TICKS_PER_TICK);
+        let has_time = ticks.is_multiple_of(ticks_per_tick);
         for group in 0..=self.plan.groups as u32 {
             let now_ms = self.now(node).wall_ms;
             let hosted = self.node(node).process.groups.get(&group);
@@ -77,11 +82,12 @@ impl World {
             if !is_asleep {
                 self.step(node, group, Input::RaftTick);
             }
-            if is_fifth && is_timed {
+            if has_time && is_timed {
                 self.step(node, group, Input::Tick);
             }
         }
         if is_fifth && self.node(node).life == life && self.node(node).is_up {
+            self.look_at_accounts(node);
             self.reconcile(node);
         }
         if self.node(node).life == life && self.node(node).is_up {
@@ -240,7 +246,7 @@ impl World {
             commit,
             applied,
         ];
-        self.trace.note(&noted);
+        self.trace.note(noted);
         if let Some(line) = line.filter(|_| kind != 0) {
             let now_us = self.now_us;
             self.trace.show(now_us, || {
@@ -252,17 +258,24 @@ impl World {
             self.turn_soon(node);
         }
         self.observe(node, group, &effects);
+        let is_more_than_time = kind != 0 || !effects.is_empty();
         self.perform(node, group, effects);
+        if is_more_than_time {
+            self.look_at_bounds(node, group);
+        }
     }
 
     fn perform(&mut self, node: u64, group: u32, effects: Vec<Effect>) {
+        if effects.is_empty() {
+            return;
+        }
         let chance = if self.net.is_calm {
             0
         } else {
             self.plan.crash_in_step
         };
         let mut crash_after = None;
-        if !effects.is_empty() && self.rng.chance(chance) {
+        if self.rng.chance(chance) {
             crash_after = Some(self.rng.below(effects.len() as u64) as usize);
         }
         let life = life_of(self, node);
@@ -337,27 +350,35 @@ impl World {
     fn send(&mut self, node: u64, message: &RaftMessage) {
         let to = ursula::group::node_of(message.to);
         let bytes = bytes::Bytes::from(message.encode_to_vec());
+        let late_order = [300_000, 800_000][usize::from(self.siege().is_some())];
         let mut arrivals = self
             .net
             .raft(&self.plan, &mut self.rng, node, to, self.now_us);
-        if message.r#type == TIMEOUT_NOW && !self.net.is_calm && self.rng.chance(300_000) {
+        if message.r#type == TIMEOUT_NOW && !self.net.is_calm && self.rng.chance(late_order) {
             // The order to take over comes when its sender has long given it up, and cannot be told of what follows.
             self.coverage.hit("late order to take over");
             let late_us = self.rng.range(200_000, 1_500_000);
-            arrivals.iter_mut().for_each(|at_us| *at_us += late_us);
+            let all = arrivals.iter_mut().flatten();
+            all.for_each(|at_us| *at_us += late_us);
             self.queue.at(self.now_us + late_us, Event::Deafen(node));
         }
-        for at_us in arrivals {
-            // Whatever process is there then: a message of Raft may outlive the one that it was meant for.
-            let life = life_of(self, to);
-            let packet = Packet::Raft(bytes.clone());
-            let from = life_of(self, node);
+        // Whatever process is there then: a message of Raft may outlive the one that it was meant for.
+        let (from, life) = (life_of(self, node), life_of(self, to));
+        let mut arrivals = arrivals.into_iter().flatten();
+        let first = arrivals.next();
+        let mut arrive = |at_us, bytes| {
             let event = Event::Arrive {
                 from,
                 to: life,
-                packet,
+                packet: Packet::Raft(bytes),
             };
             self.queue.at(at_us, event);
+        };
+        for at_us in arrivals {
+            arrive(at_us, bytes.clone());
+        }
+        if let Some(at_us) = first {
+            arrive(at_us, bytes);
         }
     }
 
@@ -373,7 +394,7 @@ impl World {
     }
 
     /// Sends what is lost only if the link breaks, which both ends learn sooner, later or not at all.
-    fn by_link(&mut self, from: u64, to: u64, packet: Packet) {
+    pub fn by_link(&mut self, from: u64, to: u64, packet: Packet) {
         let receiver = life_of(self, to);
         let arrival = self
             .net
@@ -394,78 +415,6 @@ impl World {
             };
             self.queue.at(at_us, event);
         }
-    }
-
-    fn reply(&mut self, node: u64, reply_to: ReplyTo, outcome: Outcome) {
-        match self.node(node).process.waiting.remove(&reply_to.0) {
-            None => self.find(format!(
-                "node {node} answers {reply_to:?} twice: {outcome:?}"
-            )),
-            Some(Waiting::Node(asker, group, token)) => {
-                if let Outcome::Refused(Refusal::NotLeader { .. }) = outcome {
-                    self.coverage.hit("not the leader any more");
-                }
-                // By the link to whatever process is there now.
-                let bytes = wire::encode_outcome(&outcome);
-                if life_of(self, asker.node) != asker {
-                    self.coverage.hit("answer for a process that is gone");
-                }
-                self.by_link(node, asker.node, Packet::Reply(group, token, bytes));
-            }
-            Some(Waiting::Task(task)) => self.task_answered(node, task, outcome),
-            Some(Waiting::Client(op)) => self.reply_to_client(node, op, &outcome),
-        }
-    }
-
-    /// Answers a client's operation, a read once its bytes are there.
-    pub fn reply_to_client(&mut self, node: u64, op: u64, outcome: &Outcome) {
-        let Some(op) = self.operations.remove(&op) else {
-            return self.find(format!("node {node} answers operation {op} twice"));
-        };
-        if matches!(outcome, Outcome::Read(_)) {
-            return self.begin_reading(node, op, outcome.clone());
-        }
-        self.answer_client(&op, outcome, None);
-    }
-
-    /// The client has its answer, and a read its bytes.
-    pub fn answer_client(&mut self, op: &Op, outcome: &Outcome, read: Option<&[u8]>) {
-        self.answered += 1;
-        self.trace.show(self.now_us, || {
-            format!("client {} is told #{} {outcome:?}", op.client, op.id)
-        });
-        self.count_answer(&op.what, op.call_us, outcome);
-        self.ledger.answered(op, outcome, read);
-        self.client_answered(op, Some(outcome));
-    }
-
-    fn count_answer(&mut self, what: &What, call_us: u64, outcome: &Outcome) {
-        let is_late = self.now_us > call_us + 500;
-        let path = match (outcome, what) {
-            (Outcome::Refused(Refusal::OutcomeUnknown), _) => "outcome unknown",
-            (Outcome::Refused(Refusal::Unavailable), _) => "unavailable",
-            (Outcome::Refused(Refusal::NotFound), _) => "not found",
-            (Outcome::Refused(Refusal::Closed { .. }), _) => "closed",
-            (Outcome::Refused(Refusal::Gone), _) => "gone",
-            (Outcome::Refused(Refusal::OffsetExpired { .. }), _) => "read below the floor",
-            (Outcome::Done, What::Trim { .. }) => "trimmed",
-            (Outcome::Refused(Refusal::StaleEpoch { .. }), _) => "stale epoch",
-            (Outcome::Refused(Refusal::ProducerGap { .. }), _) => "producer gap",
-            (Outcome::Refused(Refusal::BadMembers(_)), _) => "an order refused",
-            (Outcome::Refused(_), _) => "another refusal",
-            (
-                Outcome::Appended {
-                    duplicate: true, ..
-                },
-                _,
-            ) => "producer duplicate",
-            (Outcome::Read(_), What::Read { is_live: true, .. }) => "live read",
-            (Outcome::Read(p), _) if p.end < p.meta.tail => "partial read",
-            (Outcome::Read(_), _) if is_late => "read after a round or a confirmation",
-            (Outcome::Read(_), _) => "read at once",
-            _ => return,
-        };
-        self.coverage.hit(path);
     }
 }
 

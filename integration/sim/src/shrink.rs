@@ -20,6 +20,7 @@ const LEAST: &[(&str, u64)] = &[
     ("rest_us", 1),
     ("patience_us", 1_000),
     ("log_bytes_max", 300),
+    ("uncommitted_bytes_max", 1),
     ("body_max", 1),
     ("late_us", 1),
     ("delay_us", 100),
@@ -39,6 +40,7 @@ const KEPT: &[&str] = &[
     "think_us",
     "fault_us",
     "log_bytes_max",
+    "uncommitted_bytes_max",
 ];
 
 /// A smaller plan that fails too, and how it fails.

@@ -20,6 +20,9 @@ const WAY_MAX_US: u64 = 4_000_000;
 /// A put that was given up arrives within so much.
 const LATE_MAX_US: u64 = 15_000_000;
 
+/// An outage that is longer than a grace may be.
+const LONG_OUT_US: u64 = 60_000_000;
+
 /// What is asked of the store.
 #[derive(Debug, Clone)]
 pub enum Ask {
@@ -258,6 +261,7 @@ impl World {
                 Ask::Get(..) => "cold read during an outage",
                 _ => "request during an outage of the store",
             });
+            self.swallow(what);
             return Err(unavailable(op));
         }
         let is_calm = self.net.is_calm;
@@ -269,13 +273,7 @@ impl World {
             self.coverage.hit("the store fails");
             return Err(unavailable(op));
         }
-        if let (Ask::Put(key, bytes), false) = (what, is_calm)
-            && self.rng.chance(self.plan.store_late)
-        {
-            // Its client has given it up by then.
-            let at_us = self.now_us + self.rng.below(LATE_MAX_US);
-            let late = Event::LatePut(key.clone(), bytes.clone());
-            self.queue.at(at_us, late);
+        if self.swallow(what) {
             return Err(unavailable(op));
         }
         self.look_at_deletion(what);
@@ -302,6 +300,20 @@ impl World {
             }
             (answer, _) => answer,
         }
+    }
+
+    /// A put may be given up by its client and arrive later, also one that began in an outage.
+    fn swallow(&mut self, what: &Ask) -> bool {
+        let Ask::Put(key, bytes) = what else {
+            return false;
+        };
+        let is_late = !self.net.is_calm && self.rng.chance(self.plan.store_late);
+        if is_late {
+            let at_us = self.now_us + self.rng.below(LATE_MAX_US);
+            let late = Event::LatePut(key.clone(), bytes.clone());
+            self.queue.at(at_us, late);
+        }
+        is_late
     }
 
     fn changed_on_the_way(
@@ -347,6 +359,11 @@ impl World {
             format!("the store is out until {:.3}", until_us as f64 / 1e6)
         });
         self.store.out_until_us = until_us;
+        if until_us > self.now_us + LONG_OUT_US && self.rng.chance(700_000) {
+            // Who waited for the store all the time is gone when it comes back.
+            let at_us = until_us - self.rng.below(LATE_MAX_US / 5);
+            self.queue.at(at_us, Event::LeadersFall);
+        }
         let next_us = until_us + self.rng.latency(self.plan.store_out_us);
         self.queue.at(next_us, Event::StoreOut);
     }

@@ -80,6 +80,9 @@ impl World {
                 .checkpointed(durable_pack, plan.position, &plan.membership, hot_target);
         }
         me.disk.release(group, plan.position.index);
+        if hot_target == 0 {
+            self.look_at_hot_bytes(node, group, plan.position.index);
+        }
         if self.rng.chance(300_000) {
             let hash = self.node(node).disk.checkpoints[&group]
                 .machine(group)
@@ -167,11 +170,20 @@ impl World {
         let Some(hosted) = me.process.groups.get_mut(&group) else {
             return;
         };
+        let is_unchanged =
+            hosted.group.applied() == hosted.applied && hosted.group.is_ready() == hosted.was_ready;
+        if effects.is_empty() && is_unchanged {
+            return;
+        }
         for effect in effects {
             match effect {
                 Effect::Persist(persist) => {
                     for entry in &persist.entries {
-                        truncates |= !hosted.log.split_off(&entry.index).is_empty();
+                        let last = hosted.log.last_key_value();
+                        if last.is_some_and(|(last, _)| *last >= entry.index) {
+                            truncates = true;
+                            hosted.log.split_off(&entry.index);
+                        }
                         let written = Written {
                             term: entry.term,
                             payload: entry.payload.clone(),
@@ -222,11 +234,13 @@ impl World {
                 )),
             }
         }
-        if applied.index != hosted.applied.index {
+        let has_applied = applied.index != hosted.applied.index;
+        if has_applied {
             hosted.applied = applied;
             self.ledger.compare(node, group, &hosted.group);
-            // A sample: each state costs its size.
-            if applied.index.is_multiple_of(4) || effects.len() > 12 {
+            // A sample: each state costs its size, and that of group 0 has all slots.
+            let each = if group == 0 { 16 } else { 4 };
+            if applied.index.is_multiple_of(each) || effects.len() > 12 {
                 let hash = hosted.group.state_hash();
                 self.ledger.hashed(node, group, applied.index, hash);
             }
@@ -239,7 +253,9 @@ impl World {
         if has_changed && !is_ready && World::is_building(&me.process, group) {
             self.coverage.hit("leader deposed while its pack is put");
         }
-        self.look_at_published();
+        if has_applied {
+            self.look_at_published();
+        }
         if has_changed {
             self.coverage.hit(if is_ready {
                 "leader ready"

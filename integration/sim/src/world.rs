@@ -2,32 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ursula::group::node_of;
-
 use crate::client::{Client, Keys, keys};
 use crate::clock::Clock;
-use crate::cold::SETTLED_WITHIN_US;
 use crate::coverage::Coverage;
 use crate::event::{Event, Life, Queue};
-use crate::history::{Op, What};
+use crate::history::Op;
 use crate::ledger::Ledger;
-use crate::members::{Identity, Operator, ids_of};
+use crate::members::{Identity, Operator};
 use crate::net::Net;
-use crate::node::{Node, Waiting};
+use crate::node::Node;
 use crate::plan::Plan;
 use crate::report::{Lines, Report, Trace};
 use crate::rng::Rng;
-use crate::saga::Task;
+use crate::siege::Siege;
 use crate::store::ObjectStore;
-
-/// After the end of faults every group has a leader within so much.
-const LEADERS_WITHIN_US: u64 = 5_000_000;
-
-/// After that, and after clients have stopped, every request is answered within so much.
-const ANSWERS_WITHIN_US: u64 = 12_000_000;
-
-/// After the end of faults all replicas agree within so much.
-const AGREE_WITHIN_US: u64 = 40_000_000;
 
 /// See the module's head.
 pub struct World {
@@ -69,6 +57,8 @@ pub struct World {
     pub answered: u64,
     /// Streams' keys by group.
     pub keys: Keys,
+    /// Who is besieged, or was last.
+    pub siege: Siege,
     /// The operator.
     pub operator: Operator,
     /// Replicas whose disk was lost or damaged, or that stay away for ever.
@@ -118,6 +108,7 @@ impl World {
             steps: 0,
             answered: 0,
             keys: keys(plan.groups as u32, plan.keys),
+            siege: Siege::default(),
             operator: Operator::default(),
             lost: BTreeSet::new(),
             isolated: BTreeSet::new(),
@@ -148,7 +139,7 @@ impl World {
         }
         for client in 0..self.clients.len() {
             let at_us = self.rng.below(1_000_000);
-            self.queue.at(at_us, Event::Ask(client));
+            self.ask_at(client, at_us);
         }
         let first_us = self.rng.below(self.plan.fault_us);
         self.queue.at(first_us, Event::Fault);
@@ -205,6 +196,7 @@ impl World {
             Event::Operate => self.operate(),
             Event::Join(node) => self.try_join(node),
             Event::Deafen(node) => self.deafen(node),
+            Event::Siege(blow) => self.blow(blow),
             Event::Reconnect if self.net.is_calm => {}
             Event::Reconnect => self.net.cut.clear(),
             Event::DiskWell(node) => {
@@ -214,6 +206,7 @@ impl World {
             Event::StoreDoes(life, task, ask, what) => self.store_does(life, task, ask, &what),
             Event::LatePut(key, bytes) => self.late_put(key, bytes),
             Event::StoreOut => self.store_out(),
+            Event::LeadersFall => self.leaders_fall(),
             Event::Heal => self.heal(),
             Event::LeadersDue => self.leaders_due(),
             Event::AnswersDue => self.answers_due(),
@@ -244,17 +237,28 @@ impl World {
         let client = self.clients.get_mut(op.client);
         if let Some(client) = client.filter(|c| c.busy == Some(op.id)) {
             client.answered(op, outcome);
-            if let Some(at_us) = client.aims(op, outcome, &self.plan, &mut self.rng) {
+            let aimed = client.aims(op, outcome, &self.plan, &mut self.rng);
+            let mut at_us = self.now_us;
+            if self.siege().is_some() {
+                at_us += Siege::think_us(&mut self.rng);
+            } else if let Some(aimed_us) = aimed {
                 self.coverage
                     .hit("append aimed at the end of a stream's time");
-                return self.queue.at(at_us.max(self.now_us), Event::Ask(op.client));
+                at_us = at_us.max(aimed_us);
+            } else {
+                at_us += self.rng.latency(self.plan.think_us);
+                if self.rng.chance(self.plan.rest) {
+                    at_us += self.rng.below(self.plan.rest_us);
+                }
             }
-            let mut at_us = self.now_us + self.rng.latency(self.plan.think_us);
-            if self.rng.chance(self.plan.rest) {
-                at_us += self.rng.below(self.plan.rest_us);
-            }
-            self.queue.at(at_us, Event::Ask(op.client));
+            self.ask_at(op.client, at_us);
         }
+    }
+
+    /// When a client asks next, whatever it intended before.
+    pub fn ask_at(&mut self, client: usize, at_us: u64) {
+        self.clients[client].due_us = at_us;
+        self.queue.at(at_us, Event::Ask(client));
     }
 
     fn give_up(&mut self, client: usize, op: u64) {
@@ -268,21 +272,27 @@ impl World {
     }
 
     fn ask(&mut self, client: usize) {
-        if self.is_closing || self.clients[client].busy.is_some() {
+        let asker = &self.clients[client];
+        if self.is_closing || asker.busy.is_some() || asker.due_us != self.now_us {
             return;
         }
         self.asked += 1;
         let nodes = self.nodes.len() as u64;
+        let siege = self.siege();
         let op = self.clients[client].next(
             self.asked,
             &self.plan,
             &self.keys,
-            nodes,
+            (nodes, siege),
             &mut self.rng,
             self.now_us,
         );
         self.clients[client].busy = Some(op.id);
-        let at_us = self.now_us + self.rng.latency(self.plan.patience_us);
+        let at_us = self.now_us
+            + match siege {
+                Some(_) => Siege::patience_us(&mut self.rng),
+                None => self.rng.latency(self.plan.patience_us),
+            };
         self.queue.at(at_us, Event::GiveUp(client, op.id));
         self.send_operation(op);
     }
@@ -355,7 +365,8 @@ impl World {
         }
     }
 
-    fn resume(&mut self, node: u64) {
+    /// A paused node goes on.
+    pub fn resume(&mut self, node: u64) {
         let resumed = self.node(node);
         if !std::mem::take(&mut resumed.is_paused) {
             return;
@@ -368,177 +379,6 @@ impl World {
             self.queue.at(self.now_us, event);
         }
     }
-
-    fn heal(&mut self) {
-        self.trace.show(self.now_us, || "faults end".to_owned());
-        self.net.is_calm = true;
-        self.net.cut.clear();
-        self.heal_store();
-        self.set_clocks_right();
-        if self.rng.chance(400_000) {
-            self.leave_broken();
-        }
-        for node in self.all_nodes() {
-            self.node(node).slowness = 1;
-            self.node(node).is_full = false;
-            self.resume(node);
-            let at_us = self.now_us + self.rng.below(500_000);
-            self.queue.at(at_us, Event::Restart(node));
-        }
-        self.queue
-            .at(self.now_us + LEADERS_WITHIN_US, Event::LeadersDue);
-    }
-
-    fn leaders_due(&mut self) {
-        for group in 0..=self.plan.groups as u32 {
-            let reached = self.nodes.iter().filter(|n| self.is_reached(n));
-            let ready = reached.filter(|n| n.process.groups[&group].group.is_ready());
-            if ready.count() != 1 {
-                let seconds = LEADERS_WITHIN_US / 1_000_000;
-                let all: Vec<String> = self.nodes.iter().map(|n| shown(n, group)).collect();
-                self.find(format!(
-                    "group {group} has no leader {seconds} s after the end of faults: {all:?}"
-                ));
-            }
-        }
-        self.is_closing = true;
-        for group in 1..=self.plan.groups as u32 {
-            let up = self.nodes.iter().filter(|n| n.is_up);
-            for node in up.map(|n| n.life.node).collect::<Vec<_>>() {
-                for key in self.keys[group as usize - 1].clone() {
-                    self.asked += 1;
-                    self.send_operation(Op {
-                        id: self.asked,
-                        client: usize::MAX,
-                        node,
-                        group,
-                        key,
-                        what: What::Read {
-                            from: 0,
-                            bytes_max: u64::MAX,
-                            is_live: false,
-                        },
-                        call_us: self.now_us,
-                        known: 0,
-                    });
-                }
-            }
-        }
-        self.queue
-            .at(self.now_us + ANSWERS_WITHIN_US, Event::AnswersDue);
-    }
-
-    fn answers_due(&mut self) {
-        if let Some(op) = self.operations.values().next() {
-            let text = format!(
-                "operation {} on node {} was never answered: {op:?}",
-                op.id, op.node
-            );
-            self.find(text);
-        }
-        for node in 0..self.nodes.len() {
-            let is_clients = |t: &&Task| matches!(t, Task::Fork(_) | Task::Read(_));
-            let mut tasks = self.nodes[node].process.tasks.values();
-            if tasks.any(|t| is_clients(&t)) {
-                self.find(format!("node {} owes a client an answer", node + 1));
-            }
-            let waiting = &self.nodes[node].process.waiting;
-            if let Some((_, Waiting::Node(life, group, _))) = waiting.iter().next() {
-                let text = format!(
-                    "node {} owes node {} an answer of group {group}",
-                    node + 1,
-                    life.node
-                );
-                self.find(text);
-            }
-        }
-        let until_us = self.now_us + AGREE_WITHIN_US;
-        self.agree(until_us);
-    }
-
-    fn agree(&mut self, until_us: u64) {
-        // What goes to the store goes through the logs: as long as anything does, replicas follow one another.
-        if let Some(what) = self.unsettled() {
-            if self.now_us >= self.plan.chaos_us + SETTLED_WITHIN_US {
-                return self.find(format!("the object store: {what}"));
-            }
-            let again = Event::Agree(self.now_us + AGREE_WITHIN_US);
-            return self.queue.at(self.now_us + 500_000, again);
-        }
-        let wanted: Vec<u64> = self.members().iter().map(|m| m.raft_id).collect();
-        let is_reachable = wanted.iter().all(|id| self.is_sound(*id));
-        let sound: Vec<u64> = wanted
-            .iter()
-            .copied()
-            .filter(|id| self.is_sound(*id))
-            .collect();
-        let has_no_slots = sound.iter().any(|id| {
-            let process = &self.nodes[node_of(*id) as usize - 1].process;
-            process.tables.slots.is_empty()
-        });
-        let has_parted = (0..=self.plan.groups as u32).find(|group| {
-            let reached = self.nodes.iter().filter(|n| self.is_reached(n));
-            let mut groups = reached.map(|n| &n.process.groups[group].group);
-            let Some(leader) = groups.find(|g| g.is_ready()) else {
-                return true;
-            };
-            if is_reachable && !leader.has_members(&wanted) {
-                return true;
-            }
-            let members = ids_of(&leader.membership());
-            let sound = members.iter().filter(|id| self.is_sound(**id));
-            let mut ends = sound.map(|id| {
-                let n = &self.nodes[node_of(*id) as usize - 1];
-                let group = &n.process.groups[group].group;
-                (
-                    group.applied().index,
-                    group.last_index(),
-                    group.state_hash(),
-                )
-            });
-            let first = ends.next();
-            ends.any(|end| Some(end) != first)
-        });
-        match has_parted {
-            None if !has_no_slots => self.is_done = true,
-            None if self.now_us >= until_us => {
-                self.find("a member does not know where streams live".to_owned());
-            }
-            _ if self.now_us < until_us => {
-                self.queue.at(self.now_us + 500_000, Event::Agree(until_us));
-            }
-            has_parted => {
-                let group = has_parted.unwrap_or_default();
-                let all: Vec<String> = self.nodes.iter().map(|n| shown(n, group)).collect();
-                self.find(format!(
-                    "the replicas of group {group} do not agree, or are not {wanted:?}: {all:?}"
-                ));
-            }
-        }
-    }
-}
-
-fn shown(node: &Node, group: u32) -> String {
-    if !node.is_up {
-        return format!("node {}: away", node.life.node);
-    }
-    let group = &node.process.groups[&group].group;
-    let members = group.membership();
-    format!(
-        "node {} ({:#x}) of {:?} {:?} {:?}: term {} leader {} ready {} applied {} commit {} last {} trouble {:?}",
-        node.life.node,
-        group.raft_id(),
-        members.voters,
-        members.voters_outgoing,
-        members.learners,
-        group.term(),
-        group.leader(),
-        group.is_ready(),
-        group.applied().index,
-        group.commit(),
-        group.last_index(),
-        group.trouble()
-    )
 }
 
 /// A process that may be gone by now.

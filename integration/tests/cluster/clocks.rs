@@ -82,4 +82,36 @@ fn a_clock_that_jumps_ends_no_lifetime_and_no_lease() {
     let verdict = judge(&streams, &history);
     println!("{bytes} bytes, {verdict:?}, {done:?}");
     cluster.expect_equal_states(&cluster.ids());
+    if nodes() < 3 {
+        return println!("skipped: a node alone has no other clock to compare its own with");
+    }
+
+    // One that is wrong from a start on, by a year: the others' is followed, before anything is stamped.
+    let lives = |stream: usize| format!("/v1/stream/lives-{stream}");
+    for stream in 0..12 {
+        let created = cluster
+            .client(1)
+            .send("PUT", &lives(stream), &headers, b"kept");
+        assert_eq!(created.status, 201, "{}", created.text());
+    }
+    cluster.stop(2);
+    fs::write(clock(2), "+31536000").expect("writable");
+    cluster.start_node(2);
+    wait_for("it is seen and said", || {
+        cluster.log(2).contains("event=clock_ahead")
+    });
+    cluster.wait_ready();
+    wait_for("it leads", || {
+        (0..12).any(|stream| cluster.leader(&lives(stream)) == Some(2))
+    });
+    for stream in 0..12 {
+        let appended = cluster
+            .client(1)
+            .append(&lives(stream), "text/plain", b", still");
+        assert_eq!(appended.status, 204, "{}", appended.text());
+        for node in cluster.ids() {
+            let kept = cluster.client(node).get(&lives(stream));
+            assert_eq!((kept.status, kept.text().as_str()), (200, "kept, still"));
+        }
+    }
 }

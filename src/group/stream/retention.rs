@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use crate::mutation;
 use crate::protocol::Retention;
 
 /// A span ends when it is as long as this part of what is kept, in time or bytes.
@@ -57,7 +58,7 @@ impl Kept {
     /// `added` bytes were appended at `start`. Answers when the stream is to be looked at.
     pub fn note(&mut self, start: u64, added: u64, stamp_ms: u64) -> Option<u64> {
         if added > 0 {
-            if self.spans.len() == SPANS_MAX {
+            if self.spans.len() == SPANS_MAX && !mutation::is_on("late-trim-keeps-more") {
                 self.join_spare(stamp_ms, start);
             }
             let is_long = |span: &Span| {
@@ -105,7 +106,13 @@ impl Kept {
         let Some(max_age_ms) = self.policy.max_age_ms else {
             return self.floor_by_bytes(tail);
         };
-        let is_old = |span: &Span| span.last_ms.saturating_add(max_age_ms) <= now_ms;
+        let is_old = |span: &Span| {
+            let at_ms = match mutation::is_on("age-of-the-first") {
+                true => span.first_ms,
+                false => span.last_ms,
+            };
+            at_ms.saturating_add(max_age_ms) <= now_ms
+        };
         let old = self.spans.partition_point(is_old);
         let by_age = match old {
             0 => 0,

@@ -309,3 +309,26 @@ fn a_new_member_is_taught_after_a_restart_from_a_whole_log() {
     assert_eq!(cluster.group(4).applied(), applied);
     assert!(cluster.groups.iter().all(Group::is_asleep));
 }
+
+#[test]
+fn a_leader_that_is_to_go_hands_over_before_those_who_join_have_the_log() {
+    let mut cluster = Cluster::new();
+    let leaving = cluster.elect(&[1, 2, 3]);
+    cluster.ask(leaving, "s", create(Expiry::Never));
+    cluster.add_replica(4);
+    // It takes nothing of a node that is no member any more.
+    cluster.cut.insert(4);
+    let (one, other) = others(leaving);
+    let wanted = vec![one, other, 4];
+    for _ in 0..TICKS {
+        for node in 1..=4 {
+            cluster.step(node, Input::Reconcile(wanted.clone()));
+        }
+        cluster.tick();
+        if wanted.iter().any(|id| cluster.group(*id).is_ready()) {
+            cluster.cut.clear();
+            return cluster.reach(&sorted(wanted));
+        }
+    }
+    panic!("{leaving} leads on");
+}

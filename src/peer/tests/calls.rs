@@ -86,6 +86,30 @@ fn a_checkpoint_comes_in_parts_and_its_failure_as_a_status() {
 }
 
 #[test]
+fn a_range_is_given_to_a_node_of_the_same_cluster_only() {
+    on_executor(async || {
+        let (one, two) = (peer(1, "a", settings()), peer(2, "a", settings()));
+        let address = two.address.to_string();
+        let range = |cluster: &str| FetchBytesRequest {
+            from: Some(Node::new(1, cluster).hello()),
+            key: "abcdef".to_owned(),
+            incarnation: 1,
+            start: 1,
+            end: 4,
+        };
+        let caller = one.caller();
+        let given = caller.fetch_bytes(&address, range("a")).await;
+        assert_eq!(given.unwrap().data, "bcd");
+        let refused = caller.fetch_bytes(&address, range("b")).await;
+        assert_eq!(refused.unwrap_err().code, Code::FailedPrecondition);
+        let mut nobody = range("a");
+        nobody.from = None;
+        let refused = caller.fetch_bytes(&address, nobody).await;
+        assert_eq!(refused.unwrap_err().code, Code::InvalidArgument);
+    });
+}
+
+#[test]
 fn nobody_at_the_address_is_unavailable() {
     on_executor(async || {
         let one = peer(1, "a", settings());

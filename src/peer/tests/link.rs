@@ -13,7 +13,7 @@ use crate::peer::{BatchItem, LinkStats};
 fn raft(index: u64, payload: Bytes) -> BatchItem {
     BatchItem::Raft(RaftMessage {
         index,
-        context: payload,
+        context: Some(payload),
         ..RaftMessage::default()
     })
 }
@@ -69,7 +69,10 @@ fn all_that_is_posted_arrives_in_order() {
         });
         for (index, (message, payload)) in messages.zip(&sent).enumerate() {
             assert_eq!(message.index, index as u64);
-            assert!(message.context == *payload, "payload {index} differs");
+            assert!(
+                message.context.as_ref() == Some(payload),
+                "payload {index} differs"
+            );
         }
         let LinkStats {
             bytes_sent,

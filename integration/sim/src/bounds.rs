@@ -1,0 +1,111 @@
+//! No resource above its bound (I8): what the groups of a process hold, looked at after each step, and sums that must be
+//! right whenever nothing is under way. What grows without an end is found while it is small.
+
+use ursula::group::Footprint;
+
+use crate::world::World;
+
+/// Requests that wait for a leader, of one group: the product's bound.
+const HELD_MAX: usize = 4096;
+
+/// Commands that the group makes by itself, which are not refused, and the one that goes beyond the bound.
+const OWN: u64 = 16;
+
+/// What a command has besides its body.
+const COMMAND_BYTES: u64 = 150;
+
+/// Readies that can wait for one sync: it takes at most 1.5 seconds, and a step makes few.
+const UNSYNCED_MAX: usize = 50_000;
+
+impl World {
+    /// After a step of a group.
+    pub fn look_at_bounds(&mut self, node: u64, group: u32) {
+        let Some(hosted) = self.nodes[node as usize - 1].process.groups.get(&group) else {
+            return;
+        };
+        let has: Footprint = hosted.group.footprint();
+        let plan = &self.plan;
+        // What waits for its entry is only about known.
+        let proposals = 2 * plan.uncommitted_bytes_max + OWN * (plan.body_max + COMMAND_BYTES);
+        let bounds = [
+            (
+                "bytes of the applied log",
+                has.log_bytes,
+                plan.log_bytes_max,
+            ),
+            (
+                "bytes of proposals",
+                has.uncommitted_bytes + has.pending_bytes,
+                proposals,
+            ),
+            (
+                "requests without a leader",
+                has.held as u64,
+                HELD_MAX as u64,
+            ),
+            (
+                "readies before a sync",
+                has.unsynced as u64,
+                UNSYNCED_MAX as u64,
+            ),
+        ];
+        for (what, has, most) in bounds {
+            if has > most {
+                self.ledger.findings.push(format!(
+                    "node {node} group {group} is above its bound of {what}: {has}, not {most} at most"
+                ));
+            }
+        }
+        if has.offers > 0 && !hosted.group.is_installing() {
+            let offers = has.offers;
+            self.find(format!(
+                "node {node} group {group} keeps {offers} payloads that Raft has not taken"
+            ));
+        }
+        if has.uncommitted_bytes != has.proposed_bytes {
+            self.find(format!(
+                "node {node} group {group} counts {} bytes of proposals and has {}",
+                has.uncommitted_bytes, has.proposed_bytes
+            ));
+        }
+    }
+
+    /// When no step is under way: everybody who waits is waited for, once, and accounts are right.
+    pub fn look_at_accounts(&mut self, node: u64) {
+        let process = &self.nodes[node as usize - 1].process;
+        let groups = process.groups.values();
+        let owed: usize = groups.map(|h| h.group.footprint().waiters).sum();
+        let awaited = process.waiting.len();
+        let wrong = process.groups.iter().find_map(|(group, hosted)| {
+            let counted = hosted.group.hot_bytes_of_streams();
+            let has = hosted.group.hot_bytes();
+            (has != counted)
+                .then(|| format!("group {group} counts {has} hot bytes and has {counted}"))
+        });
+        if owed != awaited {
+            self.find(format!(
+                "node {node} owes {owed} answers, and {awaited} are waited for"
+            ));
+        }
+        if let Some(wrong) = wrong {
+            self.find(format!("node {node} {wrong}"));
+        }
+    }
+
+    /// After a checkpoint that was to free all memory that it can: what came after it is all that may be hot.
+    pub fn look_at_hot_bytes(&mut self, node: u64, group: u32, index: u64) {
+        let Some(hosted) = self.nodes[node as usize - 1].process.groups.get(&group) else {
+            return;
+        };
+        let later = hosted
+            .log
+            .range(index + 1..)
+            .map(|(_, w)| w.payload.len() as u64);
+        let (has, most) = (hosted.group.hot_bytes(), later.sum());
+        if has > most {
+            self.find(format!(
+                "node {node} group {group} has {has} hot bytes after a checkpoint, and took {most} since"
+            ));
+        }
+    }
+}

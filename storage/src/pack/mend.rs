@@ -1,0 +1,126 @@
+//! Writes a pack anew, in its own place, from the chunks that are still needed; others of it become zeros.
+//! Needs nothing of the old file but the chunks that are sound: it may be cut, or gone.
+
+use std::fs::File;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::{ChunkLocation, PackPlan, read_verified};
+use crate::StorageError;
+
+/// Zeros are written as chunks of at most so many bytes.
+const ZEROS_MAX: u64 = 1 << 20;
+
+/// A chunk that is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NeededChunk {
+    /// Its stream.
+    pub key: String,
+    /// Which stream at the key.
+    pub incarnation: u64,
+    /// First byte within the stream.
+    pub start: u64,
+    /// Where it lies.
+    pub location: ChunkLocation,
+}
+
+/// The bytes of chunks; `None` where they are not what was written, or cannot be read. Blocks.
+pub fn read_sound(path: &Path, chunks: &[NeededChunk]) -> Vec<Option<Bytes>> {
+    let file = File::open(path).ok();
+    let read = |chunk: &NeededChunk| read_verified(file.as_ref()?, path, chunk.location).ok();
+    chunks.iter().map(read).collect()
+}
+
+/// Writes the pack with these chunks, each where it lay. Blocks.
+///
+/// # Errors
+/// [`StorageError::Corrupt`] if chunks overlap or have other bytes, [`StorageError::NoSpace`], or the system's; what stood there
+/// stands then.
+pub fn rebuild(
+    path: &Path,
+    group: u32,
+    number: u32,
+    mut chunks: Vec<(NeededChunk, Bytes)>,
+) -> Result<(), StorageError> {
+    chunks.sort_by_key(|(chunk, _)| chunk.location.position);
+    let mut plan = PackPlan::new(group, number);
+    for (chunk, bytes) in chunks {
+        let at = chunk.location;
+        while plan.end < at.position {
+            let zeros = (at.position - plan.end).min(ZEROS_MAX) as usize;
+            plan.add("", 0, 0, vec![vec![0; zeros].into()]);
+        }
+        let placed = plan.add(&chunk.key, chunk.incarnation, chunk.start, vec![bytes]);
+        if placed != at {
+            return Err(StorageError::Corrupt {
+                path: path.to_owned(),
+                offset: at.position,
+                what: "what is to be written is not the chunk that was here".to_owned(),
+            });
+        }
+    }
+    plan.write(path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{read_chunk, verify_named};
+    use super::*;
+
+    #[test]
+    fn a_pack_is_rebuilt_from_what_is_sound_and_what_others_have() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pack-1");
+        let bodies = ["hello", "to the", "whole", "world"];
+        let write = || {
+            let mut plan = PackPlan::new(3, 1);
+            let chunks = bodies.map(|body| NeededChunk {
+                key: format!("/{body}"),
+                incarnation: 1,
+                start: 7,
+                location: plan.add(&format!("/{body}"), 1, 7, vec![Bytes::from(body)]),
+            });
+            plan.write(&path).unwrap();
+            chunks
+        };
+        let damages: [fn(&Path, &[NeededChunk]); 4] = [
+            |path, chunks| {
+                let mut bytes = std::fs::read(path).unwrap();
+                bytes[chunks[0].location.position as usize] ^= 1;
+                std::fs::write(path, bytes).unwrap();
+            },
+            |path, _| {
+                let bytes = std::fs::read(path).unwrap();
+                std::fs::write(path, &bytes[..bytes.len() - 1]).unwrap();
+            },
+            |path, chunks| {
+                let bytes = std::fs::read(path).unwrap();
+                std::fs::write(path, &bytes[..chunks[1].location.position as usize]).unwrap();
+            },
+            |path, _| std::fs::remove_file(path).unwrap(),
+        ];
+        for (number, damage) in damages.into_iter().enumerate() {
+            let mut needed = write().to_vec();
+            damage(&path, &needed);
+            // Nobody needs the second one any more.
+            needed.remove(1);
+            let kept = read_sound(&path, &needed);
+            let others = [bodies[0], bodies[2], bodies[3]].map(Bytes::from);
+            let sound = kept.into_iter().zip(others);
+            let sound = sound.map(|(kept, other)| kept.unwrap_or(other));
+            let all: Vec<_> = needed.clone().into_iter().zip(sound).collect();
+            rebuild(&path, 3, 1, all.clone()).unwrap();
+            assert_eq!(verify_named(&path, 3, 1).unwrap().chunks, 4, "{number}");
+            for (chunk, bytes) in &all {
+                let read = read_chunk(None, &path, chunk.location).unwrap();
+                assert_eq!(read.unwrap().1, *bytes, "{number}");
+            }
+            let mut wrong = all;
+            wrong[2].1 = Bytes::from("other");
+            assert!(rebuild(&path, 3, 1, wrong).is_err());
+            assert!(verify_named(&path, 3, 1).is_ok());
+        }
+    }
+}
