@@ -36,6 +36,9 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
         ClusterSubcommand::Add(order) => {
             let wrong = || CliError::Usage(format!("{:?} is not N=HOST:PORT", order.node));
             let (node, address) = order.node.split_once('=').ok_or_else(wrong)?;
+            if !is_address(address) {
+                return Err(wrong());
+            }
             let added = Member {
                 raft_id: node.parse().map_err(|_| wrong())?,
                 cluster_address: address.to_owned(),
@@ -57,15 +60,26 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
     operator.follow(Duration::from_secs(command.wait_s)).await
 }
 
+/// `HOST:PORT`, as another node can connect to it.
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+}
+
 struct Operator {
     caller: Caller,
     at: String,
 }
 
 /// How far the groups are from the members that they shall have.
+#[derive(Debug, Clone)]
 struct Progress {
     groups: usize,
     done: usize,
+    /// Entries that the other replicas of those lack which are not done.
+    behind: u64,
     waiting: Vec<String>,
 }
 
@@ -150,7 +164,26 @@ impl Operator {
         group: Option<u32>,
         to: Option<u64>,
     ) -> Result<(), CliError> {
-        let at = from.unwrap_or_else(|| self.at.clone());
+        let all = self.all(false).await?;
+        let leads = match (&from, group) {
+            (None, Some(group)) => {
+                let leads = leader_of(&all, group, to);
+                leads.map_err(|message| CliError::Refused {
+                    status: 409,
+                    message,
+                })?
+            }
+            _ => None,
+        };
+        if let Some(to) = to
+            && !is_voter(&all, to)
+        {
+            return Err(CliError::Refused {
+                status: 409,
+                message: format!("node {to} is not a member"),
+            });
+        }
+        let at = from.or(leads).unwrap_or_else(|| self.at.clone());
         let request = AdminRequest {
             from: None,
             order: Some(Order::TransferLeaders(TransferLeaders {
@@ -167,9 +200,15 @@ impl Operator {
     async fn follow(&self, patience: Duration) -> Result<(), CliError> {
         let rounds = (patience.as_millis() / LOOK.as_millis()).max(1);
         let mut last = String::new();
-        for _ in 0..rounds {
+        let mut first = None;
+        for round in 0..rounds {
             let progress = progress(&self.all(false).await?);
-            let line = told(&progress);
+            let began = first.get_or_insert_with(|| progress.clone());
+            let took = LOOK.saturating_mul(round as u32);
+            let mut line = told(&progress);
+            if let Some(left) = left(began, &progress, took) {
+                line.push_str(&format!("; about {} s more", left.as_secs().max(1)));
+            }
             if line != last {
                 eprintln!("{line}");
                 last = line;
@@ -271,22 +310,80 @@ fn wanted(all: &[NodeStatus]) -> Vec<StoredMember> {
     members.cloned().unwrap_or_default()
 }
 
+/// The cluster address of the node that leads a group; none if that is the one it shall go to.
+fn leader_of(all: &[NodeStatus], group: u32, to: Option<u64>) -> Result<Option<String>, String> {
+    let leaders = leaders(all);
+    let Some(status) = leaders.get(&group) else {
+        let last = leaders.keys().last().copied().unwrap_or(0);
+        return Err(format!("there is no group {group}: they are 0 to {last}"));
+    };
+    if status.leader == 0 {
+        return Err(format!("group {group} has no leader at this moment"));
+    }
+    if to == Some(status.leader & 0xffff) {
+        return Ok(None);
+    }
+    let is_leader = |(_, told): &&NodeStatus| {
+        let node = told.as_ref().ok().and_then(|s| s.node.as_ref());
+        node.is_some_and(|n| n.raft_id == status.leader)
+    };
+    let Some((address, _)) = all.iter().find(is_leader) else {
+        let leader = name(status.leader);
+        return Err(format!(
+            "group {group} is led by node {leader}, which does not answer"
+        ));
+    };
+    Ok(Some(address.clone()))
+}
+
+fn is_voter(all: &[NodeStatus], node: u64) -> bool {
+    let groups = leaders(all);
+    let memberships = groups.values().filter_map(|g| g.membership.as_ref());
+    let mut voters = memberships.flat_map(|m| &m.voters);
+    voters.any(|id| id & 0xffff == node)
+}
+
+/// How long the rest takes if it goes on as since the first look; none where nothing has moved yet.
+fn left(first: &Progress, now: &Progress, took: Duration) -> Option<Duration> {
+    let part = |done: u64, rest: u64| (done > 0 && rest > 0).then(|| rest as f64 / done as f64);
+    let groups = part(
+        now.done.saturating_sub(first.done) as u64,
+        (now.groups - now.done) as u64,
+    );
+    let entries = part(first.behind.saturating_sub(now.behind), now.behind);
+    let most = groups.into_iter().chain(entries).reduce(f64::max)?;
+    Some(took.mul_f64(most.min(1e6)))
+}
+
 fn progress(all: &[NodeStatus]) -> Progress {
     let groups = leaders(all);
-    let mut wanted: Vec<u64> = wanted(all).into_iter().map(|m| m.raft_id).collect();
+    let members = wanted(all);
+    let drained: Vec<u64> = members
+        .iter()
+        .filter(|m| m.drained)
+        .map(|m| m.raft_id)
+        .collect();
+    let mut wanted: Vec<u64> = members.into_iter().map(|m| m.raft_id).collect();
     wanted.sort_unstable();
     let is_done = |group: &GroupStatus| {
         let membership = group.membership.clone().unwrap_or_default();
         let mut voters = membership.voters;
         voters.sort_unstable();
         let is_quiet = membership.voters_outgoing.is_empty() && membership.learners.is_empty();
-        group.leader != 0 && is_quiet && (wanted.is_empty() || voters == wanted)
+        let is_led = group.leader != 0 && !drained.contains(&group.leader);
+        is_led && is_quiet && (wanted.is_empty() || voters == wanted)
     };
+    let behind = groups.values().filter(|g| !is_done(g)).flat_map(|g| {
+        let replicas = g.replicas.iter();
+        replicas.map(|r| g.last_index.saturating_sub(r.matched))
+    });
+    let behind = behind.sum();
     let waiting = groups.iter().filter(|(_, g)| !is_done(g));
     let waiting: Vec<String> = waiting.map(|(id, _)| id.to_string()).collect();
     Progress {
         groups: groups.len(),
         done: groups.len() - waiting.len(),
+        behind,
         waiting,
     }
 }
@@ -296,6 +393,7 @@ fn told(progress: &Progress) -> String {
         groups,
         done,
         waiting,
+        ..
     } = progress;
     if waiting.is_empty() {
         format!("all {groups} groups have a leader and the members that they shall have")
@@ -306,7 +404,9 @@ fn told(progress: &Progress) -> String {
             .cloned()
             .collect::<Vec<_>>()
             .join(", ");
-        format!("{done} of {groups} groups have the members that they shall have; not yet: {shown}")
+        format!(
+            "{done} of {groups} groups have the leader and members that they shall have; not yet: {shown}"
+        )
     }
 }
 
@@ -376,3 +476,6 @@ fn as_json(all: &[NodeStatus], progress: &Progress) -> serde_json::Value {
         "groups_waiting": progress.waiting,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,9 @@ struct Arguments {
     /// the first one
     #[argh(option, default = "1")]
     from: u64,
+    /// without these seeds, as NUMBER,NUMBER: what they show is known and open
+    #[argh(option, default = "String::new()")]
+    except: String,
     /// run seeds for so many hours
     #[argh(option)]
     hours: Option<f64>,
@@ -82,7 +85,10 @@ fn carry_out(arguments: &Arguments) -> Result<bool, String> {
     if arguments.seed.is_some() {
         return Ok(replay(plan, mutation, arguments.quiet));
     }
-    Ok(run_many(arguments, mutation))
+    let except = arguments.except.split(',').filter(|s| !s.is_empty());
+    let except: Result<Vec<u64>, _> = except.map(str::parse).collect();
+    let except = except.map_err(|e| format!("--except {:?}: {e}", arguments.except))?;
+    Ok(run_many(arguments, mutation, &except))
 }
 
 fn mutation_of(arguments: &Arguments) -> Result<&'static str, String> {
@@ -159,7 +165,7 @@ fn threads(arguments: &Arguments) -> usize {
     }
 }
 
-fn run_many(arguments: &Arguments, mutation: &'static str) -> bool {
+fn run_many(arguments: &Arguments, mutation: &'static str, except: &[u64]) -> bool {
     let began = now();
     let until = arguments.hours.map(|h| Duration::from_secs_f64(h * 3600.0));
     let is_over = || until.is_some_and(|until| began.elapsed() >= until);
@@ -168,6 +174,7 @@ fn run_many(arguments: &Arguments, mutation: &'static str) -> bool {
         count: until.map_or(arguments.seeds, |_| u64::MAX - arguments.from),
         changes: &arguments.set,
         mutation,
+        except,
         failures_max: arguments.failures,
         threads: threads(arguments),
         has_progress: true,
@@ -252,6 +259,7 @@ fn find_mutations(arguments: &Arguments) -> bool {
             count: *within,
             changes: &arguments.set,
             mutation: name,
+            except: &[],
             failures_max: 1,
             threads: threads(arguments),
             has_progress: false,

@@ -4,6 +4,7 @@
 mod admin;
 mod net;
 mod ports;
+mod wires;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 pub use net::Network;
 use ports::Port;
+pub use wires::{Trouble, Wires};
 
 use crate::disk::Disk;
 use crate::{Client, Server, scratch_dir};
@@ -69,6 +71,7 @@ pub struct Cluster {
     /// How many nodes founded it; the others join.
     founders: usize,
     network: Option<Network>,
+    wires: Option<Wires>,
     /// Those that can fail, by node; unmounted before the directory goes.
     disks: Vec<(u32, Disk)>,
     dir: tempfile::TempDir,
@@ -99,6 +102,21 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The same, on ways that can fail.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn start_wired(count: u32, settings: &[&str]) -> std::io::Result<Cluster> {
+        let mut cluster = Cluster::prepare(count, settings, None);
+        let nodes = cluster.nodes.iter().map(|n| n.cluster_listen.clone());
+        cluster.wires = Some(Wires::make(&(1..).zip(nodes).collect::<Vec<_>>())?);
+        for node in cluster.ids() {
+            cluster.start_node(node);
+        }
+        cluster.wait_ready();
+        Ok(cluster)
+    }
+
     /// A cluster none of whose nodes runs yet.
     pub fn prepare(count: u32, settings: &[&str], network: Option<Network>) -> Cluster {
         Cluster {
@@ -108,6 +126,7 @@ impl Cluster {
             settings: settings.iter().map(|s| (*s).to_owned()).collect(),
             founders: count as usize,
             network,
+            wires: None,
             disks: Vec::new(),
             dir: scratch_dir(),
         }
@@ -162,6 +181,11 @@ impl Cluster {
     /// The network, if each node has its own.
     pub fn network(&self) -> Option<&Network> {
         self.network.as_ref()
+    }
+
+    /// The ways between the nodes, if they can fail.
+    pub fn wires(&self) -> Option<&Wires> {
+        self.wires.as_ref()
     }
 
     /// A node's address for clients, `host:port`.
@@ -231,7 +255,10 @@ impl Cluster {
         let peers: Vec<String> = (1..)
             .zip(&self.nodes)
             .filter(|(id, _)| this.joins || *id <= self.founders)
-            .map(|(id, n)| format!("{id}={}", n.cluster_listen))
+            .map(|(id, n)| {
+                let way = self.wires.as_ref().and_then(|w| w.address(node, id as u32));
+                format!("{id}={}", way.unwrap_or(&n.cluster_listen))
+            })
             .collect();
         let peers = peers.join(",");
         if this.joins {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use integration::cluster::Cluster;
+use integration::cluster::{Cluster, Trouble};
 use integration::history::History;
 use integration::load::{Load, Numbers, Plan, Stream, add, judge, read_back};
 use integration::random::Random;
@@ -39,6 +39,12 @@ enum Fault {
     Deafen,
     /// Cut off and joined again, and again.
     Flap,
+    /// Something is wrong with the ways around one node.
+    Wires(Trouble),
+    /// With all ways.
+    AllWires(Trouble),
+    /// With the ways from the node that leads the first stream; it hears the others.
+    LeaderWires(Trouble),
 }
 
 const PROCESS: [Fault; 8] = [
@@ -60,6 +66,19 @@ const NETWORK: [Fault; 7] = [
     Fault::KillLeader,
     Fault::Deafen,
     Fault::Flap,
+];
+
+const WIRES: [Fault; 10] = [
+    Fault::AllWires(Trouble::Cut(4 << 10)),
+    Fault::Wires(Trouble::Silent),
+    Fault::AllWires(Trouble::Late(60)),
+    Fault::LeaderWires(Trouble::Cut(1 << 10)),
+    Fault::Wires(Trouble::Dripping),
+    Fault::AllWires(Trouble::Jerky(400)),
+    Fault::LeaderWires(Trouble::Silent),
+    Fault::Wires(Trouble::Cut(64 << 10)),
+    Fault::LeaderWires(Trouble::Late(300)),
+    Fault::Wires(Trouble::Jerky(1000)),
 ];
 
 /// A fault's length, or a pause in the load: no state is waited for by it.
@@ -85,7 +104,7 @@ fn inflict(cluster: &mut Cluster, fault: Fault, first: &Stream, random: &mut Ran
     }
     let wants_leader = matches!(
         fault,
-        Fault::KillLeader | Fault::PauseLeader | Fault::IsolateLeader
+        Fault::KillLeader | Fault::PauseLeader | Fault::IsolateLeader | Fault::LeaderWires(_)
     );
     if wants_leader && let Some(leader) = cluster.leader(&first.path) {
         ids.retain(|node| *node != leader);
@@ -155,6 +174,16 @@ fn inflict(cluster: &mut Cluster, fault: Fault, first: &Stream, random: &mut Ran
             last(1000 + 2 * down);
             network.heal();
         }
+        Fault::Wires(trouble) | Fault::AllWires(trouble) | Fault::LeaderWires(trouble) => {
+            let wires = cluster.wires().expect("these need relays");
+            match fault {
+                Fault::LeaderWires(_) => others.iter().for_each(|to| wires.set(one, *to, trouble)),
+                Fault::Wires(_) => wires.set_around(one, trouble),
+                _ => ids.iter().for_each(|node| wires.set_around(*node, trouble)),
+            }
+            last(1000 + 2 * down);
+            wires.heal();
+        }
     }
     restart(cluster);
     cluster.wait_ready();
@@ -218,9 +247,13 @@ fn run(mut cluster: Cluster, faults: &[Fault], (from, step, episodes): (u32, u32
     }
 }
 
-/// Runs the episodes on several clusters at once; a lane that fails is reported when all have ended.
-fn run_lanes(faults: &[Fault], start: impl Fn(u32) -> Result<Cluster, String> + Sync) {
-    let episodes = number("URSULA_TEST_EPISODES", 100);
+/// Runs a share of the episodes on several clusters at once; a lane that fails is reported when all have ended.
+fn run_lanes(
+    faults: &[Fault],
+    percent: u32,
+    start: impl Fn(u32) -> Result<Cluster, String> + Sync,
+) {
+    let episodes = number("URSULA_TEST_EPISODES", 100) * percent / 100;
     let seed = number("URSULA_TEST_SEED", 1);
     let lanes = number("URSULA_TEST_LANES", 4).clamp(1, episodes.max(1));
     std::thread::scope(|scope| {
@@ -235,7 +268,7 @@ fn run_lanes(faults: &[Fault], start: impl Fn(u32) -> Result<Cluster, String> + 
                         (lane, lanes, episodes),
                         u64::from(seed + lane),
                     ),
-                    Err(reason) => println!("skipped: no network namespaces here: {reason}"),
+                    Err(reason) => println!("skipped: there is no such network here: {reason}"),
                 }
             });
         }
@@ -257,7 +290,18 @@ pub const SETTINGS: [&str; 8] = [
 #[test]
 fn what_was_answered_stays_true_when_nodes_are_killed_and_paused() {
     let _alone = alone();
-    run_lanes(&PROCESS, |count| Ok(Cluster::start(count, &SETTINGS)));
+    run_lanes(&PROCESS, 70, |count| Ok(Cluster::start(count, &SETTINGS)));
+}
+
+#[test]
+fn what_was_answered_stays_true_when_connections_are_slow_and_break() {
+    let _alone = alone();
+    if nodes() == 1 {
+        return println!("skipped: one node has no connections to others");
+    }
+    run_lanes(&WIRES, 30, |count| {
+        Cluster::start_wired(count, &SETTINGS).map_err(|e| e.to_string())
+    });
 }
 
 #[test]
@@ -266,5 +310,7 @@ fn what_was_answered_stays_true_when_the_network_is_cut() {
     if nodes() == 1 {
         return println!("skipped: one node has no network");
     }
-    run_lanes(&NETWORK, |count| Cluster::start_apart(count, &SETTINGS));
+    run_lanes(&NETWORK, 100, |count| {
+        Cluster::start_apart(count, &SETTINGS)
+    });
 }

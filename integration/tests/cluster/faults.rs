@@ -306,3 +306,42 @@ fn a_leader_that_stood_still_answers_nothing_stale() {
         cluster.expect_equal_states(&[1, 2, 3]);
     }
 }
+
+/// Longer than any time-out between nodes; with `URSULA_TEST_STOP_SECONDS=180` for minutes.
+#[test]
+fn who_stands_still_for_long_comes_back_to_what_the_others_have() {
+    let _alone = alone();
+    let mut cluster = Cluster::start(3, &SETTINGS);
+    let addresses = cluster.addresses();
+    let (history, numbers) = (Arc::new(History::new()), Arc::new(Numbers::default()));
+    for wants_leader in [false, true] {
+        let streams = Stream::some(&format!("long{wants_leader}"), 6);
+        let plan = Plan::default();
+        let load = Load::start(&addresses, &streams, &plan, &history, &numbers);
+        wait_for("somebody leads", || {
+            cluster.leader(&streams[0].path).is_some()
+        });
+        let leader = cluster.leader(&streams[0].path).unwrap_or(1);
+        let node = if wants_leader { leader } else { 1 + leader % 3 };
+        cluster.pause(node);
+        // The fault's length.
+        std::thread::sleep(Duration::from_secs(
+            number("URSULA_TEST_STOP_SECONDS", 4).into(),
+        ));
+        let others: Vec<u32> = cluster.ids().into_iter().filter(|n| *n != node).collect();
+        for other in &others {
+            assert!(cluster.is_ready(*other), "node {other} is not ready");
+        }
+        cluster.resume(node);
+        cluster.wait_ready();
+        load.wait(&["append Appended", "produce Appended", "read Content"], 8);
+        let counts = load.stop();
+        cluster.expect_all_alive();
+        let bytes = read_back(&addresses, &streams, &history);
+        println!(
+            "node {node} stood still: {bytes} bytes, {:?}, {counts:?}",
+            judge(&streams, &history)
+        );
+        cluster.expect_equal_states(&[1, 2, 3]);
+    }
+}

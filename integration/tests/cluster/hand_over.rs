@@ -119,3 +119,38 @@ fn a_stop_leaves_no_append_in_doubt() {
     }
     assert!(went > 0, "nobody that went led anything");
 }
+
+#[test]
+fn an_operator_is_told_when_a_drain_is_done_and_hands_over_through_any_node() {
+    let _alone = alone();
+    let cluster = Cluster::start(3, &[]);
+    let path = "/v1/stream/drained";
+    let created = cluster.client(1).create(path, "text/plain");
+    assert_eq!(created.status, 201, "{}", created.text());
+    for node in [1, 2, 3] {
+        let said = cluster.order(1, &["drain", &node.to_string()]);
+        assert!(said.is_ok(), "{said:?}");
+        assert_eq!(led(&cluster, node), [0; 0], "node {node} leads: {said:?}");
+        let said = cluster.order(1, &["drain", &node.to_string(), "--undo"]);
+        assert!(said.is_ok(), "{said:?}");
+    }
+    let leads = |node: u32| led(&cluster, node).contains(&1);
+    let old = (1..=3).find(|n| leads(*n)).expect("somebody leads");
+    let (heir, third) = (1 + old % 3, 1 + (old + 1) % 3);
+    let to = heir.to_string();
+    let order = ["transfer-leader", "--group", "1", "--to", &to];
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !leads(heir) {
+        let said = cluster.order(third, &order);
+        assert!(Instant::now() < deadline, "node {heir} never led: {said:?}");
+    }
+    for (words, reason) in [
+        (&["transfer-leader", "--group", "99"][..], "no group 99"),
+        (&["transfer-leader", "--to", "9"], "node 9 is not a member"),
+        (&["add", "4=nonsense"], "N=HOST:PORT"),
+        (&["add", "4=10.0.0.1:0"], "N=HOST:PORT"),
+    ] {
+        let said = cluster.order(1, words).expect_err("it makes no sense");
+        assert!(said.contains(reason), "{words:?}: {said}");
+    }
+}

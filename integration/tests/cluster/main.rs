@@ -18,6 +18,7 @@ mod idle;
 mod members;
 mod retention;
 mod rolling;
+mod storm;
 mod transfer;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
