@@ -113,6 +113,16 @@ impl Way {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits while the way is silent.
+    fn loud_trouble(&self) -> Trouble {
+        loop {
+            match self.trouble() {
+                Trouble::Silent if !self.is_gone() => std::thread::sleep(LOOK),
+                trouble => return trouble,
+            }
+        }
+    }
+
     fn below(&self, bound: u64) -> u64 {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
         random.below(bound.max(1))
@@ -160,12 +170,7 @@ impl Way {
         let mut cut_at = None;
         let mut is_cut = false;
         while !self.is_gone() {
-            let trouble = self.trouble();
-            if trouble == Trouble::Silent {
-                std::thread::sleep(LOOK);
-                continue;
-            }
-            let room = match trouble {
+            let room = match self.loud_trouble() {
                 Trouble::Dripping => 16,
                 _ => buffer.len(),
             };
@@ -175,6 +180,8 @@ impl Way {
                 Err(error) if is_early(&error) => continue,
                 Err(_) => break,
             };
+            // It may have changed while nothing came.
+            let trouble = self.loud_trouble();
             match trouble {
                 Trouble::None | Trouble::Silent => {}
                 Trouble::Dripping => std::thread::sleep(LOOK),
