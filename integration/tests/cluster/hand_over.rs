@@ -21,7 +21,8 @@ fn led(cluster: &Cluster, node: u32) -> Vec<u64> {
 #[test]
 fn who_hands_over_stays_until_the_heir_leads() {
     let _alone = alone();
-    let mut cluster = Cluster::start(3, &["--log-level", "debug"]);
+    // For so long a leader that hears from nobody stays what it is, and can be asked.
+    let mut cluster = Cluster::start(3, &["--election-timeout-ms", "3000"]);
     let path = "/v1/stream/heir";
     let created = cluster.client(1).create(path, "text/plain");
     assert_eq!(created.status, 201, "{}", created.text());
@@ -38,12 +39,9 @@ fn who_hands_over_stays_until_the_heir_leads() {
     let given = led(&cluster, old);
     assert!(!given.is_empty());
     assert!(cluster.stop(old).success());
-    let (log, old_log) = (cluster.log(heir), cluster.log(old));
-    let said = old_log.lines().filter(|l| l.contains("handed_over"));
-    let said: Vec<&str> = said.collect();
+    let led_now = led(&cluster, heir);
     for group in given {
-        let leads = format!("event=leader group={group} node={heir} here=true");
-        assert!(log.contains(&leads), "{leads} is not in its log; {said:?}");
+        assert!(led_now.contains(&group), "{group} of {led_now:?}");
     }
     cluster.resume(still);
     // It goes on without the one that went.
