@@ -168,7 +168,7 @@ fn words_after(told: &Told) -> String {
 
 fn bash() -> String {
     let mut out = "_ursula() {\n  local current=${COMP_WORDS[COMP_CWORD]} path= word\n  \
-                   for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n    \
+                   for word in \"${COMP_WORDS[@]:1:$((COMP_CWORD - 1))}\"; do\n    \
                    case \"$path $word\" in\n"
         .to_owned();
     let all = commands();

@@ -77,7 +77,8 @@ pub(super) fn render<'a>(
         for verb in ColdVerb::ALL.map(ColdVerb::name) {
             let statuses = requests.by_status.iter().filter(|((v, _), _)| *v == verb);
             let costs = statuses.map(|((_, s), count)| *count as f64 * prices.dollars(verb, s));
-            let dollars: f64 = costs.sum();
+            // Of nothing, the sum is -0.
+            let dollars: f64 = costs.sum::<f64>() + 0.0;
             let _ = writeln!(out, "{name}{{core=\"{core}\",verb=\"{verb}\"}} {dollars}");
         }
     }
