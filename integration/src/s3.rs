@@ -285,8 +285,8 @@ impl Shared {
     }
 }
 
-/// Ends a connection with RST.
-fn reset(socket: &TcpStream) {
+/// The end of the connection is a reset, not a farewell; it comes when the last descriptor is closed.
+pub(crate) fn reset(socket: &TcpStream) {
     use std::os::fd::AsRawFd;
     let linger = libc::linger {
         l_onoff: 1,
@@ -302,5 +302,4 @@ fn reset(socket: &TcpStream) {
             size_of::<libc::linger>() as libc::socklen_t,
         );
     }
-    // Both ends of the clone are closed when the caller returns.
 }
