@@ -142,7 +142,13 @@ impl Group {
         let kind = message.r#type as i32;
         let asks_for_vote = kind == T::MsgRequestVote as i32 || kind == T::MsgRequestPreVote as i32;
         let may_have_promised = self.now.monotonic_us < self.no_vote_until_us;
-        if asks_for_vote && may_have_promised && !mutation::is_on("promise-forgotten") {
+        // Whom a leader told to take over asks with leave: that leader has no lease any more (`end_lease`).
+        let is_handed_over = message.context.as_deref() == Some(::raft::CAMPAIGN_TRANSFER);
+        if asks_for_vote
+            && may_have_promised
+            && !is_handed_over
+            && !mutation::is_on("promise-forgotten")
+        {
             return;
         }
         if kind == T::MsgSnapshot as i32 {

@@ -1,5 +1,8 @@
 //! Handing over: who waits meanwhile, and for how long the old leader is needed.
 
+use ::raft::prelude::MessageType;
+use raftproto::peer::RaftMessage;
+
 use super::replicas::{Cluster, others};
 use super::*;
 
@@ -59,4 +62,36 @@ fn who_handed_over_is_needed_until_the_heir_has_committed() {
     // Its vote, and the heir's first entry, had to be written and sent.
     assert!(looks_between > 4, "{looks_between}");
     assert!(cluster.group(heir).is_ready());
+}
+
+#[test]
+fn who_has_just_started_votes_for_the_heir_of_a_hand_over_only() {
+    let start = || RaftStart {
+        node_id: 1,
+        membership: members(&[1, 2, 3]),
+        hard_state: SavedHardState {
+            term: 5,
+            ..SavedHardState::default()
+        },
+        ..RaftStart::default()
+    };
+    let request = |context: &'static [u8]| RaftMessage {
+        group: 1,
+        r#type: MessageType::MsgRequestVote as u32,
+        to: 1,
+        from: 2,
+        term: 6,
+        index: 9,
+        log_term: 5,
+        context: Some(Bytes::from_static(context)),
+        ..RaftMessage::default()
+    };
+    for (context, term) in [(&b""[..], 5), (::raft::CAMPAIGN_TRANSFER, 6)] {
+        let mut started = Group::new(Machine::new(1), start(), 0).unwrap();
+        let mut effects = Vec::new();
+        started.step(Now::default(), Input::Peer(request(context)), &mut effects);
+        assert_eq!(started.term(), term, "{effects:?}");
+        let is_written = effects.iter().any(|e| matches!(e, Effect::Persist(_)));
+        assert_eq!(is_written, term == 6, "{effects:?}");
+    }
 }
