@@ -20,6 +20,7 @@ mod retention;
 mod rolling;
 mod storm;
 mod transfer;
+mod transfer_bad;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
