@@ -19,6 +19,7 @@ mod members;
 mod retention;
 mod rolling;
 mod storm;
+mod strangers;
 mod transfer;
 mod transfer_bad;
 
