@@ -262,15 +262,29 @@ impl Group {
             Outcome::Confirmed { index } if underway.is_confirmation => {
                 self.answer_at(index, asked, effects);
             }
-            // Certainly not done: it waits for a leader, or for the next tick.
+            // Certainly not done.
             Outcome::Refused(Refusal::NotLeader { .. } | Refusal::Unavailable) => {
-                self.hold(asked, effects);
+                self.ask_again(underway.node, asked, effects);
             }
-            Outcome::Refused(Refusal::OutcomeUnknown) if is_safe => self.hold(asked, effects),
+            Outcome::Refused(Refusal::OutcomeUnknown) if is_safe => {
+                self.ask_again(underway.node, asked, effects);
+            }
             outcome => effects.push(Effect::Reply {
                 reply_to: asked.reply_to,
                 outcome,
             }),
+        }
+    }
+
+    /// What was asked of a node in vain: if another one leads by now, it is asked at once. Else it waits for a leader, or for
+    /// the next tick.
+    fn ask_again(&mut self, asked_before: u64, asked: Asked, effects: &mut Vec<Effect>) {
+        let leader = node_of(self.raft.leader());
+        let is_other = leader != 0 && leader != asked_before;
+        if is_other && asked.until_us > self.now.monotonic_us {
+            self.dispatch(asked, effects);
+        } else {
+            self.hold(asked, effects);
         }
     }
 
