@@ -207,6 +207,11 @@ impl Group {
         if fetched.position.index <= self.applied.index || self.installing.is_some() {
             return;
         }
+        // Another leader since then has what is in it too: it was committed.
+        let (from, term) = match self.raft.leader() {
+            leader if leader != 0 && self.raft.term() > term => (leader, self.raft.term()),
+            _ => (from, term),
+        };
         let (position, membership) = (fetched.position, fetched.membership.clone());
         self.fetched = Some(fetched);
         self.raft.restore(from, term, position, &membership);
