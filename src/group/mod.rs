@@ -4,6 +4,7 @@
 //! the time given and answers with effects, so that a seed replays any failure. The shell in `core` carries
 //! the effects out.
 
+mod answers;
 mod backup;
 mod batch;
 mod bounds;
@@ -12,6 +13,7 @@ mod choose;
 mod cold;
 mod cold_state;
 mod effects;
+mod elections;
 mod expiry;
 mod holds;
 mod lead;
@@ -19,7 +21,6 @@ mod linear;
 mod log;
 mod machine;
 mod members;
-mod notices;
 mod packs;
 mod peer;
 mod raft;
@@ -39,6 +40,7 @@ use std::collections::BTreeMap;
 
 use raftproto::command::{Expire, command::Kind};
 
+pub use self::answers::is_commit_notice;
 pub use self::backup::{BaseMisfit, Exported, own_from, stamp_of};
 pub use self::batch::request_of;
 pub use self::bounds::Footprint;
@@ -49,7 +51,6 @@ pub use self::cold_state::ColdPack;
 pub use self::effects::{Effect, Fetched, Input, Now, ReplyTo};
 pub use self::log::LogPosition;
 pub use self::machine::{BatchError, Machine};
-pub use self::notices::is_commit_notice;
 pub use self::peer::{BadMessage, node_of};
 pub use self::raft::{LogEntry, Persist, SavedHardState};
 pub use self::settings::{RaftSettings, RaftStart, ReadMode, Replica};

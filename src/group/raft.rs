@@ -10,6 +10,8 @@ use raft::{RawNode, StateRole};
 use raftproto::checkpoint::Membership;
 use raftproto::peer::RaftMessage;
 
+use super::answers::Acknowledged;
+use super::elections::election_ticks;
 use super::log::{GroupLog, LogPosition, descriptor};
 use super::peer::{self, BadMessage};
 use super::settings::{RaftSettings, RaftStart};
@@ -79,10 +81,11 @@ pub(super) struct Raft {
     /// Messages that leave once the ready with the number is persisted.
     held_messages: VecDeque<(u64, Vec<RaftMessage>)>,
     settings: RaftSettings,
-    /// The state that the election time-out was drawn for, and how often one was drawn.
+    /// The election time-out, and the state that it was drawn for.
     drawn_for: (u64, StateRole),
-    draws: u64,
     drawn: usize,
+    /// What a leader is told that is on disk here.
+    pub(super) acknowledged: Acknowledged,
     /// Entries after this index are kept for the backup.
     pub(super) kept_from: Option<u64>,
 }
@@ -150,8 +153,8 @@ impl Raft {
             held_messages: VecDeque::new(),
             settings,
             drawn_for: (u64::MAX, StateRole::Follower),
-            draws: 0,
             drawn: 0,
+            acknowledged: Acknowledged::default(),
             kept_from: None,
         };
         raft.draw_time_out();
@@ -174,21 +177,16 @@ impl Raft {
         self.draw_time_out();
     }
 
-    /// raft-rs draws its election time-outs from the system's randomness; a seed must replay them.
+    /// raft-rs draws its election time-outs at random. Two that campaign at once win no election, and cost a time-out more:
+    /// here the voters take turns, which another term shuffles.
     fn draw_time_out(&mut self) {
         let state = (self.node.raft.term, self.node.raft.state);
         if state != self.drawn_for {
             self.drawn_for = state;
-            self.draws += 1;
-            let seed = [
-                self.settings.seed,
-                self.node.raft.id,
-                u64::from(self.group),
-                self.draws,
-            ];
-            let bytes: Vec<u8> = seed.iter().flat_map(|s| s.to_le_bytes()).collect();
-            let span = self.settings.election_ticks as u64;
-            self.drawn = (span + xxhash_rust::xxh3::xxh3_64(&bytes) % span) as usize;
+            let conf = self.node.store().conf_state();
+            let voters = [&conf.voters[..], &conf.voters_outgoing[..]].concat();
+            let place = (self.group, self.node.raft.term, self.node.raft.id);
+            self.drawn = election_ticks(voters, place, self.settings.election_ticks);
         }
         // Each time: raft-rs may have drawn one of its own in between.
         self.node.raft.set_randomized_election_timeout(self.drawn);
@@ -204,7 +202,11 @@ impl Raft {
         for (position, payload) in payloads {
             self.node.mut_store().offer(position, payload);
         }
+        let notice = self.commit_notice(&message);
         self.step_raw(message);
+        if let Some(notice) = notice {
+            self.leave_unanswered(notice);
+        }
         Ok(())
     }
 
@@ -244,13 +246,6 @@ impl Raft {
         {
             progress.next_idx = progress.matched + 1;
         }
-    }
-
-    /// For each replica what it has, and what it is sent next.
-    #[cfg(test)]
-    pub(super) fn sent_next(&self) -> Vec<(u64, u64)> {
-        let all = self.node.raft.prs().iter();
-        all.map(|(_, p)| (p.matched, p.next_idx)).collect()
     }
 
     pub(super) fn is_leader(&self) -> bool {
@@ -347,6 +342,8 @@ impl Raft {
             .collect::<Vec<_>>();
         let mut messages = self.outgoing(ready.take_messages());
         let mut held = self.outgoing(ready.take_persisted_messages());
+        self.note_answers(&messages);
+        self.note_answers(&held);
         if mutation::is_on("answer-before-sync") {
             messages.append(&mut held);
         }

@@ -30,8 +30,7 @@ pub struct RaftSettings {
     pub log_bytes_max: u64,
     /// Payload bytes that may be proposed and not yet applied.
     pub uncommitted_bytes_max: u64,
-    /// What the drawing of election time-outs and the numbers of questions to other nodes start from; another one at each
-    /// start.
+    /// What the numbers of questions to other nodes start from; another one at each start.
     pub seed: u64,
 }
 

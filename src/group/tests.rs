@@ -1,5 +1,6 @@
 //! A group with one voter, stepped by hand: what a client is told, what the log holds, what replicas agree on.
 
+mod answers;
 mod asleep;
 mod checkpoint;
 mod cold;
