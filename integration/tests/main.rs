@@ -18,4 +18,5 @@ mod retention;
 mod sagas;
 mod scrub;
 mod service;
+mod shells;
 mod tidy;
