@@ -5,6 +5,7 @@ mod commands;
 mod conformance;
 mod console;
 mod faults;
+mod full_disk;
 mod hostile;
 mod http;
 mod kills;

@@ -111,7 +111,10 @@ impl Core {
             None => Ok(glommio::spawn_local(work).detach()),
         };
         if let Err(error) = spawned {
-            log::error!("event=cold_task_lost error=\"{error}\"");
+            log::error!(
+                "event=cold_task_lost error={error:?}",
+                error = error.to_string()
+            );
         }
     }
 
@@ -253,7 +256,7 @@ impl Core {
         };
         read.map_err(|error| {
             let (group, pack) = (id.group, id.pack);
-            log::error!("event=cold_read_failed group={group} pack={pack:?} {error}");
+            log::error!("event=cold_read_failed group={group} pack={pack} {error}");
             add(&self.metrics.plain.cold_read_failures_total, 1);
             refusal_of(&error)
         })
