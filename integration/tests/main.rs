@@ -4,6 +4,7 @@ mod cold;
 mod commands;
 mod conformance;
 mod console;
+mod doctor;
 mod faults;
 mod full_disk;
 mod hostile;
