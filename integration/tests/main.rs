@@ -12,6 +12,7 @@ mod http;
 mod kills;
 mod limits;
 mod live;
+mod logs;
 mod memory;
 mod ops;
 mod protocol;
