@@ -145,6 +145,8 @@ pub struct Core {
     loads: std::sync::Arc<load::Loads>,
     /// What spreads leadership.
     balancing: balance::Balancing,
+    /// How fast checkpoints go to other nodes.
+    giving: give::Throttle,
     /// The other nodes' clocks against this one's, in milliseconds; asked by the first core.
     clock_offsets: RefCell<BTreeMap<u64, f64>>,
     /// Where old data is kept; `None` for a node in memory.

@@ -13,7 +13,6 @@ use raftproto::peer::{
 };
 use storage::{StorageError, framed};
 
-use super::give::give;
 use super::transfer::TransferError;
 use super::{Core, Message, core_statuses};
 use crate::group::Input;
@@ -130,7 +129,8 @@ impl PeerEvents for PeerShell {
             ));
         };
         let failed = |error: TransferError| GrpcError::new(Code::Unavailable, error.to_string());
-        let parts = give(disk.dir.clone(), request).await.map_err(failed)?;
+        let given = self.0.give_checkpoint(disk.dir.clone(), request).await;
+        let parts = given.map_err(failed)?;
         Ok(Box::pin(parts.map(move |part| part.map_err(failed))))
     }
 }

@@ -338,6 +338,7 @@ async fn build(
     );
     let timeouts: Rc<Timeouts> = Rc::default();
     let peer_settings: Rc<PeerSettings> = Rc::default();
+    let giving = super::give::Throttle::new(config.transfer_bytes_per_second);
     let core = Rc::new(Core {
         id,
         cores,
@@ -373,6 +374,7 @@ async fn build(
         others_keep_ms: Cell::new(0),
         loads,
         balancing: super::balance::Balancing::default(),
+        giving,
         disk,
         metrics,
         lag: super::status::Lag::default(),
