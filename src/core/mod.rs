@@ -30,6 +30,7 @@ pub mod packs;
 mod peer_events;
 mod peers;
 mod pulse;
+mod rescue;
 mod router;
 mod saga;
 mod scrub;
