@@ -31,6 +31,7 @@ pub mod packs;
 mod peer_events;
 mod peers;
 mod pulse;
+mod rescue;
 mod room;
 mod router;
 mod saga;

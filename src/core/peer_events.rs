@@ -115,7 +115,8 @@ impl PeerEvents for PeerShell {
         let refused =
             |refusal| GrpcError::new(Code::Unavailable, format!("not given: {refusal:?}"));
         let data = given.map_err(refused)?;
-        Ok(FetchBytesReply { data })
+        let crc32c = crc32c::crc32c(&data);
+        Ok(FetchBytesReply { data, crc32c })
     }
 
     async fn checkpoint(

@@ -10,6 +10,7 @@ mod bounds;
 mod checkpoint;
 mod choose;
 mod cold;
+mod cold_damage;
 mod cold_state;
 mod effects;
 mod expiry;
@@ -42,7 +43,9 @@ use raftproto::command::{Expire, command::Kind};
 pub use self::backup::{BaseMisfit, Exported, own_from, stamp_of};
 pub use self::batch::request_of;
 pub use self::bounds::Footprint;
-pub use self::checkpoint::{CheckpointPlan, PlaceChunk, combine_stream_states};
+pub use self::checkpoint::{
+    CheckpointPlan, HeldChunk, HeldColdChunk, PlaceChunk, combine_stream_states,
+};
 pub use self::choose::PackSource;
 pub use self::cold::{ColdAnswer, ColdFigures, ColdSettings, PackedChunk};
 pub use self::cold_state::ColdPack;
