@@ -41,11 +41,16 @@ pub fn stop_thread(thread: u32, is_stopped: bool) {
 }
 
 pub fn admin_of(server: &Server) -> String {
-    let log = server.log();
-    let (_, rest) = log
-        .split_once("event=admin_listening address=")
-        .unwrap_or_else(|| panic!("{log}"));
-    rest.split_whitespace().next().unwrap().to_owned()
+    // Another thread says so, perhaps after the cores listen.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let log = server.log();
+        if let Some((_, rest)) = log.split_once("event=admin_listening address=") {
+            return rest.split_whitespace().next().unwrap().to_owned();
+        }
+        assert!(Instant::now() < deadline, "{log}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 pub const ADMIN: [&str; 2] = ["--admin-listen", "127.0.0.1:0"];
