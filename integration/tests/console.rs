@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
 
+use integration::cluster::Cluster;
 use integration::{Client, Server, repository, scratch_dir};
 
 const TOKEN: &str = "a token of the test's own";
@@ -49,10 +50,50 @@ fn workshop() -> PathBuf {
     dir
 }
 
-fn admin_of(server: &Server) -> String {
-    let log = server.log();
+fn admin_of(log: &str) -> String {
     let (_, rest) = log.split_once("event=admin_listening address=").unwrap();
     rest.split_whitespace().next().unwrap().to_owned()
+}
+
+/// Goes through the page at `admin` as the script says; `last` is a process that it kills.
+fn drive(workshop: &Path, browser: &Path, admin: &str, last: Option<u32>) {
+    let output = Command::new("node")
+        .arg("console.mjs")
+        .args([&format!("http://{admin}"), &TOKEN.replace(' ', "-")])
+        .arg(repository().join("target/console"))
+        .args(last.map(|pid| pid.to_string()))
+        .env("CHROMIUM", browser)
+        .current_dir(workshop)
+        .output()
+        .expect("node runs");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("all good"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_operator_sees_the_cores_of_all_nodes_at_one_of_them() {
+    let Some(browser) = browser() else {
+        eprintln!("chromium is not installed (Debian: chromium): the console was not tested");
+        return;
+    };
+    let workshop = workshop();
+    let mut cluster = Cluster::prepare(3, &[], None);
+    cluster.set(1, &["--core-count", "2", "--admin-listen", "127.0.0.1:0"]);
+    cluster.set(3, &["--core-count", "2"]);
+    for node in cluster.ids() {
+        cluster.start_node(node);
+    }
+    cluster.wait_ready();
+    let mut c = cluster.client(1);
+    for number in 0..40 {
+        c.create(&format!("/v1/stream/spread/{number}"), "text/plain");
+    }
+    let last = cluster.pid(3);
+    drive(&workshop, &browser, &admin_of(&cluster.log(1)), Some(last));
+    cluster.wait_end(3);
 }
 
 #[test]
@@ -85,22 +126,7 @@ fn an_operator_sees_the_node_and_works_on_streams_by_keyboard() {
     for number in 0..300 {
         c.create(&format!("/v1/stream/many/{number}"), "text/plain");
     }
-    let output = Command::new("node")
-        .arg("console.mjs")
-        .args([
-            &format!("http://{}", admin_of(&server)),
-            &TOKEN.replace(' ', "-"),
-        ])
-        .arg(repository().join("target/console"))
-        .env("CHROMIUM", browser)
-        .current_dir(&workshop)
-        .output()
-        .expect("node runs");
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && said.contains("all good"),
-        "{said}"
-    );
+    drive(&workshop, &browser, &admin_of(&server.log()), None);
     let body = c.get("/v1/stream/chat/alice").text();
     assert!(body.contains("from the console"), "{body}");
 }
@@ -114,7 +140,7 @@ fn what_changes_something_needs_the_token() {
     let admin = ["--admin-listen", "127.0.0.1:0"];
     let with = ["--admin-token-file", file.to_str().unwrap()];
     let server = Server::start(&[&admin[..], &with].concat());
-    let mut c = Client::connect(&admin_of(&server));
+    let mut c = Client::connect(&admin_of(&server.log()));
     let path = "/_/streams/v1/stream/s";
     let plain = ("content-type", "text/plain");
     let bearer = format!("Bearer {token}");
@@ -149,7 +175,7 @@ fn what_changes_something_needs_the_token() {
     assert_eq!(c.get(path).header("access-control-allow-origin"), "");
 
     let server = Server::start(&admin);
-    let mut c = Client::connect(&admin_of(&server));
+    let mut c = Client::connect(&admin_of(&server.log()));
     let reply = c.send("PUT", path, &[plain, good], b"");
     assert_eq!(reply.status, 403);
     assert!(reply.text().contains("admin_token_file"));

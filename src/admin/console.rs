@@ -89,13 +89,14 @@ impl Service {
     /// The status of a node that has no cluster's port.
     async fn alone(&self) -> StatusReply {
         let reports = self.gatherer.reports().await;
+        let own = self.config.node_id;
+        let cores = crate::core::core_statuses(&reports, own);
         let mut groups: Vec<_> = reports
             .into_iter()
             .flatten()
             .flat_map(|r| r.groups)
             .collect();
         groups.sort_unstable_by_key(|g| g.group);
-        let own = self.config.node_id;
         StatusReply {
             node: Some(Hello {
                 node_id: own,
@@ -106,6 +107,7 @@ impl Service {
             groups_led: groups.iter().filter(|g| g.leader == own).count() as u32,
             groups_without_leader: groups.iter().filter(|g| g.leader == 0).count() as u32,
             groups,
+            cores,
             ..StatusReply::default()
         }
     }

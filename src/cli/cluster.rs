@@ -1,5 +1,7 @@
 //! `ursula cluster`: an operator's view of the nodes, and orders to them, over the cluster's own port.
 
+mod json;
+
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use raftproto::peer::{
     AdminRequest, GroupStatus, StatusReply, StatusRequest, TransferLeaders, admin_request::Order,
 };
 
+pub use self::json::cluster_as_json;
 use super::CliError;
 use super::arguments::{ClusterCommand, ClusterSubcommand};
 use super::output::say;
@@ -101,7 +104,7 @@ impl Operator {
         let all = self.all(with_hashes).await?;
         let progress = progress(&all);
         if json {
-            say!("{}", as_json(&all, &progress));
+            say!("{}", cluster_as_json(&all));
             return Ok(());
         }
         say!("node  clients                cluster                leads  without leader");
@@ -118,7 +121,10 @@ impl Operator {
                         status.groups_without_leader
                     );
                 }
-                Err(error) => say!("?     {:<22} {address:<22} {error}", ""),
+                Err(error) => {
+                    let number = number_at(&all, address).map_or("?".to_owned(), |n| n.to_string());
+                    say!("{number:<5} {:<22} {address:<22} {error}", "");
+                }
             }
         }
         let leaders = leaders(&all);
@@ -270,9 +276,12 @@ fn failed(at: &str, error: &GrpcError) -> CliError {
     }
 }
 
-/// What `--json` prints.
-pub fn cluster_as_json(all: &[NodeStatus]) -> serde_json::Value {
-    as_json(all, &progress(all))
+/// Which node is at a cluster address, as those say that answer.
+fn number_at(all: &[NodeStatus], address: &str) -> Option<u64> {
+    let told = all.iter().filter_map(|(_, s)| s.as_ref().ok());
+    let mut peers = told.flat_map(|s| &s.peers);
+    let found = peers.find(|p| p.cluster_address == address);
+    found.map(|p| p.node_id)
 }
 
 fn name(raft_id: u64) -> String {
@@ -411,71 +420,5 @@ fn told(progress: &Progress) -> String {
 }
 
 /// A group as one node has it. A hash has 64 bits, more than JSON's readers keep of a number.
-fn replica_json(group: &GroupStatus) -> serde_json::Value {
-    let hash = (group.state_hash != 0).then(|| format!("{:016x}", group.state_hash));
-    serde_json::json!({ "group": group.group, "applied": group.applied, "state_hash": hash })
-}
-
-/// The replicas as their leader sees them; none where nobody leads.
-fn replicas_json(group: &GroupStatus) -> Vec<serde_json::Value> {
-    let replicas = group.replicas.iter().map(|r| {
-        serde_json::json!({
-            "node": r.raft_id & 0xffff,
-            "raft_id": r.raft_id,
-            "behind": group.last_index.saturating_sub(r.matched),
-            "is_active": r.is_active,
-            "is_installing": r.is_installing,
-        })
-    });
-    replicas.collect()
-}
-
-fn as_json(all: &[NodeStatus], progress: &Progress) -> serde_json::Value {
-    let nodes = all.iter().map(|(address, status)| match status {
-        Ok(status) => {
-            let hello = status.node.clone().unwrap_or_default();
-            serde_json::json!({
-                "node": hello.node_id,
-                "raft_id": hello.raft_id,
-                "clients": hello.client_address,
-                "cluster": hello.cluster_address,
-                "groups_led": status.groups_led,
-                "groups_without_leader": status.groups_without_leader,
-                "groups": status.groups.iter().map(replica_json).collect::<Vec<_>>(),
-            })
-        }
-        Err(error) => serde_json::json!({ "cluster": address, "error": error.to_string() }),
-    });
-    let groups = leaders(all).into_values().map(|g| {
-        let membership = g.membership.clone().unwrap_or_default();
-        serde_json::json!({
-            "group": g.group,
-            "leader": g.leader & 0xffff,
-            "term": g.term,
-            "applied": g.applied,
-            "replicas": replicas_json(&g),
-            "voters": membership.voters,
-            "learners": membership.learners,
-            "streams": g.streams,
-            "trouble": g.trouble,
-        })
-    });
-    let members = wanted(all).into_iter().map(|m| {
-        serde_json::json!({
-            "node": m.raft_id & 0xffff,
-            "raft_id": m.raft_id,
-            "cluster": m.cluster_address,
-            "drained": m.drained,
-        })
-    });
-    serde_json::json!({
-        "members": members.collect::<Vec<_>>(),
-        "nodes": nodes.collect::<Vec<_>>(),
-        "groups": groups.collect::<Vec<_>>(),
-        "groups_done": progress.done,
-        "groups_waiting": progress.waiting,
-    })
-}
-
 #[cfg(test)]
 mod tests;

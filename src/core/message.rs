@@ -99,6 +99,10 @@ pub struct CoreReport {
     pub snapshot: CoreSnapshot,
     /// Its groups.
     pub groups: Vec<GroupStatus>,
+    /// Long-polls and SSE readers.
+    pub live_readers: u64,
+    /// Times that its clock came much too late.
+    pub reactor_stalls: u64,
     /// Groups that do not take requests yet.
     pub groups_waiting: u32,
     /// The core stopped serving for good.

@@ -58,7 +58,7 @@ pub use start::{
     CoreError, CoreStart, GroupStart, Progress, StopHandle, WalStart, control_stream, run,
     stop_pair,
 };
-pub use status::{not_ready, silent_cores};
+pub use status::{core_statuses, not_ready, silent_cores};
 pub use turn::kind as record_kind;
 
 use std::cell::{Cell, RefCell};

@@ -15,7 +15,7 @@ use storage::{StorageError, framed};
 
 use super::give::give;
 use super::transfer::TransferError;
-use super::{Core, Message};
+use super::{Core, Message, core_statuses};
 use crate::group::Input;
 use crate::meta::admission::{Bound, Known, admit};
 use crate::peer::{CheckpointParts, Code, GrpcError, PeerEvents};
@@ -256,6 +256,7 @@ impl Core {
 
     async fn node_status(self: &Rc<Self>, request: StatusRequest) -> StatusReply {
         let reports = self.probe_all(request.with_hashes).await;
+        let cores = core_statuses(&reports, self.identity.raft_id);
         let mut groups: Vec<_> = reports
             .into_iter()
             .flatten()
@@ -291,6 +292,7 @@ impl Core {
             groups_without_leader,
             members: members.collect(),
             bound_raft_ids: self.bound_raft_ids(),
+            cores,
         }
     }
 

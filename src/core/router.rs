@@ -382,6 +382,8 @@ impl Core {
                 .values()
                 .map(|group| self.group_status(group, with_hashes))
                 .collect(),
+            live_readers: self.hub.readers(),
+            reactor_stalls: plain.reactor_stalls_total.get(),
             groups_waiting: groups.values().filter(|g| !g.has_leader()).count() as u32,
             failed: self.is_failed.get(),
             disk_full: self.is_full.get(),

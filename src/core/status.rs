@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use raftproto::peer::{GroupStatus, ReplicaStatus, StatusRequest};
+use raftproto::peer::{CoreStatus, GroupStatus, ReplicaStatus, StatusRequest};
 
 use super::Core;
 use super::message::CoreReport;
@@ -16,6 +16,33 @@ pub fn silent_cores(reports: &[Option<CoreReport>]) -> Option<String> {
     let silent = reports.iter().enumerate().filter(|(_, r)| r.is_none());
     let silent: Vec<String> = silent.map(|(core, _)| core.to_string()).collect();
     (!silent.is_empty()).then(|| format!("cores without an answer: {}\n", silent.join(", ")))
+}
+
+/// Each core for an operator at whichever node; `own` is the raft id of this node's replicas.
+pub fn core_statuses(reports: &[Option<CoreReport>], own: u64) -> Vec<CoreStatus> {
+    let statuses = reports.iter().enumerate().map(|(core, report)| {
+        let core = core as u32;
+        let Some(report) = report else {
+            return CoreStatus {
+                core,
+                ..CoreStatus::default()
+            };
+        };
+        let groups = &report.groups;
+        CoreStatus {
+            core,
+            is_up: true,
+            has_failed: report.failed,
+            is_disk_full: report.disk_full,
+            groups_led: groups.iter().filter(|g| g.leader == own).count() as u32,
+            streams: groups.iter().map(|g| g.streams).sum(),
+            hot_bytes: groups.iter().map(|g| g.hot_bytes).sum(),
+            live_readers: report.live_readers,
+            requests: report.snapshot.requests_total(),
+            reactor_stalls: report.reactor_stalls,
+        }
+    });
+    statuses.collect()
 }
 
 /// Why requests cannot be served; nothing if they can.

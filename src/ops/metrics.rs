@@ -380,6 +380,14 @@ pub struct CoreSnapshot {
     gauges: Gauges,
 }
 
+impl CoreSnapshot {
+    /// Requests that were answered.
+    pub fn requests_total(&self) -> u64 {
+        let statuses = self.requests.iter().flat_map(|r| &r.statuses);
+        statuses.map(|(_, count)| count).sum()
+    }
+}
+
 /// What has labels of its own and is looked at only when it is asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Gauges {
