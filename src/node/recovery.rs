@@ -9,12 +9,13 @@ use storage::lock::DirLock;
 use storage::wal::{IoMode, Record, WalConfig};
 use storage::{StorageError, framed, wal};
 
+use super::cold_place;
 use super::identity::Identity;
 use super::place::misfit;
 use super::rebuild::{is_damage, rebuild, resume};
 use super::replay::{is_needed, replay};
 use super::{NodeError, notify};
-use crate::config::{ColdPlace, Config};
+use crate::config::Config;
 use crate::core::{
     GroupFiles, GroupStart, WalStart, damage_note_path, manifest_path, read_tables, sweep,
 };
@@ -121,9 +122,7 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
     framed::create_dir(&wal_dir)?;
     framed::create_dir(&dir.join("groups"))?;
     framed::sync_dir(&dir.join("groups"))?;
-    if let Some(ColdPlace::Dir(dir)) = config.cold_place() {
-        storage::cold::prepare(&dir)?;
-    }
+    cold_place::check(dir, config)?;
     let is_direct = wal::has_direct_io(&wal_dir)?;
     if !is_direct {
         log::warn!(

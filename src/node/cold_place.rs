@@ -1,0 +1,98 @@
+//! Where a data directory's old data is, in its file `cold.ursula`: a start with another place would take acknowledged data
+//! for lost, and put new data where the next start does not look.
+
+use std::path::{Path, PathBuf};
+
+use storage::framed;
+
+use super::NodeError;
+use crate::config::{ColdPlace, Config};
+
+/// Compares the place that the settings name with the one of the earlier starts, and notes it at the first. Blocks.
+///
+/// A directory may be left for another place as long as nothing is in it; a bucket says nothing while it cannot be reached, so
+/// it may not.
+///
+/// # Errors
+/// [`NodeError::Misfit`] where they differ, or where a directory is not what it was. The disk's.
+pub fn check(dir: &Path, config: &Config) -> Result<(), NodeError> {
+    let Some(place) = config.cold_place() else {
+        return Ok(());
+    };
+    let path = note_path(dir);
+    let noted = framed::read(&path)?;
+    let noted = noted.as_deref().map(String::from_utf8_lossy);
+    let named = name(&place);
+    match noted.as_deref() {
+        None => {}
+        Some(known) if known == named => return check_is_there(&place, &path),
+        Some(known) => {
+            let left = known.strip_prefix(DIR).map(PathBuf::from);
+            if left.is_none_or(|left| has_files(&left)) {
+                let known = known.strip_prefix(DIR).unwrap_or(known);
+                let shown = named.strip_prefix(DIR).unwrap_or(&named);
+                return Err(NodeError::Misfit(format!(
+                    "the old data of {} is in {known}, not in {shown}: give --cold {known}; if all that is there was copied to \
+                     {shown}, remove {}",
+                    dir.display(),
+                    path.display()
+                )));
+            }
+        }
+    }
+    prepare(&place)?;
+    framed::write_atomic(&path, named.as_bytes())?;
+    Ok(())
+}
+
+/// Before a directory's path, which could be that of a bucket.
+const DIR: &str = "dir ";
+
+fn name(place: &ColdPlace) -> String {
+    match place {
+        ColdPlace::Dir(dir) => {
+            let whole = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+            format!("{DIR}{}", whole.display())
+        }
+        ColdPlace::S3 { bucket, prefix } if prefix.is_empty() => format!("s3://{bucket}"),
+        ColdPlace::S3 { bucket, prefix } => format!("s3://{bucket}/{prefix}"),
+    }
+}
+
+/// A directory that was prepared has more in it than one where a disk should be mounted.
+fn check_is_there(place: &ColdPlace, note: &Path) -> Result<(), NodeError> {
+    let place = match place {
+        ColdPlace::Dir(dir) if !storage::cold::is_prepared(dir) => dir,
+        _ => return prepare(place),
+    };
+    Err(NodeError::Misfit(format!(
+        "{} is not the directory with the old data: is its disk mounted? If what it held is lost for good, remove {}",
+        place.display(),
+        note.display()
+    )))
+}
+
+/// Makes a directory ready. One that cannot be made is a wrong setting, and no start will do better.
+fn prepare(place: &ColdPlace) -> Result<(), NodeError> {
+    let ColdPlace::Dir(dir) = place else {
+        return Ok(());
+    };
+    storage::cold::prepare(dir).map_err(|error| {
+        NodeError::Misfit(format!("--cold {} cannot be used: {error}", dir.display()))
+    })
+}
+
+fn has_files(dir: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        // What cannot be read may hold anything; what is not there holds nothing.
+        return dir.exists();
+    };
+    entries.flatten().any(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => has_files(&entry.path()),
+        _ => true,
+    })
+}
+
+fn note_path(dir: &Path) -> PathBuf {
+    dir.join("cold.ursula")
+}
