@@ -40,7 +40,7 @@ pub struct Status {
     pub hashes: bool,
 }
 
-/// Makes a node a member, or notes its new address. Start it with --join.
+/// Makes a node a member, or notes its new address. Start it with an empty directory and --join.
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "add")]
 pub struct Add {

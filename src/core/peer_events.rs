@@ -19,7 +19,7 @@ use super::{Core, Message, core_statuses};
 use crate::group::Input;
 use crate::meta::admission::{Bound, Known, admit};
 use crate::peer::{CheckpointParts, Code, GrpcError, PeerEvents};
-use crate::protocol::{GroupTarget, Op, Outcome, Request};
+use crate::protocol::{GroupTarget, MemberChange, Op, Outcome, Request};
 
 /// The [`PeerEvents`] of one core.
 pub struct PeerShell(pub(super) Rc<Core>);
@@ -219,12 +219,29 @@ impl Core {
 
     async fn change_members(self: &Rc<Self>, op: Op) -> Result<AdminReply, GrpcError> {
         let target = GroupTarget::Meta;
+        let added = match &op {
+            Op::ChangeMembers {
+                change: MemberChange::Add(added),
+                ..
+            } => Some(added.node()),
+            _ => None,
+        };
         match self.ask(Request { target, op }).await {
             Outcome::Members(members) => {
+                let again = members
+                    .iter()
+                    .find(|m| Some(m.node()) == added && m.raft_id != m.node());
                 let members = members
                     .iter()
                     .map(|m| format!("{}={}", m.node(), m.address));
-                let text = format!("members: {}", members.collect::<Vec<_>>().join(", "));
+                let mut text = format!("members: {}", members.collect::<Vec<_>>().join(", "));
+                if let Some(again) = again {
+                    text += &format!(
+                        "\nnode {} was a member before, and is one now as a new replica: if its --wal-dir is of before that, \
+                         move it away and start the node with an empty one",
+                        again.node()
+                    );
+                }
                 Ok(AdminReply { text })
             }
             Outcome::Refused(crate::protocol::Refusal::BadMembers(text)) => {

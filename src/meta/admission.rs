@@ -39,7 +39,8 @@ pub fn admit(hello: &Hello, known: Known) -> Result<(), String> {
         // As long as a group counts on its vote, it is heard: an order that replaces a sound node while others are away
         // would else leave groups without a majority for ever.
         Some(raft_id) if hello.raft_id < raft_id && !known.is_in_a_group => Err(format!(
-            "node {} was replaced: what is on its disk is not a member any more",
+            "node {} was replaced, or removed and added again: what is on its disk is not a member any more. Stop it, move \
+             its --wal-dir away and start it with an empty one, so that it joins as a new replica",
             hello.node_id
         )),
         Some(_) => Ok(()),

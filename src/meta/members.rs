@@ -4,12 +4,13 @@
 use raftproto::command::{self, change_members::Change};
 
 use super::Meta;
+use crate::mutation;
 use crate::protocol::{Member, Outcome, Refusal};
 
 /// Nodes of a cluster.
 const MEMBERS_MAX: usize = 9;
 
-/// Above the node's number in a raft id stands how often its disk was replaced.
+/// Above the node's number in a raft id stands how often its disk was replaced, or it came back after a removal.
 const REPLACED_ONCE: u64 = 1 << 16;
 
 impl Meta {
@@ -34,7 +35,17 @@ impl Meta {
                     None if members.len() >= MEMBERS_MAX => {
                         return refused(format!("a cluster has at most {MEMBERS_MAX} nodes"));
                     }
-                    None => members.push(added),
+                    None => {
+                        // Who was a member before may come with another data directory: those who remember the former one
+                        // refuse it under the former raft id.
+                        let former = self.removed.remove(&added.node());
+                        let next = former.map_or(0, |id| id + REPLACED_ONCE);
+                        let raft_id = match mutation::is_on("removed-raft-id-again") {
+                            true => added.raft_id,
+                            false => added.raft_id.max(next),
+                        };
+                        members.push(Member { raft_id, ..added });
+                    }
                 }
             }
             Some(Change::Remove(node)) => match place(&members, node) {
@@ -42,6 +53,7 @@ impl Meta {
                     return refused(format!("node {node} is the last one"));
                 }
                 Some(known) => {
+                    self.removed.insert(node, members[known].raft_id);
                     members.remove(known);
                 }
                 // The same order again.

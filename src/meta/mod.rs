@@ -25,6 +25,8 @@ pub struct Meta {
     buckets: BTreeMap<String, Bucket>,
     slots: Vec<u32>,
     members: Vec<Member>,
+    /// The last raft id of each node that was removed; no more than there are numbers of nodes, which are 16 bits.
+    removed: BTreeMap<u64, u64>,
     history: u64,
 }
 
@@ -204,6 +206,7 @@ impl Meta {
                 })
                 .collect(),
             history: self.history,
+            removed_raft_ids: self.removed.values().copied().collect(),
         }
     }
 
@@ -234,6 +237,13 @@ impl Meta {
                     drained: m.drained,
                 })
                 .collect(),
+            removed: match mutation::is_on("checkpoint-without-removed") {
+                true => BTreeMap::new(),
+                false => {
+                    let ids = state.removed_raft_ids.iter();
+                    ids.map(|id| (id & 0xffff, *id)).collect()
+                }
+            },
             history: state.history,
         }
     }
@@ -252,7 +262,7 @@ fn info(name: &str, bucket: Bucket, fresh: bool) -> BucketInfo {
 
 #[cfg(test)]
 mod tests {
-    use raftproto::command;
+    use raftproto::command::{self, change_members::Change};
 
     use super::*;
 
@@ -322,6 +332,58 @@ mod tests {
         assert!(begin(&mut meta).1);
         assert!(!begin(&mut meta).1);
         assert!(!create(&mut meta, "demo").1, "refused while it is deleted");
+    }
+
+    fn change(meta: &mut Meta, change: Change) -> Vec<u64> {
+        let base = [1, 2, 3].map(member).to_vec();
+        let change = Some(change);
+        let order = command::ChangeMembers { base, change };
+        match meta.apply(Kind::ChangeMembers(order), 1).0 {
+            Outcome::Members(members) => members.iter().map(|m| m.raft_id).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn member(raft_id: u64) -> command::Member {
+        command::Member {
+            raft_id,
+            cluster_address: "host:4436".to_owned(),
+            drained: false,
+        }
+    }
+
+    #[test]
+    fn who_comes_back_after_a_removal_has_another_raft_id_each_time() {
+        const ONCE: u64 = 1 << 16;
+        let mut meta = Meta::default();
+        assert_eq!(change(&mut meta, Change::Replace(3)), [1, 2, ONCE + 3]);
+        assert_eq!(change(&mut meta, Change::Remove(3)), [1, 2]);
+        assert_eq!(change(&mut meta, Change::Remove(3)), [1, 2], "again");
+        // Also after a start from a checkpoint.
+        let mut meta = Meta::decode(&meta.encode());
+        assert_eq!(change(&mut meta, Change::Add(member(4))), [1, 2, 4]);
+        let both = [1, 2, 2 * ONCE + 3, 4];
+        assert_eq!(change(&mut meta, Change::Add(member(3))), both);
+        assert_eq!(change(&mut meta, Change::Add(member(3))), both, "again");
+        assert!(meta.encode().removed_raft_ids.is_empty());
+        change(&mut meta, Change::Remove(3));
+        assert_eq!(
+            change(&mut meta, Change::Add(member(3))),
+            [1, 2, 3 * ONCE + 3, 4]
+        );
+    }
+
+    #[test]
+    fn a_checkpoint_that_knows_of_no_removed_nodes_is_read() {
+        let before = MetaState {
+            members: vec![checkpoint::Member {
+                raft_id: 1,
+                ..checkpoint::Member::default()
+            }],
+            ..MetaState::default()
+        };
+        let mut meta = Meta::decode(&before);
+        assert_eq!(change(&mut meta, Change::Add(member(3))), [1, 3]);
     }
 
     #[test]

@@ -96,6 +96,13 @@ impl Ledger {
         self.groups.get(&0).map_or(&[], |g| &g.model.meta.members)
     }
 
+    /// The raft id that a node gets if it is added now.
+    pub fn raft_id_if_added(&self, node: u64) -> u64 {
+        let meta = self.groups.get(&0).map(|g| &g.model.meta);
+        let former = meta.and_then(|m| m.removed.get(&node));
+        former.map_or(node, |id| id + (1 << 16))
+    }
+
     /// The state of a replica at an index.
     pub fn hashed(&mut self, node: u64, group: u32, index: u64, hash: u64) {
         let ledger = self.groups.entry(group).or_default();

@@ -297,7 +297,7 @@ impl World {
     fn give_order(&mut self, change: MemberChange) {
         let mut wanted: Vec<u64> = self.members().iter().map(|m| m.raft_id).collect();
         match &change {
-            MemberChange::Add(added) => wanted.push(added.raft_id),
+            MemberChange::Add(added) => wanted.push(self.ledger.raft_id_if_added(added.node())),
             MemberChange::Remove(node) => wanted.retain(|id| node_of(*id) != *node),
             MemberChange::Replace(node) => {
                 for id in wanted.iter_mut().filter(|id| node_of(**id) == *node) {

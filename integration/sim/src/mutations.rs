@@ -54,6 +54,8 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("membership", "removed-leader-goes-on", 60),
     bug("membership", "new-members-untaught", 200),
     bug("membership", "leaving-leader-teaches", 0),
+    bug("membership", "removed-raft-id-again", 0),
+    bug("membership", "checkpoint-without-removed", 0),
     bug("placement", "slots-not-checkpointed", 60),
     bug("forks", "held-source-removed", 60),
     bug("forks", "abandoned-fork-created", 100),
