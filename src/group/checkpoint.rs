@@ -180,6 +180,11 @@ impl Machine {
                     durable_pack
                 };
                 self.hot_bytes -= stream.bytes.drop_packed(until);
+                // What a pack has that is still being written goes with its turn.
+                let later = stream.bytes.packed_hot().filter(|pack| *pack > until);
+                if let Some(later) = later.filter(|_| !mutation::is_on("later-pack-forgotten")) {
+                    self.packed_hot.insert((later, key));
+                }
             }
         }
     }
