@@ -204,7 +204,7 @@ fn write(
         framed::create_dir(&own)?;
     }
     let mut manifest = GroupManifest {
-        version: raftproto::version::CHECKPOINT,
+        version: plan.version,
         group,
         index: plan.position.index,
         term: plan.position.term,
@@ -397,6 +397,7 @@ mod tests {
             delta: vec![(key, None)],
             group_state: Vec::new(),
             packs,
+            version: raftproto::version::CHECKPOINT,
         }
     }
 

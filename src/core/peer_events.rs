@@ -39,6 +39,7 @@ impl PeerEvents for PeerShell {
             raft_id: core.known_raft_id(hello.node_id),
             is_in_a_group: core.is_in_a_group(hello.raft_id),
             may_be_behind: core.may_be_behind(),
+            level: core.tables.borrow().level,
         };
         admit(hello, known)?;
         let Some(disk) = &core.disk else {
@@ -54,6 +55,7 @@ impl PeerEvents for PeerShell {
     }
 
     fn on_link(&self, node: u64, hello: Option<&Hello>) {
+        self.0.note_version(node, hello);
         if let Some(hello) = hello {
             let mut addresses = self.0.client_addresses.borrow_mut();
             addresses.insert(node, hello.client_address.clone());
@@ -309,6 +311,7 @@ impl Core {
             groups_without_leader,
             members: members.collect(),
             bound_raft_ids: self.bound_raft_ids(),
+            level: tables.level,
             cores,
         }
     }

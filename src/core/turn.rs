@@ -287,6 +287,7 @@ impl Core {
             self.post_late_news();
             self.balance();
             self.reconcile();
+            self.raise_level();
             if self.is_full.get() {
                 // Nothing that a tick proposes is worth the room, but nobody waits without end.
                 let ids: Vec<u32> = self.groups.borrow().keys().copied().collect();

@@ -36,6 +36,8 @@ pub struct CheckpointPlan {
     pub group_state: Vec<u8>,
     /// Packs that the state refers to, the new one included if it has chunks.
     pub packs: Vec<u32>,
+    /// Of the checkpoint's formats.
+    pub version: u32,
 }
 
 /// Lays out the bytes of a new pack: asked once for each chunk, in order, before anything is written.
@@ -95,6 +97,7 @@ impl Group {
             delta,
             group_state: machine.group_state().encode_to_vec(),
             packs: machine.packs.keys().copied().collect(),
+            version: raftproto::version::checkpoint_at(self.level),
         }
     }
 

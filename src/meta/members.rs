@@ -14,7 +14,13 @@ const MEMBERS_MAX: usize = 9;
 const REPLACED_ONCE: u64 = 1 << 16;
 
 impl Meta {
-    pub(super) fn change_members(&mut self, order: command::ChangeMembers) -> (Outcome, bool) {
+    pub(super) fn change_members(
+        &mut self,
+        order: command::ChangeMembers,
+        version: u32,
+    ) -> (Outcome, bool) {
+        // What an entry means does not change with the binary.
+        let remembers = version >= 4;
         let member = |m: command::Member| Member {
             raft_id: m.raft_id,
             address: m.cluster_address,
@@ -38,7 +44,9 @@ impl Meta {
                     None => {
                         // Who was a member before may come with another data directory: those who remember the former one
                         // refuse it under the former raft id.
-                        let former = self.removed.remove(&added.node());
+                        let former = remembers
+                            .then(|| self.removed.remove(&added.node()))
+                            .flatten();
                         let next = former.map_or(0, |id| id + REPLACED_ONCE);
                         let raft_id = match mutation::is_on("removed-raft-id-again") {
                             true => added.raft_id,
@@ -53,8 +61,10 @@ impl Meta {
                     return refused(format!("node {node} is the last one"));
                 }
                 Some(known) => {
-                    self.removed.insert(node, members[known].raft_id);
-                    members.remove(known);
+                    let removed = members.remove(known);
+                    if remembers {
+                        self.removed.insert(node, removed.raft_id);
+                    }
                 }
                 // The same order again.
                 None => {}

@@ -17,17 +17,26 @@ pub struct MetaModel {
     pub members: Vec<(u64, bool)>,
     /// The last raft ids of nodes that are gone, by node.
     pub removed: BTreeMap<u64, u64>,
+    /// Version of commands that every member can apply; 0: none was noted.
+    pub level: u32,
     /// Groups that the slots were assigned to.
     pub group_count: u32,
 }
 
 impl MetaModel {
     /// Applies a command of group 0; `None`: it is none, or nobody waits for its answer.
-    pub fn apply(&mut self, kind: &Kind) -> Option<Verdict> {
+    pub fn apply(&mut self, version: u32, kind: &Kind) -> Option<Verdict> {
         match kind {
             Kind::AssignSlots(a) => {
                 if self.group_count == 0 {
                     self.group_count = a.group_count;
+                }
+                None
+            }
+            Kind::RaiseLevel(r) => {
+                let members: Vec<u64> = self.members.iter().map(|(id, _)| *id).collect();
+                if members == r.members {
+                    self.level = self.level.max(r.level);
                 }
                 None
             }
@@ -36,7 +45,7 @@ impl MetaModel {
                     true => c.base.iter().map(known).collect(),
                     false => self.members.clone(),
                 };
-                match self.changed(base, c.change.as_ref()?) {
+                match self.changed(base, c.change.as_ref()?, version >= 4) {
                     Some(members) => {
                         self.members = members.clone();
                         Some(Verdict::Members(members))
@@ -53,6 +62,7 @@ impl MetaModel {
         &mut self,
         mut members: Vec<(u64, bool)>,
         change: &Change,
+        remembers: bool,
     ) -> Option<Vec<(u64, bool)>> {
         let node = match change {
             Change::Add(added) => added.raft_id & 0xffff,
@@ -65,7 +75,7 @@ impl MetaModel {
                 if members.len() >= MEMBERS_MAX {
                     return None;
                 }
-                let former = self.removed.remove(&node);
+                let former = self.removed.remove(&node).filter(|_| remembers);
                 let raft_id = former.map_or(added.raft_id, |id| id + (1 << 16));
                 members.push((raft_id, added.drained));
             }
@@ -74,7 +84,9 @@ impl MetaModel {
                     return None;
                 }
                 let (raft_id, _) = members.remove(place);
-                self.removed.insert(node, raft_id);
+                if remembers {
+                    self.removed.insert(node, raft_id);
+                }
             }
             (Change::Replace(_), Some(place)) => members[place].0 += 1 << 16,
             (Change::Drain(_), Some(place)) => members[place].1 = true,

@@ -237,6 +237,10 @@ fn a_node_that_is_down_can_be_removed_and_come_back_new() {
     }
     let mut cluster = Cluster::start(3, &[]);
     works(&cluster, "before");
+    wait_for("all nodes say what they can apply", || {
+        let status = cluster.status(1, false).unwrap_or_default();
+        status["level"] == 4
+    });
     cluster.kill(3);
     ordered(&cluster, 1, &["remove", "3"]);
     cluster.wait_members(2, &[1, 2]);
