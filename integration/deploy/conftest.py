@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from machines import BUCKET, CONTROLLER, PLACE, STORE_KEY, STORE_PORT, STORE_SECRET, Laboratory
+from machines import BUCKET, CONTROLLER, PLACE, STORE_KEY, STORE_PORT, STORE_SECRET, Laboratory, wait_until
 from versions import Release
 
 NAMES = "abcd"
@@ -63,6 +63,8 @@ class Site:
         self.release, self.next = Release(PLACE / "packages"), Release(PLACE / "next")
         self.is_formed = False
         self.nodes = {name: lab[name].number for name in FIRST}
+        # Variables of one machine.
+        self.own = {}
         self.variables = {
             "ansible_user": "root",
             "ansible_ssh_private_key_file": str(lab.key),
@@ -74,7 +76,7 @@ class Site:
                 "core_count": 1, "no_pin": True, "raft_group_count": 8, "wal_segment_bytes": "4MiB", "checkpoint_bytes": "1MiB",
                 "hot_bytes_max": "64MiB", "election_timeout_ms": "1s",
                 "cold": f"s3://{BUCKET}/deploy", "s3_endpoint": f"http://{CONTROLLER}:{STORE_PORT}", "s3_access_key_id": STORE_KEY,
-                "cold_flush_age_ms": "1s", "dr": True, "dr_interval_ms": "2s",
+                "cold_flush_age_ms": "1s", "scrub_interval_ms": "5s", "scrub_bytes_per_second": "64MiB", "dr": True, "dr_interval_ms": "2s",
             },
             "ursula_secrets": {"cors_allow_origin": SECRET, "s3_secret_access_key": STORE_SECRET},
             "ursula_preflight_free_bytes_min": 100 << 20,
@@ -85,7 +87,8 @@ class Site:
         }
         # A socket's path is short.
         sockets = tempfile.mkdtemp(prefix="ursula-deploy-")
-        (PLACE / "ansible.cfg").write_text(CONFIG.format(collections=PLACE / "collections", sockets=sockets))
+        self.settings = lab.place / "ansible.cfg"
+        self.settings.write_text(CONFIG.format(collections=PLACE / "collections", sockets=sockets))
 
     def form(self):
         """From bare machines to a cluster."""
@@ -99,7 +102,9 @@ class Site:
             self.play("add_node", variables={"ursula_node": "d"})
 
     def inventory(self):
-        hosts = {n: {"ansible_host": self.lab[n].address, "ursula_node_id": i} for n, i in self.nodes.items()}
+        hosts = {
+            n: {"ansible_host": self.lab[n].address, "ursula_node_id": i, **self.own.get(n, {})} for n, i in self.nodes.items()
+        }
         groups = {
             "ursula": {"hosts": hosts, "vars": self.variables},
             "ursula_monitoring": {"hosts": {"m": self.watcher}} if getattr(self, "watcher", None) else {},
@@ -113,7 +118,11 @@ class Site:
         command = ["ansible-playbook", "-i", self.inventory(), f"ursula.cluster.{playbook}", *flags]
         if variables:
             command += ["-e", json.dumps(variables)]
-        environment = {**os.environ, "ANSIBLE_CONFIG": str(PLACE / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        return self.run(command, wanted)
+
+    def run(self, command, wanted=0):
+        """Runs a command of Ansible."""
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(self.settings), "ANSIBLE_NOCOLOR": "1"}
         done = self.lab.start(
             *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
             start_new_session=True,
@@ -128,8 +137,25 @@ class Site:
         (self.lab.place / "last-play.log").write_text(text)
         if wanted is not None and done.returncode != wanted:
             print(text, file=sys.stderr)
-            raise AssertionError(f"{playbook}: exit code {done.returncode}")
+            raise AssertionError(f"{' '.join(map(str, command))}: exit code {done.returncode}")
         return Played(done.returncode, text)
+
+    def break_off(self, playbook, when):
+        """Kills a playbook once it is so, as a controller's end does; what it had said."""
+        out = self.lab.place / "broken-off.log"
+        command = ["ansible-playbook", "-i", self.inventory(), f"ursula.cluster.{playbook}"]
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(self.settings), "ANSIBLE_NOCOLOR": "1"}
+        with open(out, "w") as file:
+            playing = self.lab.start(
+                *command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, start_new_session=True
+            )
+            try:
+                wait_until(f"{playbook} is so far", 120, when)
+                assert playing.poll() is None, out.read_text()
+            finally:
+                os.killpg(playing.pid, signal.SIGKILL)
+                playing.wait()
+        return out.read_text()
 
     def status(self, at="a"):
         out = self.lab[at].ssh(f"ursula cluster --at {self.lab[at].address}:4447 status --json").stdout
@@ -168,8 +194,8 @@ class Site:
 
     def tree(self, name):
         """All that a deployment could change on a machine."""
-        # Not the times of directories: a probe of the disk comes and goes.
-        look = "find /etc /opt /usr/local /var/lib/ursula -type d -printf '%p %m %u\\n' -or -printf '%p %s %T@ %m %u\\n' | sort"
+        # Not the times of directories: a probe of the disk comes and goes; nor when a running node looked at its disk.
+        look = "find /etc /opt /usr/local /var/lib/ursula -name 'scrub-*' -prune -or -type d -printf '%p %m %u\\n' -or -printf '%p %s %T@ %m %u\\n' | sort"
         return self.lab[name].ssh(look + "; systemctl list-units --plain --no-legend 'ursula*'").stdout.splitlines()
 
 

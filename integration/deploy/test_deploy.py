@@ -24,39 +24,129 @@ def bare(site):
     return site
 
 
-def test_check_mode_on_bare_machines_changes_nothing(site, bare):
+# What two of the machines say that they are, for a test in which nothing is installed: what the roles do otherwise there is played.
+OTHERS = {
+    "b": ("Ubuntu", "Debian", {"etc/os-release": 'NAME="Ubuntu"\nID=ubuntu\nID_LIKE=debian\nVERSION_ID="22.04"\n',
+                               "etc/lsb-release": "DISTRIB_ID=Ubuntu\nDISTRIB_RELEASE=22.04\nDISTRIB_CODENAME=jammy\n"}),
+    "c": ("Rocky", "RedHat", {"etc/os-release": 'NAME="Rocky Linux"\nID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"\n',
+                              "etc/redhat-release": "Rocky Linux release 9.4 (Blue Onyx)\n"}),
+}
+
+
+@pytest.fixture
+def of_three_distributions(site, bare):
+    for name, (_is, _family, files) in OTHERS.items():
+        site.lab[name].ssh("cp -P /etc/os-release /root/os-release; rm /etc/os-release")
+        for path, text in files.items():
+            site.lab[name].write(path, text)
+    yield
+    for name, (_is, _family, files) in OTHERS.items():
+        site.lab[name].ssh("rm " + " ".join("/" + path for path in files) + "; mv /root/os-release /etc/os-release")
+
+
+def test_check_mode_on_bare_machines_of_three_distributions_changes_nothing(site, of_three_distributions):
     before = {n: site.tree(n) for n in FIRST}
-    played = site.play("site", "--check")
+    said = site.run(["ansible", "-i", site.inventory(), "b:c", "-m", "setup", "-a", "gather_subset=!all,!min,distribution"]).text
+    for name, (distribution, family, _files) in OTHERS.items():
+        part = said[said.index(f"{name} | SUCCESS"):]
+        assert re.search(r'"ansible_distribution": "(\w+)"', part)[1] == distribution
+        assert re.search(r'"ansible_os_family": "(\w+)"', part)[1] == family
+    played = site.play("site", "--check", variables={"ursula_source": str(site.release.tarball)})
     assert played.changed > 0, "it says what would be done"
+    played = site.play("site", "--check", "--limit", "c", wanted=2)
+    assert "Rocky has no dpkg: use the release tarball" in played.said()
     assert {n: site.tree(n) for n in FIRST} == before
+
+
+# What a container has none of, or only the machine's: looks the same, and is written to instead.
+PRETENDED = """
+set -e
+mkdir -p /etc/udev/rules.d
+mount -t tmpfs tmpfs /sys/kernel/mm/transparent_hugepage
+echo 'always' >/sys/kernel/mm/transparent_hugepage/enabled
+mount -t tmpfs tmpfs /proc/irq
+for irq in 24 25; do mkdir /proc/irq/$irq; echo 0-1 >/proc/irq/$irq/smp_affinity_list; done
+for path in vm/swappiness fs/nr_open; do name=/run/$(basename $path); cat /proc/sys/$path >$name; mount --bind $name /proc/sys/$path; done
+printf '#!/bin/sh\necho "$@" >>/run/udevadm\n' >/usr/local/bin/udevadm
+chmod +x /usr/local/bin/udevadm
+printf '[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n' >/etc/systemd/system/irqbalance.service
+systemctl daemon-reload
+systemctl enable --quiet --now irqbalance
+"""
+TUNING = ["/etc/sysctl.d/60-ursula.conf", "/etc/tmpfiles.d/ursula-hugepages.conf", "/etc/udev/rules.d/60-ursula.rules",
+          "/etc/systemd/system/ursula-irq.service", "/etc/systemd/system.conf.d/60-ursula.conf"]
+
+
+@pytest.fixture
+def spare(site, bare):
+    """The fourth machine, which is none of the cluster's."""
+    site.nodes["d"] = site.lab["d"].number
+    machine = site.lab["d"]
+    machine.ssh(PRETENDED)
+    yield machine
+    machine.ssh(f"systemctl disable -q --now irqbalance ursula-irq; rm -f /etc/systemd/system/irqbalance.service {' '.join(TUNING)}; "
+                "systemctl daemon-reexec; rm /usr/local/bin/udevadm; umount /proc/irq /sys/kernel/mm/transparent_hugepage "
+                "/proc/sys/vm/swappiness /proc/sys/fs/nr_open")
+    del site.nodes["d"]
+
+
+def test_a_machine_is_tuned_by_files_that_can_be_taken_away(site, spare):
+    """As on one that is no container; what a kernel does with what is written is not seen here."""
+    tuning = {
+        "ursula_is_container": False, "ursula_cpus": "1", "ursula_host_irq_cpus": "0", "ursula_host_system_cpus": "0",
+        "ursula_host_disk": "vda",
+    }
+    only = ("--tags", "host", "--limit", "d")
+    before = site.tree("d")
+    shown = site.play("site", *only, "--check", "--diff", variables=tuning)
+    assert shown.changed > 0 and "+CPUAffinity=0" in shown.text and "+vm.swappiness = 1" in shown.text
+    assert site.tree("d") == before
+    site.play("site", *only, variables=tuning)
+    assert set(TUNING) <= {line.split()[0] for line in site.tree("d")} - {line.split()[0] for line in before}
+
+    def read(*paths):
+        return spare.ssh("cat " + " ".join(paths)).stdout.split()
+
+    assert read("/sys/kernel/mm/transparent_hugepage/enabled") == ["madvise"]
+    assert read("/proc/irq/24/smp_affinity_list", "/proc/irq/25/smp_affinity_list") == ["0", "0"]
+    assert read("/proc/sys/vm/swappiness", "/proc/sys/fs/nr_open") == ["1", "1048576"]
+    # Those of a network are the container's own, and its kernel's answer.
+    assert read("/proc/sys/net/core/somaxconn", "/proc/sys/net/ipv4/tcp_slow_start_after_idle") == ["65535", "0"]
+    assert read("/run/udevadm") == ["trigger", "--settle", "--action=change", "/sys/class/block/vda"]
+    rule = 'ACTION=="add|change", KERNEL=="vda", ATTR{queue/scheduler}="none"'
+    assert rule in spare.ssh("cat /etc/udev/rules.d/60-ursula.rules").stdout
+    state = "systemctl is-active irqbalance ursula-irq; systemctl is-enabled irqbalance ursula-irq"
+    assert spare.ssh(state, check=False).stdout.split() == ["inactive", "active", "disabled", "enabled"]
+    assert spare.ssh("systemd-run --quiet --pipe --wait grep Cpus_allowed_list /proc/self/status").stdout.split()[1] == "0"
+    assert site.play("site", *only, variables=tuning).changed == 0
 
 
 def test_a_failing_preflight_names_all_findings_and_changes_nothing(site, bare):
     before = {n: site.tree(n) for n in FIRST}
     holder = subprocess.Popen(
-        ["nsenter", "-t", str(leader(site, "b")), "-n", "python3", "-m", "http.server", "4437"],
+        ["nsenter", "-t", str(site.lab["b"].leader()), "-n", "python3", "-m", "http.server", "4437"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )
     try:
         site.lab["b"].ssh("for n in $(seq 50); do ss -ltn | grep -q :4437 && break; sleep 0.1; done; ss -ltn | grep :4437")
+        # A clock of its own.
+        site.lab["b"].write("usr/local/bin/date", '#!/bin/sh\nexec /usr/bin/date -d "+2 seconds" "$@"\n', mode=0o755)
         settings = {**site.variables["ursula_settings"], "core_count": 64}
-        played = site.play("site", variables={"ursula_preflight_free_bytes_min": 1 << 50, "ursula_settings": settings}, wanted=2)
+        wrong = {"ursula_preflight_free_bytes_min": 1 << 50, "ursula_settings": settings, "ursula_cpus": "0-1", "ursula_host_irq_cpus": "1"}
+        played = site.play("site", variables=wrong, wanted=2)
     finally:
         holder.kill()
         holder.wait()
+        site.lab["b"].ssh("rm -f /usr/local/bin/date")
     said = played.said()
     assert "Nothing was changed" in said
     assert "b: net.listen: 0.0.0.0:4437 is taken" in said
+    assert re.search(r"b: clock.skew: at least \d{3,4} ms ahead of [acd]", said), said
     for name in FIRST:
         assert f"{name}: data.free:" in said
+        assert f"{name}: cpu.apart: CPUs 1 are in ursula_host_irq_cpus and in ursula_cpus" in said
         assert f"{name}: cpu.count:" in said
     assert {n: site.tree(n) for n in FIRST} == before
-
-
-def leader(site, name):
-    """The process 1 of a machine, as seen from outside."""
-    out = subprocess.run(["pgrep", "-P", str(site.lab[name].process.pid)], capture_output=True, text=True, check=True)
-    return int(out.stdout.split()[0])
 
 
 def test_a_broken_setting_is_refused_by_name_before_anything_runs(site, bare):
@@ -131,16 +221,21 @@ def started(site, name):
     return site.lab[name].ssh("systemctl show ursula --property=ExecMainStartTimestampMonotonic,ExecMainPID").stdout
 
 
-def test_a_rolling_restart_is_not_seen_by_clients(site, cluster):
+def test_a_rolling_restart_is_not_seen_by_clients_and_goes_on_where_it_was_broken_off(site, cluster):
     before = {n: started(site, n) for n in FIRST}
     with site.load() as report:
-        played = site.play("rolling_restart")
+        broken = site.break_off("rolling_restart", when=lambda: started(site, "a") != before["a"])
+        begun = re.search(r"ursula_restart_begun=(\d+)", broken)[1]
+        between = {n: started(site, n) for n in FIRST}
+        assert [n for n in FIRST if between[n] != before[n]] == ["a"]
+        assert [m["node"] for m in site.status()["members"] if m["drained"]] == [1], "it was stopped in the middle"
+        played = site.play("rolling_restart", variables={"ursula_restart_begun": int(begun)})
     assert report["nodes_verified"] == 3
-    for name in FIRST:
-        assert started(site, name) != before[name]
-    # Gone on with: nothing is left to restart.
-    begun = re.search(r"ursula_restart_begun=(\d+)", played.text)[1]
-    assert site.play("rolling_restart", variables={"ursula_restart_begun": int(begun)}).changed == 0
+    after = {n: started(site, n) for n in FIRST}
+    assert after["a"] == between["a"], "what was done is not done again"
+    assert after["b"] != before["b"] and after["c"] != before["c"]
+    assert [m for m in site.status()["members"] if m["drained"]] == []
+    assert played.hosts["a"][1] <= 2, "it leads again, and nothing else"
 
 
 def test_a_changed_setting_rolls_through_the_cluster(site, cluster):
@@ -273,18 +368,35 @@ def test_a_package_runs_a_node_by_itself(site):
     machine.ssh("rm -r /etc/ursula; find /var/lib/ursula -mindepth 1 -delete")
 
 
+def bundles(site, place):
+    site.play("collect_support", variables={"ursula_support_dir": str(place)})
+    found = {}
+    for name in FIRST:
+        with tarfile.open(place / f"{name}.tar.gz") as bundle:
+            found[name] = {m.name[2:]: bundle.extractfile(m).read() for m in bundle.getmembers() if m.isfile()}
+    return found
+
+
 def test_a_support_bundle_has_what_is_needed_and_no_secret(site, cluster, tmp_path):
     site.fetch("a", "/v1/stream/payload", "PUT", "")
     site.fetch("a", "/v1/stream/payload", "POST", "do-not-show-this")
-    site.play("collect_support", variables={"ursula_support_dir": str(tmp_path)})
-    for name in FIRST:
-        with tarfile.open(tmp_path / f"{name}.tar.gz") as bundle:
-            parts = {m.name: bundle.extractfile(m).read() for m in bundle.getmembers() if m.isfile()}
-        assert json.loads(parts["./cluster.json"])["groups"]
-        assert b"ursula_build_info" in parts["./metrics"]
-        assert b"event=" in parts["./journal"]
+    found = bundles(site, tmp_path)
+    for name, parts in found.items():
+        doctor = {one["id"]: one for one in json.loads(parts["doctor.json"])["checks"]}
+        taken = [one for one in doctor.values() if one["id"].startswith("net.") and one["severity"] != "ok"]
+        assert taken == [], "a node that runs does not find its own ports taken"
+        assert b"event=" in parts["journal"] and b"LimitMEMLOCK=infinity" in parts["unit"] and b"wal_dir" in parts["config.toml"]
+        assert b"node.ursula" in parts["files"] and b"/var/lib/ursula" in parts["disk"]
         everything = b"".join(parts.values())
-        assert b"do-not-show-this" not in everything
-        assert SECRET.encode() not in everything
-        assert STORE_SECRET.encode() not in everything
+        for secret in ("do-not-show-this", SECRET, STORE_SECRET):
+            assert secret.encode() not in everything, [part for part in parts if secret.encode() in parts[part]]
+    for name in ("a", "b"):
+        parts = found[name]
+        assert json.loads(parts["cluster.json"])["groups"]
+        assert b"ursula_build_info" in parts["metrics"] and b"ursula_build_info" in parts["metrics-later"]
+        assert json.loads(parts["ready.json"])["ready"] in (True, False) and json.loads(parts["overview.json"])["node"]
+        settings = {one["key"]: one for one in json.loads(parts["settings.json"])}
+        assert settings["raft_group_count"]["value"] == "8" and "s3_secret_access_key" not in settings
+        assert b"Max open files" in parts["process"]
     assert "ursula-support" not in site.lab["a"].ssh("ls /tmp").stdout
+    wait_until("c is back", 30, lambda: not [n for n in site.status()["nodes"] if "error" in n])

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from conftest import FIRST
-from machines import REPOSITORY, wait_until
+from machines import BUCKET, REPOSITORY, wait_until
 
 ROLE = REPOSITORY / "ansible/roles/monitoring/files"
 WATCHER = "d"
@@ -78,6 +78,8 @@ def prometheus(site):
 
 def test_monitoring_is_there_after_one_run_and_unchanged_by_a_second(site, prometheus):
     wait_until("all nodes are scraped", 30, lambda: prometheus.values('sum(up{job="ursula"})') == [3.0])
+    # The operators' port, which answers where a core hangs, and not that of the clients.
+    assert prometheus.values('count(up{job="ursula",instance=~".*:4457"})') == [3.0]
     wait_until("all machines are scraped", 30, lambda: prometheus.values('sum(up{job="node"})') == [3.0])
     board = site.lab[WATCHER].ssh("cat /var/lib/grafana/dashboards/ursula/cluster.json").stdout
     assert json.loads(board)["uid"] == "ursula-cluster"
@@ -132,13 +134,15 @@ def test_every_rule_is_evaluated_on_series_that_are_there(prometheus):
 
 
 def test_a_node_that_is_gone_fires_what_it_should(site, prometheus):
-    site.lab["c"].ssh("systemctl stop ursula")
+    """The whole machine; it comes back as a node by itself."""
+    site.lab["c"].crash()
     try:
         wanted = {"UrsulaNodeDown", "UrsulaQuorumAtRisk", "UrsulaUnderReplicated"}
         wait_until("all fire", 120, lambda: wanted <= prometheus.alerts("firing"), pause=1)
         assert prometheus.alerts("firing") - {"UrsulaDiskFullWithinADay"} == wanted
     finally:
-        site.lab["c"].ssh("systemctl start ursula")
+        site.lab["c"].boot()
+        site.lab["c"].await_boot()
     # The machines share a disk with whatever else fills it just then: that it may be full in a day is no consequence.
     wait_until("no alert", 60, lambda: not prometheus.alerts("pending", "firing") - {"UrsulaDiskFullWithinADay"}, pause=1)
 
@@ -194,6 +198,35 @@ def test_a_disk_that_is_full_fires_what_it_should(site, prometheus):
     wait_until("it goes on by itself", 90, lambda: not prometheus.alerts("firing") & {"UrsulaDiskFull", "UrsulaDiskLow"}, pause=1)
     wait_until("the S3 server is believed", 120, lambda: "UrsulaColdStoreFails" not in prometheus.alerts("firing"), pause=1)
     wait_until("the cluster is whole", 60, lambda: is_whole(site.status()))
+
+
+def test_damage_in_the_bucket_fires_what_it_should(site, prometheus):
+    """Found by the scrub, with no reader."""
+    assert prometheus.values("sum(ursula_scrub_damaged_total)") == [0.0]
+    packs = [path for path in (site.lab.place / "s3" / BUCKET / "deploy").rglob("*") if path.is_file() and "packs" in path.parts]
+    assert packs
+    flip(packs)
+    try:
+        wait_until("it fires", 120, lambda: "UrsulaDamage" in prometheus.alerts("firing"), pause=1)
+    finally:
+        flip(packs)
+    assert "UrsulaDamageRepaired" not in prometheus.alerts("firing")
+    named = "".join(site.lab[n].ssh("journalctl -u ursula -o cat | grep event=scrub_damage", check=False).stdout for n in FIRST)
+    assert any(path.name in named for path in packs), named
+
+
+def flip(packs):
+    """One bit of each object; a second time, it is as it was."""
+    for path in packs:
+        try:
+            with open(path, "r+b") as file:
+                file.seek(40)
+                byte = file.read(1)
+                file.seek(40)
+                file.write(bytes([byte[0] ^ 1]))
+        except FileNotFoundError:
+            # Merged with others in the meantime.
+            continue
 
 
 def is_whole(status):

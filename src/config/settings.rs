@@ -321,6 +321,8 @@ settings! {
         "how a leader makes sure that it leads: by a lease, which trusts that the nodes' clocks run equally fast, or by a round of messages.";
     log_bytes_max: u64, "64MiB", "bytes from 1MiB to 64GiB",
         |t| within(bytes(t), 1 << 20, 64 << 30), "bytes of applied log kept in memory for nodes that lack them, per core; a node that lacks more gets a checkpoint.";
+    transfer_bytes_per_second: u64, "64MiB", "bytes from 1MiB to 10GiB",
+        |t| within(bytes(t), 1 << 20, 10 << 30), "how fast each core gives checkpoints to nodes that lack the log, all together, so that appends have room.";
     wal_sync: String, "fdatasync", "fdatasync or dsync",
         |t| Some(t.to_owned()).filter(|t| ["fdatasync", "dsync"].contains(&t.as_str())),
         "how an append reaches the disk: a write and a sync, or one write that is durable by itself; measure which is faster.";

@@ -114,7 +114,7 @@ impl Core {
         }
     }
 
-    async fn checkpoint_group(self: &Rc<Self>, id: u32) -> Result<(), StorageError> {
+    pub(super) async fn checkpoint_group(self: &Rc<Self>, id: u32) -> Result<(), StorageError> {
         let Some(disk) = &self.disk else {
             return Ok(());
         };
@@ -137,7 +137,8 @@ impl Core {
                 if group.is_installing() {
                     return Ok(());
                 }
-                if group.applied().index <= before.index {
+                // A mend changes where bytes are, and adds nothing to the log.
+                if group.applied().index <= before.index && group.dirty_count() == 0 {
                     group.shed_hot_bytes(hot_target);
                     return Ok(());
                 }

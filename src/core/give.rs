@@ -1,42 +1,83 @@
 //! The giver's side of a checkpoint's way to another replica (`transfer.rs`): all files that its manifest names are opened
-//! before the first byte is sent, so a later checkpoint cannot take them away.
+//! before the first byte is sent, so a later checkpoint cannot take them away. All that a core gives goes through one
+//! [`Throttle`], so that groups which lag together do not take the disk and the network from appends.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::{Stream, StreamExt, stream};
+use glommio::sync::{Semaphore, StaticPermit};
 use prost::Message as _;
 use raftproto::checkpoint::GroupManifest;
 use raftproto::peer::{CheckpointFile, CheckpointPart, FetchCheckpointRequest};
 use storage::{StorageError, blocking, framed, io_error};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::Core;
 use super::checkpoint::{group_dir, manifest_path};
 use super::transfer::TransferError;
 
 /// Bytes of a part.
 const PART_BYTES: usize = 256 << 10;
 
-/// Pause after each part: a transfer takes 64 MiB a second at most, and the disk has room for others.
-const PART_PAUSE: Duration = Duration::from_millis(4);
+/// Checkpoints that a core gives at once; who asks for another one waits before its first part. So few that each gets its
+/// parts within a call's time-out, however slow all of them together may be.
+const GIVEN_AT_ONCE: u64 = 4;
 
 /// Attempts to find a manifest whose files are all still there.
 const ATTEMPTS: usize = 5;
 
+/// How fast a core gives checkpoints, all together.
+pub(super) struct Throttle {
+    turns: Rc<Semaphore>,
+    bytes_per_second: u64,
+    /// When the next part may leave, in monotonic microseconds.
+    next_us: Cell<u64>,
+}
+
+impl Throttle {
+    pub(super) fn new(bytes_per_second: u64) -> Throttle {
+        Throttle {
+            turns: Rc::new(Semaphore::new(GIVEN_AT_ONCE)),
+            bytes_per_second,
+            next_us: Cell::new(0),
+        }
+    }
+
+    /// How long so many bytes must wait, from `now_us` on, in microseconds; their time is taken.
+    fn wait_us(&self, now_us: u64, bytes: usize) -> u64 {
+        let from_us = self.next_us.get().max(now_us);
+        let takes_us = (bytes as u64).saturating_mul(1_000_000) / self.bytes_per_second.max(1);
+        self.next_us.set(from_us + takes_us);
+        from_us - now_us
+    }
+}
+
 /// An open checkpoint.
 struct Source {
     manifest: bytes::Bytes,
-    files: Vec<(CheckpointFile, File)>,
+    files: Vec<CheckpointFile>,
+    /// Those that are wanted, each from this position on; the first is the last.
+    wanted: Vec<Wanted>,
+}
+
+struct Wanted {
+    file: CheckpointFile,
+    source: Arc<File>,
+    from: u64,
 }
 
 /// Opens all files of a group's newest checkpoint. Blocks.
-fn open_source(dir: &Path, group: u32, index: u64) -> Result<Source, TransferError> {
+fn open_source(dir: &Path, request: &FetchCheckpointRequest) -> Result<Source, TransferError> {
     let mut attempt = 0;
     loop {
         attempt += 1;
-        match try_open(dir, group, index) {
+        match try_open(dir, request) {
             // A newer checkpoint took a file away meanwhile: its manifest names others.
             Err(TransferError::Storage(StorageError::Io { source, .. }))
                 if source.kind() == std::io::ErrorKind::NotFound && attempt < ATTEMPTS => {}
@@ -45,7 +86,8 @@ fn open_source(dir: &Path, group: u32, index: u64) -> Result<Source, TransferErr
     }
 }
 
-fn try_open(dir: &Path, group: u32, wanted: u64) -> Result<Source, TransferError> {
+fn try_open(dir: &Path, request: &FetchCheckpointRequest) -> Result<Source, TransferError> {
+    let (group, wanted) = (request.group, request.index);
     let path = manifest_path(dir, group);
     let bytes = framed::read(&path)?.unwrap_or_default();
     let manifest = GroupManifest::decode(bytes.clone()).map_err(|e| TransferError::Bad {
@@ -61,16 +103,42 @@ fn try_open(dir: &Path, group: u32, wanted: u64) -> Result<Source, TransferError
         });
     }
     let mut files = Vec::new();
+    let mut wanted = Vec::new();
     for name in names(&manifest) {
         let path = group_dir(dir, group).join(&name);
-        let file = File::open(&path).map_err(|e| io_error(&path, "open", e))?;
-        let (length, hash) = hash_of(&path, &file)?;
-        files.push((CheckpointFile { name, length, hash }, file));
+        let source = File::open(&path).map_err(|e| io_error(&path, "open", e))?;
+        let (length, hash) = hash_of(&path, &source)?;
+        let file = CheckpointFile { name, length, hash };
+        let from = already_there(&path, &source, &file, &request.have)?;
+        if from < length || !request.have.contains(&file) {
+            let (file, source) = (file.clone(), Arc::new(source));
+            wanted.push(Wanted { file, source, from });
+        }
+        files.push(file);
     }
+    wanted.reverse();
     Ok(Source {
         manifest: bytes,
         files,
+        wanted,
     })
+}
+
+/// How many bytes of a file the other side has, from its beginning on: what it says to have is compared by its hash.
+fn already_there(
+    path: &Path,
+    source: &File,
+    file: &CheckpointFile,
+    have: &[CheckpointFile],
+) -> Result<u64, StorageError> {
+    let Some(there) = have.iter().find(|h| h.name == file.name) else {
+        return Ok(0);
+    };
+    if there.length == 0 || there.length > file.length {
+        return Ok(0);
+    }
+    let (_, hash) = hash_to(path, source, there.length)?;
+    Ok(if hash == there.hash { there.length } else { 0 })
 }
 
 /// The files that a manifest names.
@@ -82,70 +150,162 @@ pub(super) fn names(manifest: &GroupManifest) -> Vec<String> {
     tables.chain(packs).collect()
 }
 
+/// A file's length and hash.
 pub(super) fn hash_of(path: &Path, file: &File) -> Result<(u64, bytes::Bytes), StorageError> {
+    hash_to(path, file, u64::MAX)
+}
+
+/// The same of its first bytes.
+fn hash_to(path: &Path, file: &File, end: u64) -> Result<(u64, bytes::Bytes), StorageError> {
     let mut hash = Xxh3::new();
     let mut buffer = vec![0; PART_BYTES];
     let mut length = 0;
     loop {
+        let room = (end - length).min(PART_BYTES as u64) as usize;
         let read = file
-            .read_at(&mut buffer, length)
+            .read_at(&mut buffer[..room], length)
             .map_err(|e| io_error(path, "read", e))?;
         if read == 0 {
-            let digest = hash.digest128().to_be_bytes();
-            return Ok((length, bytes::Bytes::copy_from_slice(&digest)));
+            return Ok((length, digest(&hash)));
         }
         hash.update(&buffer[..read]);
         length += read as u64;
     }
 }
 
-/// The parts of a group's checkpoint, read one at a time as they are asked for.
-///
-/// # Errors
-/// [`TransferError`].
-pub async fn give(
-    dir: PathBuf,
-    request: FetchCheckpointRequest,
-) -> Result<impl Stream<Item = Result<CheckpointPart, TransferError>>, TransferError> {
-    let (group, index) = (request.group, request.index);
-    let source = blocking::run(move || open_source(&dir, group, index)).await?;
-    let first = CheckpointPart {
-        manifest: source.manifest,
-        files: source.files.iter().map(|(f, _)| f.clone()).collect(),
-        ..CheckpointPart::default()
-    };
-    let mut wanted = source.files;
-    wanted.retain(|(file, _)| !request.have.contains(file));
-    wanted.reverse();
-    let state = (wanted, None::<(CheckpointFile, std::sync::Arc<File>)>, 0u64);
-    let rest = stream::try_unfold(state, |(mut wanted, mut open, mut position)| async move {
-        if open
-            .as_ref()
-            .is_none_or(|(file, _)| position >= file.length)
-        {
-            open = wanted.pop().map(|(f, file)| (f, std::sync::Arc::new(file)));
-            position = 0;
+/// The hash of bytes that are in memory.
+pub(super) fn hash_of_bytes(bytes: &[u8]) -> bytes::Bytes {
+    let mut hash = Xxh3::new();
+    hash.update(bytes);
+    digest(&hash)
+}
+
+fn digest(hash: &Xxh3) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(&hash.digest128().to_be_bytes())
+}
+
+/// A checkpoint under way.
+struct Giving {
+    core: Rc<Core>,
+    wanted: Vec<Wanted>,
+    open: Option<Wanted>,
+    _turn: StaticPermit,
+}
+
+impl Giving {
+    /// The next part, when it may leave.
+    async fn next(&mut self) -> Result<Option<CheckpointPart>, TransferError> {
+        let is_read = |w: &Wanted| w.from >= w.file.length;
+        if self.open.as_ref().is_none_or(is_read) {
+            self.open = self.wanted.pop();
         }
-        let Some((file, source)) = open else {
+        let Some(open) = &mut self.open else {
             return Ok(None);
         };
-        let length = (file.length - position).min(PART_BYTES as u64) as usize;
-        let reader = source.clone();
-        let data = blocking::run(move || {
+        let (name, position) = (open.file.name.clone(), open.from);
+        let length = (open.file.length - position).min(PART_BYTES as u64) as usize;
+        let clock = &self.core.clock;
+        let wait_us = self.core.giving.wait_us(clock.monotonic_us(), length);
+        if wait_us > 0 {
+            glommio::timer::sleep(Duration::from_micros(wait_us)).await;
+        }
+        let source = open.source.clone();
+        let read = blocking::run(move || {
             let mut data = vec![0; length];
-            reader.read_exact_at(&mut data, position).map(|()| data)
-        })
-        .await
-        .map_err(|e| io_error(Path::new(&file.name), "read", e))?;
-        glommio::timer::sleep(PART_PAUSE).await;
-        let part = CheckpointPart {
-            name: file.name.clone(),
+            source.read_exact_at(&mut data, position).map(|()| data)
+        });
+        let data = read
+            .await
+            .map_err(|e| io_error(Path::new(&name), "read", e))?;
+        open.from += length as u64;
+        Ok(Some(CheckpointPart {
+            name,
             position,
             data: data.into(),
             ..CheckpointPart::default()
+        }))
+    }
+}
+
+impl Core {
+    /// The parts of a group's checkpoint, read one at a time as they are asked for.
+    ///
+    /// # Errors
+    /// [`TransferError`].
+    pub(super) async fn give_checkpoint(
+        self: &Rc<Self>,
+        dir: PathBuf,
+        request: FetchCheckpointRequest,
+    ) -> Result<impl Stream<Item = Result<CheckpointPart, TransferError>> + use<>, TransferError>
+    {
+        let turn = self.giving.turns.acquire_static_permit(1).await;
+        let turn = turn.map_err(|e| TransferError::Bad {
+            group: request.group,
+            node: self.config.node_id,
+            what: format!("no turn: {e}"),
+        })?;
+        let source = blocking::run(move || open_source(&dir, &request)).await?;
+        let first = CheckpointPart {
+            manifest_hash: hash_of_bytes(&source.manifest),
+            manifest: source.manifest,
+            files: source.files,
+            ..CheckpointPart::default()
         };
-        let position = position + length as u64;
-        Ok(Some((part, (wanted, Some((file, source)), position))))
-    });
-    Ok(stream::once(Ok(first)).chain(rest))
+        let giving = Giving {
+            core: self.clone(),
+            wanted: source.wanted,
+            open: None,
+            _turn: turn,
+        };
+        let rest = stream::try_unfold(giving, |mut giving| async move {
+            Ok(giving.next().await?.map(|part| (part, giving)))
+        });
+        Ok(stream::once(Ok(first)).chain(rest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_given_together_is_as_fast_as_was_set() {
+        let throttle = Throttle::new(1000);
+        assert_eq!(throttle.wait_us(5_000_000, 500), 0);
+        assert_eq!(throttle.wait_us(5_000_000, 500), 500_000);
+        assert_eq!(throttle.wait_us(5_250_000, 250), 750_000);
+        // What was not used is not saved up.
+        assert_eq!(throttle.wait_us(60_000_000, 500), 0);
+        assert_eq!(throttle.wait_us(60_000_000, 1), 500_000);
+    }
+
+    #[test]
+    fn only_a_true_beginning_of_a_file_is_not_sent_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pack-1");
+        let bytes: Vec<u8> = (0..600_000u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let source = File::open(&path).unwrap();
+        let (length, hash) = hash_of(&path, &source).unwrap();
+        assert_eq!((length, &hash), (600_000, &hash_of_bytes(&bytes)));
+        let name = "pack-1".to_owned();
+        let file = CheckpointFile { name, length, hash };
+        let mut wrong = bytes[..300_000].to_vec();
+        wrong[7] ^= 1;
+        for (there, from) in [
+            (&bytes[..300_000], 300_000),
+            (&bytes[..], 600_000),
+            (&bytes[..0], 0),
+            (&wrong[..], 0),
+            (&[&bytes[..], b"more"].concat()[..], 0),
+        ] {
+            let have = CheckpointFile {
+                name: "pack-1".to_owned(),
+                length: there.len() as u64,
+                hash: hash_of_bytes(there),
+            };
+            let found = already_there(&path, &source, &file, &[have]).unwrap();
+            assert_eq!(found, from, "{} bytes", there.len());
+        }
+    }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use storage::pack::ChunkLocation;
 
 use super::Core;
-use crate::protocol::{Op, Outcome, Piece, ReadPlan, Refusal, Request};
+use crate::protocol::{ColdChunk, Offset, Op, Outcome, Piece, ReadPlan, Refusal, Request};
 
 impl Core {
     /// Fetches a plan's bytes in order.
@@ -59,7 +59,7 @@ impl Core {
                         }
                         Err(error) => {
                             log::error!("event=read_failed {error}");
-                            return Err(self.found_damaged_pack(group, chunk.pack, error));
+                            return Err(self.found_damaged_pack(group, chunk.pack, Some(error)));
                         }
                     }
                 }
@@ -70,7 +70,8 @@ impl Core {
                     from,
                     to,
                 } => {
-                    let whole = self.cold_chunk(group, pack, &chunk).await?;
+                    let whole = self.cold_chunk(group, pack, &chunk).await;
+                    let whole = whole.map_err(|refusal| lost_of(refusal, &chunk))?;
                     bytes.push(whole.slice(from as usize..to as usize));
                 }
                 Piece::Inherited {
@@ -105,5 +106,16 @@ impl Core {
             }
         }
         Ok(bytes)
+    }
+}
+
+/// Which bytes of the stream it is that cannot be had.
+fn lost_of(refusal: Refusal, chunk: &ColdChunk) -> Refusal {
+    match refusal {
+        Refusal::DataDamaged => Refusal::BytesLost {
+            from: Offset(chunk.start),
+            to: Offset(chunk.end()),
+        },
+        other => other,
     }
 }

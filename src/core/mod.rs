@@ -31,6 +31,7 @@ pub mod packs;
 mod peer_events;
 mod peers;
 mod pulse;
+mod rescue;
 mod router;
 mod saga;
 mod scrub;
@@ -147,6 +148,8 @@ pub struct Core {
     others_keep_ms: Cell<u64>,
     /// Of all groups of the node.
     loads: std::sync::Arc<load::Loads>,
+    /// How fast checkpoints go to other nodes.
+    giving: give::Throttle,
     /// What each group of this core had done at the last look, in bytes.
     work_seen: RefCell<BTreeMap<u32, u64>>,
     /// When groups were last looked at for their load, and when one was last given away for it, in monotonic microseconds.

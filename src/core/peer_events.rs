@@ -13,7 +13,6 @@ use raftproto::peer::{
 };
 use storage::{StorageError, framed};
 
-use super::give::give;
 use super::transfer::TransferError;
 use super::{Core, Message, core_statuses};
 use crate::group::Input;
@@ -118,7 +117,8 @@ impl PeerEvents for PeerShell {
         let refused =
             |refusal| GrpcError::new(Code::Unavailable, format!("not given: {refusal:?}"));
         let data = given.map_err(refused)?;
-        Ok(FetchBytesReply { data })
+        let crc32c = crc32c::crc32c(&data);
+        Ok(FetchBytesReply { data, crc32c })
     }
 
     async fn checkpoint(
@@ -132,7 +132,8 @@ impl PeerEvents for PeerShell {
             ));
         };
         let failed = |error: TransferError| GrpcError::new(Code::Unavailable, error.to_string());
-        let parts = give(disk.dir.clone(), request).await.map_err(failed)?;
+        let given = self.0.give_checkpoint(disk.dir.clone(), request).await;
+        let parts = given.map_err(failed)?;
         Ok(Box::pin(parts.map(move |part| part.map_err(failed))))
     }
 }

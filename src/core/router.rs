@@ -339,6 +339,14 @@ impl Core {
             Message::TransferLeaders { group, to_node } => self.transfer_leaders(group, to_node),
             Message::Leader { group, node } => self.note_leader(group, node),
             Message::DamagedPack { group, pack, error } => self.see_to_pack(group, pack, error),
+            Message::DamagedObject { chunk } => self.see_to_object(chunk),
+            Message::WantChunk { id, chunk, is } => self.give_chunk(from, id, chunk, is),
+            Message::Chunk { id, bytes } => {
+                let slot = self.tier.asked.borrow_mut().remove(&id);
+                if let Some(slot) = slot {
+                    slot.fill(bytes);
+                }
+            }
             Message::Probe { id, with_hashes } => {
                 let report = Box::new(self.report(with_hashes));
                 if self.post(from, Message::Probed { id, report }).is_err() {

@@ -333,6 +333,7 @@ async fn build(
     );
     let timeouts: Rc<Timeouts> = Rc::default();
     let peer_settings: Rc<PeerSettings> = Rc::default();
+    let giving = super::give::Throttle::new(config.transfer_bytes_per_second);
     let core = Rc::new(Core {
         id,
         cores,
@@ -370,6 +371,7 @@ async fn build(
         pace: super::pace::Pace::default(),
         others_keep_ms: Cell::new(0),
         loads,
+        giving,
         work_seen: RefCell::default(),
         load_looked_us: Cell::new(0),
         relieved_us: Cell::new(0),

@@ -3,10 +3,10 @@
 //! The giver opens all files that its manifest names before it sends the first byte, so a later checkpoint cannot take them
 //! away. The taker gathers them beside its own (`incoming/`), verifies each by its hash, loads the state, and only when
 //! Raft has accepted it exchanges both directories in one step. A crash before leaves the old state, one after the new.
-//! An attempt that broke off goes on where it was: files that are whole are not sent again.
+//! An attempt that broke off goes on where it was: neither files nor beginnings of files that are there are sent again.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -17,10 +17,16 @@ use storage::{StorageError, blocking, framed, io_error};
 
 use super::Core;
 use super::checkpoint::{GroupFiles, group_dir, manifest_path, read_tables};
-use super::give::{hash_of, names};
+use super::give::{hash_of, hash_of_bytes, names};
 use crate::group::{Fetched, Input, LogPosition, Machine, Persist};
 use crate::peer::GrpcError;
 use crate::protocol::StreamKey;
+
+/// After an attempt that brought something and broke off.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Such attempts, one after the other, before the leader is asked again where the checkpoint is.
+const ATTEMPTS: usize = 100;
 
 /// Why a checkpoint could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -107,21 +113,31 @@ fn link_own(dir: &Path, root: &Path, group: u32) {
 /// Puts a part in its place. Blocks.
 fn take_part(root: &Path, group: u32, part: &CheckpointPart) -> Result<(), StorageError> {
     let path = group_dir(root, group).join(&part.name);
+    let failed = |what: &'static str| {
+        let path = path.clone();
+        move |e: std::io::Error| io_error(&path, what, e)
+    };
     if part.position == 0
         && let Err(error) = std::fs::remove_file(&path)
         && error.kind() != std::io::ErrorKind::NotFound
     {
         // What stands here may be a file of the own checkpoint too: it is never written over.
-        return Err(io_error(&path, "remove", error));
+        return Err(failed("remove")(error));
+    }
+    if part.position > 0 && std::fs::metadata(&path).map_err(failed("stat"))?.nlink() > 1 {
+        // The own file is the beginning of the other: it goes on in a copy.
+        let copy = path.with_extension("copy");
+        std::fs::copy(&path, &copy).map_err(failed("copy"))?;
+        std::fs::rename(&copy, &path).map_err(failed("rename"))?;
     }
     let file = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .open(&path)
-        .map_err(|e| io_error(&path, "open", e))?;
+        .map_err(failed("open"))?;
     file.write_all_at(&part.data, part.position)
-        .map_err(|e| io_error(&path, "write", e))
+        .map_err(failed("write"))
 }
 
 /// Verifies and syncs what was gathered, and loads its state. Blocks.
@@ -218,18 +234,27 @@ fn exchange(dir: &Path, group: u32) -> Result<(), StorageError> {
 }
 
 impl Core {
-    /// Gets a checkpoint from another node, in a task of its own.
+    /// Gets a checkpoint from another node, in a task of its own. An attempt that brought something is followed by another
+    /// one: the leader would ask for it only after a while.
     pub(super) fn fetch_checkpoint(self: &Rc<Self>, group: u32, node: u64, index: u64) {
         let core = self.clone();
         glommio::spawn_local(async move {
-            let input = match core.gather(group, node, index).await {
-                Ok(fetched) => Input::Fetched(Box::new(fetched)),
-                Err(error) => {
-                    log::warn!("event=checkpoint_not_fetched group={group} node={node} {error}");
-                    Input::FetchFailed
+            for _ in 0..ATTEMPTS {
+                let mut bytes = 0;
+                match core.gather(group, node, index, &mut bytes).await {
+                    Ok(fetched) => return core.step(group, Input::Fetched(Box::new(fetched))),
+                    Err(error) => {
+                        log::warn!(
+                            "event=checkpoint_not_fetched group={group} node={node} bytes={bytes} {error}"
+                        );
+                    }
                 }
-            };
-            core.step(group, input);
+                if bytes == 0 || core.stop.raised() > 0 {
+                    break;
+                }
+                core.sleep(AGAIN).await;
+            }
+            core.step(group, Input::FetchFailed);
         })
         .detach();
     }
@@ -239,6 +264,7 @@ impl Core {
         group: u32,
         node: u64,
         index: u64,
+        bytes: &mut usize,
     ) -> Result<Fetched, TransferError> {
         let bad = |what: String| TransferError::Bad { group, node, what };
         let Some(disk) = &self.disk else {
@@ -281,7 +307,9 @@ impl Core {
         if let Some(file) = first.files.iter().find(|f| !is_name(&f.name)) {
             return Err(bad(format!("{:?} is not a file's name", file.name)));
         }
-        let mut bytes = 0;
+        if hash_of_bytes(&first.manifest) != first.manifest_hash {
+            return Err(bad("its manifest did not arrive as it was".to_owned()));
+        }
         while let Some(part) = parts.next().await.map_err(broken)? {
             let is_listed = |f: &CheckpointFile| {
                 f.name == part.name && part.position + part.data.len() as u64 <= f.length
@@ -292,9 +320,9 @@ impl Core {
                     part.name
                 )));
             }
-            bytes += part.data.len();
-            let root = root.clone();
+            let (root, count) = (root.clone(), part.data.len());
             blocking::run(move || take_part(&root, group, &part)).await?;
+            *bytes += count;
         }
         log::info!("event=checkpoint_fetched group={group} node={node} bytes={bytes}");
         let (manifest, fetched) =
@@ -374,5 +402,30 @@ mod tests {
         assert_eq!(std::fs::read(new.join("table-1")).unwrap(), b"theirs");
         let kept = std::fs::read(own.join("table-1")).unwrap();
         assert_eq!(kept, b"own, and longer");
+    }
+
+    #[test]
+    fn an_own_file_that_is_the_beginning_of_another_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = incoming_dir(dir.path());
+        let (own, new) = (group_dir(dir.path(), 3), group_dir(&root, 3));
+        std::fs::create_dir_all(&own).unwrap();
+        std::fs::create_dir_all(&new).unwrap();
+        std::fs::write(own.join("pack-1"), b"begins").unwrap();
+        link_own(dir.path(), &root, 3);
+        for (position, data) in [(6, &b" and"[..]), (10, b" ends")] {
+            let part = CheckpointPart {
+                name: "pack-1".to_owned(),
+                position,
+                data: bytes::Bytes::from_static(data),
+                ..CheckpointPart::default()
+            };
+            take_part(&root, 3, &part).unwrap();
+        }
+        assert_eq!(
+            std::fs::read(new.join("pack-1")).unwrap(),
+            b"begins and ends"
+        );
+        assert_eq!(std::fs::read(own.join("pack-1")).unwrap(), b"begins");
     }
 }

@@ -64,6 +64,13 @@ impl Group {
         Some(entries.map(entry_of).collect())
     }
 
+    /// Names of the group's packs and intents: the objects that may be there.
+    pub fn cold_names(&self) -> Vec<PackName> {
+        let state = &self.machine.cold;
+        let packs = state.packs.values().map(|p| p.name);
+        packs.chain(state.intents.keys().copied()).collect()
+    }
+
     /// Names and sizes of the packs that count, if this replica leads.
     pub fn cold_packs(&self) -> Vec<(PackName, u64)> {
         if !self.is_ready {

@@ -3,6 +3,8 @@
 //! A checkpoint is incremental. Bytes that no pack has go into a new pack, then the state of each changed
 //! stream goes into a delta table; what was written before is never written again.
 
+use std::ops::Bound;
+
 use prost::Message;
 use raftproto::checkpoint::{self, Membership};
 use raftproto::checkpoint::{AbandonedFork, BucketFence, GroupState, OutboxMessage};
@@ -19,7 +21,10 @@ use super::stream;
 use super::{Group, SavedHardState};
 use crate::meta::Meta;
 use crate::mutation;
-use crate::protocol::{ChunkRef, Incarnation, PackName, StreamKey};
+use crate::protocol::{ChunkRef, ColdChunk, Incarnation, PackName, StreamKey};
+
+/// Streams and chunks that one look at a pack's chunks takes.
+const LOOKS_PER_STEP: usize = 2_000;
 
 /// What one checkpoint writes.
 #[derive(Debug)]
@@ -50,6 +55,39 @@ pub trait PlaceChunk {
         start: u64,
         pieces: Vec<bytes::Bytes>,
     ) -> ChunkRef;
+}
+
+/// A chunk of a local pack that a stream refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldChunk {
+    /// The stream.
+    pub key: StreamKey,
+    /// Which stream at that key.
+    pub incarnation: Incarnation,
+    /// The chunk.
+    pub chunk: ChunkRef,
+    /// First byte that is kept of the stream, within the chunk or not.
+    pub kept_from: u64,
+}
+
+/// A chunk of the cold store that a stream refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldColdChunk {
+    /// The stream.
+    pub key: StreamKey,
+    /// Which stream at that key.
+    pub incarnation: Incarnation,
+    /// The chunk.
+    pub chunk: ColdChunk,
+    /// First byte that is kept of the stream, within the chunk or not.
+    pub kept_from: u64,
+}
+
+impl HeldChunk {
+    /// First byte of the chunk that is needed.
+    pub fn needed_from(&self) -> u64 {
+        self.chunk.start.max(self.kept_from)
+    }
 }
 
 impl Group {
@@ -123,14 +161,76 @@ impl Group {
         self.machine.drop_packed(self.durable_pack, target);
     }
 
-    /// Which bytes are in a local pack of this replica. Looks at all streams.
-    pub fn chunks_of_pack(&self, pack: u32) -> Vec<(StreamKey, Incarnation, ChunkRef)> {
-        let mut found = Vec::new();
-        for (key, stream) in &self.machine.streams {
-            let own = stream.bytes.chunks().iter().filter(|c| c.pack == pack);
-            found.extend(own.map(|chunk| (key.clone(), stream.incarnation, *chunk)));
+    /// Which bytes are in a local pack of this replica, by the streams behind `after`. Looks at a share of them, and says
+    /// where the next one begins.
+    pub fn chunks_of_pack(
+        &self,
+        pack: u32,
+        after: Option<&StreamKey>,
+    ) -> (Vec<HeldChunk>, Option<StreamKey>) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let streams = &self.machine.streams;
+        let streams = streams.range::<StreamKey, _>((from, Bound::Unbounded));
+        let (mut found, mut looked) = (Vec::new(), 0);
+        for (key, stream) in streams {
+            let chunks = stream.bytes.chunks();
+            let own = chunks.iter().filter(|c| c.pack == pack);
+            found.extend(own.map(|chunk| HeldChunk {
+                key: key.clone(),
+                incarnation: stream.incarnation,
+                chunk: *chunk,
+                kept_from: stream.bytes.kept_from(),
+            }));
+            looked += 1 + chunks.len();
+            if looked >= LOOKS_PER_STEP {
+                return (found, Some(key.clone()));
+            }
         }
-        found
+        (found, None)
+    }
+
+    /// The same for a pack of the cold store, by the number that the log gave it.
+    pub fn chunks_of_cold_pack(
+        &self,
+        pack: u32,
+        after: Option<&StreamKey>,
+    ) -> (Vec<HeldColdChunk>, Option<StreamKey>) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let streams = &self.machine.streams;
+        let streams = streams.range::<StreamKey, _>((from, Bound::Unbounded));
+        let (mut found, mut looked) = (Vec::new(), 0);
+        for (key, stream) in streams {
+            let chunks = stream.bytes.cold_chunks();
+            let own = chunks.iter().filter(|c| c.pack == pack);
+            found.extend(own.map(|chunk| HeldColdChunk {
+                key: key.clone(),
+                incarnation: stream.incarnation,
+                chunk: *chunk,
+                kept_from: stream.bytes.kept_from(),
+            }));
+            looked += 1 + chunks.len();
+            if looked >= LOOKS_PER_STEP {
+                return (found, Some(key.clone()));
+            }
+        }
+        (found, None)
+    }
+
+    /// Chunks of local packs, each with what is left of it: the part that no reader may have is lost. The next checkpoint says
+    /// so.
+    pub fn cut_chunks(&mut self, cuts: &[(HeldChunk, ChunkRef)]) {
+        for (held, kept) in cuts {
+            let Some(stream) = self.machine.streams.get_mut(&held.key) else {
+                continue;
+            };
+            let is_same = stream.incarnation == held.incarnation;
+            if is_same && stream.bytes.cut_chunk(&held.chunk, *kept) {
+                if let Some(live) = self.machine.packs.get_mut(&kept.pack) {
+                    *live -= u64::from(held.chunk.length - kept.length);
+                }
+                self.machine.mark_dirty(&held.key);
+            }
+        }
     }
 
     /// Streams that changed since the last checkpoint.

@@ -83,6 +83,18 @@ impl Link {
         }
     }
 
+    /// The same for what need not go at once: it goes with what follows, or a millisecond later.
+    ///
+    /// # Errors
+    /// As [`Link::post`].
+    #[expect(clippy::result_large_err, reason = "the item goes back to who has it")]
+    pub fn take_along(&self, item: BatchItem) -> Result<(), BatchItem> {
+        match &*self.shared.outbox.borrow() {
+            Some(outbox) => outbox.take_along(item),
+            None => Err(item),
+        }
+    }
+
     /// What waits to be sent; not what HTTP/2 has taken, which is one batch at most.
     pub fn queued_bytes(&self) -> u64 {
         self.shared.stats.queued_bytes.get()
@@ -214,8 +226,10 @@ async fn attempt<E: PeerEvents>(
     *shared.outbox.borrow_mut() = Some(outbox.clone());
     transport.events.on_link(shared.node, Some(&hello));
     let broken = until_it_ends(replies);
+    let late = async { match outbox.send_what_waits().await {} };
     Err(broken
         .or(keep_alive(&outbox, &shared.stats, settings.alive_interval))
+        .or(late)
         .await)
 }
 

@@ -139,5 +139,12 @@ impl World {
             return self.find(text);
         }
         self.step(node, 0, Input::RaiseLevel(raise));
+        if self.rng.chance(300_000) {
+            // The operator sees the level as it was.
+            let other = self.rng.range(1, self.nodes.len() as u64);
+            if other != node {
+                self.take_back(other);
+            }
+        }
     }
 }

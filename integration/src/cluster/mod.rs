@@ -146,6 +146,11 @@ impl Cluster {
         self.nodes[node as usize - 1].joins = true;
     }
 
+    /// From its next start on, a node that was to join takes itself for one of those that found the cluster.
+    pub fn found(&mut self, node: u32) {
+        self.nodes[node as usize - 1].joins = false;
+    }
+
     /// Puts the data of a node that was never started on a disk that can fail.
     ///
     /// # Errors
@@ -242,12 +247,13 @@ impl Cluster {
         };
         command
             .args(["server", "--io-memory", "64KiB", "--no-pin"])
-            .args(["--node-id", &node.to_string()])
             .args(["--listen", self.address(node)])
             .arg("--wal-dir")
             .arg(self.data(node))
             .args(&self.settings);
+        let number = node.to_string();
         let mut defaults = vec![
+            ("--node-id", number.as_str()),
             ("--core-count", "1"),
             ("--raft-group-count", "4"),
             ("--admin-listen", "off"),

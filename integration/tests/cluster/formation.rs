@@ -1,4 +1,4 @@
-//! How nodes find each other: in any order, late, and only those of one cluster.
+//! How nodes find each other: in any order, and late. Who is none of them: `strangers.rs`.
 
 use std::time::{Duration, Instant};
 
@@ -115,32 +115,4 @@ fn without_a_majority_a_node_says_so() {
         "{:?}",
         reply.headers
     );
-}
-
-#[test]
-fn a_node_of_another_cluster_is_refused_in_words() {
-    let _alone = alone();
-    if nodes() == 1 {
-        return println!("skipped: one node meets nobody");
-    }
-    let mut cluster = Cluster::prepare(nodes(), &[], None);
-    let stranger = nodes();
-    cluster.set(stranger, &["--cluster-id", "another-one"]);
-    for node in 1..stranger {
-        cluster.start_node(node);
-    }
-    cluster.wait_ready();
-    cluster.start_node(stranger);
-    // Both sides say what differs: each names both.
-    for node in [1, stranger] {
-        wait_for("the log names both clusters", || {
-            let log = cluster.log(node);
-            log.lines().any(|line| {
-                line.contains("another-one") && line.replace("another-one", "").contains("test")
-            })
-        });
-    }
-    assert!(!cluster.is_ready(stranger), "ready among strangers");
-    cluster.kill(stranger);
-    works(&cluster, "undisturbed");
 }

@@ -19,7 +19,9 @@ mod members;
 mod retention;
 mod rolling;
 mod storm;
+mod strangers;
 mod transfer;
+mod transfer_bad;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

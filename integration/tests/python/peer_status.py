@@ -1,4 +1,5 @@
-"""A stock gRPC client asks a node how it is. Argument: host:port of the node's cluster address."""
+"""A stock gRPC client asks a node how it is, and introduces itself wrongly. Argument: host:port of the node's cluster
+address."""
 
 import sys
 
@@ -47,6 +48,37 @@ def refusal(channel, method, request, **options):
     raise AssertionError(f"{method} was answered")
 
 
+def number(value):
+    out = b""
+    while value > 0x7F:
+        out += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return out + bytes([value])
+
+
+def message(fields):
+    """The bytes of a message of numbers and texts."""
+    out = b""
+    for key, values in sorted(fields.items()):
+        for value in values:
+            if isinstance(value, int):
+                out += number(key << 3) + number(value)
+            else:
+                out += number(key << 3 | 2) + number(len(value)) + value
+    return out
+
+
+def introduce(channel, hello):
+    """What a node says to who introduces itself so: Envelope { hello }."""
+    plain = {"request_serializer": lambda m: m, "response_deserializer": lambda m: m}
+    exchange = channel.stream_stream("/ursula.peer.v1.Peer/Exchange", **plain)
+    try:
+        list(exchange(iter([b"\x0a" + number(len(hello)) + hello]), timeout=10))
+    except grpc.RpcError as error:
+        return error.code(), error.details()
+    raise AssertionError("it was taken for a node")
+
+
 with grpc.insecure_channel(sys.argv[1]) as channel:
     # StatusRequest { with_groups: true }
     reply = fields(call(channel, "Status", b"\x08\x01"))
@@ -81,5 +113,29 @@ with grpc.insecure_channel(sys.argv[1]) as channel:
     assert code == grpc.StatusCode.FAILED_PRECONDITION and "77" in text, (code, text)
     code, text = refusal(channel, "FetchCheckpoint", b"")
     assert code == grpc.StatusCode.INVALID_ARGUMENT, (code, text)
+
+    # Introductions of nodes that differ, in a field of Hello: each is refused with both values. Of one that differs in nothing,
+    # the data directory is not the known one.
+    name = node[2][0].decode()
+    other = 1 + node[3][0] % 3
+    for key, value, words in [
+        (1, 99, ["version is 1 here", "99 at"]),
+        (2, b"elsewhere", [f'cluster_id is "{name}" here', '"elsewhere" at']),
+        (5, 5, [f"group_count is {node[5][0]} here", "5 at"]),
+        (10, 77, [f"commands_version is {node[10][0]} here", "77 at"]),
+        (13, 12345, [f"election_timeout_ms is {node[13][0]} here", "12345 at"]),
+        (3, node[3][0], [f"node_id is {node[3][0]} here", "two nodes cannot share it"]),
+        (3, 0, ["node_id is 0"]),
+        (3, other, [f"node {other} has another data directory"]),
+    ]:
+        # Its data directory and its raft id.
+        hello = {**node, 4: [b"not its own data"], 12: [other], 3: [other], key: [value]}
+        code, text = introduce(channel, message(hello))
+        assert code == grpc.StatusCode.FAILED_PRECONDITION, (key, code, text)
+        assert all(word in text for word in words), (key, text, words)
+    # Nonsense instead of an introduction, and nothing.
+    for hello in [b"\xff" * 40, b""]:
+        code, text = introduce(channel, hello)
+        assert code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.FAILED_PRECONDITION), (code, text)
 
 print("all good")
