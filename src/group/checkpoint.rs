@@ -41,6 +41,8 @@ pub struct CheckpointPlan {
     pub group_state: Vec<u8>,
     /// Packs that the state refers to, the new one included if it has chunks.
     pub packs: Vec<u32>,
+    /// Of the checkpoint's formats.
+    pub version: u32,
 }
 
 /// Lays out the bytes of a new pack: asked once for each chunk, in order, before anything is written.
@@ -133,6 +135,7 @@ impl Group {
             delta,
             group_state: machine.group_state().encode_to_vec(),
             packs: machine.packs.keys().copied().collect(),
+            version: raftproto::version::checkpoint_at(self.level),
         }
     }
 
@@ -280,6 +283,11 @@ impl Machine {
                     durable_pack
                 };
                 self.hot_bytes -= stream.bytes.drop_packed(until);
+                // What a pack has that is still being written goes with its turn.
+                let later = stream.bytes.packed_hot().filter(|pack| *pack > until);
+                if let Some(later) = later.filter(|_| !mutation::is_on("later-pack-forgotten")) {
+                    self.packed_hot.insert((later, key));
+                }
             }
         }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use prost::Message;
 use raftproto::checkpoint::{GroupManifest, Membership};
+use raftproto::version::of_batch;
 use storage::lock::DirLock;
 use storage::wal::{IoMode, Record, WalConfig};
 use storage::{StorageError, framed, wal};
@@ -289,6 +290,12 @@ fn start_group(
         term: manifest.term,
     };
     let (hard_state, entries) = replay(group, manifest, records).map_err(NodeError::Damaged)?;
+    // Before any of them is applied: a node that went back to an older ursula too late says so at once.
+    let batches = entries.iter().filter(|e| !e.is_conf_change);
+    for version in batches.map(|e| of_batch(&e.payload)).filter(|v| *v > 0) {
+        raftproto::version::check("a log entry", version, raftproto::version::COMMANDS)
+            .map_err(|e| NodeError::Data(format!("the log of group {group}: {e}")))?;
+    }
     let membership = match &manifest.membership {
         Some(membership) => membership.clone(),
         None if manifest.voters.is_empty() => bootstrap(&identity.voters),
