@@ -196,8 +196,8 @@ fn old_data_is_looked_for_where_it_was_put_only() {
     };
     let path = "/v1/stream/old";
     // Where nothing is yet may be left.
-    drop(try_start("").ok().expect("the default place"));
-    let server = try_start(&one).ok().expect("nothing was put elsewhere");
+    drop(try_start("").expect("the default place"));
+    let server = try_start(&one).expect("nothing was put elsewhere");
     let mut c = server.client();
     c.create(path, "text/plain");
     assert_eq!(c.append(path, "text/plain", &[b'x'; 10_000]).status, 204);
@@ -217,7 +217,7 @@ fn old_data_is_looked_for_where_it_was_put_only() {
     assert!(log.contains("is its disk mounted?"), "{log}");
     std::fs::remove_dir(&one).unwrap();
     std::fs::rename(&other, &one).unwrap();
-    let server = try_start(&one).ok().expect("all is where it was");
+    let server = try_start(&one).expect("all is where it was");
     assert!(server.client().read_all(path) == [b'x'; 10_000]);
 }
 
