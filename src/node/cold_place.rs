@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use storage::framed;
+use storage::cold::ColdError;
+use storage::{StorageError, framed};
 
 use super::NodeError;
 use crate::config::{ColdPlace, Config};
@@ -72,13 +73,29 @@ fn check_is_there(place: &ColdPlace, note: &Path) -> Result<(), NodeError> {
     )))
 }
 
-/// Makes a directory ready. One that cannot be made is a wrong setting, and no start will do better.
+/// A place that is no directory and cannot become one is a wrong setting; what a disk refuses for now is not.
 fn prepare(place: &ColdPlace) -> Result<(), NodeError> {
+    use std::io::ErrorKind;
     let ColdPlace::Dir(dir) = place else {
         return Ok(());
     };
-    storage::cold::prepare(dir).map_err(|error| {
-        NodeError::Misfit(format!("--cold {} cannot be used: {error}", dir.display()))
+    storage::cold::prepare(dir).map_err(|error| match error {
+        ColdError::Storage(StorageError::Io { source, .. })
+            if matches!(
+                source.kind(),
+                ErrorKind::NotADirectory
+                    | ErrorKind::PermissionDenied
+                    | ErrorKind::ReadOnlyFilesystem
+                    | ErrorKind::AlreadyExists
+                    | ErrorKind::InvalidFilename
+            ) =>
+        {
+            NodeError::Misfit(format!(
+                "`cold` is {}, where no directory can be made: {source}",
+                dir.display()
+            ))
+        }
+        other => other.into(),
     })
 }
 
