@@ -38,10 +38,10 @@ impl Core {
             return;
         }
         let own = self.identity.raft_id;
-        let tables = self.tables.borrow().clone();
-        let mut members: Vec<u64> = match tables.members.is_empty() {
+        let known = self.tables.borrow().members.clone();
+        let mut members: Vec<u64> = match known.is_empty() {
             true => self.config.peers.iter().map(|p| p.id).collect(),
-            false => tables.members.iter().map(|m| m.raft_id).collect(),
+            false => known.iter().map(|m| m.raft_id).collect(),
         };
         if members.is_empty() {
             members.push(own);
@@ -61,10 +61,10 @@ impl Core {
         });
         drop(versions);
         if let Some(next) = next {
-            log::info!(
+            log::debug!(
                 "event=raise_level level={next} every member can apply commands of this version"
             );
-            let raise = level::raise(next, &tables.members);
+            let raise = level::raise(next, &known);
             self.step(0, Input::RaiseLevel(raise));
         }
     }

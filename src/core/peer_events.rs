@@ -222,11 +222,18 @@ impl Core {
 
     async fn change_members(self: &Rc<Self>, op: Op) -> Result<AdminReply, GrpcError> {
         let target = GroupTarget::Meta;
+        let is_member = |node: u64| {
+            self.tables
+                .borrow()
+                .members
+                .iter()
+                .any(|m| m.node() == node)
+        };
         let added = match &op {
             Op::ChangeMembers {
                 change: MemberChange::Add(added),
                 ..
-            } => Some(added.node()),
+            } => Some(added.node()).filter(|node| !is_member(*node)),
             _ => None,
         };
         match self.ask(Request { target, op }).await {

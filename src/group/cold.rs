@@ -483,11 +483,13 @@ impl Group {
                 }
             }
         };
+        let searched = search.damaged.clone();
         let lost = &self.cold.lost;
         match self.machine.search(search, lost, settings.pack_bytes) {
             Ok(found) => {
                 if found.is_empty() {
-                    self.cold.damaged.clear();
+                    // What was told of meanwhile is looked for next.
+                    self.cold.damaged.retain(|pack| !searched.contains(pack));
                 }
                 found
             }

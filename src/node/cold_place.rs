@@ -21,24 +21,27 @@ pub fn check(dir: &Path, config: &Config) -> Result<(), NodeError> {
         return Ok(());
     };
     let path = note_path(dir);
-    let noted = framed::read(&path)?;
-    let noted = noted.as_deref().map(String::from_utf8_lossy);
-    let named = name(&place);
-    match noted.as_deref() {
-        None => {}
-        Some(known) if known == named => return check_is_there(&place, &path),
-        Some(known) => {
-            let left = known.strip_prefix(DIR).map(PathBuf::from);
-            if left.is_none_or(|left| has_files(&left)) {
-                let known = known.strip_prefix(DIR).unwrap_or(known);
-                let shown = named.strip_prefix(DIR).unwrap_or(&named);
-                return Err(NodeError::Misfit(format!(
-                    "the old data of {} is in {known}, not in {shown}: give --cold {known}; if all that is there was copied to \
-                     {shown}, remove {}",
-                    dir.display(),
-                    path.display()
-                )));
-            }
+    let named = name(&place, dir);
+    if let Some(noted) = framed::read(&path)? {
+        let known = String::from_utf8_lossy(&noted);
+        let left = known.strip_prefix(DIR).map(|left| dir.join(left));
+        if known == named || is_same_dir(left.as_deref(), &place) {
+            return check_is_there(&place, &path);
+        }
+        // One that is not as it was left may have its files elsewhere.
+        let is_empty = |left: &PathBuf| storage::cold::is_prepared(left) && !has_files(left);
+        if !left.as_ref().is_some_and(is_empty) {
+            let known = left.map_or(known.into_owned(), |left| left.display().to_string());
+            let shown = match &place {
+                ColdPlace::Dir(dir) => dir.display().to_string(),
+                ColdPlace::S3 { .. } => named,
+            };
+            return Err(NodeError::Misfit(format!(
+                "the old data of {} is in {known}, not in {shown}: give --cold {known}; if all that is there was copied to \
+                 {shown}, remove {}",
+                dir.display(),
+                path.display()
+            )));
         }
     }
     prepare(&place)?;
@@ -49,14 +52,34 @@ pub fn check(dir: &Path, config: &Config) -> Result<(), NodeError> {
 /// Before a directory's path, which could be that of a bucket.
 const DIR: &str = "dir ";
 
-fn name(place: &ColdPlace) -> String {
+/// A directory within `dir` by its path from there, since that may be moved.
+fn name(place: &ColdPlace, dir: &Path) -> String {
     match place {
-        ColdPlace::Dir(dir) => {
-            let whole = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
-            format!("{DIR}{}", whole.display())
+        ColdPlace::Dir(cold) => {
+            let (dir, cold) = (whole(dir), whole(cold));
+            format!(
+                "{DIR}{}",
+                cold.strip_prefix(&dir).unwrap_or(&cold).display()
+            )
         }
         ColdPlace::S3 { bucket, prefix } if prefix.is_empty() => format!("s3://{bucket}"),
         ColdPlace::S3 { bucket, prefix } => format!("s3://{bucket}/{prefix}"),
+    }
+}
+
+/// Without what may be spelt otherwise, as far as it shows in the path.
+fn whole(dir: &Path) -> PathBuf {
+    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    absolute.components().collect()
+}
+
+/// Whether two paths lead to one directory.
+fn is_same_dir(left: Option<&Path>, place: &ColdPlace) -> bool {
+    match (left.map(std::fs::canonicalize), place) {
+        (Some(Ok(left)), ColdPlace::Dir(dir)) => {
+            std::fs::canonicalize(dir).is_ok_and(|dir| dir == left)
+        }
+        _ => false,
     }
 }
 
