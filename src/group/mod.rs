@@ -472,17 +472,6 @@ impl Group {
             effects.extract_if(from.., is_leaders).for_each(drop);
         }
     }
-
-    fn on_tick(&mut self, effects: &mut Vec<Effect>) {
-        self.keep_watched_alive();
-        if !self.is_ready || self.raft.is_transferring() {
-            return;
-        }
-        self.expire_due();
-        self.trim_due();
-        self.check_holds(effects);
-        self.tend_cold_store(effects);
-    }
 }
 
 /// What a command costs besides its bytes, in bytes.
