@@ -194,24 +194,10 @@ impl Core {
         Some(number)
     }
 
-    /// What the streams have in an object, in steps that others come between.
+    /// What the streams have in an object.
     async fn chunks_of_object(&self, group: u32, number: u32) -> Vec<HeldColdChunk> {
-        let mut all = Vec::new();
-        let mut after = None;
-        loop {
-            let share = {
-                let groups = self.groups.borrow();
-                let group = groups.get(&group);
-                group.map(|g| g.chunks_of_cold_pack(number, after.as_ref()))
-            };
-            let (found, next) = share.unwrap_or_default();
-            all.extend(found);
-            if next.is_none() {
-                return all;
-            }
-            after = next;
-            glommio::executor().yield_task_queue_now().await;
-        }
+        self.by_shares(group, |g, after| g.chunks_of_cold_pack(number, after))
+            .await
     }
 
     /// The places of chunks that are not what was put.

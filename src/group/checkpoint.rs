@@ -168,11 +168,7 @@ impl Group {
         pack: u32,
         after: Option<&StreamKey>,
     ) -> (Vec<HeldChunk>, Option<StreamKey>) {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let streams = &self.machine.streams;
-        let streams = streams.range::<StreamKey, _>((from, Bound::Unbounded));
-        let (mut found, mut looked) = (Vec::new(), 0);
-        for (key, stream) in streams {
+        self.share_of_streams(after, |key, stream, found| {
             let chunks = stream.bytes.chunks();
             let own = chunks.iter().filter(|c| c.pack == pack);
             found.extend(own.map(|chunk| HeldChunk {
@@ -181,12 +177,8 @@ impl Group {
                 chunk: *chunk,
                 kept_from: stream.bytes.kept_from(),
             }));
-            looked += 1 + chunks.len();
-            if looked >= LOOKS_PER_STEP {
-                return (found, Some(key.clone()));
-            }
-        }
-        (found, None)
+            chunks.len()
+        })
     }
 
     /// The same for a pack of the cold store, by the number that the log gave it.
@@ -195,11 +187,7 @@ impl Group {
         pack: u32,
         after: Option<&StreamKey>,
     ) -> (Vec<HeldColdChunk>, Option<StreamKey>) {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let streams = &self.machine.streams;
-        let streams = streams.range::<StreamKey, _>((from, Bound::Unbounded));
-        let (mut found, mut looked) = (Vec::new(), 0);
-        for (key, stream) in streams {
+        self.share_of_streams(after, |key, stream, found| {
             let chunks = stream.bytes.cold_chunks();
             let own = chunks.iter().filter(|c| c.pack == pack);
             found.extend(own.map(|chunk| HeldColdChunk {
@@ -208,7 +196,23 @@ impl Group {
                 chunk: *chunk,
                 kept_from: stream.bytes.kept_from(),
             }));
-            looked += 1 + chunks.len();
+            chunks.len()
+        })
+    }
+
+    /// Lets `look` find things in the streams behind `after` and say at how many it looked, until that is a step's share; where
+    /// the next one begins.
+    fn share_of_streams<T>(
+        &self,
+        after: Option<&StreamKey>,
+        look: impl Fn(&StreamKey, &stream::Stream, &mut Vec<T>) -> usize,
+    ) -> (Vec<T>, Option<StreamKey>) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let streams = &self.machine.streams;
+        let streams = streams.range::<StreamKey, _>((from, Bound::Unbounded));
+        let (mut found, mut looked) = (Vec::new(), 0);
+        for (key, stream) in streams {
+            looked += 1 + look(key, stream, &mut found);
             if looked >= LOOKS_PER_STEP {
                 return (found, Some(key.clone()));
             }
