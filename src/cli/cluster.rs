@@ -1,5 +1,6 @@
 //! `ursula cluster`: an operator's view of the nodes, and orders to them, over the cluster's own port.
 
+mod address;
 mod json;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use raftproto::peer::{
     AdminRequest, GroupStatus, StatusReply, StatusRequest, TransferLeaders, admin_request::Order,
 };
 
+use self::address::is_address;
 pub use self::json::cluster_as_json;
 use super::CliError;
 use super::arguments::{ClusterCommand, ClusterSubcommand};
@@ -47,6 +49,9 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
                 cluster_address: address.to_owned(),
                 drained: false,
             };
+            if !order.unseen {
+                operator.check_address(&added).await?;
+            }
             Change::Add(added)
         }
         ClusterSubcommand::Remove(order) => Change::Remove(order.node),
@@ -61,14 +66,6 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
     let said = operator.order(Order::ChangeMembers(change)).await?;
     say!("{said}");
     operator.follow(Duration::from_secs(command.wait_s)).await
-}
-
-/// `HOST:PORT`, as another node can connect to it.
-fn is_address(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return false;
-    };
-    !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 struct Operator {
@@ -160,6 +157,16 @@ impl Operator {
                 say!("group {}: {}", group.group, group.trouble);
             }
         }
+        let can = |(_, status): &NodeStatus| {
+            let hello = status.as_ref().ok()?.node.as_ref()?;
+            Some(format!("node {} {}", hello.node_id, hello.commands_version))
+        };
+        let can: Vec<String> = all.iter().filter_map(can).collect();
+        say!(
+            "\ncommands are written in version {}; applied up to: {}",
+            level(&all),
+            can.join(", ")
+        );
         say!("\n{}", told(&progress));
         Ok(())
     }
@@ -174,20 +181,14 @@ impl Operator {
         let leads = match (&from, group) {
             (None, Some(group)) => {
                 let leads = leader_of(&all, group, to);
-                leads.map_err(|message| CliError::Refused {
-                    status: 409,
-                    message,
-                })?
+                leads.map_err(CliError::Conflict)?
             }
             _ => None,
         };
         if let Some(to) = to
             && !is_voter(&all, to)
         {
-            return Err(CliError::Refused {
-                status: 409,
-                message: format!("node {to} is not a member"),
-            });
+            return Err(CliError::Conflict(format!("node {to} is not a member")));
         }
         let at = from.or(leads).unwrap_or_else(|| self.at.clone());
         let request = AdminRequest {
@@ -224,10 +225,7 @@ impl Operator {
             }
             glommio::timer::sleep(LOOK).await;
         }
-        eprintln!("it goes on without this command: see `ursula cluster status`");
-        Err(CliError::Unavailable(
-            "the change within the time given".to_owned(),
-        ))
+        Err(CliError::Late(patience.as_secs()))
     }
 }
 
@@ -246,6 +244,7 @@ pub async fn cluster_status(
     let request = StatusRequest {
         with_groups: true,
         with_hashes,
+        ..StatusRequest::default()
     };
     let first = caller.status(at, request).await;
     let first = first.map_err(|e| failed(at, &e))?;
@@ -268,10 +267,7 @@ fn failed(at: &str, error: &GrpcError) -> CliError {
         Code::Unavailable | Code::DeadlineExceeded => {
             CliError::Unavailable(format!("{at} ({})", error.message))
         }
-        Code::FailedPrecondition => CliError::Refused {
-            status: 409,
-            message: error.message.clone(),
-        },
+        Code::FailedPrecondition => CliError::Conflict(error.message.clone()),
         _ => CliError::Malformed(error.to_string()),
     }
 }
@@ -290,6 +286,13 @@ fn name(raft_id: u64) -> String {
         (node, 0) => node.to_string(),
         (node, replaced) => format!("{node}'{replaced}"),
     }
+}
+
+/// The version of commands that the cluster writes, by the node that knows most.
+fn level(all: &[NodeStatus]) -> u32 {
+    let replies = all.iter().filter_map(|(_, s)| s.as_ref().ok());
+    let noted = replies.map(|s| s.level).max().unwrap_or(0);
+    noted.max(raftproto::version::LEVEL_FIRST)
 }
 
 /// Each group as its leader sees it, or else as anyone does.
@@ -419,6 +422,5 @@ fn told(progress: &Progress) -> String {
     }
 }
 
-/// A group as one node has it. A hash has 64 bits, more than JSON's readers keep of a number.
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use prost::Message;
 use raftproto::backup::{Base, BaseStream};
 use raftproto::checkpoint::{Chunk, GroupManifest, GroupState, StreamState};
+use storage::pack::{self, ChunkLocation};
 use storage::{StorageError, io_error};
 
 use super::checkpoint::{pack_path, read_tables};
@@ -25,6 +26,12 @@ pub(super) enum BaseError {
         group: u32,
         source: prost::DecodeError,
     },
+    /// A pack does not hold what was written.
+    #[error("{error}")]
+    Pack { error: StorageError, pack: u32 },
+    /// A pack was mended, and the checkpoint names what nobody needed then.
+    #[error("pack {pack} is newer than the checkpoint")]
+    Outdated { pack: u32 },
     /// The cold store lacks so much that it must come first.
     #[error("the cold store lacks {bytes} bytes")]
     TooLong { bytes: u64 },
@@ -85,7 +92,7 @@ struct Packs<'a> {
 }
 
 impl Packs<'_> {
-    fn read(&mut self, chunk: &Chunk) -> Result<Bytes, StorageError> {
+    fn read(&mut self, chunk: &Chunk) -> Result<Bytes, BaseError> {
         let path = pack_path(self.dir, self.group, chunk.pack);
         let file = match self.open.entry(chunk.pack) {
             std::collections::btree_map::Entry::Occupied(open) => open.into_mut(),
@@ -94,15 +101,29 @@ impl Packs<'_> {
             }
         };
         let mut bytes = vec![0; chunk.length as usize];
-        file.read_exact_at(&mut bytes, chunk.position)
-            .map_err(|e| io_error(&path, "read", e))?;
-        if crc32c::crc32c(&bytes) != chunk.crc32c {
-            return Err(StorageError::Corrupt {
+        let read = file.read_exact_at(&mut bytes, chunk.position);
+        if read.is_ok() && crc32c::crc32c(&bytes) == chunk.crc32c {
+            return Ok(bytes.into());
+        }
+        let location = ChunkLocation {
+            position: chunk.position,
+            length: chunk.length,
+            crc32c: chunk.crc32c,
+        };
+        if pack::has_chunks(&path, &[location]).is_ok_and(|has| !has) {
+            return Err(BaseError::Outdated { pack: chunk.pack });
+        }
+        let error = match read {
+            Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+                return Err(io_error(&path, "read", error).into());
+            }
+            _ => StorageError::Corrupt {
                 path,
                 offset: chunk.position,
                 what: "the checksum of a chunk is wrong".to_owned(),
-            });
-        }
-        Ok(bytes.into())
+            },
+        };
+        let pack = chunk.pack;
+        Err(BaseError::Pack { error, pack })
     }
 }

@@ -15,10 +15,13 @@ use crate::protocol::{ColdChunk, PackName};
 
 /// A chunk by its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct ChunkId {
-    pub(super) group: u32,
-    pub(super) pack: PackName,
-    pub(super) position: u64,
+pub struct ChunkId {
+    /// Its group.
+    pub group: u32,
+    /// Its pack.
+    pub pack: PackName,
+    /// First byte in the object.
+    pub position: u64,
 }
 
 /// Chunks in memory, those used last.

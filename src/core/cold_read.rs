@@ -16,7 +16,8 @@ use storage::cold::ColdError;
 use super::Core;
 use super::cold_cache::{ChunkCache, ChunkId, location_of};
 use super::packs::{Unsure, refusal_of};
-use super::signal::Event;
+use super::rescue::Rescue;
+use super::signal::{Event, Slot};
 use crate::ops::metrics::add;
 use crate::protocol::{ColdChunk, PackName, Piece, Refusal};
 
@@ -52,6 +53,10 @@ pub(super) struct Tier {
     built: Rc<Event>,
     /// Packs that were put without an answer.
     pub(super) unsure: Unsure,
+    /// What is done about damaged objects.
+    pub(super) rescue: Rescue,
+    /// Chunks that other cores were asked for.
+    pub(super) asked: RefCell<AHashMap<u64, Slot<Option<Bytes>>>>,
 }
 
 /// The right to build a pack.
@@ -84,6 +89,8 @@ impl Tier {
             is_building: Rc::default(),
             built: Rc::default(),
             unsure: RefCell::default(),
+            rescue: Rescue::default(),
+            asked: RefCell::default(),
         }
     }
 
@@ -101,7 +108,15 @@ impl Tier {
 }
 
 /// A chunk to fetch.
-type Wanted = (ChunkId, ColdChunk);
+pub(super) type Wanted = (ChunkId, ColdChunk);
+
+/// Whether it is the object that is to blame. One that is not there may have been given up since the plan.
+pub(super) fn is_damage(error: &ColdError) -> bool {
+    matches!(
+        error,
+        ColdError::Corrupt { .. } | ColdError::NotFound { .. }
+    )
+}
 
 impl Core {
     /// Runs something in the queue for the cold store.
@@ -111,7 +126,10 @@ impl Core {
             None => Ok(glommio::spawn_local(work).detach()),
         };
         if let Err(error) = spawned {
-            log::error!("event=cold_task_lost error=\"{error}\"");
+            log::error!(
+                "event=cold_task_lost error={error:?}",
+                error = error.to_string()
+            );
         }
     }
 
@@ -132,6 +150,7 @@ impl Core {
                 position: chunk.position,
             };
             if self.tier.flights.borrow().contains_key(&id)
+                || self.tier.rescue.has(&id)
                 || self.tier.cache.borrow_mut().get(&id).is_some()
             {
                 add(&self.metrics.plain.cold_cache_hits_total, 1);
@@ -176,11 +195,7 @@ impl Core {
         self.spawn_cold(async move {
             let fetched = core.read_run(&run).await;
             core.tier.ahead.set(core.tier.ahead.get() - 1);
-            for (index, (id, _)) in run.iter().enumerate() {
-                let result = match &fetched {
-                    Ok(chunks) => Ok(chunks[index].clone()),
-                    Err(refusal) => Err(refusal.clone()),
-                };
+            for ((id, _), result) in run.iter().zip(fetched) {
                 core.land(id, result);
             }
         });
@@ -225,12 +240,49 @@ impl Core {
     }
 
     async fn read_one(self: &Rc<Self>, id: ChunkId, chunk: ColdChunk) -> Result<Bytes, Refusal> {
-        let fetched = self.read_run(&[(id, chunk)]).await?;
-        fetched.into_iter().next().ok_or(Refusal::DataDamaged)
+        let error = match self.read_object(&[(id, chunk)]).await {
+            Ok(chunks) => return chunks.into_iter().next().ok_or(Refusal::DataDamaged),
+            Err(error) => error,
+        };
+        if is_damage(&error) {
+            self.found_damaged_object(id);
+            if let Some(bytes) = self.chunk_of_cores(id, chunk).await {
+                return Ok(bytes);
+            }
+        }
+        Err(self.read_failed(&id, &error))
     }
 
-    /// Reads chunks that follow each other, and verifies them.
-    async fn read_run(self: &Rc<Self>, run: &[Wanted]) -> Result<Vec<Bytes>, Refusal> {
+    fn read_failed(&self, id: &ChunkId, error: &ColdError) -> Refusal {
+        let (group, pack) = (id.group, id.pack);
+        log::error!("event=cold_read_failed group={group} pack={pack} {error}");
+        add(&self.metrics.plain.cold_read_failures_total, 1);
+        refusal_of(error)
+    }
+
+    /// Reads chunks that follow each other, and verifies them. Where one is damaged, each is read by itself: the others are
+    /// sound.
+    async fn read_run(self: &Rc<Self>, run: &[Wanted]) -> Vec<Result<Bytes, Refusal>> {
+        match self.read_object(run).await {
+            Ok(chunks) => chunks.into_iter().map(Ok).collect(),
+            Err(error) if is_damage(&error) => {
+                let mut each = Vec::with_capacity(run.len());
+                for (id, chunk) in run {
+                    each.push(self.read_one(*id, *chunk).await);
+                }
+                each
+            }
+            Err(error) => {
+                let refusal = self.read_failed(&run[0].0, &error);
+                vec![Err(refusal); run.len()]
+            }
+        }
+    }
+
+    pub(super) async fn read_object(
+        self: &Rc<Self>,
+        run: &[Wanted],
+    ) -> Result<Vec<Bytes>, ColdError> {
         let Some((id, _)) = run.first() else {
             return Ok(Vec::new());
         };
@@ -247,16 +299,8 @@ impl Core {
                 disk.put(id.on_disk(), &location_of(chunk), stored);
             }
         };
-        let read = match self.packs().map_err(no_store) {
-            Ok(packs) => packs.read(id.group, id.pack, &chunks, &keep).await,
-            Err(error) => Err(error),
-        };
-        read.map_err(|error| {
-            let (group, pack) = (id.group, id.pack);
-            log::error!("event=cold_read_failed group={group} pack={pack:?} {error}");
-            add(&self.metrics.plain.cold_read_failures_total, 1);
-            refusal_of(&error)
-        })
+        let packs = self.packs().map_err(no_store)?;
+        packs.read(id.group, id.pack, &chunks, &keep).await
     }
 
     /// A chunk that was begun to be fetched, or is here.
@@ -271,6 +315,9 @@ impl Core {
             pack,
             position: chunk.position,
         };
+        if let Some(rescued) = self.tier.rescue.get(&id) {
+            return Ok(rescued);
+        }
         loop {
             let flight = self.tier.flights.borrow().get(&id).cloned();
             if let Some(flight) = flight {

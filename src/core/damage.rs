@@ -1,10 +1,11 @@
 //! Damage that is found while the node serves: noted for the start that follows, which has the others build the replicas anew.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use glommio::sync::Semaphore;
 use storage::{StorageError, framed};
 
 use super::Core;
@@ -12,16 +13,23 @@ use super::signal::Event;
 use crate::protocol::Refusal;
 
 /// What a core knows of damage to its files.
-#[derive(Default)]
 pub(super) struct Damage {
     /// Raised when files were found damaged that the other nodes have too.
     pub(super) found: Event,
     /// Packs that are being put right, or wait for it.
     pub(super) mending: RefCell<BTreeSet<(u32, u32)>>,
     /// A pack is held in memory meanwhile: one at a time.
-    pub(super) at_work: Cell<bool>,
-    /// Raised when it was put right, or was not.
-    pub(super) work_done: Event,
+    pub(super) at_work: Semaphore,
+}
+
+impl Default for Damage {
+    fn default() -> Damage {
+        Damage {
+            found: Event::default(),
+            mending: RefCell::default(),
+            at_work: Semaphore::new(1),
+        }
+    }
 }
 
 /// Directories of damaged files that a node keeps; with so many, it does not start.

@@ -12,7 +12,7 @@ use super::packs::{BlockingThreads, FlushError, PackStore};
 use crate::config::Config;
 use crate::group::{ColdAnswer, ColdSettings, Group, Input, PackSource};
 use crate::ops::metrics::add;
-use crate::protocol::PackName;
+use crate::protocol::{PackName, Piece, Refusal};
 
 impl Config {
     /// When groups flush; `None`: local packs are all the cold store there is.
@@ -80,7 +80,7 @@ impl Core {
             let answer = match core.put_pack(group, name, chunks).await {
                 Ok(answer) => answer,
                 Err(error) => {
-                    log::warn!("event=flush_failed group={group} pack={name:?} {error}");
+                    log::warn!("event=flush_failed group={group} pack={name} {error}");
                     add(&core.metrics.plain.cold_flush_failures_total, 1);
                     ColdAnswer::Failed(name)
                 }
@@ -111,6 +111,9 @@ impl Core {
         let mut sources = Vec::with_capacity(chunks.len());
         for chunk in chunks {
             let pieces = self.materialize_pieces(&chunk.pieces).await;
+            if let Err(Refusal::BytesLost { .. } | Refusal::DataDamaged) = &pieces {
+                self.leave_out(chunk);
+            }
             let pieces = pieces.map_err(|r| FlushError::Source(chunk.key.clone(), r))?;
             sources.push(Source {
                 key: chunk.key.as_str().to_owned(),
@@ -120,6 +123,23 @@ impl Core {
             });
         }
         Ok(sources)
+    }
+
+    /// What is written again is so without a chunk that cannot be read: else nothing of the group would go to the store any more.
+    fn leave_out(&self, source: &PackSource) {
+        for piece in &source.pieces {
+            if let Piece::Stored {
+                chunk,
+                group,
+                pack: name,
+                ..
+            } = piece
+                && let Some(group) = self.groups.borrow_mut().get_mut(group)
+                && let Some((pack, _)) = group.cold_pack(*name)
+            {
+                group.leave_out(pack, chunk.position, chunk.length);
+            }
+        }
     }
 
     /// The packs of the cold store.
@@ -142,12 +162,12 @@ impl Core {
             };
             let answer = match found {
                 Ok(Some(there)) => {
-                    log::info!("event=pack_found group={group} pack={name:?}");
+                    log::info!("event=pack_found group={group} pack={name}");
                     there
                 }
                 Ok(None) => ColdAnswer::Missing(name),
                 Err(error) => {
-                    log::warn!("event=pack_not_looked_for group={group} pack={name:?} {error}");
+                    log::warn!("event=pack_not_looked_for group={group} pack={name} {error}");
                     ColdAnswer::Failed(name)
                 }
             };

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use storage::pack::ChunkLocation;
 
 use super::Core;
-use crate::protocol::{Op, Outcome, Piece, ReadPlan, Refusal, Request};
+use crate::protocol::{ColdChunk, Offset, Op, Outcome, Piece, ReadPlan, Refusal, Request};
 
 impl Core {
     /// Fetches a plan's bytes in order.
@@ -53,13 +53,13 @@ impl Core {
                         Ok(None) => {
                             // Its last stream was deleted, or a fetched checkpoint has its streams elsewhere: a new plan
                             // finds out.
-                            log::warn!("event=plan_outdated path={}", path.display());
+                            log::warn!("event=plan_outdated path={:?}", path.display());
                             self.look_for_pack(group, chunk.pack, path).await;
                             return Err(Refusal::Unavailable);
                         }
                         Err(error) => {
                             log::error!("event=read_failed {error}");
-                            return Err(self.found_damaged_pack(group, chunk.pack, error));
+                            return Err(self.found_damaged_pack(group, chunk.pack, Some(error)));
                         }
                     }
                 }
@@ -70,7 +70,8 @@ impl Core {
                     from,
                     to,
                 } => {
-                    let whole = self.cold_chunk(group, pack, &chunk).await?;
+                    let whole = self.cold_chunk(group, pack, &chunk).await;
+                    let whole = whole.map_err(|refusal| lost_of(refusal, &chunk))?;
                     bytes.push(whole.slice(from as usize..to as usize));
                 }
                 Piece::Inherited {
@@ -97,7 +98,7 @@ impl Core {
                         }
                         Outcome::Refused(Refusal::Unavailable) => return Err(Refusal::Unavailable),
                         outcome => {
-                            log::error!("event=inherited_bytes_missing outcome={outcome:?}");
+                            log::error!("event=inherited_bytes_missing {outcome:?}");
                             return Err(Refusal::DataDamaged);
                         }
                     }
@@ -105,5 +106,16 @@ impl Core {
             }
         }
         Ok(bytes)
+    }
+}
+
+/// Which bytes of the stream it is that cannot be had.
+fn lost_of(refusal: Refusal, chunk: &ColdChunk) -> Refusal {
+    match refusal {
+        Refusal::DataDamaged => Refusal::BytesLost {
+            from: Offset(chunk.start),
+            to: Offset(chunk.end()),
+        },
+        other => other,
     }
 }

@@ -2,10 +2,14 @@
 //! bytes of which stream each chunk is that is still needed, bytes at an offset never change, and the chunk's checksum judges
 //! what comes. The pack keeps its name and its places, so nothing else has to know.
 //!
+//! Bytes before a stream's floor are lost with the chunk that held them, since nobody has them any more: the rest of the chunk is
+//! asked for, and the state names that rest from then on. The checkpoint that follows names what the pack holds now; whoever
+//! starts from the one before finds chunks that are not in the pack's index, which is no damage, until the log says so too.
+//!
 //! Where nobody has the bytes, the others build all of the node's replicas anew (`damage.rs`).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,23 +20,29 @@ use storage::{StorageError, blocking, io_error};
 
 use super::checkpoint::pack_path;
 use super::{Core, Message};
+use crate::group::{Group, HeldChunk};
 use crate::ops::metrics::add;
-use crate::protocol::{Incarnation, Offset, Op, Outcome, Refusal, Request, StreamKey};
+use crate::protocol::{ChunkRef, Incarnation, Offset, Op, Outcome, Refusal, Request, StreamKey};
 
 /// Between two attempts while another node is away, and how many there are.
 const AGAIN: Duration = Duration::from_secs(10);
 const ATTEMPTS_MAX: u32 = 30;
 
+/// The same where all nodes are up: the others may have given up what this replica will give up with its next entries.
+const AGAIN_SOON: Duration = Duration::from_secs(1);
+const ATTEMPTS_MIN: u32 = 3;
+
 /// Longest range that is given at once; no chunk of a local pack is longer.
 const BYTES_MAX: u64 = 1 << 20;
 
 impl Core {
-    /// A reader found a pack damaged: its group's core sees to it, and the reader is asked to come back.
+    /// A reader found a pack damaged, or without a chunk that its plan names: the group's core sees to it, and the reader is
+    /// asked to come back.
     pub(super) fn found_damaged_pack(
         self: &Rc<Self>,
         group: u32,
         pack: u32,
-        error: StorageError,
+        error: Option<StorageError>,
     ) -> Refusal {
         if self.identity.cluster_listen.is_none() {
             return Refusal::DataDamaged;
@@ -47,24 +57,34 @@ impl Core {
         Refusal::Unavailable
     }
 
-    /// A reader's plan names a pack that is not there, or has another of that name: the plan is outdated, unless it is lost.
+    /// A reader's plan names a pack that is not there, or that has no such chunk: the plan is outdated, unless the pack is lost,
+    /// or the state names what a mend that was interrupted did not find.
     pub(super) async fn look_for_pack(self: &Rc<Self>, group: u32, pack: u32, path: PathBuf) {
         let looked_for = path.clone();
-        if blocking::run(move || !looked_for.exists()).await {
-            let gone = std::io::Error::from_raw_os_error(libc::ENOENT);
-            self.found_damaged_pack(group, pack, io_error(&path, "open", gone));
-        }
+        let is_gone = blocking::run(move || !looked_for.exists()).await;
+        let gone = || std::io::Error::from_raw_os_error(libc::ENOENT);
+        let error = is_gone.then(|| io_error(&path, "open", gone()));
+        self.found_damaged_pack(group, pack, error);
     }
 
     /// Mends a pack of an own group, in a task of its own, unless that is under way.
-    pub(super) fn see_to_pack(self: &Rc<Self>, group: u32, pack: u32, error: StorageError) {
+    pub(super) fn see_to_pack(self: &Rc<Self>, group: u32, pack: u32, error: Option<StorageError>) {
         if !self.damage.mending.borrow_mut().insert((group, pack)) {
             return;
         }
         let core = self.clone();
         glommio::spawn_local(async move {
-            log::error!("event=pack_damaged group={group} pack={pack} {error}");
-            core.mend_or_rebuild(group, pack).await;
+            match error {
+                Some(error) => {
+                    log::error!("event=pack_damaged group={group} pack={pack} {error}");
+                    core.mend_or_rebuild(group, pack).await;
+                }
+                None if !core.has_what_is_needed(group, pack).await => {
+                    log::error!("event=pack_damaged group={group} pack={pack} lacks a chunk");
+                    core.mend_or_rebuild(group, pack).await;
+                }
+                None => {}
+            }
             core.damage.mending.borrow_mut().remove(&(group, pack));
         })
         .detach();
@@ -80,15 +100,21 @@ impl Core {
                 Ok(is_mended) => return is_mended,
                 // Of this damage, not of what hindered its mending: a full disk is no reason to build anew.
                 Err(StorageError::Corrupt { .. })
-                    if attempts < ATTEMPTS_MAX
-                        && self.stop.raised() == 0
-                        && self.links.borrow().values().any(|l| !l.is_up()) =>
+                    if attempts < self.attempts_max() && self.stop.raised() == 0 =>
                 {
                     attempts += 1;
-                    self.sleep(AGAIN).await;
+                    let is_soon = attempts < ATTEMPTS_MIN;
+                    self.sleep(if is_soon { AGAIN_SOON } else { AGAIN }).await;
                 }
                 Err(error) => return self.found_damage(&error).await == Refusal::Unavailable,
             }
+        }
+    }
+
+    fn attempts_max(&self) -> u32 {
+        match self.links.borrow().values().any(|l| !l.is_up()) {
+            true => ATTEMPTS_MAX,
+            false => ATTEMPTS_MIN,
         }
     }
 
@@ -101,13 +127,9 @@ impl Core {
         group: u32,
         pack: u32,
     ) -> Result<bool, StorageError> {
-        while self.damage.at_work.replace(true) {
-            let seen = self.damage.work_done.raised();
-            self.damage.work_done.beyond(seen).await;
-        }
+        let turn = self.damage.at_work.acquire_permit(1).await;
         let mended = self.try_mend(group, pack).await;
-        self.damage.at_work.set(false);
-        self.damage.work_done.raise();
+        drop(turn);
         match &mended {
             Ok(false) => {}
             Ok(true) => {
@@ -126,53 +148,98 @@ impl Core {
             return Ok(false);
         };
         let path = pack_path(&disk.dir, group, pack);
-        let looked_at = path.clone();
-        let is_sound =
-            blocking::run(move || pack::verify_named(&looked_at, group, pack).is_ok()).await;
+        let needed = self.needed_chunks(group, pack).await;
+        let (looked_at, wanted) = (path.clone(), locations(&needed));
+        let is_sound = blocking::run(move || is_sound(&looked_at, group, pack, &wanted)).await;
         if is_sound || !self.is_pack_needed(group, pack) {
             return Ok(false);
         }
-        let needed = self.needed_chunks(group, pack);
-        let (read_at, wanted) = (path.clone(), needed.clone());
+        let (read_at, wanted) = (path.clone(), locations(&needed));
         let kept = blocking::run(move || pack::read_sound(&read_at, &wanted)).await;
-        let mut chunks = Vec::with_capacity(needed.len());
-        for (chunk, kept) in needed.iter().zip(kept) {
-            let bytes = match kept {
-                Some(bytes) => Some(bytes),
-                None => self.bytes_of_others(chunk).await,
+        let mut chunks = BTreeMap::new();
+        for (held, kept) in needed.iter().zip(kept) {
+            let found = match kept {
+                Some(bytes) => Some((held.chunk, bytes)),
+                None => self.chunk_of_others(&path, held).await,
             };
-            let bytes = bytes.ok_or_else(|| StorageError::Corrupt {
+            let found = found.ok_or_else(|| StorageError::Corrupt {
                 path: path.clone(),
-                offset: chunk.location.position,
+                offset: held.chunk.position,
                 what: "no other node gave the chunk".to_owned(),
             })?;
-            chunks.push((chunk.clone(), bytes));
+            chunks.insert(held.chunk.position, (held, found));
         }
         // No checkpoint takes the pack away, and no fetched one puts another in its place, while it is written.
-        while disk.is_checkpointing.replace(true) {
-            let seen = disk.checkpoint_done.raised();
-            disk.checkpoint_done.beyond(seen).await;
-        }
-        // Chunks go meanwhile; others do not come, unless the state is another.
-        let now = self.needed_chunks(group, pack);
-        let known: BTreeMap<u64, &NeededChunk> =
-            needed.iter().map(|c| (c.location.position, c)).collect();
-        let is_same = now
-            .iter()
-            .all(|chunk| known.get(&chunk.location.position) == Some(&chunk));
-        let is_wanted = is_same && self.is_pack_needed(group, pack);
-        let written = if is_wanted {
-            let path = path.clone();
-            blocking::run(move || pack::rebuild(&path, group, pack, chunks)).await
-        } else {
-            Ok(())
-        };
-        disk.is_checkpointing.set(false);
-        disk.checkpoint_done.raise();
-        written?;
+        let turn = disk.checkpointing.acquire_permit(1).await;
+        let written = self.write_mended(group, pack, &path, &chunks).await;
+        drop(turn);
         // Readers of other cores find out by themselves.
         disk.packs.forget(&path);
-        Ok(is_wanted)
+        written
+    }
+
+    /// Writes the pack, and a checkpoint that names nothing else of it. Answers whether it was wanted.
+    async fn write_mended(
+        self: &Rc<Self>,
+        group: u32,
+        pack: u32,
+        path: &Path,
+        chunks: &BTreeMap<u64, (&HeldChunk, (ChunkRef, Bytes))>,
+    ) -> Result<bool, StorageError> {
+        // Chunks go meanwhile; others do not come, unless the state is another.
+        let now = self.needed_chunks(group, pack).await;
+        let is_same = now.iter().all(|held| {
+            let known = chunks.get(&held.chunk.position);
+            known.is_some_and(|(known, _)| {
+                (&known.key, known.incarnation, known.chunk)
+                    == (&held.key, held.incarnation, held.chunk)
+            })
+        });
+        if !is_same || !self.is_pack_needed(group, pack) {
+            return Ok(false);
+        }
+        let found = chunks.values().map(|(held, (chunk, bytes))| {
+            let needed = NeededChunk {
+                key: held.key.as_str().to_owned(),
+                incarnation: held.incarnation.0,
+                start: chunk.start,
+                location: location_of(chunk),
+            };
+            (needed, bytes.clone())
+        });
+        let (written_to, found): (_, Vec<_>) = (path.to_owned(), found.collect());
+        blocking::run(move || pack::rebuild(&written_to, group, pack, found)).await?;
+        let cut = chunks
+            .values()
+            .filter(|(held, (chunk, _))| held.chunk != *chunk);
+        let cuts: Vec<_> = cut
+            .map(|(held, (chunk, _))| ((*held).clone(), *chunk))
+            .collect();
+        if let Some(state) = self.groups.borrow_mut().get_mut(&group) {
+            state.cut_chunks(&cuts);
+        }
+        // The first may be one that was planned before.
+        for _ in 0..2 {
+            match self.checkpoint_group(group).await {
+                Err(StorageError::NoSpace { .. }) => break,
+                Err(error) => {
+                    self.fail(&error);
+                    break;
+                }
+                Ok(()) => {}
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the pack is sound, and holds what the state says of it.
+    async fn has_what_is_needed(&self, group: u32, pack: u32) -> bool {
+        let Some(disk) = &self.disk else {
+            return true;
+        };
+        let path = pack_path(&disk.dir, group, pack);
+        let wanted = locations(&self.needed_chunks(group, pack).await);
+        blocking::run(move || is_sound(&path, group, pack, &wanted)).await
     }
 
     /// The newest checkpoint names the pack, and the state is that checkpoint's.
@@ -184,46 +251,98 @@ impl Core {
         !is_installing && manifest.is_some_and(|f| f.manifest.packs.contains(&pack))
     }
 
-    fn needed_chunks(&self, group: u32, pack: u32) -> Vec<NeededChunk> {
-        let groups = self.groups.borrow();
-        let known = groups.get(&group).map(|g| g.chunks_of_pack(pack));
-        let known = known.unwrap_or_default().into_iter();
-        let needed = known.map(|(key, incarnation, chunk)| NeededChunk {
-            key: key.as_str().to_owned(),
-            incarnation: incarnation.0,
-            start: chunk.start,
-            location: ChunkLocation {
-                position: chunk.position,
-                length: chunk.length,
-                crc32c: chunk.crc32c,
-            },
-        });
-        needed.collect()
+    /// What the streams have in a pack.
+    async fn needed_chunks(&self, group: u32, pack: u32) -> Vec<HeldChunk> {
+        self.by_shares(group, |g, after| g.chunks_of_pack(pack, after))
+            .await
     }
 
-    /// A chunk's bytes from any node that has them.
-    async fn bytes_of_others(self: &Rc<Self>, chunk: &NeededChunk) -> Option<Bytes> {
-        let addresses: Vec<String> = {
-            let links = self.links.borrow();
-            let up = links.values().filter(|link| link.is_up());
-            up.map(|link| link.address().to_owned()).collect()
+    /// All that a look at a group's streams finds, in steps that others come between.
+    pub(super) async fn by_shares<T>(
+        &self,
+        group: u32,
+        look: impl Fn(&Group, Option<&StreamKey>) -> (Vec<T>, Option<StreamKey>),
+    ) -> Vec<T> {
+        let mut all = Vec::new();
+        let mut after = None;
+        loop {
+            let share = {
+                let groups = self.groups.borrow();
+                groups.get(&group).map(|g| look(g, after.as_ref()))
+            };
+            let Some((found, next)) = share else {
+                return all;
+            };
+            all.extend(found);
+            if next.is_none() {
+                return all;
+            }
+            after = next;
+            glommio::executor().yield_task_queue_now().await;
+        }
+    }
+
+    /// A chunk from any node that has it, or what is needed of it; where that lies then, and what it is.
+    async fn chunk_of_others(
+        self: &Rc<Self>,
+        path: &Path,
+        held: &HeldChunk,
+    ) -> Option<(ChunkRef, Bytes)> {
+        let chunk = held.chunk;
+        let lost = (held.needed_from() - chunk.start) as u32;
+        let before = match lost {
+            0 => Some(Bytes::new()),
+            _ => {
+                let (path, position) = (path.to_owned(), chunk.position);
+                blocking::run(move || pack::read_unverified(&path, position, lost)).await
+            }
         };
-        let at = chunk.location;
-        for address in addresses {
+        for address in self.others_up() {
             let request = FetchBytesRequest {
                 from: Some(self.hello()),
-                key: chunk.key.clone(),
-                incarnation: chunk.incarnation,
-                start: chunk.start,
-                end: chunk.start + u64::from(at.length),
+                key: held.key.as_str().to_owned(),
+                incarnation: held.incarnation.0,
+                start: held.needed_from(),
+                end: chunk.end(),
             };
-            match self.caller.fetch_bytes(&address, request).await {
-                Ok(reply) if crc32c::crc32c(&reply.data) == at.crc32c => return Some(reply.data),
-                Ok(_) => log::warn!("event=bytes_not_the_same address={address}"),
-                Err(error) => log::warn!("event=bytes_not_fetched address={address} {error}"),
+            let reply = match self.caller.fetch_bytes(&address, request).await {
+                Ok(reply) => reply,
+                Err(error) => {
+                    log::warn!("event=bytes_not_fetched address={address} {error}");
+                    continue;
+                }
+            };
+            let crc32c = crc32c::crc32c(&reply.data);
+            // With what is left here of the part before, the chunk's own checksum judges.
+            if let Some(before) = &before
+                && crc32c::crc32c_combine(crc32c::crc32c(before), crc32c, reply.data.len())
+                    == chunk.crc32c
+            {
+                return Some((chunk, [&before[..], &reply.data].concat().into()));
             }
+            if lost > 0
+                && crc32c == reply.crc32c
+                && reply.data.len() as u64 == chunk.end() - held.needed_from()
+            {
+                let kept = ChunkRef {
+                    position: chunk.position + u64::from(lost),
+                    start: held.needed_from(),
+                    length: chunk.length - lost,
+                    crc32c,
+                    ..chunk
+                };
+                return Some((kept, reply.data));
+            }
+            log::warn!("event=bytes_not_the_same address={address}");
         }
         None
+    }
+
+    /// The addresses of the nodes that are up.
+    pub(super) fn others_up(&self) -> Vec<String> {
+        let links = self.links.borrow();
+        let up = links.values().filter(|link| link.is_up());
+        up.map(|link| link.address().to_owned()).collect()
     }
 
     /// Bytes of a stream as this replica has them, for another one.
@@ -248,4 +367,22 @@ impl Core {
         };
         Ok(pieces.concat().into())
     }
+}
+
+fn location_of(chunk: &ChunkRef) -> ChunkLocation {
+    ChunkLocation {
+        position: chunk.position,
+        length: chunk.length,
+        crc32c: chunk.crc32c,
+    }
+}
+
+/// Whether the pack holds what was written, and these chunks. Blocks.
+fn is_sound(path: &Path, group: u32, pack: u32, needed: &[ChunkLocation]) -> bool {
+    let verified = pack::verify_named(path, group, pack);
+    verified.is_ok() && pack::has_chunks(path, needed).unwrap_or(false)
+}
+
+fn locations(held: &[HeldChunk]) -> Vec<ChunkLocation> {
+    held.iter().map(|held| location_of(&held.chunk)).collect()
 }

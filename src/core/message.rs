@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use raftproto::peer::{Batch, GroupStatus};
 use storage::StorageError;
 
+use super::cold_cache::ChunkId;
 use crate::meta::Tables;
 use crate::ops::metrics::CoreSnapshot;
-use crate::protocol::{Outcome, Request, TailNews};
+use crate::protocol::{ColdChunk, Outcome, Request, TailNews};
 
 /// One message from a core to another.
 #[derive(Debug)]
@@ -60,6 +62,13 @@ pub enum Message {
         /// The node.
         node: u64,
     },
+    /// Another node's disk has no room, or has some again.
+    PeerRoom {
+        /// The node.
+        node: u64,
+        /// It has.
+        has_room: bool,
+    },
     /// Hand over groups that the other core leads.
     TransferLeaders {
         /// Which; `u32::MAX`: all.
@@ -67,14 +76,35 @@ pub enum Message {
         /// To whom; `None`: to whoever is best.
         to_node: Option<u64>,
     },
-    /// A reader found a local pack of the other core's group damaged.
+    /// A reader found a local pack of the other core's group damaged, or without a chunk that its plan names.
     DamagedPack {
         /// The group.
         group: u32,
         /// The pack's number.
         pack: u32,
-        /// What was found.
-        error: StorageError,
+        /// What is damaged.
+        error: Option<StorageError>,
+    },
+    /// A reader found a chunk of the cold store damaged that the other core's group refers to.
+    DamagedObject {
+        /// Which.
+        chunk: ChunkId,
+    },
+    /// Have you this chunk of the cold store?
+    WantChunk {
+        /// The asking core's number for it.
+        id: u64,
+        /// Which.
+        chunk: ChunkId,
+        /// What it must be.
+        is: ColdChunk,
+    },
+    /// To `WantChunk`.
+    Chunk {
+        /// The number that it was asked under.
+        id: u64,
+        /// Its bytes.
+        bytes: Option<Bytes>,
     },
     /// How are you?
     Probe {

@@ -4,8 +4,8 @@
 //! A round begins once in `scrub_interval_ms`, also over restarts, and reads `scrub_bytes_per_second`; a file is read in one
 //! go, an object with one request, and then the scrub rests for as long as that may take. What is damaged is logged and
 //! counted. Repaired: a chunk of the cache is forgotten, so that it is fetched anew; an object that arrived damaged is read
-//! again; in a cluster, a local pack gets the same bytes from the others (`mend.rs`), and where that is not enough, and for all
-//! other files, the node's replicas are built anew from them (`damage.rs`). Not repaired: an object that stays damaged, and the files of a node that is alone.
+//! again, and one that stays damaged is written again with the copies that are elsewhere (`rescue.rs`); in a cluster, a local pack gets the same bytes from the others (`mend.rs`), and where that is not enough, and for all
+//! other files, the node's replicas are built anew from them (`damage.rs`). Not repaired: bytes of an object of which there is no copy, and the files of a node that is alone.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -18,7 +18,9 @@ use storage::{StorageError, blocking, framed, pack, table, wal};
 
 use super::Core;
 use super::checkpoint::{manifest_path, pack_path, table_path, tables};
+use super::cold_read::is_damage;
 use super::packs::pack_key;
+use super::rescue::Rescued;
 use crate::ops::metrics::add;
 use crate::protocol::PackName;
 
@@ -208,7 +210,7 @@ impl Core {
                 let first = check_object(&*store, &key, header, length).await;
                 let read = match first {
                     Err(ColdError::Corrupt { key, what }) => {
-                        log::warn!("event=scrub_again key={key} what=\"{what}\"");
+                        log::warn!("event=scrub_again key={key} what={what:?}");
                         let second = check_object(&*store, &key, header, length).await;
                         if second.is_ok() {
                             add(&self.metrics.plain.scrub_repaired_total, 1);
@@ -218,6 +220,7 @@ impl Core {
                     }
                     first => first,
                 };
+                let is_sound = read.is_ok();
                 if let Err(error) = read
                     && self.is_needed(group, name)
                 {
@@ -225,7 +228,15 @@ impl Core {
                     if matches!(error, ColdError::NotFound { .. }) {
                         add(&self.metrics.plain.scrub_damaged_total, 1);
                     }
+                    let is_rescued =
+                        is_damage(&error) && self.rescue(group, name, true).await == Rescued::All;
+                    let repaired = u64::from(is_rescued);
+                    add(&self.metrics.plain.scrub_repaired_total, repaired);
                 }
+                if is_sound {
+                    self.found_sound(group, name);
+                }
+                self.count_lost();
                 self.rest(length).await;
             }
         }

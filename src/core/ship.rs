@@ -389,9 +389,21 @@ impl Core {
                 log::info!("event=backup_base_not_read group={group} {source}");
                 return None;
             }
+            Err(BaseError::Outdated { pack }) => {
+                log::info!("event=backup_base_not_read group={group} pack={pack} was mended");
+                self.checkpoint_wanted(group);
+                return None;
+            }
             Err(error) => {
-                if let BaseError::Storage(error) = &error {
-                    self.found_damage(error).await;
+                match &error {
+                    BaseError::Storage(error) => {
+                        self.found_damage(error).await;
+                    }
+                    BaseError::Pack { error, pack } => {
+                        log::error!("event=read_failed {error}");
+                        self.found_damaged_pack(group, *pack, None);
+                    }
+                    _ => {}
                 }
                 self.base_failed(group, &error);
                 return None;

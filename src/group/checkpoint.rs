@@ -3,6 +3,8 @@
 //! A checkpoint is incremental. Bytes that no pack has go into a new pack, then the state of each changed
 //! stream goes into a delta table; what was written before is never written again.
 
+use std::ops::Bound;
+
 use prost::Message;
 use raftproto::checkpoint::{self, Membership};
 use raftproto::checkpoint::{AbandonedFork, BucketFence, GroupState, OutboxMessage};
@@ -19,7 +21,10 @@ use super::stream;
 use super::{Group, SavedHardState};
 use crate::meta::Meta;
 use crate::mutation;
-use crate::protocol::{ChunkRef, Incarnation, PackName, StreamKey};
+use crate::protocol::{ChunkRef, ColdChunk, Incarnation, PackName, StreamKey};
+
+/// Streams and chunks that one look at a pack's chunks takes.
+const LOOKS_PER_STEP: usize = 2_000;
 
 /// What one checkpoint writes.
 #[derive(Debug)]
@@ -36,6 +41,8 @@ pub struct CheckpointPlan {
     pub group_state: Vec<u8>,
     /// Packs that the state refers to, the new one included if it has chunks.
     pub packs: Vec<u32>,
+    /// Of the checkpoint's formats.
+    pub version: u32,
 }
 
 /// Lays out the bytes of a new pack: asked once for each chunk, in order, before anything is written.
@@ -48,6 +55,39 @@ pub trait PlaceChunk {
         start: u64,
         pieces: Vec<bytes::Bytes>,
     ) -> ChunkRef;
+}
+
+/// A chunk of a local pack that a stream refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldChunk {
+    /// The stream.
+    pub key: StreamKey,
+    /// Which stream at that key.
+    pub incarnation: Incarnation,
+    /// The chunk.
+    pub chunk: ChunkRef,
+    /// First byte that is kept of the stream, within the chunk or not.
+    pub kept_from: u64,
+}
+
+/// A chunk of the cold store that a stream refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldColdChunk {
+    /// The stream.
+    pub key: StreamKey,
+    /// Which stream at that key.
+    pub incarnation: Incarnation,
+    /// The chunk.
+    pub chunk: ColdChunk,
+    /// First byte that is kept of the stream, within the chunk or not.
+    pub kept_from: u64,
+}
+
+impl HeldChunk {
+    /// First byte of the chunk that is needed.
+    pub fn needed_from(&self) -> u64 {
+        self.chunk.start.max(self.kept_from)
+    }
 }
 
 impl Group {
@@ -95,6 +135,7 @@ impl Group {
             delta,
             group_state: machine.group_state().encode_to_vec(),
             packs: machine.packs.keys().copied().collect(),
+            version: raftproto::version::checkpoint_at(self.level),
         }
     }
 
@@ -120,14 +161,80 @@ impl Group {
         self.machine.drop_packed(self.durable_pack, target);
     }
 
-    /// Which bytes are in a local pack of this replica. Looks at all streams.
-    pub fn chunks_of_pack(&self, pack: u32) -> Vec<(StreamKey, Incarnation, ChunkRef)> {
-        let mut found = Vec::new();
-        for (key, stream) in &self.machine.streams {
-            let own = stream.bytes.chunks().iter().filter(|c| c.pack == pack);
-            found.extend(own.map(|chunk| (key.clone(), stream.incarnation, *chunk)));
+    /// Which bytes are in a local pack of this replica, by the streams behind `after`. Looks at a share of them, and says
+    /// where the next one begins.
+    pub fn chunks_of_pack(
+        &self,
+        pack: u32,
+        after: Option<&StreamKey>,
+    ) -> (Vec<HeldChunk>, Option<StreamKey>) {
+        self.share_of_streams(after, |key, stream, found| {
+            let chunks = stream.bytes.chunks();
+            let own = chunks.iter().filter(|c| c.pack == pack);
+            found.extend(own.map(|chunk| HeldChunk {
+                key: key.clone(),
+                incarnation: stream.incarnation,
+                chunk: *chunk,
+                kept_from: stream.bytes.kept_from(),
+            }));
+            chunks.len()
+        })
+    }
+
+    /// The same for a pack of the cold store, by the number that the log gave it.
+    pub fn chunks_of_cold_pack(
+        &self,
+        pack: u32,
+        after: Option<&StreamKey>,
+    ) -> (Vec<HeldColdChunk>, Option<StreamKey>) {
+        self.share_of_streams(after, |key, stream, found| {
+            let chunks = stream.bytes.cold_chunks();
+            let own = chunks.iter().filter(|c| c.pack == pack);
+            found.extend(own.map(|chunk| HeldColdChunk {
+                key: key.clone(),
+                incarnation: stream.incarnation,
+                chunk: *chunk,
+                kept_from: stream.bytes.kept_from(),
+            }));
+            chunks.len()
+        })
+    }
+
+    /// Lets `look` find things in the streams behind `after` and say at how many it looked, until that is a step's share; where
+    /// the next one begins.
+    fn share_of_streams<T>(
+        &self,
+        after: Option<&StreamKey>,
+        look: impl Fn(&StreamKey, &stream::Stream, &mut Vec<T>) -> usize,
+    ) -> (Vec<T>, Option<StreamKey>) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let streams = &self.machine.streams;
+        let streams = streams.range::<StreamKey, _>((from, Bound::Unbounded));
+        let (mut found, mut looked) = (Vec::new(), 0);
+        for (key, stream) in streams {
+            looked += 1 + look(key, stream, &mut found);
+            if looked >= LOOKS_PER_STEP {
+                return (found, Some(key.clone()));
+            }
         }
-        found
+        (found, None)
+    }
+
+    /// Chunks of local packs, each with what is left of it: the part that no reader may have is lost. The next checkpoint says
+    /// so.
+    pub fn cut_chunks(&mut self, cuts: &[(HeldChunk, ChunkRef)]) {
+        for (held, kept) in cuts {
+            let Some(stream) = self.machine.streams.get_mut(&held.key) else {
+                continue;
+            };
+            let is_same = stream.incarnation == held.incarnation;
+            if is_same && stream.bytes.cut_chunk(&held.chunk, *kept) {
+                if let Some(live) = self.machine.packs.get_mut(&kept.pack) {
+                    *live -= u64::from(held.chunk.length - kept.length);
+                }
+                self.machine.mark_dirty(&held.key);
+            }
+        }
     }
 
     /// Streams that changed since the last checkpoint.
@@ -180,6 +287,11 @@ impl Machine {
                     durable_pack
                 };
                 self.hot_bytes -= stream.bytes.drop_packed(until);
+                // What a pack has that is still being written goes with its turn.
+                let later = stream.bytes.packed_hot().filter(|pack| *pack > until);
+                if let Some(later) = later.filter(|_| !mutation::is_on("later-pack-forgotten")) {
+                    self.packed_hot.insert((later, key));
+                }
             }
         }
     }

@@ -1,10 +1,19 @@
 //! Which bytes the next pack takes: of the streams that have waited longest, or of packs that are mostly dead.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::machine::Machine;
 use super::stream::Places;
-use crate::protocol::{ColdRange, Incarnation, Piece, StreamKey};
+use crate::protocol::{ColdChunk, ColdRange, Incarnation, Piece, StreamKey};
+
+/// Chunks of which no copy was found, by pack and place, with their lengths.
+pub(super) type Lost = BTreeMap<u32, BTreeMap<u64, u32>>;
+
+/// Whether a chunk is among them.
+pub(super) fn is_lost(lost: &Lost, chunk: &ColdChunk) -> bool {
+    let pack = lost.get(&chunk.pack);
+    pack.is_some_and(|lost| lost.contains_key(&chunk.position))
+}
 
 /// Largest chunk; a read of any byte of it reads all, since the checksum is of the whole.
 pub(super) const CHUNK_BYTES_MAX: u64 = 256 << 10;
@@ -40,9 +49,24 @@ pub struct PackSource {
 #[derive(Debug)]
 pub(super) struct Search {
     pub(super) packs: BTreeSet<u32>,
+    /// Packs of which chunks that were trimmed in part are moved too, since the objects are damaged.
+    pub(super) damaged: BTreeSet<u32>,
     pub(super) next: Option<StreamKey>,
     pub(super) found: Vec<Chosen>,
     pub(super) bytes: u64,
+}
+
+impl Search {
+    /// From the first stream on.
+    pub(super) fn of(packs: BTreeSet<u32>, damaged: BTreeSet<u32>) -> Search {
+        Search {
+            packs,
+            damaged,
+            next: None,
+            found: Vec::new(),
+            bytes: 0,
+        }
+    }
 }
 
 impl Machine {
@@ -85,7 +109,12 @@ impl Machine {
     pub(super) fn source_of(&self, chosen: &Chosen) -> Option<PackSource> {
         let stream = self.streams.get(&chosen.key)?;
         let ColdRange { start, end } = chosen.range;
-        if stream.incarnation != chosen.incarnation || start < stream.bytes.kept_from() {
+        let is_kept = start >= stream.bytes.kept_from()
+            || stream
+                .bytes
+                .cold_chunk_at(start)
+                .is_some_and(|c| c.end() == end);
+        if stream.incarnation != chosen.incarnation || !is_kept {
             return None;
         }
         let name_of = |pack| self.cold.name_of(pack);
@@ -104,7 +133,12 @@ impl Machine {
     }
 
     /// Looks at a share of the streams. `Ok`: all were seen, or enough was found.
-    pub(super) fn search(&self, mut search: Search, bytes_max: u64) -> Result<Vec<Chosen>, Search> {
+    pub(super) fn search(
+        &self,
+        mut search: Search,
+        lost: &Lost,
+        bytes_max: u64,
+    ) -> Result<Vec<Chosen>, Search> {
         use std::ops::Bound;
         let from = match &search.next {
             Some(key) => Bound::Included(key.clone()),
@@ -121,7 +155,12 @@ impl Machine {
             let kept_from = stream.bytes.kept_from();
             let chunks = stream.bytes.cold_chunks().iter();
             // A chunk of which a part was trimmed stays where it is until the rest goes too.
-            for chunk in chunks.filter(|c| search.packs.contains(&c.pack) && c.start >= kept_from) {
+            let is_whole = |c: &&ColdChunk| {
+                let is_wanted = search.packs.contains(&c.pack) && !is_lost(lost, c);
+                is_wanted && (c.start >= kept_from || search.damaged.contains(&c.pack))
+            };
+            let wanted: Vec<ColdChunk> = chunks.filter(is_whole).copied().collect();
+            for chunk in wanted {
                 search.bytes += u64::from(chunk.length);
                 search.found.push(Chosen {
                     key: key.clone(),

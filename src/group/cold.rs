@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use raftproto::command::{self, command::Kind};
 
-use super::choose::{Chosen, PackSource, Search};
+use super::choose::{Chosen, Lost, PackSource, Search, is_lost};
 use super::cold_state::ColdPack;
 use super::{Effect, Group, packs};
 use crate::mutation;
@@ -109,6 +109,9 @@ pub(super) struct ColdWork {
     find_after_ms: BTreeMap<PackName, u64>,
     is_deleting: bool,
     delete_after_ms: u64,
+    /// Chunks that cannot be read, and packs that are written again although they are not sparse.
+    pub(super) lost: Lost,
+    pub(super) damaged: BTreeSet<u32>,
     /// Packs whose end is on its way into the log, and when it must have been lost.
     forgetting: BTreeMap<u32, u64>,
     term: u64,
@@ -213,13 +216,6 @@ impl Group {
         self.machine.cold.unflushed_bytes
     }
 
-    /// Names of the group's packs and intents: the objects that may be there.
-    pub fn cold_names(&self) -> Vec<PackName> {
-        let state = &self.machine.cold;
-        let packs = state.packs.values().map(|p| p.name);
-        packs.chain(state.intents.keys().copied()).collect()
-    }
-
     /// The group has something to do with the cold store at `now_ms`.
     pub(super) fn has_cold_work(&self, now_ms: u64) -> bool {
         let Some(settings) = &self.cold.settings else {
@@ -240,7 +236,7 @@ impl Group {
                 .packs
                 .values()
                 .any(|p| p.dead_since_ms.is_some_and(is_over))
-            || state.sparse(settings).next().is_some()
+            || self.to_write_again(settings).next().is_some()
     }
 
     /// Time has passed, or something was done: begins what is due. Only on a leader.
@@ -324,10 +320,15 @@ impl Group {
         let Some(flush) = &mut self.cold.flush else {
             return;
         };
-        let machine = &self.machine;
+        let (machine, lost) = (&self.machine, &self.cold.lost);
         let chunks: Vec<PackSource> = flush
             .chosen
             .iter()
+            .filter(|chosen| {
+                let stream = machine.streams.get(&chosen.key);
+                let chunk = stream.and_then(|s| s.bytes.cold_chunk_at(chosen.range.start));
+                chunk.is_none_or(|chunk| !is_lost(lost, chunk))
+            })
             .filter_map(|chosen| machine.source_of(chosen))
             .collect();
         let name = flush.name;
@@ -468,20 +469,26 @@ impl Group {
         let search = match self.cold.search.take() {
             Some(search) => search,
             None => {
-                let packs: BTreeSet<u32> = self.machine.cold.sparse(settings).collect();
+                let packs: BTreeSet<u32> = self.to_write_again(settings).collect();
                 if packs.is_empty() {
+                    self.cold.damaged.clear();
                     return Vec::new();
                 }
-                Search {
-                    packs,
-                    next: None,
-                    found: Vec::new(),
-                    bytes: 0,
-                }
+                Search::of(packs, self.cold.damaged.clone())
             }
         };
-        match self.machine.search(search, settings.pack_bytes) {
-            Ok(found) => found,
+        let searched = search.damaged.clone();
+        match self
+            .machine
+            .search(search, &self.cold.lost, settings.pack_bytes)
+        {
+            Ok(found) => {
+                // What was told of meanwhile is looked for next.
+                if found.is_empty() {
+                    self.cold.damaged.retain(|pack| !searched.contains(pack));
+                }
+                found
+            }
             Err(unfinished) => {
                 self.cold.search = Some(unfinished);
                 Vec::new()

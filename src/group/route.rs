@@ -15,7 +15,7 @@ use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, StreamKey};
 const PATIENCE_US: u64 = 5_000_000;
 
 /// Requests of one group that wait for a leader.
-const HELD_MAX: usize = 4096;
+pub(super) const HELD_MAX: usize = 4096;
 
 /// A request and who asked.
 #[derive(Debug, Clone)]
@@ -143,6 +143,9 @@ impl Group {
             return reply(asked.reply_to, refusal, effects);
         }
         if let Ok(kind) = command_of(asked.request) {
+            if self.is_too_new(&kind) {
+                return reply(asked.reply_to, Refusal::Unavailable, effects);
+            }
             self.pending.push(kind, Some(asked.reply_to));
         }
     }

@@ -7,6 +7,7 @@ mod expiry;
 mod found;
 mod hand_over;
 mod holds;
+mod level;
 mod members;
 mod replicas;
 mod retention;
@@ -37,9 +38,14 @@ struct World {
 impl World {
     /// A group that leads, at `now_ms`.
     fn of(group: u32, now_ms: u64) -> World {
+        World::with(group, now_ms, RaftSettings::default())
+    }
+
+    fn with(group: u32, now_ms: u64, settings: RaftSettings) -> World {
         let start = RaftStart {
             node_id: 1,
             membership: members(&[1]),
+            settings,
             ..RaftStart::default()
         };
         let mut world = World {
@@ -142,9 +148,9 @@ impl World {
         let mut machine = Machine::new(self.group.id());
         let mut effects = Vec::new();
         for payload in self.log.iter().filter(|p| !p.is_empty()) {
-            let batch = decode_batch(payload).unwrap();
+            let batch = decode_batch(payload, raftproto::version::COMMANDS).unwrap();
             for command in batch.commands {
-                machine.apply(batch.stamp_ms, command, &mut effects);
+                machine.apply(batch.version, batch.stamp_ms, command, &mut effects);
             }
         }
         machine
@@ -216,6 +222,39 @@ fn a_group_has_a_bounded_number_of_streams() {
     assert!(matches!(stands, Outcome::Created(c) if !c.fresh));
     world.ask("b", Op::Delete);
     world.create("c", Expiry::Never);
+}
+
+#[test]
+fn while_the_log_stands_still_who_waits_is_answered_and_what_was_proposed_is_done_once() {
+    let mut world = World::of(1, 0);
+    world.create("a", Expiry::Never);
+    let target = || GroupTarget::Key(key("a"));
+    let proposed = world.send(target(), append("x"));
+    world.flush();
+    // There is no room: it is not synced, and these are not proposed.
+    let gathered = [append("y"), Op::Delete].map(|op| world.send(target(), op));
+    world.step(Input::GiveUpLate);
+    for id in gathered {
+        let outcome = world.answer(id);
+        let bound = Outcome::Refused(Refusal::Overloaded {
+            bound: "disk_space",
+        });
+        assert_eq!(format!("{outcome:?}"), format!("{bound:?}"));
+    }
+    assert!(!world.answers.contains_key(&proposed), "not so soon");
+    world.now_ms += PROPOSED_PATIENCE_US / 1000;
+    world.step(Input::GiveUpLate);
+    assert!(matches!(
+        world.answer(proposed),
+        Outcome::Refused(Refusal::OutcomeUnknown)
+    ));
+    world.step(Input::GiveUpLate);
+    assert!(world.answers.is_empty());
+    // There is room.
+    world.settle();
+    assert!(world.answers.is_empty(), "answered twice");
+    assert_eq!(tail_of(&world.ask("a", Op::Head)), Some(1));
+    assert_eq!(world.group.uncommitted_bytes, 0);
 }
 
 #[test]

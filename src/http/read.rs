@@ -85,10 +85,22 @@ pub async fn fetch<B: Backend>(
     mut plan: ReadPlan,
 ) -> Result<Fetched, Refusal> {
     let is_json = plan.meta.content_type.is_json();
-    let planned_end = plan.end;
+    let mut planned_end = plan.end;
     let first_planned = plan.end.0 - plan.start.0;
+    let mut is_narrowed = false;
     loop {
-        let mut pieces = backend.materialize(&plan).await?;
+        let mut pieces = match backend.materialize(&plan).await {
+            Ok(pieces) => pieces,
+            // What is before lost bytes is answered without them.
+            Err(Refusal::BytesLost { from, .. }) if from > plan.start => {
+                let bytes_max = from.0 - plan.start.0;
+                let at = ReadFrom::At(plan.start);
+                plan = self::plan(backend, key, at, bytes_max, true).await?;
+                (planned_end, is_narrowed) = (plan.end, true);
+                continue;
+            }
+            Err(refusal) => return Err(refusal),
+        };
         if plan.lead > 0 && !strip_lead(&mut pieces) {
             return Err(Refusal::OffsetMisaligned);
         }
@@ -109,6 +121,10 @@ pub async fn fetch<B: Backend>(
                 end,
                 pieces,
             });
+        }
+        if is_narrowed {
+            // The message that is next has lost a part.
+            return Err(Refusal::DataDamaged);
         }
         let wider = self::plan(
             backend,

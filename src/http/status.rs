@@ -195,6 +195,14 @@ fn describe(refusal: &Refusal) -> (StatusCode, &'static str, String) {
             "data_damaged",
             "stored data of this stream is damaged; the server's log names the file".into(),
         ),
+        Refusal::BytesLost { from, to } => (
+            S::INTERNAL_SERVER_ERROR,
+            "data_damaged",
+            format!(
+                "the bytes of this stream from offset {from} up to {to} are damaged in the cold store, and no copy of them was \
+                 found; what is before and after them can be read"
+            ),
+        ),
     }
 }
 

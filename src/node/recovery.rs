@@ -5,15 +5,18 @@ use std::path::Path;
 
 use prost::Message;
 use raftproto::checkpoint::{GroupManifest, Membership};
+use raftproto::version::of_batch;
 use storage::lock::DirLock;
 use storage::wal::{IoMode, Record, WalConfig};
 use storage::{StorageError, framed, wal};
 
+use super::cold_place;
 use super::identity::Identity;
+use super::place::misfit;
 use super::rebuild::{is_damage, rebuild, resume};
 use super::replay::{is_needed, replay};
 use super::{NodeError, notify};
-use crate::config::{ColdPlace, Config};
+use crate::config::Config;
 use crate::core::{
     GroupFiles, GroupStart, WalStart, damage_note_path, manifest_path, read_tables, sweep,
 };
@@ -50,6 +53,9 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     let Some(dir) = &config.wal_dir else {
         return read_all(config);
     };
+    if let Some(text) = misfit(dir) {
+        return Err(NodeError::Misfit(text));
+    }
     match read_all(config) {
         Err(error) if is_damage(&error) => {
             // Held while files are moved.
@@ -72,7 +78,7 @@ fn cache_lock(config: &Config) -> Result<Option<DirLock>, NodeError> {
         // A cache is worth no outage: a disk that fails or is not there is done without.
         Err(storage::StorageError::Io { source, .. }) if is_of_the_disk(&source) => {
             log::error!(
-                "event=cache_off dir={} {source}: reads go to the store",
+                "event=cache_off dir={:?} {source}: reads go to the store",
                 dir.display()
             );
             Ok(None)
@@ -117,13 +123,11 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
     framed::create_dir(&wal_dir)?;
     framed::create_dir(&dir.join("groups"))?;
     framed::sync_dir(&dir.join("groups"))?;
-    if let Some(ColdPlace::Dir(dir)) = config.cold_place() {
-        storage::cold::prepare(&dir)?;
-    }
+    cold_place::check(dir, config)?;
     let is_direct = wal::has_direct_io(&wal_dir)?;
     if !is_direct {
         log::warn!(
-            "event=buffered_io path={} its filesystem has no direct I/O: appends take longer and use the page cache",
+            "event=buffered_io path={:?} its filesystem has no direct I/O: appends take longer and use the page cache",
             wal_dir.display()
         );
     }
@@ -153,7 +157,7 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
     )?;
     for torn in &recovered.torn {
         log::info!(
-            "event=torn_tail path={} offset={} a write was cut by a crash; it was never acknowledged",
+            "event=torn_tail path={:?} offset={} a write was cut by a crash; it was never acknowledged",
             torn.path.display(),
             torn.offset
         );
@@ -286,6 +290,12 @@ fn start_group(
         term: manifest.term,
     };
     let (hard_state, entries) = replay(group, manifest, records).map_err(NodeError::Damaged)?;
+    // Before any of them is applied: a node that went back to an older ursula too late says so at once.
+    let batches = entries.iter().filter(|e| !e.is_conf_change);
+    for version in batches.map(|e| of_batch(&e.payload)).filter(|v| *v > 0) {
+        raftproto::version::check("a log entry", version, raftproto::version::COMMANDS)
+            .map_err(|e| NodeError::Data(format!("the log of group {group}: {e}")))?;
+    }
     let membership = match &manifest.membership {
         Some(membership) => membership.clone(),
         None if manifest.voters.is_empty() => bootstrap(&identity.voters),

@@ -170,6 +170,10 @@ plain_metrics! {
     scrub_repaired_total: "counter", "Those of them that had a good copy elsewhere: fetched anew, read again, or the node's replicas built anew by the others.";
     /// Packs put right.
     packs_mended_total: "counter", "Local packs that were damaged and got the same bytes from other nodes.";
+    /// Objects put right.
+    cold_packs_rescued_total: "counter", "Objects of the cold store that were damaged or gone, of which all that is needed was found elsewhere and written again.";
+    /// What is lost.
+    cold_lost_bytes: "gauge", "Bytes of streams whose object in the cold store is damaged or gone and of which no copy was found, in the groups led here; the log names streams and ranges (event=bytes_lost).";
     /// When it ended.
     scrub_last_round_timestamp_seconds: "gauge", "When the scrub last ended a round, in seconds since 1970; 0: not since the start.";
     /// Failed reads.

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
@@ -18,9 +19,12 @@ use raftproto::peer::{
 
 use super::PeerSettings;
 use super::message::Encoder;
+use crate::core::signal::Event;
 
 /// Tag and length of an item in its batch, at most.
 const ITEM_BYTES: u64 = 6;
+/// How long an item that can wait does, at most.
+const CAN_WAIT: Duration = Duration::from_millis(1);
 /// What an envelope adds to its items, at most.
 const ENVELOPE_BYTES: u64 = 64;
 
@@ -82,25 +86,36 @@ pub(super) struct Outbox {
     /// The other side has introduced itself: batches may go.
     is_open: Cell<bool>,
     is_alive_due: Cell<bool>,
+    /// What can wait does, and raises this: see [`Outbox::take_along`].
+    is_waiting: Cell<bool>,
+    waits: Event,
     waker: Cell<Option<Waker>>,
     encoder: RefCell<Encoder>,
     stats: Rc<LinkStats>,
+    has_no_room: Rc<Cell<bool>>,
     queue_bytes_max: u64,
     batch_bytes_max: u64,
     item_bytes_max: u64,
 }
 
 impl Outbox {
-    pub(super) fn new(hello: Bytes, settings: &PeerSettings, stats: Rc<LinkStats>) -> Outbox {
+    pub(super) fn new(
+        hello: Bytes,
+        settings: &PeerSettings,
+        (stats, has_no_room): (Rc<LinkStats>, Rc<Cell<bool>>),
+    ) -> Outbox {
         stats.queued_bytes.set(0);
         Outbox {
             waiting: RefCell::default(),
             hello: Cell::new(Some(hello)),
             is_open: Cell::new(false),
             is_alive_due: Cell::new(false),
+            is_waiting: Cell::new(false),
+            waits: Event::default(),
             waker: Cell::new(None),
             encoder: RefCell::new(Encoder::new(None)),
             stats,
+            has_no_room,
             queue_bytes_max: settings.queue_bytes_max,
             batch_bytes_max: settings.batch_bytes_max as u64,
             item_bytes_max: (settings.message_bytes_max as u64).saturating_sub(ENVELOPE_BYTES),
@@ -117,6 +132,36 @@ impl Outbox {
     /// Appends; gives the item back if too much waits, or if no message can hold it.
     #[expect(clippy::result_large_err, reason = "the item goes back to who has it")]
     pub(super) fn post(&self, item: BatchItem) -> Result<(), BatchItem> {
+        self.append(item)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// The same for what can wait until something else goes, or for [`CAN_WAIT`]: a frame of its own costs both sides a wake.
+    #[expect(clippy::result_large_err, reason = "the item goes back to who has it")]
+    pub(super) fn take_along(&self, item: BatchItem) -> Result<(), BatchItem> {
+        self.append(item)?;
+        if !self.is_waiting.replace(true) {
+            self.waits.raise();
+        }
+        Ok(())
+    }
+
+    /// Sends what has waited long enough, for ever.
+    pub(super) async fn send_what_waits(&self) -> Infallible {
+        let mut seen = 0;
+        loop {
+            seen = self.waits.beyond(seen).await;
+            glommio::timer::sleep(CAN_WAIT).await;
+            // What began to wait meanwhile has a time of its own.
+            if self.is_waiting.get() && self.waits.raised() == seen {
+                self.wake();
+            }
+        }
+    }
+
+    #[expect(clippy::result_large_err, reason = "the item goes back to who has it")]
+    fn append(&self, item: BatchItem) -> Result<(), BatchItem> {
         let bytes = item.bytes();
         if bytes > self.item_bytes_max {
             log::error!(
@@ -132,7 +177,6 @@ impl Outbox {
         }
         add(&self.stats.queued_bytes, bytes);
         self.waiting.borrow_mut().push_back((bytes, item));
-        self.wake();
         Ok(())
     }
 
@@ -171,8 +215,10 @@ impl Outbox {
             return None;
         }
         self.is_alive_due.set(false);
+        self.is_waiting.set(false);
         let mut batch = Batch {
             alive: waiting.is_empty(),
+            has_no_room: self.has_no_room.get(),
             ..Batch::default()
         };
         let (mut count, mut bytes) = (0, 0);

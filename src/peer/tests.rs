@@ -145,7 +145,10 @@ impl PeerEvents for Node {
 
     async fn bytes(&self, request: FetchBytesRequest) -> Result<FetchBytesReply, GrpcError> {
         let data = request.key.into_bytes()[request.start as usize..request.end as usize].to_vec();
-        Ok(FetchBytesReply { data: data.into() })
+        Ok(FetchBytesReply {
+            data: data.into(),
+            crc32c: 0,
+        })
     }
 
     async fn checkpoint(

@@ -110,4 +110,12 @@ pub enum Refusal {
     OutcomeUnknown,
     /// Bytes on disk are damaged; the log names file and offset.
     DataDamaged,
+    /// The object that had these bytes of the stream is damaged, and no copy was found. Where they are read; between nodes it is
+    /// `DataDamaged`.
+    BytesLost {
+        /// First of them.
+        from: Offset,
+        /// One past the last.
+        to: Offset,
+    },
 }

@@ -82,7 +82,7 @@ pub(super) fn refusal_message(refusal: &Refusal) -> wire::Refusal {
         Refusal::BadMembers(text) => Kind::BadMembers(text.clone()),
         Refusal::NotLeader { node } => Kind::NotLeader(*node),
         Refusal::OutcomeUnknown => Kind::OutcomeUnknown(Nothing {}),
-        Refusal::DataDamaged => Kind::DataDamaged(Nothing {}),
+        Refusal::DataDamaged | Refusal::BytesLost { .. } => Kind::DataDamaged(Nothing {}),
     };
     wire::Refusal { kind: Some(kind) }
 }

@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use self::mend::{NeededChunk, read_sound, rebuild};
-pub use self::verify::{PackSummary, verify, verify_named};
+pub use self::mend::{NeededChunk, read_sound, read_unverified, rebuild};
+pub use self::verify::{PackSummary, has_chunks, verify, verify_named};
 use crate::{StorageError, blocking, framed, io_error};
 
 const MAGIC: &[u8; 8] = b"URSPACK1";

@@ -12,6 +12,8 @@ use integration::cluster::{Cluster, PATIENCE};
 use crate::formation::wait_for;
 use crate::{alone, nodes};
 
+mod part;
+
 const TEXT: &str = "text/plain";
 const STREAMS: usize = 24;
 

@@ -3,6 +3,7 @@
 mod cache;
 mod contract;
 mod credentials;
+mod encryption;
 mod faults;
 mod scrub;
 mod server;

@@ -83,15 +83,125 @@ fn what_is_sound_stays_unnamed_and_what_is_not_is_found_without_a_reader() {
     let damaged = get("ursula_scrub_damaged_total");
     expect(&mut server.client(), &streams);
 
-    // An object of the bucket: there is no other copy of what the disks gave up.
-    let is_pack = |file: &String| file.contains("/old/ursula/packs/");
-    let pack = store.files().into_iter().find(is_pack).unwrap();
-    let pack = found(&store, &pack);
-    flip(&pack, 40);
+    // Objects of the bucket: what is needed of them is in the cache, and is written again from there.
+    let packs = packs(&store);
+    for pack in &packs[..3] {
+        flip(pack, 40);
+    }
+    std::fs::remove_file(&packs[3]).unwrap();
     until(&server, "found in the bucket", || {
         server.log().contains("event=scrub_damage") && get("ursula_scrub_damaged_total") > damaged
     });
+    until(&server, "written again", || {
+        get("ursula_cold_packs_rescued_total") == 4
+    });
+    assert_eq!(get("ursula_cold_lost_bytes"), 0);
+    until(&server, "given up", || {
+        packs[..3].iter().all(|pack| !pack.exists())
+    });
     assert!(server.stop().success());
+    // By the bucket alone.
+    std::fs::remove_dir_all(dir.path().join("cache")).unwrap();
+    let server = start(&store, dir.path());
+    expect(&mut server.client(), &streams);
+    let mut client = server.client();
+    assert_eq!(metric(&mut client, "ursula_cold_read_failures_total"), 0);
+    assert!(server.stop().success());
+}
+
+/// Without any copy, the log and the answers say what is lost, and nothing else suffers.
+#[test]
+fn what_has_no_copy_is_named_by_stream_and_range_and_the_rest_of_its_object_is_served() {
+    let store = S3Server::start();
+    let dir = scratch_dir();
+    let at = dir.path().to_str().unwrap().to_owned();
+    let mut settings = settings(&store.address);
+    settings.extend(["--wal-dir".to_owned(), at]);
+    settings.extend(["--scrub-interval-ms".to_owned(), "50ms".to_owned()]);
+    settings.extend(["--scrub-bytes-per-second".to_owned(), "1GiB".to_owned()]);
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let server = Server::start(&settings);
+    let mut client = server.client();
+    let streams = write(&mut client, 2);
+    until_flushed(|| server.client());
+    let get = |name: &str| metric(&mut server.client(), name);
+    // The first bytes of a part that is not the first of its stream.
+    let (path, body) = &streams[2];
+    let (pack, lost_from) = packs(&store)
+        .into_iter()
+        .find_map(|pack| {
+            let object = std::fs::read(&pack).unwrap();
+            let at = (16..80).map(|part| part * 1000).find_map(|from| {
+                let piece = &body[from..from + 100];
+                let found = object.windows(100).position(|w| w == piece)?;
+                Some((found, from))
+            })?;
+            flip(&pack, at.0 as u64);
+            Some((pack, at.1))
+        })
+        .expect("noise is stored as it is");
+    until(&server, "named", || {
+        server.log().contains("event=bytes_lost")
+    });
+    let log = server.log();
+    let line = log
+        .lines()
+        .find(|l| l.contains("event=bytes_lost"))
+        .unwrap();
+    let key = path.strip_prefix("/v1/stream/").unwrap();
+    assert!(line.contains(key), "{line}");
+    let offsets: Vec<usize> = line
+        .split(|c: char| !(c.is_ascii_digit() || c == '_'))
+        .filter_map(|word| word.split_once('_'))
+        .filter_map(|(_, offset)| offset.parse().ok())
+        .collect();
+    let [from, to] = offsets[..] else {
+        panic!("{line}");
+    };
+    assert!((from..to).contains(&lost_from), "{line}");
+    assert_eq!(get("ursula_cold_lost_bytes"), (to - from) as u64);
+    // Up to the lost bytes, and behind them.
+    let read = |from: usize| {
+        let path = format!("{path}?offset={:016}_{from:016}", 0);
+        server.client().get(&path)
+    };
+    let mut before = Vec::new();
+    while before.len() < from {
+        let reply = read(before.len());
+        assert_eq!(reply.status, 200, "at {}: {}", before.len(), reply.text());
+        before.extend_from_slice(&reply.body);
+    }
+    assert!(before == body[..from], "before");
+    let reply = read(from);
+    assert_eq!(reply.status, 500);
+    let text = reply.text();
+    assert!(text.contains(&format!("{to:016}")), "{text}");
+    assert!(read(to).body == body[to..], "behind");
+    // The rest of the object is in another one by now, and what comes goes to the bucket as ever.
+    for (other, body) in streams.iter().filter(|(other, _)| other != path) {
+        assert!(server.client().read_all(other) == *body, "{other}");
+    }
+    let more = write(&mut client, 3);
+    until_flushed(|| server.client());
+    expect(&mut client, &more);
+    assert!(pack.exists(), "the lost bytes may be mended by hand");
+    // Who has the object elsewhere puts it back.
+    let object = std::fs::read(&pack).unwrap();
+    let at = (0..object.len() - 99)
+        .find(|at| object[*at + 1..*at + 100] == body[lost_from + 1..lost_from + 100]);
+    flip(&pack, at.unwrap() as u64);
+    until(&server, "found sound", || {
+        get("ursula_cold_lost_bytes") == 0
+    });
+    assert!(client.read_all(path) == *body);
+    assert!(server.stop().success());
+}
+
+/// The objects of packs, as files.
+fn packs(store: &S3Server) -> Vec<PathBuf> {
+    let files = store.files().into_iter();
+    let packs = files.filter(|file| file.contains("/old/ursula/packs/"));
+    packs.map(|pack| found(store, &pack)).collect()
 }
 
 /// The file of an object.

@@ -1,5 +1,6 @@
 //! A TCP connection as hyper reads and writes it.
 
+use std::cell::Cell;
 use std::io::{ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -16,12 +17,18 @@ use super::poller::{Poller, Readiness};
 /// Up to here, copying pieces together is cheaper than telling the kernel of each.
 const SMALL_BYTES: usize = 1024;
 
+/// Bytes that one connection hands to the kernel before the core's other tasks get their turn: copying them is what a request
+/// that came meanwhile waits for, once for each connection that has much to send.
+const TURN_BYTES: usize = 128 << 10;
+
 /// See the module's head.
 pub struct Socket {
     fd: OwnedFd,
     place: usize,
     readiness: Rc<Readiness>,
     poller: Rc<Poller>,
+    /// Since others had their turn.
+    sent: Cell<usize>,
 }
 
 impl Socket {
@@ -34,6 +41,7 @@ impl Socket {
             place,
             readiness,
             poller,
+            sent: Cell::new(0),
         })
     }
 
@@ -108,13 +116,20 @@ impl Socket {
         cx: &mut Context<'_>,
         send: impl Fn(RawFd, i32) -> isize,
     ) -> Poll<std::io::Result<usize>> {
+        if self.sent.get() >= TURN_BYTES {
+            self.sent.set(0);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
             if !self.readiness.writable.get() {
+                self.sent.set(0);
                 set(&self.readiness.writer, cx);
                 return Poll::Pending;
             }
             let n = send(self.fd.as_raw_fd(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
             if n >= 0 {
+                self.sent.set(self.sent.get() + n as usize);
                 return Poll::Ready(Ok(n as usize));
             }
             match last_error() {
@@ -185,7 +200,7 @@ impl hyper::rt::Write for Socket {
     ) -> Poll<std::io::Result<usize>> {
         self.send(cx, |fd, flags| {
             // SAFETY: the slice is valid for its length, and the call only reads it.
-            unsafe { libc::send(fd, buf.as_ptr().cast(), buf.len(), flags) }
+            unsafe { libc::send(fd, buf.as_ptr().cast(), buf.len().min(TURN_BYTES), flags) }
         })
     }
 
@@ -210,6 +225,18 @@ impl hyper::rt::Write for Socket {
             }
             return hyper::rt::Write::poll_write(self, cx, &small[..len]);
         }
+        let first = slices.iter().find(|s| !s.is_empty());
+        if let Some(first) = first.filter(|s| s.len() >= TURN_BYTES) {
+            return hyper::rt::Write::poll_write(self, cx, first);
+        }
+        // As many as one turn takes.
+        let mut bytes = 0;
+        let count = slices.iter().take_while(|s| {
+            let is_room = bytes < TURN_BYTES;
+            bytes += s.len();
+            is_room
+        });
+        let slices = &slices[..count.count()];
         self.send(cx, |fd, flags| {
             // SAFETY: all fields of a msghdr may be zero.
             let mut message: libc::msghdr = unsafe { std::mem::zeroed() };

@@ -201,7 +201,10 @@ pub(crate) fn combine(older: Option<&[u8]>, newer: &[u8]) -> Vec<u8> {
         let mut newer = StreamState::decode(newer).ok()?;
         if older.incarnation == newer.incarnation || mutation::is_on("chunks-of-another-stream") {
             let added = std::mem::replace(&mut newer.chunks, older.chunks);
-            newer.chunks.retain(|c| c.start >= newer.chunks_from);
+            // After one was cut, the newer table has all of them.
+            let until = added.first().map_or(u64::MAX, |c| c.start);
+            let from = newer.chunks_from;
+            newer.chunks.retain(|c| (from..until).contains(&c.start));
             newer.chunks.extend(added);
             let added = std::mem::replace(&mut newer.cold, older.cold);
             newer.cold = join_cold(&newer.cold, added, newer.cold_from);

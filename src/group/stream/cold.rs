@@ -85,6 +85,13 @@ impl StreamBytes {
         self.cold.as_ref().map_or(&[], |c| &c.chunks)
     }
 
+    /// The chunk that begins there.
+    pub(crate) fn cold_chunk_at(&self, start: u64) -> Option<&ColdChunk> {
+        let chunks = self.cold_chunks();
+        let found = chunks.binary_search_by_key(&start, |c| c.start).ok()?;
+        chunks.get(found)
+    }
+
     /// The cold store has the next bytes too. Answers whether they are the next; local chunks that are not needed any
     /// more are given to `gone`.
     pub(crate) fn add_cold(&mut self, chunk: ColdChunk, gone: &mut dyn FnMut(&ChunkRef)) -> bool {

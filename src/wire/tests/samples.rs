@@ -309,7 +309,8 @@ fn refusal_after(refusal: Option<&Refusal>) -> Option<Refusal> {
         R::Unavailable => R::NotLeader { node: 3 },
         R::NotLeader { .. } => R::OutcomeUnknown,
         R::OutcomeUnknown => R::DataDamaged,
-        R::DataDamaged => return None,
+        // Never on the wire.
+        R::DataDamaged | R::BytesLost { .. } => return None,
     })
 }
 

@@ -2,6 +2,7 @@
 //! Needs nothing of the old file but the chunks that are sound: it may be cut, or gone.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -27,10 +28,18 @@ pub struct NeededChunk {
 }
 
 /// The bytes of chunks; `None` where they are not what was written, or cannot be read. Blocks.
-pub fn read_sound(path: &Path, chunks: &[NeededChunk]) -> Vec<Option<Bytes>> {
+pub fn read_sound(path: &Path, chunks: &[ChunkLocation]) -> Vec<Option<Bytes>> {
     let file = File::open(path).ok();
-    let read = |chunk: &NeededChunk| read_verified(file.as_ref()?, path, chunk.location).ok();
+    let read = |chunk: &ChunkLocation| read_verified(file.as_ref()?, path, *chunk).ok();
     chunks.iter().map(read).collect()
+}
+
+/// Bytes as they are there, whatever they are. Blocks.
+pub fn read_unverified(path: &Path, position: u64, length: u32) -> Option<Bytes> {
+    let mut bytes = vec![0; length as usize];
+    let file = File::open(path).ok()?;
+    file.read_exact_at(&mut bytes, position).ok()?;
+    Some(bytes.into())
 }
 
 /// Writes the pack with these chunks, each where it lay. Blocks.
@@ -67,7 +76,7 @@ pub fn rebuild(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{read_chunk, verify_named};
+    use super::super::{has_chunks, read_chunk, verify_named};
     use super::*;
 
     #[test]
@@ -106,13 +115,19 @@ mod tests {
             let mut needed = write().to_vec();
             damage(&path, &needed);
             // Nobody needs the second one any more.
-            needed.remove(1);
-            let kept = read_sound(&path, &needed);
+            let given_up = needed.remove(1).location;
+            let places: Vec<ChunkLocation> = needed.iter().map(|c| c.location).collect();
+            let kept = read_sound(&path, &places);
             let others = [bodies[0], bodies[2], bodies[3]].map(Bytes::from);
             let sound = kept.into_iter().zip(others);
             let sound = sound.map(|(kept, other)| kept.unwrap_or(other));
             let all: Vec<_> = needed.clone().into_iter().zip(sound).collect();
             rebuild(&path, 3, 1, all.clone()).unwrap();
+            assert!(has_chunks(&path, &places).unwrap());
+            assert!(
+                !has_chunks(&path, &[given_up]).unwrap(),
+                "zeros are no chunk"
+            );
             assert_eq!(verify_named(&path, 3, 1).unwrap().chunks, 4, "{number}");
             for (chunk, bytes) in &all {
                 let read = read_chunk(None, &path, chunk.location).unwrap();

@@ -80,6 +80,21 @@ pub(super) fn has_chunk(
     Ok(read_index(file, path)?.entries.contains(&chunk))
 }
 
+/// Whether a pack was written with these chunks, as [`has_chunk`].
+///
+/// # Errors
+/// As [`has_chunk`].
+pub fn has_chunks(path: &Path, chunks: &[ChunkLocation]) -> Result<bool, StorageError> {
+    let file = File::open(path).map_err(|e| io_error(path, "open", e))?;
+    let entries = read_index(&file, path)?.entries;
+    // In the order of their places.
+    let has = |chunk: &ChunkLocation| {
+        let found = entries.binary_search_by_key(&chunk.position, |entry| entry.position);
+        found.is_ok_and(|index| entries[index] == *chunk)
+    };
+    Ok(chunks.iter().all(has))
+}
+
 fn corrupt(path: &Path, offset: u64, what: &str) -> StorageError {
     StorageError::Corrupt {
         path: path.to_owned(),

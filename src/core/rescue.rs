@@ -1,0 +1,470 @@
+//! An object of the cold store that does not hold what was put, or is gone. Its chunks are looked for where copies may be: in memory
+//! and in local packs, in the caches of all cores, on the other nodes. What is found, and what is still sound in the object, is
+//! written again under a new name, as the chunks of a sparse pack are, so the damaged object is given up once nothing refers to it.
+//! What is found nowhere stays where it is, is named in the log by stream and range, and is looked for again by each scrub.
+//!
+//! The leader does it, since only it writes packs; who reads elsewhere lets it know by reading the same bytes there.
+//! Owns what was found until it is written. Invariants: one object at a time on a core, which bounds its memory.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use ahash::AHashMap;
+use bytes::Bytes;
+use raftproto::peer::FetchBytesRequest;
+use storage::cold::ColdError;
+
+use super::cold_cache::{ChunkId, location_of};
+use super::cold_read::{Wanted, is_damage};
+use super::signal::slot;
+use super::{Core, Message};
+use crate::group::HeldColdChunk;
+use crate::ops::metrics::add;
+use crate::protocol::{ColdChunk, Offset, Op, Outcome, PackName, Piece, Request};
+
+/// Bytes that are asked of the object at once.
+const RUN_BYTES_MAX: u64 = 4 << 20;
+
+/// How long another core is waited for.
+const CORE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a new pack is waited for. Its store may be slow.
+const WRITE_PATIENCE: Duration = Duration::from_secs(120);
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Between two attempts at an object that readers ask for again and again: each looks for copies on all nodes.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Ranges that one line of the log names, and the lines of one object: the log has a bound of lines for each event.
+const RANGES_PER_LINE: usize = 40;
+const LINES_MAX: usize = 15;
+
+/// See the module's head.
+#[derive(Default)]
+pub(super) struct Rescue {
+    found: RefCell<AHashMap<ChunkId, Bytes>>,
+    is_at_work: Cell<bool>,
+    /// When readers last had an object seen to, µs; none longer ago than [`AGAIN`].
+    seen_to: RefCell<BTreeMap<(u32, PackName), u64>>,
+    /// Bytes of which no copy was found, by object.
+    lost: RefCell<BTreeMap<(u32, PackName), u64>>,
+}
+
+impl Rescue {
+    pub(super) fn has(&self, id: &ChunkId) -> bool {
+        self.found.borrow().contains_key(id)
+    }
+
+    pub(super) fn get(&self, id: &ChunkId) -> Option<Bytes> {
+        self.found.borrow().get(id).cloned()
+    }
+}
+
+/// What became of a damaged object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rescued {
+    /// All that was needed of it is in another one now.
+    All,
+    /// Nothing refers to it any more, or it is sound after all.
+    Unneeded,
+    /// Some bytes were found nowhere.
+    Not,
+    /// Another one is being seen to, or it could not be written: the next round sees to it.
+    Later,
+}
+
+impl Core {
+    /// A reader of this core found a chunk damaged: its group's core sees to it.
+    pub(super) fn found_damaged_object(self: &Rc<Self>, chunk: ChunkId) {
+        let owner = self.owner(chunk.group);
+        if owner == self.id {
+            self.see_to_object(chunk);
+        } else {
+            // If there is no room for it now, the next reader says it again.
+            let _ = self.post(owner, Message::DamagedObject { chunk });
+        }
+    }
+
+    /// Sees to a damaged object of an own group, in a task of its own.
+    pub(super) fn see_to_object(self: &Rc<Self>, chunk: ChunkId) {
+        if self.tier.rescue.is_at_work.get() {
+            return;
+        }
+        let now_us = self.clock.monotonic_us();
+        let mut seen_to = self.tier.rescue.seen_to.borrow_mut();
+        seen_to.retain(|_, at_us| now_us - *at_us < AGAIN.as_micros() as u64);
+        if seen_to.contains_key(&(chunk.group, chunk.pack)) {
+            return;
+        }
+        seen_to.insert((chunk.group, chunk.pack), now_us);
+        drop(seen_to);
+        let core = self.clone();
+        self.spawn_cold(async move {
+            if core.leads_now(chunk.group) {
+                core.rescue(chunk.group, chunk.pack, false).await;
+            } else {
+                core.tell_leader(chunk).await;
+            }
+        });
+    }
+
+    /// Writes again what is left of an object. `is_damaged`: the caller knows that it is, be it in what nobody refers to.
+    pub(super) async fn rescue(
+        self: &Rc<Self>,
+        group: u32,
+        name: PackName,
+        is_damaged: bool,
+    ) -> Rescued {
+        // What came too late may have a pack in mind that was given up since.
+        let Some(number) = self.number_of(group, name) else {
+            return Rescued::Unneeded;
+        };
+        if self.tier.rescue.is_at_work.replace(true) {
+            return Rescued::Later;
+        }
+        let rescued = self.try_rescue(group, name, number, is_damaged).await;
+        self.tier.rescue.found.borrow_mut().clear();
+        self.tier.rescue.is_at_work.set(false);
+        let rescued = rescued.unwrap_or_else(|error| {
+            log::warn!("event=object_not_rescued group={group} pack={name} {error}");
+            Rescued::Later
+        });
+        if rescued == Rescued::All {
+            log::warn!("event=object_rescued group={group} pack={name}");
+            add(&self.metrics.plain.cold_packs_rescued_total, 1);
+        }
+        rescued
+    }
+
+    async fn try_rescue(
+        self: &Rc<Self>,
+        group: u32,
+        name: PackName,
+        number: u32,
+        is_damaged: bool,
+    ) -> Result<Rescued, ColdError> {
+        let mut held = self.chunks_of_object(group, number).await;
+        held.sort_by_key(|held| held.chunk.position);
+        let unsound = self.unsound(group, name, &held).await?;
+        if unsound.is_empty() && !is_damaged {
+            return Ok(Rescued::Unneeded);
+        }
+        let mut lost = BTreeMap::new();
+        let mut ranges = Vec::new();
+        for held in held.iter().filter(|h| unsound.contains(&h.chunk.position)) {
+            let id = ChunkId {
+                group,
+                pack: name,
+                position: held.chunk.position,
+            };
+            match self.copy_of(id, held).await {
+                Some(bytes) => {
+                    self.tier.rescue.found.borrow_mut().insert(id, bytes);
+                }
+                None => {
+                    lost.insert(held.chunk.position, held.chunk.length);
+                    ranges.push(held);
+                }
+            }
+        }
+        log::warn!(
+            "event=object_damaged group={group} pack={name} chunks={} damaged={} lost={}",
+            held.len(),
+            unsound.len(),
+            lost.len()
+        );
+        self.name_lost(group, name, ranges);
+        let lost_bytes = lost.values().map(|length| u64::from(*length)).sum();
+        if let Some(state) = self.groups.borrow_mut().get_mut(&group) {
+            state.write_again(number, lost);
+        }
+        let is_written = self.until_written(group, number, lost_bytes).await;
+        Ok(match (is_written, lost_bytes) {
+            (true, 0) => Rescued::All,
+            (true, _) => Rescued::Not,
+            (false, _) => Rescued::Later,
+        })
+    }
+
+    fn number_of(&self, group: u32, name: PackName) -> Option<u32> {
+        let groups = self.groups.borrow();
+        let (number, _) = groups.get(&group)?.cold_pack(name)?;
+        Some(number)
+    }
+
+    /// What the streams have in an object.
+    async fn chunks_of_object(&self, group: u32, number: u32) -> Vec<HeldColdChunk> {
+        self.by_shares(group, |g, after| g.chunks_of_cold_pack(number, after))
+            .await
+    }
+
+    /// The places of chunks that are not what was put.
+    async fn unsound(
+        self: &Rc<Self>,
+        group: u32,
+        pack: PackName,
+        held: &[HeldColdChunk],
+    ) -> Result<BTreeSet<u64>, ColdError> {
+        let wanted: Vec<Wanted> = held
+            .iter()
+            .map(|held| {
+                let position = held.chunk.position;
+                let id = ChunkId {
+                    group,
+                    pack,
+                    position,
+                };
+                (id, held.chunk)
+            })
+            .collect();
+        let mut unsound = BTreeSet::new();
+        let mut rest = &wanted[..];
+        while let Some((_, first)) = rest.first() {
+            let end_of = |(_, c): &Wanted| c.position + u64::from(c.stored);
+            let count = rest.partition_point(|w| end_of(w) <= first.position + RUN_BYTES_MAX);
+            let (run, after) = rest.split_at(count.max(1));
+            rest = after;
+            let read = self.read_object(run).await;
+            match read {
+                Ok(_) => {}
+                Err(error) if !is_damage(&error) => return Err(error),
+                Err(ColdError::NotFound { .. }) => {
+                    return Ok(wanted.iter().map(|(id, _)| id.position).collect());
+                }
+                Err(_) => {
+                    for wanted in run {
+                        match self.read_object(std::slice::from_ref(wanted)).await {
+                            Ok(_) => {}
+                            Err(error) if is_damage(&error) => {
+                                unsound.insert(wanted.0.position);
+                            }
+                            Err(error) => return Err(error),
+                        }
+                    }
+                }
+            }
+        }
+        Ok(unsound)
+    }
+
+    /// A chunk from anywhere but its object.
+    async fn copy_of(self: &Rc<Self>, id: ChunkId, held: &HeldColdChunk) -> Option<Bytes> {
+        let chunk = held.chunk;
+        let is_it = |bytes: &Bytes| {
+            bytes.len() == chunk.length as usize && crc32c::crc32c(bytes) == chunk.crc32c
+        };
+        if let Some(bytes) = self.chunk_of_cores(id, chunk).await.filter(is_it) {
+            return Some(bytes);
+        }
+        if let Some(bytes) = self.chunk_of_replica(held).await.filter(is_it) {
+            return Some(bytes);
+        }
+        for address in self.others_up() {
+            let request = self.request_of(held);
+            match self.caller.fetch_bytes(&address, request).await {
+                Ok(reply) if is_it(&reply.data) => return Some(reply.data),
+                Ok(_) => log::warn!("event=bytes_not_the_same address={address}"),
+                Err(error) => log::info!("event=bytes_not_fetched address={address} {error}"),
+            }
+        }
+        None
+    }
+
+    fn request_of(&self, held: &HeldColdChunk) -> FetchBytesRequest {
+        FetchBytesRequest {
+            from: Some(self.hello()),
+            key: held.key.as_str().to_owned(),
+            incarnation: held.incarnation.0,
+            start: held.chunk.start,
+            end: held.chunk.end(),
+        }
+    }
+
+    /// What this replica has in memory and in local packs.
+    async fn chunk_of_replica(self: &Rc<Self>, held: &HeldColdChunk) -> Option<Bytes> {
+        let op = Op::ReadInherited {
+            incarnation: held.incarnation,
+            from: Offset(held.chunk.start),
+            to: Offset(held.chunk.end()),
+        };
+        let Outcome::Read(plan) = self.ask(Request::on_key(held.key.clone(), op)).await else {
+            return None;
+        };
+        let is_here = |piece: &Piece| matches!(piece, Piece::Hot(_) | Piece::Cold { .. });
+        if !plan.pieces.iter().all(is_here) {
+            return None;
+        }
+        let pieces = self.materialize_pieces(&plan.pieces).await.ok()?;
+        Some(pieces.concat().into())
+    }
+
+    /// A chunk from the caches of the node's cores.
+    pub(super) async fn chunk_of_cores(
+        self: &Rc<Self>,
+        id: ChunkId,
+        chunk: ColdChunk,
+    ) -> Option<Bytes> {
+        if let Some(bytes) = self.cached(&id, &chunk).await {
+            return Some(bytes);
+        }
+        for core in (0..self.cores).filter(|core| *core != self.id) {
+            let number = self.next_id();
+            let (answer, filled) = slot();
+            self.tier.asked.borrow_mut().insert(number, answer);
+            let message = Message::WantChunk {
+                id: number,
+                chunk: id,
+                is: chunk,
+            };
+            let bytes = match self.post(core, message) {
+                Ok(()) => {
+                    let late = async {
+                        self.sleep(CORE_PATIENCE).await;
+                        None
+                    };
+                    futures_lite::FutureExt::or(filled, late).await.flatten()
+                }
+                Err(_) => None,
+            };
+            // An answer that comes later finds nobody.
+            self.tier.asked.borrow_mut().remove(&number);
+            if bytes.is_some() {
+                return bytes;
+            }
+        }
+        None
+    }
+
+    /// Another core asks for a chunk.
+    pub(super) fn give_chunk(self: &Rc<Self>, to: u16, id: u64, chunk: ChunkId, is: ColdChunk) {
+        let core = self.clone();
+        self.spawn_cold(async move {
+            let bytes = core.cached(&chunk, &is).await;
+            core.post_answer(to, Message::Chunk { id, bytes });
+        });
+    }
+
+    async fn cached(&self, id: &ChunkId, chunk: &ColdChunk) -> Option<Bytes> {
+        if let Some(bytes) = self.tier.rescue.get(id) {
+            return Some(bytes);
+        }
+        let kept = self.tier.cache.borrow_mut().get(id);
+        match (kept, &self.tier.disk) {
+            (Some(bytes), _) => Some(bytes),
+            (None, Some(disk)) => disk.get(&id.on_disk(), &location_of(chunk)).await,
+            (None, None) => None,
+        }
+    }
+
+    /// Waits until an object holds nothing that is needed but what is lost.
+    async fn until_written(&self, group: u32, number: u32, lost_bytes: u64) -> bool {
+        let deadline_us = self.clock.monotonic_us() + WRITE_PATIENCE.as_micros() as u64;
+        loop {
+            let left = self
+                .groups
+                .borrow()
+                .get(&group)
+                .map(|g| g.live_bytes(number));
+            if left.is_none_or(|left| left <= lost_bytes) {
+                return true;
+            }
+            let is_late = self.clock.monotonic_us() > deadline_us;
+            let leads = self.leads_now(group);
+            if is_late || !leads || self.stop.raised() > 0 {
+                return false;
+            }
+            self.sleep(LOOK).await;
+        }
+    }
+
+    /// Says which bytes of which streams are nowhere.
+    fn name_lost(&self, group: u32, pack: PackName, mut lost: Vec<&HeldColdChunk>) {
+        let bytes: u64 = lost.iter().map(|h| u64::from(h.chunk.length)).sum();
+        {
+            let mut known = self.tier.rescue.lost.borrow_mut();
+            known.remove(&(group, pack));
+            if bytes > 0 {
+                known.insert((group, pack), bytes);
+            }
+        }
+        self.count_lost();
+        lost.sort_by_key(|held| (held.key.clone(), held.chunk.start));
+        let mut ranges: Vec<(&HeldColdChunk, u64, u64)> = Vec::new();
+        for held in lost {
+            let (from, to) = (held.chunk.start.max(held.kept_from), held.chunk.end());
+            match ranges.last_mut() {
+                Some((before, _, end)) if before.key == held.key && *end == from => *end = to,
+                _ => ranges.push((held, from, to)),
+            }
+        }
+        let key = super::packs::pack_key(&self.config.cluster_id, group, pack);
+        let object = key.map(|key| key.to_string()).unwrap_or_default();
+        for (line, some) in ranges.chunks(RANGES_PER_LINE).enumerate() {
+            if line == LINES_MAX {
+                let more = ranges.len() - line * RANGES_PER_LINE;
+                log::error!("event=bytes_lost object={object} and {more} more ranges");
+                return;
+            }
+            let named = some.iter().map(|(held, from, to)| {
+                format!("{} {} to {}", held.key, Offset(*from), Offset(*to))
+            });
+            let named = named.collect::<Vec<_>>().join(", ");
+            log::error!("event=bytes_lost object={object} ranges={named:?} no copy was found");
+        }
+    }
+
+    /// An object is as it was put: by hand, or since the store has mended it.
+    pub(super) fn found_sound(&self, group: u32, name: PackName) {
+        let was_lost = self.tier.rescue.lost.borrow_mut().remove(&(group, name));
+        let number = self.number_of(group, name);
+        if let (Some(_), Some(number)) = (was_lost, number)
+            && let Some(state) = self.groups.borrow_mut().get_mut(&group)
+        {
+            log::warn!("event=object_sound_again group={group} pack={name}");
+            state.write_again(number, BTreeMap::new());
+        }
+    }
+
+    /// Objects whose groups are led elsewhere, or that nothing refers to any more, do not count here.
+    pub(super) fn count_lost(&self) {
+        let mut lost = self.tier.rescue.lost.borrow_mut();
+        lost.retain(|(group, name), _| self.number_of(*group, *name).is_some());
+        let bytes = lost.values().sum();
+        self.metrics.plain.cold_lost_bytes.set(bytes);
+    }
+
+    /// The leader reads what was found damaged here, and so finds it too.
+    async fn tell_leader(self: &Rc<Self>, chunk: ChunkId) {
+        if self.tier.rescue.is_at_work.replace(true) {
+            return;
+        }
+        let number = {
+            let groups = self.groups.borrow();
+            let group = groups.get(&chunk.group);
+            group.and_then(|g| g.number_of(chunk.pack))
+        };
+        if let (Some(number), Some(address)) = (number, self.leader_address(chunk.group)) {
+            let held = self.chunks_of_object(chunk.group, number).await;
+            let held = held.iter().find(|h| h.chunk.position == chunk.position);
+            if let Some(held) = held {
+                // Whatever it answers: it knows then.
+                let request = self.request_of(held);
+                let _ = self.caller.fetch_bytes(&address, request).await;
+            }
+        }
+        self.tier.rescue.is_at_work.set(false);
+    }
+
+    fn leads_now(&self, group: u32) -> bool {
+        let groups = self.groups.borrow();
+        groups.get(&group).is_some_and(|g| g.is_ready())
+    }
+
+    fn leader_address(&self, group: u32) -> Option<String> {
+        let leader = self.leaders.borrow().get(group as usize).copied()?;
+        let links = self.links.borrow();
+        links.get(&leader).map(|link| link.address().to_owned())
+    }
+}

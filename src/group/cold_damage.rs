@@ -1,0 +1,60 @@
+//! Objects of the cold store that are damaged: what can be read of them is written again, and what cannot is left out, so that no
+//! flush waits for it. What is found where is the shell's (`core/rescue.rs`).
+
+use std::collections::BTreeMap;
+
+use super::Group;
+use super::cold::ColdSettings;
+use crate::protocol::PackName;
+
+impl Group {
+    /// An object is damaged: all of it that can be read is written again, and chunks at these places, of these lengths, are left
+    /// where they are. Only on a leader.
+    pub fn write_again(&mut self, pack: u32, lost: BTreeMap<u64, u32>) {
+        self.cold.damaged.insert(pack);
+        if lost.is_empty() {
+            self.cold.lost.remove(&pack);
+        } else {
+            self.cold.lost.insert(pack, lost);
+        }
+    }
+
+    /// A chunk at this place cannot be read: what is written again is so without it.
+    pub fn leave_out(&mut self, pack: u32, position: u64, length: u32) {
+        let lost = self.cold.lost.entry(pack).or_default();
+        lost.insert(position, length);
+    }
+
+    /// A pack that counts, by its name: its number, and its size in bytes. Only on a leader.
+    pub fn cold_pack(&self, name: PackName) -> Option<(u32, u64)> {
+        let mut packs = self.machine.cold.packs.iter();
+        let found = packs.find(|(_, p)| p.name == name && p.live_bytes > 0);
+        let (number, pack) = found.filter(|_| self.is_ready)?;
+        Some((*number, pack.object_bytes))
+    }
+
+    /// The number of a pack, by its name, on any replica.
+    pub fn number_of(&self, name: PackName) -> Option<u32> {
+        let mut packs = self.machine.cold.packs.iter();
+        let found = packs.find(|(_, p)| p.name == name)?;
+        Some(*found.0)
+    }
+
+    /// Bytes that streams have in a pack.
+    pub fn live_bytes(&self, pack: u32) -> u64 {
+        let known = self.machine.cold.packs.get(&pack);
+        known.map_or(0, |p| p.live_bytes)
+    }
+
+    /// Sparse and damaged packs that have something which can be read.
+    pub(super) fn to_write_again(&self, settings: &ColdSettings) -> impl Iterator<Item = u32> {
+        let packs = &self.machine.cold.packs;
+        let sparse = self.machine.cold.sparse(settings);
+        let all = sparse.chain(self.cold.damaged.iter().copied());
+        all.filter(|number| {
+            let lost = self.cold.lost.get(number);
+            let lost: u64 = lost.map_or(0, |l| l.values().map(|l| u64::from(*l)).sum());
+            packs.get(number).is_some_and(|p| p.live_bytes > lost)
+        })
+    }
+}
