@@ -210,6 +210,9 @@ def test_a_broken_setting_does_not_touch_a_running_cluster(site, cluster):
     settings = {**site.variables["ursula_settings"], "long_poll_ms": "a while"}
     played = site.play("site", variables={"ursula_settings": settings}, wanted=2)
     assert "`long_poll_ms` is a while ; allowed: a time from 10ms to 10min" in played.said()
+    settings = {**site.variables["ursula_settings"], "admin_listen": "0.0.0.0:4460"}
+    played = site.play("site", variables={"ursula_settings": settings}, wanted=2)
+    assert "ursula_settings must not have admin_listen: the collection has variables of its own" in played.said()
     assert {n: site.tree(n) for n in FIRST} == before
 
 
@@ -273,6 +276,21 @@ def test_a_rolling_restart_stops_where_the_cluster_is_not_whole(site, cluster):
     assert "The cluster is not whole" in played.said()
     assert started(site, "a") == before
     wait_until("c is back", 30, lambda: not [n for n in site.status()["nodes"] if "error" in n])
+
+
+def test_a_drain_of_an_operator_is_not_ended_by_a_rolling_restart(site, cluster):
+    before = started(site, "a")
+    drain = f"ursula cluster --at {site.lab['a'].address}:4447 drain"
+    site.lab["a"].ssh(f"{drain} 1")
+    site.variables["ursula_wait_s"] = 3
+    try:
+        played = site.play("rolling_restart", wanted=2)
+        assert "drained: [1]" in played.said()
+        assert [m["node"] for m in site.status()["members"] if m["drained"]] == [1]
+    finally:
+        site.variables["ursula_wait_s"] = 60
+        site.lab["a"].ssh(f"{drain} --undo 1")
+    assert started(site, "a") == before
 
 
 def versions(site, names=FIRST):
@@ -381,7 +399,7 @@ def test_a_package_runs_a_node_by_itself(site):
     wait_until("it has given up", 20, lambda: "ActiveState=failed" in machine.ssh(ended).stdout)
     assert {"ExecMainStatus=65", "NRestarts=0"} <= set(machine.ssh(ended).stdout.split()), machine.ssh(ended).stdout
     machine.ssh("dpkg --purge ursula")
-    assert machine.ssh("systemctl is-active ursula; ls /usr/bin/ursula /etc/ursula/ursula.toml; pgrep -x ursula", check=False).stdout.split() == ["inactive"]
+    assert machine.ssh("systemctl is-active ursula; ls /usr/bin/ursula /etc/ursula/ursula.toml; pgrep -x ursula", check=False).stdout.split() == ["failed"], "as it ended"
     assert machine.ssh("ls /var/lib/ursula/node.ursula").stdout, "data is not the package's to remove"
     machine.ssh("rm -r /etc/ursula; find /var/lib/ursula -mindepth 1 -delete")
 
