@@ -39,6 +39,7 @@ mod scrub;
 mod ship;
 mod ship_chain;
 mod ship_lag;
+mod ship_proof;
 pub(crate) mod signal;
 mod start;
 mod status;

@@ -179,7 +179,7 @@ plain_metrics! {
     /// Failed reads.
     cold_read_failures_total: "counter", "Reads of the cold store that failed.";
     /// What would be lost.
-    dr_lag_seconds: "gauge", "With --dr: what was acknowledged longer ago is in the backup, for the groups led here; what is newer would be lost with all nodes. Starts anew with a leadership, as if the one before had been on time.";
+    dr_lag_seconds: "gauge", "With --dr: what was acknowledged longer ago is in the backup, for the groups led here; what is newer would be lost with all nodes. Where a leadership began and the store does not say what was shipped before, rather too much: up to a year.";
     /// Groups without a state in the backup.
     dr_groups_without_base: "gauge", "With --dr: groups led here whose state this leadership has not shipped yet.";
     /// Objects.
