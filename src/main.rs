@@ -76,7 +76,9 @@ type Loaded = (
 
 fn load((flags, file): Given) -> Result<Loaded, ConfigError> {
     let file = file.or_else(|| std::env::var_os("URSULA_CONFIG").map(Into::into));
-    config::load(&flags, std::env::vars(), file.as_deref())
+    let (config, origins) = config::load(&flags, std::env::vars(), file.as_deref())?;
+    config::check_files(&config, &origins, ursula::core::tls::check_authorities)?;
+    Ok((config, origins))
 }
 
 fn refused(error: &ConfigError) -> ExitCode {

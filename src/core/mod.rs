@@ -45,7 +45,7 @@ mod start;
 mod status;
 mod tails;
 pub(crate) mod timeouts;
-mod tls;
+pub mod tls;
 mod transfer;
 mod turn;
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use prost::Message;
 use raftproto::checkpoint::{GroupManifest, Membership};
+use storage::cold::ColdError;
 use storage::lock::DirLock;
 use storage::wal::{IoMode, Record, WalConfig};
 use storage::{StorageError, framed, wal};
@@ -122,7 +123,7 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
     framed::create_dir(&dir.join("groups"))?;
     framed::sync_dir(&dir.join("groups"))?;
     if let Some(ColdPlace::Dir(dir)) = config.cold_place() {
-        storage::cold::prepare(&dir)?;
+        prepare_cold(&dir)?;
     }
     let is_direct = wal::has_direct_io(&wal_dir)?;
     if !is_direct {
@@ -327,4 +328,27 @@ fn bootstrap(voters: &[u64]) -> Membership {
         voters: voters.to_vec(),
         ..Membership::default()
     }
+}
+
+/// A place that is no directory and cannot become one is a wrong setting; what a disk refuses for now is not.
+fn prepare_cold(dir: &Path) -> Result<(), NodeError> {
+    use std::io::ErrorKind;
+    storage::cold::prepare(dir).map_err(|error| match error {
+        ColdError::Storage(StorageError::Io { source, .. })
+            if matches!(
+                source.kind(),
+                ErrorKind::NotADirectory
+                    | ErrorKind::PermissionDenied
+                    | ErrorKind::ReadOnlyFilesystem
+                    | ErrorKind::AlreadyExists
+                    | ErrorKind::InvalidFilename
+            ) =>
+        {
+            NodeError::Misfit(format!(
+                "`cold` is {}, where no directory can be made: {source}",
+                dir.display()
+            ))
+        }
+        other => other.into(),
+    })
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use integration::{Server, scratch_dir};
 
 use super::load::Written;
-use super::{Place, said, until_shipped, ursula, verify, with, words};
+use super::{Place, pairs, said, until_shipped, ursula, verify, with, words};
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -65,6 +65,14 @@ fn a_missing_or_damaged_object_is_named_and_nothing_is_restored_from_it() {
     }
     server.kill();
     verify(&place);
+    let unknown = [("--from", place.from.as_str()), ("--from-cluster", "nix")];
+    for command in [&["backup", "verify"][..], &["backup", "list"]] {
+        let text = said(&ursula(command, &pairs(&unknown)));
+        assert!(
+            text.contains("\"nix\"") && text.contains("there is: ursula"),
+            "{text}"
+        );
+    }
     let mut all = Vec::new();
     files(store.path(), &mut all);
     all.sort();
