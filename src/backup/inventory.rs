@@ -52,6 +52,14 @@ pub enum BackupError {
         /// What is wrong.
         damage: PackDamage,
     },
+    /// A pack that streams need.
+    #[error("{reason}; {needed}. --skip-damaged restores all the rest")]
+    Lost {
+        /// What is wrong with it.
+        reason: String,
+        /// What lies in it.
+        needed: String,
+    },
     /// What was read makes no state.
     #[error("group {group} of the backup: {what}")]
     State {
@@ -77,9 +85,10 @@ impl BackupError {
         match self {
             BackupError::Config(_) | BackupError::Usage(_) => exit::USAGE,
             BackupError::Nothing(_) => exit::NOT_FOUND,
-            BackupError::Damaged { .. } | BackupError::Pack { .. } | BackupError::State { .. } => {
-                exit::DAMAGED
-            }
+            BackupError::Damaged { .. }
+            | BackupError::Pack { .. }
+            | BackupError::Lost { .. }
+            | BackupError::State { .. } => exit::DAMAGED,
             BackupError::Target(_) => exit::CONFLICT,
             BackupError::Cold(_) | BackupError::Storage(_) => exit::FAILED,
         }

@@ -158,6 +158,11 @@ pub fn check_files(
     })
 }
 
+/// A time as settings say it, in milliseconds; `None`: it is none.
+pub fn millis_of(text: &str) -> Option<u64> {
+    value::millis(text)
+}
+
 /// Where a cold store is, as `cold` says it; `None`: not so.
 pub fn place_of(text: &str) -> Option<ColdPlace> {
     cold::cold(text).flatten()

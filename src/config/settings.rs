@@ -143,6 +143,7 @@ macro_rules! settings {
                 from_cluster: [Option<String>], (option), "cluster_id of the backup; may be left out where there is only one";
                 history: [Option<String>], (option), "which of several clusters of that name, as `backup list` names them; may be left out where there is only one";
                 at: [Option<String>], (option), "state at this time, such as 2027-01-01T00:00:00Z; without it, the newest there is";
+                skip_damaged: [bool], (switch), "restore all the rest where packs are damaged or missing; what is lost is named, and reads of it are refused as damaged";
             ],
             $($key, $default, $allowed, $help;)*
         );
@@ -162,11 +163,13 @@ macro_rules! settings {
             BackupVerifyArguments,
             "verify",
             "Reads and checks every object of a backup: all that was shipped, and all packs that its streams need. Names what is \
-             missing or damaged; exit code 1 if something is.",
+             missing or damaged; exit code 1 if something is. That the newest objects are gone cannot be seen by what is left: \
+             compare the times that it prints, or give --max-lag.",
             [
                 from: [Option<String>], (option), "where the backup is: s3://bucket/prefix, or a directory; without it, what cold is set to";
                 from_cluster: [Option<String>], (option), "cluster_id of the backup; may be left out where there is only one";
                 history: [Option<String>], (option), "which of several clusters of that name, as `backup list` names them; may be left out where there is only one";
+                max_lag: [Option<String>], (option), "a time such as 60s: a group of which nothing was shipped for so long counts as damaged; for a cluster that is written to all the time";
             ],
             $($key, $default, $allowed, $help;)*
         );
