@@ -279,6 +279,8 @@ settings! {
         |t| within(t.parse().ok(), 0, 100), "an object of which less is still needed is written again with others; 0: never.";
     cold_grace_ms: u64, "60min", "a time from 0ms to 43200min",
         |t| within(millis(t), 0, 30 * 86_400_000), "an object is deleted so long after nothing needs it any more.";
+    cold_read_timeout_ms: u64, "10s", "a time from 10ms to 10min",
+        |t| within(millis(t), 10, 600_000), "a reader waits so long for old data before it is told to come back; what is asked of the store goes on.";
     cold_behind_bytes_max: u64, "64GiB", "bytes from 1MiB",
         |t| within(bytes(t), 1 << 20, 1 << 50), "bytes that wait for a cold store which does not take them, per core; above it appends are refused.";
     cold_cache_bytes: u64, "64MiB", "bytes from 0 to 1TiB",
