@@ -55,13 +55,7 @@ fn a_restart_does_not_make_the_lag_smaller_than_it_is() {
     let proxy = FaultProxy::start(&store.address, None);
     let place = Place::s3(&proxy.address);
     // One log range per group, and no checkpoint: what is not shipped is told from what is by the log alone.
-    let flags = with(
-        place.node(),
-        &[
-            ("--raft-group-count", "2"),
-            ("--s3-request-timeout-ms", "500ms"),
-        ],
-    );
+    let flags = with(place.node(), &[("--raft-group-count", "2")]);
     let mut cluster = Cluster::start(1, &words(&flags));
     let mut written = Written::default();
     written.more(&mut cluster.client(1));
