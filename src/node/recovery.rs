@@ -5,17 +5,18 @@ use std::path::Path;
 
 use prost::Message;
 use raftproto::checkpoint::{GroupManifest, Membership};
-use storage::cold::ColdError;
+use raftproto::version::of_batch;
 use storage::lock::DirLock;
 use storage::wal::{IoMode, Record, WalConfig};
 use storage::{StorageError, framed, wal};
 
+use super::cold_place;
 use super::identity::Identity;
 use super::place::misfit;
 use super::rebuild::{is_damage, rebuild, resume};
 use super::replay::{is_needed, replay};
 use super::{NodeError, notify};
-use crate::config::{ColdPlace, Config};
+use crate::config::Config;
 use crate::core::{
     GroupFiles, GroupStart, WalStart, damage_note_path, manifest_path, read_tables, sweep,
 };
@@ -122,9 +123,7 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
     framed::create_dir(&wal_dir)?;
     framed::create_dir(&dir.join("groups"))?;
     framed::sync_dir(&dir.join("groups"))?;
-    if let Some(ColdPlace::Dir(dir)) = config.cold_place() {
-        prepare_cold(&dir)?;
-    }
+    cold_place::check(dir, config)?;
     let is_direct = wal::has_direct_io(&wal_dir)?;
     if !is_direct {
         log::warn!(
@@ -291,6 +290,12 @@ fn start_group(
         term: manifest.term,
     };
     let (hard_state, entries) = replay(group, manifest, records).map_err(NodeError::Damaged)?;
+    // Before any of them is applied: a node that went back to an older ursula too late says so at once.
+    let batches = entries.iter().filter(|e| !e.is_conf_change);
+    for version in batches.map(|e| of_batch(&e.payload)).filter(|v| *v > 0) {
+        raftproto::version::check("a log entry", version, raftproto::version::COMMANDS)
+            .map_err(|e| NodeError::Data(format!("the log of group {group}: {e}")))?;
+    }
     let membership = match &manifest.membership {
         Some(membership) => membership.clone(),
         None if manifest.voters.is_empty() => bootstrap(&identity.voters),
@@ -328,27 +333,4 @@ fn bootstrap(voters: &[u64]) -> Membership {
         voters: voters.to_vec(),
         ..Membership::default()
     }
-}
-
-/// A place that is no directory and cannot become one is a wrong setting; what a disk refuses for now is not.
-fn prepare_cold(dir: &Path) -> Result<(), NodeError> {
-    use std::io::ErrorKind;
-    storage::cold::prepare(dir).map_err(|error| match error {
-        ColdError::Storage(StorageError::Io { source, .. })
-            if matches!(
-                source.kind(),
-                ErrorKind::NotADirectory
-                    | ErrorKind::PermissionDenied
-                    | ErrorKind::ReadOnlyFilesystem
-                    | ErrorKind::AlreadyExists
-                    | ErrorKind::InvalidFilename
-            ) =>
-        {
-            NodeError::Misfit(format!(
-                "`cold` is {}, where no directory can be made: {source}",
-                dir.display()
-            ))
-        }
-        other => other.into(),
-    })
 }
