@@ -209,8 +209,8 @@ def judge(sections):
 def profiles(keys):
     """What benches/profiles.md says of the causes of missed aims."""
     text = PROFILES.read_text() if PROFILES.exists() else ""
-    parts = dict(re.findall(r"^## (\S+)[^\n]*\n(.*?)(?=^## |\Z)", text, re.M | re.S))
-    titles = dict(re.findall(r"^## (\S+): ([^\n]*)\n", text, re.M))
+    parts = dict(re.findall(r"^## ([^\s:]+)[^\n]*\n(.*?)(?=^## |\Z)", text, re.M | re.S))
+    titles = dict(re.findall(r"^## ([^\s:]+): ([^\n]*)\n", text, re.M))
     lines = ["\n### Why: what the profiles show\n"] if keys else []
     for key in keys:
         body = parts.get(key, "No profile was taken.").strip()

@@ -177,16 +177,16 @@ pub fn plot(runs: &[&Run]) -> String {
     ];
     let (width, height, left, bottom) = (720.0, 420.0, 70.0, 50.0);
     // One point for a scenario of a server, whatever the rounds.
-    let mut rounds: BTreeMap<(&str, &str), (Vec<f64>, Vec<f64>)> = BTreeMap::new();
+    let mut rounds: BTreeMap<(&str, &str), Vec<&Run>> = BTreeMap::new();
     for run in runs {
-        let point = rounds.entry((&run.server, &run.scenario)).or_default();
-        point.0.push(run.per_second());
-        point.1.push(run.quantile_ms(0.99));
+        let name = (run.server.as_str(), run.scenario.as_str());
+        rounds.entry(name).or_default().push(run);
     }
     let points: Vec<(&str, f64, f64)> = rounds
         .into_iter()
-        .filter_map(|((server, _), (rates, latencies))| {
-            let (rate, latency) = (spread(rates)?.0, spread(latencies)?.0);
+        .filter_map(|((server, _), runs)| {
+            let rate = spread(runs.iter().map(|r| r.per_second()).collect())?.0;
+            let latency = spread(runs.iter().map(|r| r.quantile_ms(0.99)).collect())?.0;
             Some((server, rate.max(1.0), latency.max(0.01)))
         })
         .collect();
