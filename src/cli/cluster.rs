@@ -84,6 +84,8 @@ struct Progress {
     /// Entries that the other replicas of those lack which are not done.
     behind: u64,
     waiting: Vec<String>,
+    /// Replicas that take no part: the group, the node and why.
+    troubled: Vec<(u32, String, String)>,
 }
 
 impl Operator {
@@ -151,14 +153,8 @@ impl Operator {
                 replicas.join(" ")
             );
         }
-        for group in all
-            .iter()
-            .filter_map(|(_, s)| s.as_ref().ok())
-            .flat_map(|s| &s.groups)
-        {
-            if !group.trouble.is_empty() {
-                say!("group {}: {}", group.group, group.trouble);
-            }
+        for (group, node, trouble) in &progress.troubled {
+            say!("group {group} on node {node}: {trouble}");
         }
         say!("\n{}", told(&progress));
         Ok(())
@@ -394,7 +390,18 @@ fn progress(all: &[NodeStatus]) -> Progress {
         done: groups.len() - waiting.len(),
         behind,
         waiting,
+        troubled: troubled(all),
     }
+}
+
+fn troubled(all: &[NodeStatus]) -> Vec<(u32, String, String)> {
+    let mut found = Vec::new();
+    for status in all.iter().filter_map(|(_, s)| s.as_ref().ok()) {
+        let node = name(status.node.as_ref().map_or(0, |n| n.raft_id));
+        let groups = status.groups.iter().filter(|g| !g.trouble.is_empty());
+        found.extend(groups.map(|g| (g.group, node.clone(), g.trouble.clone())));
+    }
+    found
 }
 
 fn told(progress: &Progress) -> String {
@@ -404,21 +411,29 @@ fn told(progress: &Progress) -> String {
         waiting,
         ..
     } = progress;
-    if waiting.is_empty() {
+    let shown = |names: &mut dyn Iterator<Item = String>| {
+        let first: Vec<String> = names.take(16).collect();
+        first.join(", ")
+    };
+    let mut text = if waiting.is_empty() {
         format!("all {groups} groups have a leader and the members that they shall have")
     } else {
-        let shown = waiting
-            .iter()
-            .take(16)
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(", ");
+        let waiting = shown(&mut waiting.iter().cloned());
         format!(
-            "{done} of {groups} groups have the leader and members that they shall have; not yet: {shown}"
+            "{done} of {groups} groups have the leader and members that they shall have; not yet: {waiting}"
         )
+    };
+    if !progress.troubled.is_empty() {
+        let mut replicas = progress.troubled.iter();
+        let replicas = shown(
+            &mut replicas
+                .by_ref()
+                .map(|(g, n, _)| format!("{g} on node {n}")),
+        );
+        text.push_str(&format!("; replicas that take no part: {replicas}"));
     }
+    text
 }
 
-/// A group as one node has it. A hash has 64 bits, more than JSON's readers keep of a number.
 #[cfg(test)]
 mod tests;

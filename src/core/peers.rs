@@ -388,7 +388,7 @@ impl Core {
         leaders[place] = node;
     }
 
-    pub(super) fn trouble(&self, group: u32, bad: BadMessage) {
+    pub(super) fn trouble(self: &Rc<Self>, group: u32, bad: BadMessage) {
         let level = match bad {
             BadMessage::LogLost | BadMessage::Diverged => log::Level::Error,
             // A replica that was replaced is written to until its group knows.
@@ -402,5 +402,8 @@ impl Core {
             "event=replica_refuses group={group} core={} {bad}",
             self.id
         );
+        if matches!(bad, BadMessage::LogLost | BadMessage::Diverged) {
+            self.found_lost_log(group, bad);
+        }
     }
 }

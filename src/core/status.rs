@@ -55,6 +55,13 @@ pub fn not_ready(reports: &[Option<CoreReport>]) -> Vec<String> {
         reasons.push("the streams are not assigned to groups yet".to_owned());
     }
     for (core, report) in reports.iter().enumerate() {
+        let groups = report.iter().flat_map(|r| &r.groups);
+        for group in groups.filter(|g| !g.trouble.is_empty()) {
+            let (group, trouble) = (group.group, &group.trouble);
+            reasons.push(format!(
+                "core {core}: group {group} takes no part: {trouble}"
+            ));
+        }
         match report {
             None => reasons.push(format!("core {core} does not answer")),
             Some(report) if report.failed => reasons.push(format!("core {core}: its WAL failed")),

@@ -90,6 +90,8 @@ pub struct Group {
     installing: Option<u64>,
     /// Why this replica is not sound.
     trouble: Option<BadMessage>,
+    /// Who leads, by what is heard since then: its term and raft id.
+    heard_leader: (u64, u64),
     /// Streams that were read here, for the leader.
     touches: Vec<StreamKey>,
     now: Now,
@@ -135,6 +137,7 @@ impl Group {
             fetched: None,
             installing: None,
             trouble: None,
+            heard_leader: (0, 0),
             touches: Vec::new(),
             now: Now::default(),
             no_vote_until_us: u64::MAX,

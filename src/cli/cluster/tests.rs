@@ -19,6 +19,7 @@ fn what_is_left_follows_what_was_done() {
         done,
         behind,
         waiting: Vec::new(),
+        troubled: Vec::new(),
     };
     let took = Duration::from_secs(10);
     assert_eq!(left(&at(0, 100), &at(0, 100), took), None);
@@ -63,6 +64,19 @@ fn a_drained_node_that_leads_is_not_done() {
     let progress = progress(&cluster());
     assert_eq!((progress.groups, progress.done), (3, 2));
     assert_eq!(progress.waiting, ["2"]);
+}
+
+#[test]
+fn a_replica_that_takes_no_part_is_named_at_the_end() {
+    let mut all = cluster();
+    if let Ok(status) = &mut all[1].1 {
+        status.groups[1].trouble = "its log was lost".to_owned();
+    }
+    let told = told(&progress(&all));
+    assert!(
+        told.ends_with("; replicas that take no part: 1 on node 2"),
+        "{told}"
+    );
 }
 
 #[test]
