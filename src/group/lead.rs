@@ -37,6 +37,7 @@ impl Group {
 
     fn become_ready(&mut self, effects: &mut Vec<Effect>) {
         self.is_ready = true;
+        self.ready_since_ticks = self.ticks;
         self.set_now(self.now);
         self.leader_since_ms = self.now_ms;
         self.cold.reset();

@@ -10,6 +10,9 @@ use crate::mutation;
 /// Entries that a learner may lack when it becomes a voter.
 const LAG_MAX: u64 = 128;
 
+/// Ticks in which a leader hears of everybody who lives.
+const HEARD_TICKS: u64 = 40;
+
 impl Group {
     /// Proposes the next step towards these members, given by raft id.
     pub(super) fn reconcile(&mut self, wanted: &[u64], effects: &mut Vec<Effect>) {
@@ -31,10 +34,22 @@ impl Group {
         if let Some(first) = missing.first() {
             return self.propose_change(vec![(ConfChangeType::AddLearnerNode, *first)]);
         }
-        let joining: Vec<u64> = now.learners.iter().copied().filter(is_wanted).collect();
-        let all = now.voters.iter().chain(&now.learners);
-        let leaving: Vec<u64> = all.copied().filter(|id| !is_wanted(id)).collect();
         let replicas = self.raft.replicas();
+        // An order for a node that never comes holds up no other.
+        let has_listened = self.ticks.saturating_sub(self.ready_since_ticks) >= HEARD_TICKS;
+        let is_silent = |id: &u64| {
+            let mut all = replicas.iter();
+            has_listened && all.any(|r| r.raft_id == *id && !r.is_active && r.matched == 0)
+        };
+        let joining = now.learners.iter().copied().filter(is_wanted);
+        let (silent, joining): (Vec<u64>, Vec<u64>) = joining.partition(is_silent);
+        // Whoever is to be replaced votes until the one that takes its place can.
+        let is_awaited = |id: &u64| {
+            let mut silent = silent.iter();
+            now.voters.contains(id) && silent.any(|s| super::node_of(*s) == super::node_of(*id))
+        };
+        let all = now.voters.iter().chain(&now.learners).copied();
+        let leaving: Vec<u64> = all.filter(|id| !is_wanted(id) && !is_awaited(id)).collect();
         let last = self.raft.last_index();
         let has_the_log = |id: &u64| {
             let mut all = replicas.iter();

@@ -90,6 +90,8 @@ pub struct Group {
     installing: Option<u64>,
     /// Why this replica is not sound.
     trouble: Option<BadMessage>,
+    /// Since when this replica is ready, in ticks.
+    ready_since_ticks: u64,
     /// Who leads, by what is heard since then: its term and raft id.
     heard_leader: (u64, u64),
     /// Streams that were read here, for the leader.
@@ -137,6 +139,7 @@ impl Group {
             fetched: None,
             installing: None,
             trouble: None,
+            ready_since_ticks: 0,
             heard_leader: (0, 0),
             touches: Vec::new(),
             now: Now::default(),

@@ -71,6 +71,29 @@ fn members_come_and_go_under_way() {
     ));
 }
 
+#[test]
+fn a_node_that_never_comes_holds_up_no_other_order() {
+    let mut cluster = Cluster::new();
+    cluster.elect(&[1, 2, 3]);
+    cluster.add_replica(4);
+    cluster.add_replica(5);
+    // Of node 4 nobody ever hears; node 5 comes, and node 3 goes.
+    cluster.cut.insert(4);
+    let wanted = [1, 2, 4, 5];
+    for _ in 0..TICKS {
+        for node in 1..=5 {
+            cluster.step(node, Input::Reconcile(wanted.to_vec()));
+        }
+        cluster.tick();
+    }
+    let leader = cluster.elect(&[1, 2, 5]);
+    let now = cluster.group(leader).membership();
+    assert_eq!((sorted(now.voters), now.learners), (vec![1, 2, 5], vec![4]));
+    // It comes after all.
+    cluster.cut.clear();
+    cluster.reach(&wanted);
+}
+
 /// Replaces the members in small steps, and tells `look` after each.
 fn change(cluster: &mut Cluster, wanted: &[u64], mut look: impl FnMut(&mut Cluster) -> bool) {
     for _ in 0..TICKS {
