@@ -9,7 +9,7 @@ pub struct ClusterCommand {
     /// cluster address of any node
     #[argh(option, default = "String::from(\"127.0.0.1:4447\")")]
     pub at: String,
-    /// seconds to wait until all groups have followed an order
+    /// seconds to wait until all groups have followed an order (60 if not given)
     #[argh(option, default = "60")]
     pub wait_s: u64,
     #[argh(subcommand)]
@@ -65,6 +65,9 @@ pub struct Replace {
     /// the node's number
     #[argh(positional)]
     pub node: u64,
+    /// also where the node is well: what it has on its disk is given up
+    #[argh(switch)]
+    pub force: bool,
 }
 
 /// Lets a node lead no group, until undone.

@@ -13,6 +13,7 @@ use raftproto::peer::{
 };
 use storage::{StorageError, framed};
 
+use super::members::listed;
 use super::transfer::TransferError;
 use super::{Core, Message, core_statuses};
 use crate::group::Input;
@@ -103,6 +104,9 @@ impl PeerEvents for PeerShell {
                     && added.cluster_address.is_empty()
                 {
                     return Err(refused("the node has no address: give host:port"));
+                }
+                if let Some(said) = self.0.look_at_order(&order, request.is_forced).await? {
+                    return Ok(said);
                 }
                 let op = crate::wire::change(order).map_err(|e| refused(&e.to_string()))?;
                 self.0.change_members(op).await
@@ -222,10 +226,7 @@ impl Core {
         let target = GroupTarget::Meta;
         match self.ask(Request { target, op }).await {
             Outcome::Members(members) => {
-                let members = members
-                    .iter()
-                    .map(|m| format!("{}={}", m.node(), m.address));
-                let text = format!("members: {}", members.collect::<Vec<_>>().join(", "));
+                let text = listed(&members);
                 Ok(AdminReply { text })
             }
             Outcome::Refused(crate::protocol::Refusal::BadMembers(text)) => {
@@ -255,7 +256,7 @@ impl Core {
         }
     }
 
-    async fn node_status(self: &Rc<Self>, request: StatusRequest) -> StatusReply {
+    pub(super) async fn node_status(self: &Rc<Self>, request: StatusRequest) -> StatusReply {
         let reports = self.probe_all(request.with_hashes).await;
         let cores = core_statuses(&reports, self.identity.raft_id);
         let mut groups: Vec<_> = reports
@@ -298,7 +299,7 @@ impl Core {
     }
 
     /// The raft ids that are known with their data directories.
-    fn bound_raft_ids(&self) -> Vec<u64> {
+    pub(super) fn bound_raft_ids(&self) -> Vec<u64> {
         let Some(disk) = &self.disk else {
             return Vec::new();
         };

@@ -48,6 +48,7 @@ impl Core {
         if self.identity.cluster_listen.is_none() {
             return;
         }
+        self.tell_standing();
         let recorded = self.tables.borrow().members.clone();
         let founders = self.config.peers.iter().map(|p| (p.id, p.address.clone()));
         let mut wanted: BTreeMap<u64, String> = if recorded.is_empty() {

@@ -396,6 +396,7 @@ impl Core {
             failed: self.is_failed.get(),
             disk_full: self.is_full.get(),
             is_stopping: self.stop.raised() > 0,
+            standing: self.standing(),
             has_slots: !self.tables.borrow().slots.is_empty(),
         }
     }

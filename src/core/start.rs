@@ -353,6 +353,7 @@ async fn build(
         guests: RefCell::default(),
         balanced_to: Cell::new(0),
         damage: Default::default(),
+        is_standing_told: Cell::new(false),
         leaving: RefCell::default(),
         client_addresses: RefCell::default(),
         caller: Caller::new(peer_settings, timeouts),

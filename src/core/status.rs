@@ -51,6 +51,8 @@ pub fn not_ready(reports: &[Option<CoreReport>]) -> Vec<String> {
     if reports.iter().flatten().any(|r| r.is_stopping) {
         reasons.push("stopping".to_owned());
     }
+    let mut standings = reports.iter().flatten().map(|r| &r.standing);
+    reasons.extend(standings.find_map(Clone::clone));
     if reports.iter().flatten().any(|r| !r.has_slots) {
         reasons.push("the streams are not assigned to groups yet".to_owned());
     }

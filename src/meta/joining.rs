@@ -56,6 +56,41 @@ pub fn judge(node_id: u64, replies: &[StatusReply]) -> Result<u64, String> {
     Ok(raft_id)
 }
 
+/// What is known of a node that shall be replaced.
+#[derive(Debug, Clone, Copy)]
+pub struct Replaced {
+    /// The raft id that the cluster wants of it.
+    pub wanted: u64,
+    /// Of the replicas that it runs, as it says itself; `None`: it does not answer.
+    pub running: Option<u64>,
+    /// A data directory is known under the wanted raft id.
+    pub is_bound: bool,
+    /// It votes in all groups.
+    pub votes: bool,
+    /// It says itself that some of its replicas take no part.
+    pub has_trouble: bool,
+}
+
+/// Whether an order to replace is to be given; not where one is under way that was not carried out yet.
+///
+/// # Errors
+/// The node is well.
+pub fn judge_replacement(known: Replaced) -> Result<bool, String> {
+    let node = known.wanted & 0xffff;
+    let is_running = known.running == Some(known.wanted);
+    match (is_running, known.votes) {
+        (true, true) if known.has_trouble => Ok(true),
+        (true, true) => Err(format!(
+            "node {node} is a member that is well: a replacement gives up what it has on its disk. If that is meant, say \
+             `replace {node} --force`; to stop it from leading, `drain {node}`; to take it out, `remove {node}`"
+        )),
+        // It is being taught.
+        (true, false) => Ok(false),
+        // Nobody has taken the new place yet.
+        (false, votes) => Ok(known.is_bound || votes),
+    }
+}
+
 /// Whether the other nodes can do without this one while its replicas are built anew: more than half of all members, without
 /// it, answer, and each of them votes in all its groups and is sound in them.
 ///
@@ -112,6 +147,31 @@ mod tests {
             assert_eq!(lacks_order(2, 2, &replies), is_lacking, "{replies:?}");
         }
         assert!(lacks_order(2, new, &[reply(&[1, new, 3])]));
+    }
+
+    #[test]
+    fn a_replacement_is_ordered_once_and_not_of_a_node_that_is_well() {
+        let new = (1 << 16) + 2;
+        for (wanted, running, is_bound, votes, verdict) in [
+            (2, Some(2), true, true, None),
+            (2, None, true, true, Some(true)),
+            // It never came, so nothing is lost with it; it votes as a founder.
+            (2, None, false, true, Some(true)),
+            (new, None, false, false, Some(false)),
+            (new, Some(new), true, false, Some(false)),
+            (new, Some(2), false, false, Some(false)),
+            // The new one lost its disk too, while it learned.
+            (new, None, true, false, Some(true)),
+        ] {
+            let known = Replaced {
+                wanted,
+                running,
+                is_bound,
+                votes,
+                has_trouble: false,
+            };
+            assert_eq!(judge_replacement(known).ok(), verdict, "{known:?}");
+        }
     }
 
     #[test]
