@@ -10,6 +10,7 @@ use ursula::config::{
 };
 use ursula::ops::build::VERSION;
 use ursula::ops::exit::USAGE;
+use ursula::ops::logging::journal;
 
 /// Requests and appends make many small allocations, some freed on another core than theirs.
 #[global_allocator]
@@ -27,7 +28,8 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(early) => {
-            eprintln!("ursula: {}\nSee `ursula --help`.", early.output.trim_end());
+            let text = format!("ursula: {}\nSee `ursula --help`.", early.output.trim_end());
+            journal::say(log::Level::Error, &text);
             return ExitCode::from(USAGE);
         }
     };
@@ -78,7 +80,7 @@ fn load((flags, file): Given) -> Result<Loaded, ConfigError> {
 }
 
 fn refused(error: &ConfigError) -> ExitCode {
-    eprintln!("ursula: {error}");
+    journal::say(log::Level::Error, &format!("ursula: {error}"));
     ExitCode::from(USAGE)
 }
 

@@ -3,6 +3,7 @@
 mod identity;
 mod join;
 mod notify;
+pub(crate) mod place;
 mod preflight;
 mod pulse;
 mod rebuild;
@@ -120,12 +121,13 @@ impl NodeError {
                 | StorageError::Foreign { .. }
                 | StorageError::NewerVersion { .. } => exit::DAMAGED,
                 StorageError::Poisoned => exit::DISK_FAILED,
-                StorageError::Io { source, .. } if source.raw_os_error() == Some(libc::EIO) => {
-                    exit::DISK_FAILED
-                }
-                StorageError::Io { .. }
-                | StorageError::NoSpace { .. }
-                | StorageError::Locked { .. } => exit::FAILED,
+                StorageError::Io { source, .. } => match source.raw_os_error() {
+                    Some(libc::EIO) => exit::DISK_FAILED,
+                    // The same at the next start.
+                    Some(libc::EACCES | libc::EPERM | libc::ENOTDIR) => exit::MISFIT,
+                    _ => exit::FAILED,
+                },
+                StorageError::NoSpace { .. } | StorageError::Locked { .. } => exit::FAILED,
             },
             NodeError::Data(_) | NodeError::Damaged(_) => exit::DAMAGED,
             NodeError::DiskFailed { .. } => exit::DISK_FAILED,
@@ -168,7 +170,7 @@ fn run_once(config: &Config, origins: &Origins) -> Result<Ended, NodeError> {
     log::info!("event=cores count={cores} pinned={}", !config.no_pin);
     log::info!("event=groups count={}", config.raft_group_count);
     match &config.wal_dir {
-        Some(dir) => log::info!("event=data_directory path={}", dir.display()),
+        Some(dir) => log::info!("event=data_directory path={:?}", dir.display()),
         None => log::warn!(
             "event=in_memory in-memory: nothing survives a restart (give --wal-dir to keep data)"
         ),
@@ -361,7 +363,10 @@ fn watch(core: u16, handle: glommio::ExecutorJoinHandle<()>, events: Sender<Even
         }
     });
     if let Err(error) = spawned {
-        log::warn!("event=thread_not_started error=\"{error}\"");
+        log::warn!(
+            "event=thread_not_started error={error:?}",
+            error = error.to_string()
+        );
     }
 }
 

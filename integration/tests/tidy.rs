@@ -223,3 +223,51 @@ fn every_bound_that_a_refusal_names_is_known_to_other_nodes_and_counted() {
     assert!(found >= 10, "only {found} found: the patterns are outdated");
     assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
+
+/// Values that may have spaces or quotes.
+const FREE_TEXTS: [&str; 7] = [
+    "error", "reason", "text", "what", "path", "stream", "trouble",
+];
+
+/// `event=name key=value ... words`: `src/ops/logging/line.rs` makes logfmt and JSON of that, and counts on it that free text
+/// stands behind the pairs, or is quoted with `{:?}`.
+#[test]
+fn log_lines_begin_with_their_event_and_quote_what_may_have_spaces() {
+    let top = repository();
+    let mut files = Vec::new();
+    for folder in ["src", "storage/src"] {
+        sources(&top.join(folder), &mut files);
+    }
+    let (mut found, mut broken) = (0, Vec::new());
+    for file in files {
+        let source = std::fs::read_to_string(&file).unwrap();
+        for level in ["error", "warn", "info", "debug"] {
+            for call in source.split(&format!("log::{level}!(")).skip(1) {
+                let Some(text) = call.trim_start().strip_prefix('"') else {
+                    broken.push(format!("{}: {:.60}", file.display(), call));
+                    continue;
+                };
+                // No text has an escaped quote: `{:?}` puts them.
+                let text = text.split('"').next().unwrap_or("");
+                found += 1;
+                let is_pair =
+                    |word: &&str| word.split_once('=').is_some_and(|(_, v)| !v.is_empty());
+                let pairs: Vec<&str> = text.split_whitespace().take_while(is_pair).collect();
+                let is_free = |pair: &&&str| {
+                    FREE_TEXTS
+                        .iter()
+                        .any(|t| pair.starts_with(&format!("{t}=")))
+                };
+                let mut free = pairs.iter().filter(is_free);
+                let is_event = pairs
+                    .first()
+                    .is_some_and(|first| first.starts_with("event="));
+                if !is_event || text.ends_with('\\') || !free.all(|pair| pair.ends_with(":?}")) {
+                    broken.push(format!("{}: {text}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(found >= 100, "only {found} found: the pattern is outdated");
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}

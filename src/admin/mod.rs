@@ -55,7 +55,10 @@ impl Admin {
     pub fn stop(self) {
         drop(self.stop);
         if let Err(error) = self.handle.join() {
-            log::warn!("event=admin_failed error=\"{error}\"");
+            log::warn!(
+                "event=admin_failed error={error:?}",
+                error = error.to_string()
+            );
         }
     }
 }

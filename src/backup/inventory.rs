@@ -143,7 +143,7 @@ impl Source {
                 all.retain(|object| {
                     let is_ours = shipped_ms_of(&object.key).is_some();
                     if !is_ours {
-                        log::warn!("event=not_of_a_backup key={}", object.key);
+                        log::warn!("event=not_of_a_backup key={:?}", object.key);
                     }
                     is_ours
                 });

@@ -3,8 +3,11 @@
 use argh::{ArgsInfo, EarlyExit, FromArgs};
 
 pub use super::cluster_arguments::{ClusterCommand, ClusterSubcommand};
+pub use super::completions::Completions;
 pub use super::doctor::Doctor;
-pub use super::manual::{Completions, Man};
+use super::help;
+pub use super::manual::Man;
+use super::manual::{Told, commands};
 use crate::config::{
     BackupListArguments, BackupVerifyArguments, CheckArguments, RestoreArguments, SETTINGS,
     ServerArguments,
@@ -237,8 +240,10 @@ pub fn parse(arguments: &[String]) -> Result<Arguments, EarlyExit> {
     let words = spread(arguments);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     Arguments::from_args(&["ursula"], &words).map_err(|mut early| {
-        if early.status.is_ok() {
-            early.output = show_switches(&early.output);
+        if early.status.is_ok()
+            && let Some(told) = settings_command(&words)
+        {
+            early.output = help::of_settings(&told);
         }
         let unknown = words
             .iter()
@@ -260,13 +265,17 @@ fn is_setting_command(arguments: &[String]) -> bool {
     matches!(first, Some("server" | "config" | "backup" | "restore"))
 }
 
-/// Shows switches among the settings without the value that argh wants of every setting.
-fn show_switches(help: &str) -> String {
-    let switches = SETTINGS.iter().filter(|s| s.is_switch);
-    switches.fold(help.to_owned(), |help, switch| {
-        let flag = switch.key.replace('_', "-");
-        help.replace(&format!("--{flag} <{flag}>"), &format!("--{flag}"))
-    })
+/// The command that is named, if its flags are the settings.
+fn settings_command(words: &[&str]) -> Option<Told> {
+    let is_named = |told: &Told| !told.words.is_empty() && words.starts_with(&told.words);
+    let named = commands().into_iter().filter(is_named);
+    let told = named.max_by_key(|told| told.words.len())?;
+    let has_settings = told
+        .info
+        .flags
+        .iter()
+        .any(|f| f.long.ends_with("raft-log-dir"));
+    has_settings.then_some(told)
 }
 
 /// Writes `--name=value` as two words and gives switches among the settings their value, as argh wants it.
@@ -354,13 +363,10 @@ mod tests {
         let text = help.output.split_whitespace().collect::<Vec<_>>().join(" ");
         for setting in SETTINGS {
             let flag = format!("--{}", setting.key.replace('_', "-"));
-            assert!(
-                text.contains(&flag) && text.contains(setting.allowed),
-                "{flag}"
-            );
-            let has_value = text.contains(&format!("[{flag} <{}>]", &flag[2..]));
+            let is_told = setting.is_switch || text.contains(setting.allowed);
+            assert!(text.contains(&flag) && is_told, "{flag}");
+            let has_value = text.contains(&format!(" {flag} <value> "));
             assert_eq!(has_value, !setting.is_switch, "{flag}");
         }
-        assert!(text.contains("[--no-pin]"));
     }
 }

@@ -1,5 +1,6 @@
 //! `ursula cluster`: an operator's view of the nodes, and orders to them, over the cluster's own port.
 
+mod address;
 mod json;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ use raftproto::peer::{
     AdminRequest, GroupStatus, StatusReply, StatusRequest, TransferLeaders, admin_request::Order,
 };
 
+use self::address::is_address;
 pub use self::json::cluster_as_json;
 use super::CliError;
 use super::arguments::{ClusterCommand, ClusterSubcommand};
@@ -50,6 +52,9 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
                 cluster_address: address.to_owned(),
                 drained: false,
             };
+            if !order.unseen {
+                operator.check_address(&added).await?;
+            }
             Change::Add(added)
         }
         ClusterSubcommand::Remove(order) => Change::Remove(number(order.node)?),
@@ -71,10 +76,7 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
     let patience = Duration::from_secs(command.wait_s).max(LOOK);
     let over = async {
         glommio::timer::sleep(patience).await;
-        eprintln!("it goes on without this command: see `ursula cluster status`");
-        Err(CliError::Unavailable(
-            "the change within the time given".to_owned(),
-        ))
+        Err(CliError::Late(command.wait_s))
     };
     // Also where a node that is asked does not answer.
     operator.follow().or(over).await
@@ -88,14 +90,6 @@ fn number(node: u64) -> Result<u64, CliError> {
             "{node} is no number of a node: they are 1 to 65535"
         ))),
     }
-}
-
-/// `HOST:PORT`, as another node can connect to it.
-fn is_address(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return false;
-    };
-    !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 struct Operator {
@@ -200,20 +194,14 @@ impl Operator {
         let leads = match (&from, group) {
             (None, Some(group)) => {
                 let leads = leader_of(&all, group, to);
-                leads.map_err(|message| CliError::Refused {
-                    status: 409,
-                    message,
-                })?
+                leads.map_err(CliError::Conflict)?
             }
             _ => None,
         };
         if let Some(to) = to
             && !is_voter(&all, to)
         {
-            return Err(CliError::Refused {
-                status: 409,
-                message: format!("node {to} is not a member"),
-            });
+            return Err(CliError::Conflict(format!("node {to} is not a member")));
         }
         let at = from.or(leads).unwrap_or_else(|| self.at.clone());
         let request = AdminRequest {
@@ -269,6 +257,7 @@ pub async fn cluster_status(
     let request = StatusRequest {
         with_groups: true,
         with_hashes,
+        ..StatusRequest::default()
     };
     let first = caller.status(at, request).await;
     let first = first.map_err(|e| failed(at, &e))?;
@@ -291,10 +280,7 @@ fn failed(at: &str, error: &GrpcError) -> CliError {
         Code::Unavailable | Code::DeadlineExceeded => {
             CliError::Unavailable(format!("{at} ({})", error.message))
         }
-        Code::FailedPrecondition => CliError::Refused {
-            status: 409,
-            message: error.message.clone(),
-        },
+        Code::FailedPrecondition => CliError::Conflict(error.message.clone()),
         _ => CliError::Malformed(error.to_string()),
     }
 }

@@ -6,10 +6,10 @@ use argh::{ArgsInfo, FromArgs};
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "cluster")]
 pub struct ClusterCommand {
-    /// cluster address of any node
+    /// cluster address of any node; 127.0.0.1:4447 if not given
     #[argh(option, default = "String::from(\"127.0.0.1:4447\")")]
     pub at: String,
-    /// seconds to wait until all groups have followed an order (60 if not given)
+    /// seconds to wait until all groups have followed an order; 60 if not given
     #[argh(option, default = "60")]
     pub wait_s: u64,
     #[argh(subcommand)]
@@ -40,13 +40,16 @@ pub struct Status {
     pub hashes: bool,
 }
 
-/// Makes a node a member, or notes its new address. Start it with --join.
+/// Makes a node a member; start it with --join. Of a member that has moved, notes the new address, once it answers there.
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "add")]
 pub struct Add {
     /// the node as N=HOST:PORT, its number and cluster address
     #[argh(positional)]
     pub node: String,
+    /// note another address of a member although it does not answer there: no other node reaches it before it does
+    #[argh(switch)]
+    pub unseen: bool,
 }
 
 /// Takes a node out. Stop it when all groups have followed.
@@ -86,7 +89,7 @@ pub struct Drain {
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "transfer-leader")]
 pub struct TransferLeader {
-    /// cluster address of the node that leads; that of --at if not given
+    /// cluster address of the node that leads; if not given, the leader of --group is looked for, and without --group it is --at
     #[argh(option)]
     pub from: Option<String>,
     /// the group; all that the node leads if not given

@@ -27,6 +27,14 @@ pub enum CliError {
         /// The server's text.
         message: String,
     },
+    /// The cluster said no, and nothing was changed.
+    #[error("{0}")]
+    Conflict(String),
+    /// An order was taken and is not carried out yet.
+    #[error(
+        "not all groups have followed within the {0} s of --wait-s; the order stands and goes on: see `ursula cluster status`"
+    )]
+    Late(u64),
     /// No answer.
     #[error("no answer from {0}; is the server running there?")]
     Unavailable(String),
@@ -50,8 +58,10 @@ impl CliError {
             CliError::Refused {
                 status: 404 | 410, ..
             } => exit::NOT_FOUND,
-            CliError::Refused { status: 409, .. } => exit::CONFLICT,
-            CliError::Refused { status: 503, .. } | CliError::Unavailable(_) => exit::UNAVAILABLE,
+            CliError::Refused { status: 409, .. } | CliError::Conflict(_) => exit::CONFLICT,
+            CliError::Refused { status: 503, .. }
+            | CliError::Unavailable(_)
+            | CliError::Late(_) => exit::UNAVAILABLE,
             CliError::Refused { .. } | CliError::Malformed(_) | CliError::Io(_) => exit::FAILED,
         }
     }

@@ -10,7 +10,7 @@ use hyper::Method;
 use super::CliError;
 use super::client::{Client, Target};
 use super::output;
-use crate::config::{self, ConfigError};
+use crate::config;
 use crate::doctor::{self, Scope};
 
 /// Checks whether this machine is fit for a node: kernel, limits, clock, data directory, network. Changes nothing.
@@ -37,8 +37,7 @@ pub struct Doctor {
 /// What was found; its fields are those of [`doctor::as_json`].
 pub(super) async fn run(given: &Doctor) -> Result<serde_json::Value, CliError> {
     let Some(at) = &given.at else {
-        let report = here(given).map_err(|error| CliError::Usage(error.to_string()))?;
-        return Ok(report);
+        return here(given);
     };
     let mut client = Client::connect(Target::parse(&format!("{at}/_/api/doctor"))?).await?;
     let query = if given.disk { "?disk" } else { "" };
@@ -48,14 +47,20 @@ pub(super) async fn run(given: &Doctor) -> Result<serde_json::Value, CliError> {
     serde_json::from_slice(&body.to_bytes()).map_err(|e| CliError::Malformed(e.to_string()))
 }
 
-fn here(given: &Doctor) -> Result<serde_json::Value, ConfigError> {
+fn here(given: &Doctor) -> Result<serde_json::Value, CliError> {
     let flags = given
         .wal_dir
         .iter()
         .map(|dir| ("wal_dir".to_owned(), dir.clone()));
     let file = given.config.clone();
     let file = file.or_else(|| std::env::var_os("URSULA_CONFIG").map(Into::into));
-    let (config, _) = config::load(&flags.collect(), std::env::vars(), file.as_deref())?;
+    let loaded = config::load(&flags.collect(), std::env::vars(), file.as_deref());
+    let (config, _) = loaded.map_err(|error| CliError::Usage(error.to_string()))?;
+    if given.disk && config.wal_dir.is_none() {
+        return Err(CliError::Usage(
+            "--disk measures the disk of the data directory: say which by --wal-dir, or by a --config that has wal_dir".to_owned(),
+        ));
+    }
     let scope = Scope {
         disk_probe: given.disk,
         is_the_node: false,

@@ -1,11 +1,11 @@
-//! The manual page and the completions of shells, made of the one declaration of commands and flags.
+//! The manual page, made of the one declaration of commands and flags.
 
 use std::fmt::Write;
 
-use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, FromArgs};
+use argh::{ArgsInfo, CommandInfoWithArgs, FromArgs};
 
 use super::arguments::Arguments;
-use crate::config::SETTINGS;
+use super::help;
 use crate::ops::build::VERSION;
 
 /// Prints the manual page (roff).
@@ -13,22 +13,13 @@ use crate::ops::build::VERSION;
 #[argh(subcommand, name = "man")]
 pub struct Man {}
 
-/// Prints the completions of a shell: bash, zsh or fish.
-#[derive(Debug, FromArgs, ArgsInfo)]
-#[argh(subcommand, name = "completions")]
-pub struct Completions {
-    /// bash, zsh or fish
-    #[argh(positional)]
-    pub shell: String,
-}
-
 /// A command with its words, such as `cluster add`.
-struct Told {
-    words: Vec<&'static str>,
-    info: CommandInfoWithArgs,
+pub(super) struct Told {
+    pub(super) words: Vec<&'static str>,
+    pub(super) info: CommandInfoWithArgs,
 }
 
-fn commands() -> Vec<Told> {
+pub(super) fn commands() -> Vec<Told> {
     fn walk(words: &[&'static str], info: CommandInfoWithArgs, all: &mut Vec<Told>) {
         let below = info.commands.clone();
         all.push(Told {
@@ -43,12 +34,6 @@ fn commands() -> Vec<Told> {
     let mut all = Vec::new();
     walk(&[], Arguments::get_args_info(), &mut all);
     all
-}
-
-fn takes_value(flag: &FlagInfo) -> bool {
-    let key = flag.long.trim_start_matches('-').replace('-', "_");
-    let is_switch = SETTINGS.iter().any(|s| s.is_switch && s.key == key);
-    matches!(flag.kind, FlagInfoKind::Option { .. }) && !is_switch
 }
 
 /// Plain text in roff: a line may not begin with a control character, and `\` and `-` mean something.
@@ -109,7 +94,7 @@ pub fn man_page() -> String {
         }
         for flag in told.info.flags.iter().filter(|f| f.long != "--help") {
             let name = flag.long.trim_start_matches('-');
-            let value = if takes_value(flag) {
+            let value = if help::takes_value(flag) {
                 format!(" \\fI{}\\fR", roff(name))
             } else {
                 String::new()
@@ -118,7 +103,7 @@ pub fn man_page() -> String {
                 out,
                 ".TP\n\\fB\\-\\-{}\\fR{value}\n{}",
                 roff(name),
-                roff(flag.description)
+                roff(&help::about(flag))
             );
         }
     }
@@ -142,122 +127,21 @@ pub fn man_page() -> String {
     out
 }
 
-/// The completions of a shell; `None`: an unknown one.
-pub fn completions(shell: &str) -> Option<String> {
-    match shell {
-        "bash" => Some(bash()),
-        // zsh reads those of bash.
-        "zsh" => Some(format!(
-            "#compdef ursula\nautoload -U +X bashcompinit && bashcompinit\n{}",
-            bash()
-        )),
-        "fish" => Some(fish()),
-        _ => None,
-    }
-}
-
-fn words_after(told: &Told) -> String {
-    let below = told.info.commands.iter().map(|c| c.name.to_owned());
-    let flags = told
-        .info
-        .flags
-        .iter()
-        .map(|f| format!("--{}", f.long.trim_start_matches('-')));
-    below.chain(flags).collect::<Vec<_>>().join(" ")
-}
-
-fn bash() -> String {
-    let mut out = "_ursula() {\n  local current=${COMP_WORDS[COMP_CWORD]} path= word\n  \
-                   for word in \"${COMP_WORDS[@]:1:$((COMP_CWORD - 1))}\"; do\n    \
-                   case \"$path $word\" in\n"
-        .to_owned();
-    let all = commands();
-    for told in all.iter().filter(|t| !t.words.is_empty()) {
-        let path = told.words.join(" ");
-        let _ = writeln!(out, "      ' {path}') path=' {path}' ;;");
-    }
-    out.push_str("    esac\n  done\n  local words=\n  case \"$path\" in\n");
-    for told in &all {
-        let path = told
-            .words
-            .iter()
-            .map(|w| format!(" {w}"))
-            .collect::<String>();
-        let _ = writeln!(out, "    '{path}') words='{}' ;;", words_after(told));
-    }
-    out.push_str(
-        "  esac\n  COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n  \
-         if [ ${#COMPREPLY[@]} -eq 0 ]; then COMPREPLY=($(compgen -f -- \"$current\")); fi\n}\ncomplete -F _ursula ursula\n",
-    );
-    out
-}
-
-fn fish() -> String {
-    let quoted = |text: &str| text.trim().replace('\\', "\\\\").replace('\'', "\\'");
-    let mut out = String::new();
-    for told in commands() {
-        let seen = told
-            .words
-            .iter()
-            .map(|w| format!("__fish_seen_subcommand_from {w}"));
-        let below: Vec<&str> = told.info.commands.iter().map(|c| c.name).collect();
-        let mut conditions: Vec<String> = seen.collect();
-        if !below.is_empty() {
-            conditions.push(format!(
-                "not __fish_seen_subcommand_from {}",
-                below.join(" ")
-            ));
-        }
-        let condition = match conditions.is_empty() {
-            true => String::new(),
-            false => format!(" -n '{}'", conditions.join("; and ")),
-        };
-        for command in &told.info.commands {
-            let about = quoted(command.command.description);
-            let _ = writeln!(
-                out,
-                "complete -c ursula -f{condition} -a {} -d '{about}'",
-                command.name
-            );
-        }
-        for flag in told.info.flags {
-            let value = if takes_value(flag) { " -r" } else { "" };
-            let name = flag.long.trim_start_matches('-');
-            let _ = writeln!(
-                out,
-                "complete -c ursula{condition} -l {name}{value} -d '{}'",
-                quoted(flag.description)
-            );
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SETTINGS;
 
     #[test]
-    fn every_setting_and_command_is_in_the_manual_and_in_the_completions() {
+    fn every_setting_and_command_is_in_the_manual() {
         let man = man_page();
-        let shells = ["bash", "zsh", "fish"].map(|shell| completions(shell).unwrap());
         for setting in SETTINGS {
-            let flag = setting.key.replace('_', "-");
-            assert!(
-                man.contains(&format!("\\fB\\-\\-{}\\fR", roff(&flag))),
-                "{flag}"
-            );
-            for text in &shells[..2] {
-                assert!(
-                    text.contains(&format!("--{flag} ")) || text.contains(&format!("--{flag}'")),
-                    "{flag}"
-                );
-            }
-            assert!(shells[2].contains(&format!("-l {flag} ")), "{flag}");
+            let flag = roff(&setting.key.replace('_', "-"));
+            assert!(man.contains(&format!("\\fB\\-\\-{flag}\\fR")), "{flag}");
         }
         for word in ["cluster add", "doctor", "config check"] {
             assert!(man.contains(&format!(".SS \"ursula {word}\"")), "{word}");
         }
-        assert!(completions("csh").is_none());
+        assert!(!man.contains("true or false"), "a switch takes no value");
     }
 }

@@ -6,7 +6,9 @@ mod client;
 mod cluster;
 mod cluster_arguments;
 mod commands;
+mod completions;
 mod doctor;
+mod help;
 mod manual;
 mod output;
 
@@ -15,7 +17,8 @@ use std::process::ExitCode;
 pub use arguments::{Arguments, BackupSubcommand, Command, ConfigSubcommand, Scrub, parse};
 pub use cluster::{NodeStatus, cluster_as_json, cluster_status};
 pub use commands::CliError;
-pub use manual::{completions, man_page};
+pub use completions::completions;
+pub use manual::man_page;
 pub use output::print;
 
 /// Runs a client command.

@@ -1,8 +1,9 @@
 //! Spreads leadership: each group has a preferred node, by its number among the voters, and a leader that is not on it hands
 //! over once that node is up and has the log. Which node is preferred depends on the membership alone, so leadership
 //! does not wander; restarted nodes get theirs back a few groups at a time. Where some groups are busier than others, load
-//! comes before preference (`load.rs`). A node with a slow disk gets none, and gives away what it has.
+//! comes before preference (`load.rs`). A node whose disk is slow or full gets none, and gives away what it has.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -25,16 +26,30 @@ const AT_ONCE: usize = 4;
 /// Groups that are looked at in a turn: with many, a look at all of them would be most of what an idle node does.
 const LOOKED_AT: usize = 64;
 
+/// What a core remembers to spread leadership; times in monotonic microseconds.
+#[derive(Default)]
+pub(super) struct Balancing {
+    /// Where the next look for groups that should be led elsewhere begins.
+    next: Cell<u32>,
+    /// Since when this core leads its groups.
+    led_since: RefCell<BTreeMap<u32, u64>>,
+    /// What each group of this core had done at the last look, in bytes.
+    work_seen: RefCell<BTreeMap<u32, u64>>,
+    /// When groups were last looked at for their load, and when one was last given away for it.
+    looked_us: Cell<u64>,
+    relieved_us: Cell<u64>,
+}
+
 impl Core {
     /// Sees once a second what the groups of this core do.
     pub(super) fn watch_load(&self) {
         let now_us = self.clock.monotonic_us();
-        let passed_us = now_us.saturating_sub(self.load_looked_us.get());
+        let passed_us = now_us.saturating_sub(self.balancing.looked_us.get());
         if passed_us < LOAD_US {
             return;
         }
-        self.load_looked_us.set(now_us);
-        let mut seen = self.work_seen.borrow_mut();
+        self.balancing.looked_us.set(now_us);
+        let mut seen = self.balancing.work_seen.borrow_mut();
         for (id, group) in self.groups.borrow().iter() {
             let before = seen.insert(*id, group.work_bytes()).unwrap_or(0);
             let bytes = group.work_bytes().saturating_sub(before);
@@ -62,26 +77,29 @@ impl Core {
             (members.is_empty() || members.contains(&raft_id))
                 && !drained.contains(&node_of(raft_id))
         };
-        let must_go = drained.contains(&self.config.node_id) || self.pace.is_slow(now_us);
-        let is_slow = |node: u64| self.pace.is_other_slow(node, now_us);
+        let must_go = drained.contains(&self.config.node_id)
+            || self.pace.is_slow(now_us)
+            || self.loads.is_full();
+        let is_unfit =
+            |node: u64| self.pace.is_other_slow(node, now_us) || self.pace.is_other_full(node);
         let loads = NodeLoads::new(&self.leaders.borrow(), &self.loads);
         let own = self.config.node_id;
         let is_up = |node: u64| self.links.borrow().get(&node).is_some_and(|l| l.is_up());
         let mut next = Vec::new();
-        let from = self.balanced_to.get();
+        let from = self.balancing.next.get();
         let groups = self.groups.borrow();
         let round = groups.range(from..).chain(groups.range(..from));
         let mut seen = from;
         for (id, group) in round.take(LOOKED_AT) {
             seen = *id;
-            let mut led_since = self.led_since.borrow_mut();
+            let mut led_since = self.balancing.led_since.borrow_mut();
             if !group.is_ready() || group.is_alone() {
                 led_since.remove(&group.id());
                 continue;
             }
             let since_us = *led_since.entry(group.id()).or_insert(now_us);
             if (must_go || since_us + SETTLED_US <= now_us)
-                && let Some(node) = better_leader(group, may_lead, must_go, is_slow)
+                && let Some(node) = better_leader(group, may_lead, must_go, is_unfit)
                 && (must_go || loads.allows(own, node, self.loads.get(*id)))
                 && is_up(node)
             {
@@ -93,12 +111,15 @@ impl Core {
                 }
             }
         }
-        self.balanced_to.set(seen + 1);
-        if next.is_empty() && self.relieved_us.get() + SETTLED_US <= now_us {
-            let is_fit = |node: &u64| !drained.contains(node) && !is_slow(*node) && is_up(*node);
+        self.balancing.next.set(seen + 1);
+        if next.is_empty() && self.balancing.relieved_us.get() + SETTLED_US <= now_us {
+            let is_fit = |raft_id: u64| {
+                let node = node_of(raft_id);
+                may_lead(raft_id) && !is_unfit(node) && is_up(node)
+            };
             let step = self.relief(&groups, &loads, is_fit, now_us);
             if step.is_some() {
-                self.relieved_us.set(now_us);
+                self.balancing.relieved_us.set(now_us);
             }
             next.extend(step);
         }
@@ -114,10 +135,10 @@ impl Core {
         &self,
         groups: &BTreeMap<u32, Group>,
         loads: &NodeLoads,
-        is_fit: impl Fn(&u64) -> bool,
+        is_fit: impl Fn(u64) -> bool,
         now_us: u64,
     ) -> Option<(u32, u64)> {
-        let led_since = self.led_since.borrow();
+        let led_since = self.balancing.led_since.borrow();
         let is_settled = |id: u32| {
             let since_us = led_since.get(&id);
             since_us.is_some_and(|since_us| since_us + SETTLED_US <= now_us)
@@ -126,8 +147,7 @@ impl Core {
         let busy = led.filter_map(|group| {
             let (id, load) = (group.id(), self.loads.get(group.id()));
             let is_busy = load > 0 && is_settled(id);
-            let able = || could_lead(group).into_iter().filter(&is_fit).collect();
-            is_busy.then(|| (id, load, able()))
+            is_busy.then(|| (id, load, fit_to_lead(group, &is_fit)))
         });
         loads.relief(self.config.node_id, &busy.collect::<Vec<_>>())
     }
@@ -135,29 +155,35 @@ impl Core {
 
 /// The preferred node of a group that is led here, if that is another one and it could take over at once. Where none of
 /// that is so and this node shall not lead: the first that could. Which one is preferred is the same for all nodes; which
-/// ones are slow is not, and only keeps them from taking over.
+/// ones have a slow or full disk is not, and only keeps them from taking over.
 fn better_leader(
     group: &Group,
     may_lead: impl Fn(u64) -> bool,
     must_go: bool,
-    is_slow: impl Fn(u64) -> bool,
+    is_unfit: impl Fn(u64) -> bool,
 ) -> Option<u64> {
     let mut voters = group.membership().voters;
     voters.retain(|v| may_lead(*v));
     voters.sort_unstable();
     let preferred = *voters.get(group.id() as usize % voters.len().max(1))?;
     let able = could_lead(group);
-    let can_lead = |id: &u64| able.contains(&node_of(*id)) && !is_slow(node_of(*id));
+    let can_lead = |id: &u64| able.contains(id) && !is_unfit(node_of(*id));
     let others = voters.iter().copied().filter(|_| must_go);
     let mut candidates = std::iter::once(preferred).chain(others);
     candidates.find(can_lead).map(node_of)
 }
 
-/// The other nodes whose voters have nearly all of the log.
+/// The nodes that could lead a group at once, of those that are fit for it.
+fn fit_to_lead(group: &Group, is_fit: impl Fn(u64) -> bool) -> Vec<u64> {
+    let able = could_lead(group).into_iter().filter(|id| is_fit(*id));
+    able.map(node_of).collect()
+}
+
+/// The other voters that have nearly all of the log, by their raft ids.
 fn could_lead(group: &Group) -> Vec<u64> {
     let last = group.last_index();
     let replicas = group.replicas().into_iter();
     let is_able = |r: &Replica| r.is_voter && r.has_all_but(LAG_MAX, last);
     let others = replicas.filter(|r| r.raft_id != group.raft_id() && is_able(r));
-    others.map(|r| node_of(r.raft_id)).collect()
+    others.map(|r| r.raft_id).collect()
 }

@@ -70,23 +70,21 @@ impl Core {
         let pinned = disk.wal.pinned();
         let has_old = pinned.segments > SEGMENTS_MAX && !pinned.oldest_needed_by.is_empty();
         let is_wanted = !disk.wanted.borrow().is_empty();
-        if disk.is_checkpointing.get()
-            || self.clock.monotonic_us() < disk.no_checkpoint_until_us.get()
+        if self.clock.monotonic_us() < disk.no_checkpoint_until_us.get()
             || !(grown >= self.config.checkpoint_bytes || is_hot || has_old || is_wanted)
         {
             return;
         }
-        disk.is_checkpointing.set(true);
+        let Ok(turn) = disk.checkpointing.try_acquire_static_permit(1) else {
+            return;
+        };
         disk.wanted.borrow_mut().clear();
         disk.checkpointed_at.set(disk.wal_bytes.get());
         let core = self.clone();
         glommio::spawn_local(async move {
             core.checkpoint_all().await;
-            if let Some(disk) = &core.disk {
-                disk.is_checkpointing.set(false);
-                disk.checkpoint_done.raise();
-                core.checkpoint_if_due();
-            }
+            drop(turn);
+            core.checkpoint_if_due();
         })
         .detach();
     }
@@ -361,7 +359,10 @@ pub fn sweep(dir: &Path, manifest: &GroupManifest) -> Result<(), StorageError> {
             _ => name.ends_with(".tmp"),
         };
         if is_unused {
-            log::info!("event=unused_file_removed path={}", entry.path().display());
+            log::info!(
+                "event=unused_file_removed path={:?}",
+                entry.path().display()
+            );
             remove(&entry.path());
         }
     }
@@ -375,8 +376,9 @@ fn remove(path: &Path) {
         && error.kind() != std::io::ErrorKind::NotFound
     {
         log::warn!(
-            "event=file_not_removed path={} error=\"{error}\"",
-            path.display()
+            "event=file_not_removed path={:?} error={error:?}",
+            path.display(),
+            error = error.to_string()
         );
     }
 }

@@ -126,7 +126,10 @@ impl Core {
             None => Ok(glommio::spawn_local(work).detach()),
         };
         if let Err(error) = spawned {
-            log::error!("event=cold_task_lost error=\"{error}\"");
+            log::error!(
+                "event=cold_task_lost error={error:?}",
+                error = error.to_string()
+            );
         }
     }
 
@@ -252,7 +255,7 @@ impl Core {
 
     fn read_failed(&self, id: &ChunkId, error: &ColdError) -> Refusal {
         let (group, pack) = (id.group, id.pack);
-        log::error!("event=cold_read_failed group={group} pack={pack:?} {error}");
+        log::error!("event=cold_read_failed group={group} pack={pack} {error}");
         add(&self.metrics.plain.cold_read_failures_total, 1);
         refusal_of(error)
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use glommio::sync::Semaphore;
 use raftproto::peer::StatusRequest;
 use storage::{StorageError, framed};
 
@@ -22,7 +23,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const LOOKS_PER_LINE: u32 = 30;
 
 /// What a core knows of damage to its files.
-#[derive(Default)]
 pub(super) struct Damage {
     /// Raised when files were found damaged that the other nodes have too.
     pub(super) found: Event,
@@ -31,9 +31,18 @@ pub(super) struct Damage {
     /// Packs that are being put right, or wait for it.
     pub(super) mending: RefCell<BTreeSet<(u32, u32)>>,
     /// A pack is held in memory meanwhile: one at a time.
-    pub(super) at_work: Cell<bool>,
-    /// Raised when it was put right, or was not.
-    pub(super) work_done: Event,
+    pub(super) at_work: Semaphore,
+}
+
+impl Default for Damage {
+    fn default() -> Damage {
+        Damage {
+            found: Event::default(),
+            is_log_lost: Cell::new(false),
+            mending: RefCell::default(),
+            at_work: Semaphore::new(1),
+        }
+    }
 }
 
 /// Directories of damaged files that a node keeps; with so many, it does not start.
@@ -105,7 +114,7 @@ impl Core {
         for address in addresses {
             let request = StatusRequest {
                 with_groups: true,
-                with_hashes: false,
+                ..StatusRequest::default()
             };
             replies.extend(self.caller.status(&address, request).await);
         }

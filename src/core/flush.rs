@@ -80,7 +80,7 @@ impl Core {
             let answer = match core.put_pack(group, name, chunks).await {
                 Ok(answer) => answer,
                 Err(error) => {
-                    log::warn!("event=flush_failed group={group} pack={name:?} {error}");
+                    log::warn!("event=flush_failed group={group} pack={name} {error}");
                     add(&core.metrics.plain.cold_flush_failures_total, 1);
                     ColdAnswer::Failed(name)
                 }
@@ -162,12 +162,12 @@ impl Core {
             };
             let answer = match found {
                 Ok(Some(there)) => {
-                    log::info!("event=pack_found group={group} pack={name:?}");
+                    log::info!("event=pack_found group={group} pack={name}");
                     there
                 }
                 Ok(None) => ColdAnswer::Missing(name),
                 Err(error) => {
-                    log::warn!("event=pack_not_looked_for group={group} pack={name:?} {error}");
+                    log::warn!("event=pack_not_looked_for group={group} pack={name} {error}");
                     ColdAnswer::Failed(name)
                 }
             };

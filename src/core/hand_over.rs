@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::room::Room;
 use super::{Core, CoreError};
 use crate::group::{Group, Input, node_of};
 
@@ -60,7 +61,7 @@ impl Core {
         given.len() - given.iter().filter(is_taken).count()
     }
 
-    /// The node that should lead a group in place of this one: of those that can be told so, one with a sound disk, and then the
+    /// The node that should lead a group in place of this one: of those that can be told so, one with room on a sound disk, and then the
     /// one with most of the log.
     fn heir(&self, group: &Group, now_us: u64) -> Option<u64> {
         let links = self.links.borrow();
@@ -68,8 +69,9 @@ impl Core {
         let able = replicas.filter(|r| r.is_voter && r.is_active && !r.is_installing);
         let reached = able.filter(|r| links.get(&node_of(r.raft_id)).is_some_and(|l| l.is_up()));
         let best = reached.max_by_key(|r| {
-            let is_slow = self.pace.is_other_slow(node_of(r.raft_id), now_us);
-            (!is_slow, r.matched)
+            let node = node_of(r.raft_id);
+            let is_slow = self.pace.is_other_slow(node, now_us);
+            (!self.pace.is_other_full(node), !is_slow, r.matched)
         });
         best.map(|r| node_of(r.raft_id))
     }
@@ -79,18 +81,21 @@ impl Core {
         let Some(disk) = &self.disk else {
             return Ok(());
         };
-        while disk.is_checkpointing.get() {
-            let seen = disk.checkpoint_done.raised();
-            disk.checkpoint_done.beyond(seen).await;
-        }
-        while !self.is_failed.get() && !self.is_idle() {
+        drop(disk.checkpointing.acquire_permit(1).await);
+        while !self.is_failed.get() && !self.is_idle() && self.room.get() != Room::None {
             self.sleep(std::time::Duration::from_millis(1)).await;
         }
         self.is_failed.set(true);
         if let Some(cache) = &self.tier.disk {
             cache.close().await;
         }
-        disk.wal.close().await?;
+        let dropped = disk.wal.close().await?;
+        if dropped > 0 {
+            log::warn!(
+                "event=log_closed_without_room core={} records={dropped} they were acknowledged to nobody",
+                self.id
+            );
+        }
         Ok(())
     }
 

@@ -179,7 +179,10 @@ where
     let (sender, connection) = Builder::new().handshake(io).await.map_err(broken)?;
     LocalExec.execute(async move {
         if let Err(error) = connection.await {
-            log::debug!("event=cold_connection_ended error=\"{error}\"");
+            log::debug!(
+                "event=cold_connection_ended error={error:?}",
+                error = error.to_string()
+            );
         }
     });
     Ok(sender)

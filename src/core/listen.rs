@@ -171,7 +171,10 @@ pub async fn accept_loop<E, S, F>(
             None => break,
             Some(Ok(stream)) => stream,
             Some(Err(error)) => {
-                log::warn!("event=accept_failed error=\"{error}\"");
+                log::warn!(
+                    "event=accept_failed error={error:?}",
+                    error = error.to_string()
+                );
                 // Out of descriptors, most likely: some connection has to end first.
                 glommio::timer::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -236,7 +239,10 @@ async fn connection<S, F>(
     F: Future<Output = Response<ResponseBody>> + 'static,
 {
     if let Err(error) = prepare(&stream) {
-        log::debug!("event=socket_option_failed error=\"{error}\"");
+        log::debug!(
+            "event=socket_option_failed error={error:?}",
+            error = error.to_string()
+        );
     }
     let has_begun = Rc::new(Cell::new(false));
     let begun = has_begun.clone();
@@ -325,7 +331,10 @@ async fn connection<S, F>(
 
 fn log_end<E: std::fmt::Display>(result: Result<(), E>) {
     if let Err(error) = result {
-        log::debug!("event=connection_ended error=\"{error}\"");
+        log::debug!(
+            "event=connection_ended error={error:?}",
+            error = error.to_string()
+        );
     }
 }
 

@@ -11,25 +11,46 @@ const SLACK: u64 = 128 << 10;
 /// How many looks the average goes over; one look is a second.
 const LOOKS: u64 = 8;
 
-/// Work of all groups of the node, in bytes a second; a group's is written by its core alone.
+/// What the cores of a node know of each other: the work of all groups, in bytes a second, each written by its core alone; and
+/// how many of them find no room on the disk that they share.
 #[derive(Debug, Default)]
-pub struct Loads(Box<[AtomicU64]>);
+pub struct Loads {
+    groups: Box<[AtomicU64]>,
+    full_cores: AtomicU64,
+}
 
 impl Loads {
     /// For groups 0 to `groups`.
     pub fn new(groups: u32) -> Loads {
-        Loads((0..=groups).map(|_| AtomicU64::new(0)).collect())
+        Loads {
+            groups: (0..=groups).map(|_| AtomicU64::new(0)).collect(),
+            full_cores: AtomicU64::new(0),
+        }
+    }
+
+    /// A core finds no room any more, or some again.
+    pub fn core_is_full(&self, is_full: bool) {
+        if is_full {
+            self.full_cores.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.full_cores.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Some core finds no room.
+    pub fn is_full(&self) -> bool {
+        self.full_cores.load(Ordering::Relaxed) > 0
     }
 
     /// A group's work now.
     pub fn get(&self, group: u32) -> u64 {
-        let load = self.0.get(group as usize);
+        let load = self.groups.get(group as usize);
         load.map_or(0, |load| load.load(Ordering::Relaxed))
     }
 
     /// Takes in what a group did in the last second.
     pub fn note(&self, group: u32, bytes: u64) {
-        if let Some(load) = self.0.get(group as usize) {
+        if let Some(load) = self.groups.get(group as usize) {
             let before = load.load(Ordering::Relaxed);
             load.store(before - before / LOOKS + bytes / LOOKS, Ordering::Relaxed);
         }

@@ -53,7 +53,7 @@ impl Core {
                         Ok(None) => {
                             // Its last stream was deleted, or a fetched checkpoint has its streams elsewhere: a new plan
                             // finds out.
-                            log::warn!("event=plan_outdated path={}", path.display());
+                            log::warn!("event=plan_outdated path={:?}", path.display());
                             self.look_for_pack(group, chunk.pack, path).await;
                             return Err(Refusal::Unavailable);
                         }
@@ -98,7 +98,7 @@ impl Core {
                         }
                         Outcome::Refused(Refusal::Unavailable) => return Err(Refusal::Unavailable),
                         outcome => {
-                            log::error!("event=inherited_bytes_missing outcome={outcome:?}");
+                            log::error!("event=inherited_bytes_missing {outcome:?}");
                             return Err(Refusal::DataDamaged);
                         }
                     }

@@ -71,7 +71,7 @@ impl Core {
         };
         let request = StatusRequest {
             with_groups: true,
-            with_hashes: false,
+            ..StatusRequest::default()
         };
         let is_own = node == self.config.node_id;
         let address = self

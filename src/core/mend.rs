@@ -127,13 +127,9 @@ impl Core {
         group: u32,
         pack: u32,
     ) -> Result<bool, StorageError> {
-        while self.damage.at_work.replace(true) {
-            let seen = self.damage.work_done.raised();
-            self.damage.work_done.beyond(seen).await;
-        }
+        let turn = self.damage.at_work.acquire_permit(1).await;
         let mended = self.try_mend(group, pack).await;
-        self.damage.at_work.set(false);
-        self.damage.work_done.raise();
+        drop(turn);
         match &mended {
             Ok(false) => {}
             Ok(true) => {
@@ -174,13 +170,9 @@ impl Core {
             chunks.insert(held.chunk.position, (held, found));
         }
         // No checkpoint takes the pack away, and no fetched one puts another in its place, while it is written.
-        while disk.is_checkpointing.replace(true) {
-            let seen = disk.checkpoint_done.raised();
-            disk.checkpoint_done.beyond(seen).await;
-        }
+        let turn = disk.checkpointing.acquire_permit(1).await;
         let written = self.write_mended(group, pack, &path, &chunks).await;
-        disk.is_checkpointing.set(false);
-        disk.checkpoint_done.raise();
+        drop(turn);
         // Readers of other cores find out by themselves.
         disk.packs.forget(&path);
         written

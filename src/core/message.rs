@@ -62,6 +62,13 @@ pub enum Message {
         /// The node.
         node: u64,
     },
+    /// Another node's disk has no room, or has some again.
+    PeerRoom {
+        /// The node.
+        node: u64,
+        /// It has.
+        has_room: bool,
+    },
     /// Hand over groups that the other core leads.
     TransferLeaders {
         /// Which; `u32::MAX`: all.

@@ -5,6 +5,7 @@ mod balance;
 mod base;
 mod checkpoint;
 pub mod clock;
+mod clocks;
 pub mod cold;
 mod cold_cache;
 mod cold_read;
@@ -32,6 +33,7 @@ mod peer_events;
 mod peers;
 mod pulse;
 mod rescue;
+mod room;
 mod router;
 mod saga;
 mod scrub;
@@ -69,6 +71,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use ahash::AHashMap;
+use glommio::sync::Semaphore;
 use storage::cold::ColdStore;
 use storage::pack::PackReader;
 use storage::wal::Wal;
@@ -109,8 +112,6 @@ pub struct Core {
     links: RefCell<BTreeMap<u64, Rc<Link>>>,
     /// Nodes that speak to this one and may have become members while it was away, with their addresses.
     guests: RefCell<guests::Guests>,
-    /// Where the next look for groups that should be led elsewhere begins.
-    balanced_to: Cell<u32>,
     /// Those that are no members any more, and until when they are spoken to, in monotonic microseconds.
     leaving: RefCell<BTreeMap<u64, u64>>,
     /// Where the clients of the other nodes connect, as far as they said so.
@@ -125,8 +126,6 @@ pub struct Core {
     identity: NodeIdentity,
     /// The node that leads each group; 0: nobody.
     leaders: RefCell<Vec<u64>>,
-    /// Since when this core leads its groups, in monotonic microseconds.
-    led_since: RefCell<BTreeMap<u32, u64>>,
     hub: Rc<TailHub>,
     /// Raised when a group has something for the next turn.
     turn: Event,
@@ -148,13 +147,10 @@ pub struct Core {
     others_keep_ms: Cell<u64>,
     /// Of all groups of the node.
     loads: std::sync::Arc<load::Loads>,
+    /// What spreads leadership.
+    balancing: balance::Balancing,
     /// How fast checkpoints go to other nodes.
     giving: give::Throttle,
-    /// What each group of this core had done at the last look, in bytes.
-    work_seen: RefCell<BTreeMap<u32, u64>>,
-    /// When groups were last looked at for their load, and when one was last given away for it, in monotonic microseconds.
-    load_looked_us: Cell<u64>,
-    relieved_us: Cell<u64>,
     /// The other nodes' clocks against this one's, in milliseconds; asked by the first core.
     clock_offsets: RefCell<BTreeMap<u64, f64>>,
     /// Where old data is kept; `None` for a node in memory.
@@ -170,8 +166,8 @@ pub struct Core {
     is_failed: Cell<bool>,
     /// Tells the node's thread.
     progress: Rc<dyn Fn(Progress)>,
-    /// The disk has no room for the log: writes are refused until it has.
-    is_full: Cell<bool>,
+    /// How much the disk has for the log.
+    room: room::LogRoom,
     ready_changed: Event,
 }
 
@@ -196,8 +192,8 @@ struct Disk {
     /// WAL bytes at the end of the last round of checkpoints.
     checkpointed_at: Cell<u64>,
     wal_bytes: Cell<u64>,
-    is_checkpointing: Cell<bool>,
-    checkpoint_done: Event,
+    /// Held by a round of checkpoints, and by what must not meet one.
+    checkpointing: Rc<Semaphore>,
     files: RefCell<BTreeMap<u32, checkpoint::GroupFiles>>,
     /// Checkpoints that found no room; the next round writes them before it plans others.
     unwritten: RefCell<BTreeMap<u32, checkpoint::Planned>>,

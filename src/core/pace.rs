@@ -1,9 +1,9 @@
 //! How fast the disks are: this core's own, by the sync under way, and the other nodes', by how long they lack what they were
-//! sent. A node whose disk is slow follows as well as it can, but does not lead where another could: what a leader
-//! answers waits for its own disk too.
+//! sent; and whether those have room, by what they say. A node whose disk is slow follows as well as it can, but does not lead
+//! where another could: what a leader answers waits for its own disk too.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A write and sync that takes longer is that of a slow disk, in microseconds. Sound disks take milliseconds; the bound is
 /// above what a busy one does now and then.
@@ -21,6 +21,8 @@ pub(super) struct Pace {
     own_until_us: Cell<u64>,
     /// Until when the other nodes' do.
     others_until_us: RefCell<BTreeMap<u64, u64>>,
+    /// The other nodes that have no room.
+    others_full: RefCell<BTreeSet<u64>>,
 }
 
 impl Pace {
@@ -52,6 +54,21 @@ impl Pace {
             let mut others = self.others_until_us.borrow_mut();
             others.insert(node, now_us + REMEMBERED_US);
         }
+    }
+
+    /// A node says whether it has room; whether that is news.
+    pub(super) fn note_room(&self, node: u64, has_room: bool) -> bool {
+        let mut full = self.others_full.borrow_mut();
+        if has_room {
+            full.remove(&node)
+        } else {
+            full.insert(node)
+        }
+    }
+
+    /// A node said that it has no room.
+    pub(super) fn is_other_full(&self, node: u64) -> bool {
+        self.others_full.borrow().contains(&node)
     }
 
     /// This core's disk counts as slow.

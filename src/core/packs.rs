@@ -22,10 +22,7 @@ const END_BYTES: u64 = 64 << 10;
 
 /// The key of a pack.
 pub fn pack_key(cluster_id: &str, group: u32, name: PackName) -> Option<ColdKey> {
-    let (term, number, nonce) = (name.term, name.number, name.nonce);
-    ColdKey::new(format!(
-        "{cluster_id}/packs/{group:05}/{term:010}-{number:06}-{nonce:016x}"
-    ))
+    ColdKey::new(format!("{cluster_id}/packs/{group:05}/{name}"))
 }
 
 /// Why a pack was not put, found or deleted.
@@ -219,7 +216,7 @@ impl<A: Aside> PackStore<'_, A> {
     ) -> Result<Vec<Bytes>, ColdError> {
         match self.read_once(group, pack, run, keep).await {
             Err(ColdError::Corrupt { key, what }) => {
-                log::warn!("event=cold_read_again key={key} what=\"{what}\"");
+                log::warn!("event=cold_read_again key={key} what={what:?}");
                 self.read_once(group, pack, run, keep).await
             }
             result => result,

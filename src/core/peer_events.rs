@@ -257,6 +257,12 @@ impl Core {
     }
 
     pub(super) async fn node_status(self: &Rc<Self>, request: StatusRequest) -> StatusReply {
+        if request.only_node {
+            return StatusReply {
+                node: Some(self.hello()),
+                ..StatusReply::default()
+            };
+        }
         let reports = self.probe_all(request.with_hashes).await;
         let cores = core_statuses(&reports, self.identity.raft_id);
         let mut groups: Vec<_> = reports

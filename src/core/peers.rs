@@ -214,6 +214,16 @@ impl Core {
 
     /// Takes what a node sent to this one: own groups at once, others by their cores.
     pub(super) fn on_node_batch(self: &Rc<Self>, node: u64, batch: Batch) {
+        let has_room = !batch.has_no_room;
+        if self.pace.note_room(node, has_room) {
+            log::info!(
+                "event=peer_room core={} node={node} has_room={has_room}",
+                self.id
+            );
+            for core in (0..self.cores).filter(|c| *c != self.id) {
+                self.post_answer(core, Message::PeerRoom { node, has_room });
+            }
+        }
         if self.cores == 1 {
             return self.on_peer_batch(node, batch);
         }
@@ -271,7 +281,10 @@ impl Core {
         }
         for reply in batch.replies {
             let outcome = wire::decode_outcome(reply.outcome).unwrap_or_else(|error| {
-                log::warn!("event=reply_not_understood node={node} error=\"{error}\"");
+                log::warn!(
+                    "event=reply_not_understood node={node} error={error:?}",
+                    error = error.to_string()
+                );
                 Outcome::Refused(Refusal::OutcomeUnknown)
             });
             let token = reply.token;
@@ -292,7 +305,10 @@ impl Core {
         let request = match wire::decode_request(asked.request) {
             Ok(request) => request,
             Err(error) => {
-                log::warn!("event=request_not_understood node={node} error=\"{error}\"");
+                log::warn!(
+                    "event=request_not_understood node={node} error={error:?}",
+                    error = error.to_string()
+                );
                 let refusal = Refusal::Bad(format!("another node does not know this: {error}"));
                 return self.answer(reply_to, Outcome::Refused(refusal));
             }

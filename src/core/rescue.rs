@@ -115,11 +115,11 @@ impl Core {
         self.tier.rescue.found.borrow_mut().clear();
         self.tier.rescue.is_at_work.set(false);
         let rescued = rescued.unwrap_or_else(|error| {
-            log::warn!("event=object_not_rescued group={group} pack={name:?} {error}");
+            log::warn!("event=object_not_rescued group={group} pack={name} {error}");
             Rescued::Later
         });
         if rescued == Rescued::All {
-            log::warn!("event=object_rescued group={group} pack={name:?}");
+            log::warn!("event=object_rescued group={group} pack={name}");
             add(&self.metrics.plain.cold_packs_rescued_total, 1);
         }
         rescued
@@ -157,7 +157,7 @@ impl Core {
             }
         }
         log::warn!(
-            "event=object_damaged group={group} pack={name:?} chunks={} damaged={} lost={}",
+            "event=object_damaged group={group} pack={name} chunks={} damaged={} lost={}",
             held.len(),
             unsound.len(),
             lost.len()
@@ -423,7 +423,7 @@ impl Core {
         if let (Some(_), Some(number)) = (was_lost, number)
             && let Some(state) = self.groups.borrow_mut().get_mut(&group)
         {
-            log::warn!("event=object_sound_again group={group} pack={name:?}");
+            log::warn!("event=object_sound_again group={group} pack={name}");
             state.write_again(number, BTreeMap::new());
         }
     }

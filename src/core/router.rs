@@ -73,13 +73,13 @@ impl Core {
     }
 
     /// At the core that owns the group, whose memory it is.
-    fn refuse_growth(&self, request: &Request) -> Option<Refusal> {
+    fn refuse_growth(&self, group: u32, request: &Request) -> Option<Refusal> {
         let grows = matches!(&request.op, Op::Append(a) if !a.body.is_empty())
             || matches!(request.op, Op::Create(_));
         if !grows {
             return None;
         }
-        if self.is_full.get() {
+        if self.room.is_full() && !self.is_led_elsewhere(group) {
             return Some(self.overloaded("disk_space"));
         }
         if self.unflushed_bytes.get() >= self.config.cold_behind_bytes_max {
@@ -87,6 +87,13 @@ impl Core {
         }
         let is_full = self.hot_bytes.get() >= self.config.hot_bytes_max;
         is_full.then(|| self.overloaded("hot_bytes_max"))
+    }
+
+    /// Another node leads the group, and this one only sends on what is asked of it.
+    fn is_led_elsewhere(&self, group: u32) -> bool {
+        let groups = self.groups.borrow();
+        let group = groups.get(&group);
+        group.is_some_and(|g| g.leader() != 0 && !g.is_leader())
     }
 
     /// Gives a request to an own group.
@@ -101,7 +108,7 @@ impl Core {
             return;
         }
         if let Input::Request { request, .. } | Input::Forwarded { request, .. } = &input
-            && let Some(refusal) = self.refuse_growth(request)
+            && let Some(refusal) = self.refuse_growth(group, request)
         {
             self.answer(reply_to, Outcome::Refused(refusal));
             return;
@@ -334,6 +341,9 @@ impl Core {
                 is_open,
             } => self.note_guest(node, address, core, is_open),
             Message::Speaks { node } => self.hurry_link(node),
+            Message::PeerRoom { node, has_room } => {
+                self.pace.note_room(node, has_room);
+            }
             Message::TransferLeaders { group, to_node } => self.transfer_leaders(group, to_node),
             Message::Leader { group, node } => self.note_leader(group, node),
             Message::DamagedPack { group, pack, error } => self.see_to_pack(group, pack, error),
@@ -394,7 +404,7 @@ impl Core {
             reactor_stalls: plain.reactor_stalls_total.get(),
             groups_waiting: groups.values().filter(|g| !g.has_leader()).count() as u32,
             failed: self.is_failed.get(),
-            disk_full: self.is_full.get(),
+            disk_full: self.room.is_full(),
             is_stopping: self.stop.raised() > 0,
             standing: self.standing(),
             has_slots: !self.tables.borrow().slots.is_empty(),

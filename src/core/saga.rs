@@ -39,7 +39,7 @@ impl Core {
                 }
                 Effect::ResumeBucketDeletion(name) => {
                     if let Err(refusal) = core.carry_out_removal(&name).await {
-                        log::info!("event=bucket_deletion_ended bucket={name} result={refusal:?}");
+                        log::info!("event=bucket_deletion_ended bucket={name} {refusal:?}");
                     }
                 }
                 _ => {}

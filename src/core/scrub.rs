@@ -210,7 +210,7 @@ impl Core {
                 let first = check_object(&*store, &key, header, length).await;
                 let read = match first {
                     Err(ColdError::Corrupt { key, what }) => {
-                        log::warn!("event=scrub_again key={key} what=\"{what}\"");
+                        log::warn!("event=scrub_again key={key} what={what:?}");
                         let second = check_object(&*store, &key, header, length).await;
                         if second.is_ok() {
                             add(&self.metrics.plain.scrub_repaired_total, 1);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use futures_lite::AsyncReadExt;
 use glommio::net::UnixStream;
+use glommio::sync::Semaphore;
 use storage::StorageError;
 use storage::pack::PackReader;
 use storage::wal::{Pin, Wal, WalConfig};
@@ -22,6 +23,7 @@ use super::cold_read::Tier;
 use super::listen::{ConnectionEvents, ConnectionLimits, accept_loop, listener};
 use super::load::Loads;
 use super::pulse::{Pulse, Stage};
+use super::room::Room;
 use super::signal::Event;
 use super::timeouts::Timeouts;
 use super::turn::hard_state_record;
@@ -228,6 +230,10 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     let ships = core.ship_tail().await;
     core.hand_over().await;
     core.stop.raise();
+    if core.room.get() == Room::None {
+        // Nothing of what is under way will be answered before this ends.
+        core.leave_in_doubt();
+    }
     serving.await;
     // What came while clients were still served, of groups that nobody else leads.
     if ships {
@@ -314,8 +320,7 @@ async fn build(
                 packs: PackReader::default(),
                 checkpointed_at: Cell::new(0),
                 wal_bytes: Cell::new(0),
-                is_checkpointing: Cell::new(false),
-                checkpoint_done: Event::default(),
+                checkpointing: Rc::new(Semaphore::new(1)),
                 files: RefCell::new(files),
                 unwritten: RefCell::default(),
                 no_checkpoint_until_us: Cell::new(0),
@@ -351,7 +356,6 @@ async fn build(
         mesh: RefCell::new(None),
         links: RefCell::default(),
         guests: RefCell::default(),
-        balanced_to: Cell::new(0),
         damage: Default::default(),
         is_standing_told: Cell::new(false),
         leaving: RefCell::default(),
@@ -360,7 +364,6 @@ async fn build(
         peers_stop: Rc::default(),
         identity,
         leaders: RefCell::default(),
-        led_since: RefCell::default(),
         hub: Rc::default(),
         turn: Event::default(),
         to_flush: RefCell::default(),
@@ -371,10 +374,8 @@ async fn build(
         pace: super::pace::Pace::default(),
         others_keep_ms: Cell::new(0),
         loads,
+        balancing: super::balance::Balancing::default(),
         giving,
-        work_seen: RefCell::default(),
-        load_looked_us: Cell::new(0),
-        relieved_us: Cell::new(0),
         disk,
         metrics,
         lag: super::status::Lag::default(),
@@ -388,7 +389,7 @@ async fn build(
         stop: Rc::default(),
         is_failed: Cell::new(false),
         progress,
-        is_full: Cell::new(false),
+        room: super::room::LogRoom::default(),
         ready_changed: Event::default(),
     });
     if let Some(disk) = &core.disk {
@@ -451,7 +452,7 @@ impl Core {
         match self.ask(request).await {
             // Where it was not done, another leader does it.
             Outcome::Done | Outcome::Refused(_) => {}
-            outcome => log::error!("event=slots_not_assigned outcome={outcome:?}"),
+            outcome => log::error!("event=slots_not_assigned {outcome:?}"),
         }
     }
 

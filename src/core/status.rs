@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use raftproto::peer::{CoreStatus, GroupStatus, ReplicaStatus, StatusRequest};
+use raftproto::peer::{CoreStatus, GroupStatus, ReplicaStatus};
 
 use super::Core;
 use super::message::CoreReport;
+use super::room::Room;
 use crate::group::{Group, Replica, node_of};
 use crate::ops::metrics::{ColdPrices, Gauges, PeerGauges};
 use crate::peer::{Link, PeerSettings};
@@ -123,7 +124,7 @@ impl Core {
         let now_us = self.clock.monotonic_us();
         let is_slow = self.pace.is_slow(now_us);
         plain.core_disk_slow.set(u64::from(is_slow));
-        plain.core_disk_full.set(u64::from(self.is_full.get()));
+        plain.core_disk_full.set(u64::from(self.room.is_full()));
         let led = || groups.values().filter(|g| g.is_ready() && !g.is_alone());
         let health: Vec<VoterHealth> = led().map(|g| self.voter_health(g)).collect();
         let under = health.iter().filter(|h| h.is_under_replicated).count();
@@ -192,7 +193,7 @@ impl Core {
 
     /// Sees how long the sync under way has taken. Called with each tick.
     pub(super) fn watch_disk(&self) {
-        if self.is_full.get() {
+        if self.room.get() == Room::None {
             // It waits for room, not for the disk.
             return;
         }
@@ -226,9 +227,10 @@ impl Core {
         let links = self.links.borrow();
         let queued = links.values().map(|l| l.queued_bytes()).max().unwrap_or(0);
         let mesh = self.mesh.borrow();
-        let uncommitted = groups.values().map(Group::uncommitted).reduce(f64::max);
         let plain = &self.metrics.plain;
+        let fullest = |of: fn(&Group) -> f64| groups.values().map(of).fold(0.0, f64::max);
         vec![
+            ("abandoned_forks_max", fullest(Group::abandoned_forks)),
             (
                 "body_bytes_in_flight_max",
                 ratio(self.body_bytes.get(), config.body_bytes_in_flight_max),
@@ -262,11 +264,12 @@ impl Core {
                 "requests_in_flight_max",
                 ratio(waiting as u64, config.requests_in_flight_max),
             ),
+            ("requests_without_leader", fullest(Group::held)),
             (
                 "s3_requests_max",
                 ratio(plain.cold_requests_in_flight.get(), config.s3_requests_max),
             ),
-            ("uncommitted_bytes_max", uncommitted.unwrap_or(0.0)),
+            ("uncommitted_bytes_max", fullest(Group::uncommitted)),
         ]
     }
 
@@ -299,45 +302,6 @@ impl Core {
         }
         peers.into_values().collect()
     }
-
-    /// Asks the other nodes for their clocks, for as long as the core lives.
-    pub(super) async fn watch_clocks(self: std::rc::Rc<Self>) {
-        loop {
-            let links: Vec<(u64, String)> = {
-                let links = self.links.borrow();
-                let up = links.iter().filter(|(_, l)| l.is_up());
-                up.map(|(node, l)| (*node, l.address().to_owned()))
-                    .collect()
-            };
-            let is_linked = |node: u64| links.iter().any(|(n, _)| *n == node);
-            self.clock_offsets
-                .borrow_mut()
-                .retain(|node, _| is_linked(*node));
-            self.clock.heed_only(is_linked);
-            for (node, address) in &links {
-                let (node, address) = (*node, address.as_str());
-                let (began_us, began_ms) = (self.clock.monotonic_us(), self.clock.system_ms());
-                let reply = self.caller.status(address, StatusRequest::default()).await;
-                let took_ms = (self.clock.monotonic_us() - began_us) as f64 / 1e3;
-                // The answer was made somewhere in between; a slow one says too little.
-                if let Ok(reply) = reply
-                    && let Some(hello) = reply.node
-                    && took_ms < 1000.0
-                {
-                    let offset_ms = hello.now_ms as f64 - began_ms as f64 - took_ms / 2.0;
-                    self.clock_offsets.borrow_mut().insert(node, offset_ms);
-                    self.clock.heed(node, hello.now_ms);
-                }
-            }
-            let is_new = self.clock_offsets.borrow().is_empty();
-            self.sleep(if is_new {
-                CLOCKS_FIRST
-            } else {
-                CLOCKS_INTERVAL
-            })
-            .await;
-        }
-    }
 }
 
 struct VoterHealth {
@@ -347,12 +311,6 @@ struct VoterHealth {
 
 /// A replica that is so far behind does not count as one.
 const BEHIND_US: u64 = 5_000_000;
-
-/// Between two looks at the other nodes' clocks.
-const CLOCKS_INTERVAL: std::time::Duration = std::time::Duration::from_secs(15);
-
-/// The same before any of them answered.
-const CLOCKS_FIRST: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Since when the other replicas of led groups lack something.
 #[derive(Default)]

@@ -226,8 +226,9 @@ fn exchange(dir: &Path, group: u32) -> Result<(), StorageError> {
     // What stood there before is of no use any more.
     if let Err(error) = std::fs::remove_dir_all(&new) {
         log::warn!(
-            "event=old_checkpoint_not_removed path={} error=\"{error}\"",
-            new.display()
+            "event=old_checkpoint_not_removed path={:?} error={error:?}",
+            new.display(),
+            error = error.to_string()
         );
     }
     Ok(())
@@ -340,17 +341,13 @@ impl Core {
                 return;
             };
             // A checkpoint of its own that is under way would write into the new directory.
-            while disk.is_checkpointing.replace(true) {
-                let seen = disk.checkpoint_done.raised();
-                disk.checkpoint_done.beyond(seen).await;
-            }
+            let turn = disk.checkpointing.acquire_static_permit(1).await;
             let dir = disk.dir.clone();
             let exchanged = blocking::run(move || exchange(&dir, group)).await;
             disk.packs.forget(&group_dir(&disk.dir, group));
             disk.unwritten.borrow_mut().remove(&group);
             let files = disk.fetched.borrow_mut().remove(&group);
-            disk.is_checkpointing.set(false);
-            disk.checkpoint_done.raise();
+            drop(turn);
             match (exchanged, files) {
                 (Ok(()), Some(files)) => {
                     let index = files.manifest.index;

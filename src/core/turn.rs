@@ -4,10 +4,10 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use storage::StorageError;
-use storage::wal::{Committed, Record, Wal};
+use storage::wal::Record;
 
 use super::Core;
+use super::room::Room;
 use crate::group::{Effect, Group, Input, Persist, ReplyTo, SavedHardState};
 use crate::protocol::{Outcome, Refusal};
 
@@ -33,9 +33,6 @@ pub(super) struct TurnTimes {
     synced_us: u64,
 }
 
-/// How often a full disk is tried again.
-const FULL_RETRY: std::time::Duration = std::time::Duration::from_millis(250);
-
 impl Core {
     /// Runs turns until the core stops.
     pub(super) async fn turns(self: Rc<Self>) {
@@ -49,6 +46,7 @@ impl Core {
                 }
                 // Within the loop: under load there is always something that gathered meanwhile.
                 self.update_hot_bytes();
+                self.look_at_room();
                 self.checkpoint_if_due();
                 self.flush_all();
             }
@@ -147,34 +145,6 @@ impl Core {
         Ok(())
     }
 
-    /// Commits; while the disk is full, waits for room. Nothing of the batch is lost meanwhile, and new writes are refused.
-    async fn commit_when_there_is_room(
-        self: &Rc<Self>,
-        wal: &Wal,
-    ) -> Result<Committed, StorageError> {
-        loop {
-            match wal.commit().await {
-                Err(error @ StorageError::NoSpace { .. }) => {
-                    if !self.is_full.replace(true) {
-                        log::error!(
-                            "event=disk_full core={} writes are refused until there is room: {error}",
-                            self.id
-                        );
-                    }
-                    // Segments that a checkpoint releases are room too.
-                    self.checkpoint_if_due();
-                    self.sleep(FULL_RETRY).await;
-                }
-                result => {
-                    if self.is_full.replace(false) && result.is_ok() {
-                        log::info!("event=disk_has_room core={}", self.id);
-                    }
-                    return result;
-                }
-            }
-        }
-    }
-
     /// A write or sync failed: this core's groups stop for good. Nothing is retried, since after a failed sync
     /// nobody knows what is on disk.
     pub(super) fn fail(self: &Rc<Self>, error: &storage::StorageError) {
@@ -186,6 +156,11 @@ impl Core {
             (self.progress)(super::Progress::LogFailed);
         }
         self.ready_changed.raise();
+        self.leave_in_doubt();
+    }
+
+    /// Tells all who wait that nobody knows what became of it.
+    pub(super) fn leave_in_doubt(&self) {
         let waiting: Vec<u64> = self.waiting.borrow().keys().copied().collect();
         for id in waiting {
             self.answer(ReplyTo(id), Outcome::Refused(Refusal::OutcomeUnknown));
@@ -272,7 +247,7 @@ impl Core {
                 // The core lives on to say so.
                 continue;
             }
-            if is_clustered && !self.is_full.get() {
+            if is_clustered && self.room.get() != Room::None {
                 self.raft_ticks();
             }
             since_ms += tick_ms;
@@ -283,12 +258,13 @@ impl Core {
             self.show_pulse(&pulse);
             self.watch_lag();
             self.watch_disk();
+            self.watch_room();
             self.watch_load();
             self.post_late_news();
             self.balance();
             self.reconcile();
-            if self.is_full.get() {
-                // Nothing that a tick proposes is worth the room, but nobody waits without end.
+            if self.room.get() == Room::None {
+                // Nothing that a tick proposes can be written, but nobody waits without end.
                 let ids: Vec<u32> = self.groups.borrow().keys().copied().collect();
                 for id in ids {
                     self.step(id, Input::GiveUpLate);
@@ -334,7 +310,10 @@ impl Core {
             if let Some(group) = self.groups.borrow_mut().get_mut(&id)
                 && let Err(error) = group.campaign(now, &mut effects)
             {
-                log::error!("event=campaign_failed group={id} error=\"{error}\"");
+                log::error!(
+                    "event=campaign_failed group={id} error={error:?}",
+                    error = error.to_string()
+                );
             }
             self.perform(id, effects);
         }

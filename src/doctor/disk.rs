@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{Findings, Scope, Severity, mib, read};
 use crate::config::Config;
 use crate::core::clock::instant;
+use crate::node::place::misfit;
 use crate::ops::metrics::node::space;
 
 /// How long the probe of syncs takes.
@@ -24,8 +25,27 @@ pub(super) fn check(config: &Config, scope: Scope, findings: &mut Findings) {
             ("none: nothing survives a restart", "a directory"),
             "give wal_dir",
         );
+        if scope.disk_probe {
+            findings.expect(
+                "disk.fsync",
+                false,
+                Severity::Fatal,
+                ("nothing to measure: no data directory", "a data directory"),
+                "give wal_dir, as a setting of the node or by --wal-dir",
+            );
+        }
         return;
     };
+    if let Some(text) = misfit(dir) {
+        findings.expect(
+            "data.directory",
+            false,
+            Severity::Fatal,
+            (text, "a data directory, or a place for one"),
+            "give wal_dir another directory: the node does not start with this one",
+        );
+        return;
+    }
     let there = existing(dir);
     let probe = Probe::make(&there);
     let current = match &probe {

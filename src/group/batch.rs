@@ -30,7 +30,7 @@ pub(super) struct Proposed {
     pub(super) replies: Vec<Option<ReplyTo>>,
     /// Bytes of its payload.
     pub(super) bytes: u64,
-    /// How long its answer is waited for if another replica leads by then.
+    /// How long its answer is waited for if another replica leads by then, or the log stands still.
     pub(super) until_us: u64,
 }
 
@@ -91,6 +91,17 @@ impl Pending {
         (payload.freeze(), replies)
     }
 
+    /// Gives up what somebody waits for; what the group does by itself stays.
+    pub(super) fn take_asked(&mut self) -> Vec<Option<ReplyTo>> {
+        let replies = std::mem::take(&mut self.replies);
+        let mut is_asked = replies.iter().map(Option::is_some);
+        self.commands.retain(|_| is_asked.next() == Some(false));
+        self.replies = vec![None; self.commands.len()];
+        let kept = self.commands.iter().filter_map(|c| c.kind.as_ref());
+        self.bytes = kept.map(body_len).sum();
+        replies
+    }
+
     /// Gives up all that waits.
     pub(super) fn take_replies(&mut self) -> Vec<Option<ReplyTo>> {
         self.commands.clear();
@@ -100,6 +111,11 @@ impl Pending {
 }
 
 impl Proposed {
+    /// Those who wait for it; it stays proposed.
+    pub(super) fn take_askers(&mut self) -> Vec<Option<ReplyTo>> {
+        self.replies.iter_mut().map(Option::take).collect()
+    }
+
     /// The replies of the entry that was applied at `position`; answers those of entries that another leader
     /// replaced as lost.
     pub(super) fn take(

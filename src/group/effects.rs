@@ -77,7 +77,8 @@ pub enum Input {
     Reconcile(Vec<u64>),
     /// One tick of [`RaftSettings::tick_ms`] has passed.
     RaftTick,
-    /// Ticks do not pass: refuse what has waited for too long.
+    /// The log stands still, since there is no room, and ticks do not pass: refuse what is not proposed, and tell those who have
+    /// waited for too long that nobody knows.
     GiveUpLate,
     /// The WAL is free: propose what has gathered.
     Flush,

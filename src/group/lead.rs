@@ -2,9 +2,10 @@
 
 use raftproto::peer::RaftMessage;
 
+use super::batch::Proposed;
 use super::log::LogPosition;
 use super::peer::{BadMessage, node_of};
-use super::{Effect, Fetched, Group, Persist, refuse};
+use super::{Effect, Fetched, Group, Persist, ReplyTo, refuse};
 use crate::mutation;
 use crate::protocol::Refusal;
 
@@ -107,11 +108,22 @@ impl Group {
         }
     }
 
-    /// Refuses what has waited for too long.
+    /// The log stands still: refuses what was not proposed, and what has waited for too long.
     pub(super) fn give_up(&mut self, effects: &mut Vec<Effect>) {
         self.retry_held(effects);
         self.give_up_late(effects);
         self.give_up_proposed(effects);
+        let bound = "disk_space";
+        refuse(
+            self.pending.take_asked(),
+            &Refusal::Overloaded { bound },
+            effects,
+        );
+        // What is proposed stays in the log, and is done once there is room: only its askers are told that they cannot know.
+        let now_us = self.now.monotonic_us;
+        let late = self.proposed.values_mut().filter(|p| p.until_us <= now_us);
+        let askers: Vec<Option<ReplyTo>> = late.flat_map(Proposed::take_askers).collect();
+        refuse(askers, &Refusal::OutcomeUnknown, effects);
     }
 
     /// Gives up proposals of former leaderships whose place in the log is not known for too long, and forgets them: the log

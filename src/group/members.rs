@@ -101,8 +101,9 @@ impl Group {
         };
         if let Err(error) = self.raft.propose_change(change) {
             log::debug!(
-                "event=change_not_proposed group={} error=\"{error}\"",
-                self.id()
+                "event=change_not_proposed group={} error={error:?}",
+                self.id(),
+                error = error.to_string()
             );
         }
     }

@@ -15,7 +15,7 @@ use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, StreamKey};
 const PATIENCE_US: u64 = 5_000_000;
 
 /// Requests of one group that wait for a leader.
-const HELD_MAX: usize = 4096;
+pub(super) const HELD_MAX: usize = 4096;
 
 /// A request and who asked.
 #[derive(Debug, Clone)]

@@ -219,6 +219,39 @@ fn a_group_has_a_bounded_number_of_streams() {
 }
 
 #[test]
+fn while_the_log_stands_still_who_waits_is_answered_and_what_was_proposed_is_done_once() {
+    let mut world = World::of(1, 0);
+    world.create("a", Expiry::Never);
+    let target = || GroupTarget::Key(key("a"));
+    let proposed = world.send(target(), append("x"));
+    world.flush();
+    // There is no room: it is not synced, and these are not proposed.
+    let gathered = [append("y"), Op::Delete].map(|op| world.send(target(), op));
+    world.step(Input::GiveUpLate);
+    for id in gathered {
+        let outcome = world.answer(id);
+        let bound = Outcome::Refused(Refusal::Overloaded {
+            bound: "disk_space",
+        });
+        assert_eq!(format!("{outcome:?}"), format!("{bound:?}"));
+    }
+    assert!(!world.answers.contains_key(&proposed), "not so soon");
+    world.now_ms += PROPOSED_PATIENCE_US / 1000;
+    world.step(Input::GiveUpLate);
+    assert!(matches!(
+        world.answer(proposed),
+        Outcome::Refused(Refusal::OutcomeUnknown)
+    ));
+    world.step(Input::GiveUpLate);
+    assert!(world.answers.is_empty());
+    // There is room.
+    world.settle();
+    assert!(world.answers.is_empty(), "answered twice");
+    assert_eq!(tail_of(&world.ask("a", Op::Head)), Some(1));
+    assert_eq!(world.group.uncommitted_bytes, 0);
+}
+
+#[test]
 fn the_end_of_a_stream_leaves_no_watcher_behind() {
     let mut world = World::of(1, 0);
     for end_by_time in [false, true] {

@@ -2,6 +2,8 @@
 
 use raftproto::checkpoint::Membership;
 
+use super::holds::ABANDONED_MAX;
+use super::route::HELD_MAX;
 use super::{BadMessage, Group, Replica};
 use crate::protocol::{ColdChunk, Incarnation, Meta, PackName, StreamKey};
 
@@ -76,6 +78,16 @@ impl Group {
     /// Bytes of the log after an index, as far as they are kept.
     pub fn log_bytes_after(&self, index: u64) -> u64 {
         self.raft.log_bytes_after(index)
+    }
+
+    /// How full the room for requests that wait for a leader is, from 0 to 1.
+    pub fn held(&self) -> f64 {
+        self.waiting.held() as f64 / HELD_MAX as f64
+    }
+
+    /// The same of the forks that are known to stand never.
+    pub fn abandoned_forks(&self) -> f64 {
+        self.machine.abandoned.len() as f64 / ABANDONED_MAX as f64
     }
 
     /// How much was applied since the start, in bytes; a command costs some besides its own.

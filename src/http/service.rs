@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use hyper::body::Body;
 use hyper::header::{ALLOW, HeaderMap, ORIGIN};
+use hyper::http::request::Parts;
 use hyper::{Method, Request as HttpRequest, Response, StatusCode};
 
 use super::backend::{Backend, Operation};
@@ -73,11 +74,8 @@ where
         Route::Stream(key) => {
             let query = head.uri.query();
             let leader = backend.leader_elsewhere(&key);
-            if let Some(leader) = leader
-                .as_deref()
-                .filter(|_| prefers_redirect(&head.headers))
-            {
-                return Ok(redirect(leader, &head.uri));
+            if let Some(redirect) = redirect(leader.as_deref(), &head) {
+                return Ok(redirect);
             }
             let answered = match head.method {
                 Method::PUT => {
@@ -100,20 +98,19 @@ where
                 }
                 _ => Ok(not_allowed("GET, HEAD, POST, PUT, DELETE, OPTIONS")),
             };
-            let Some(leader) = leader else {
-                return answered;
-            };
-            let mut reply =
-                answered.unwrap_or_else(|refusal| status::refused(&refusal, retry_after_s));
-            reply.set(header::STREAM_LEADER_HINT, &leader);
-            Ok(reply)
+            hinted(answered, leader, retry_after_s)
         }
         Route::Retention(key, offset) => {
             *operation = Operation::Retention;
-            match head.method {
+            let leader = backend.leader_elsewhere(&key);
+            if let Some(redirect) = redirect(leader.as_deref(), &head) {
+                return Ok(redirect);
+            }
+            let answered = match head.method {
                 Method::PUT => Box::pin(retention::put(&*backend, key, offset)).await,
                 _ => Ok(not_allowed("PUT, OPTIONS")),
-            }
+            };
+            hinted(answered, leader, retry_after_s)
         }
         Route::Bucket(name) => {
             *operation = Operation::Bucket;
@@ -157,14 +154,29 @@ fn prefers_redirect(headers: &HeaderMap) -> bool {
         .any(|one| one.trim().eq_ignore_ascii_case("redirect"))
 }
 
-/// To the node that leads, for clients that want to know.
-fn redirect(leader: &str, target: &hyper::Uri) -> Reply {
-    let path = target.path_and_query().map_or("/", |p| p.as_str());
+/// The same answer, with the node that leads, if that is another one.
+fn hinted(
+    answered: Result<Reply, Refusal>,
+    leader: Option<String>,
+    retry_after_s: u64,
+) -> Result<Reply, Refusal> {
+    let Some(leader) = leader else {
+        return answered;
+    };
+    let mut reply = answered.unwrap_or_else(|refusal| status::refused(&refusal, retry_after_s));
+    reply.set(header::STREAM_LEADER_HINT, &leader);
+    Ok(reply)
+}
+
+/// To the node that leads, if that is another one, for clients that want to know.
+fn redirect(leader: Option<&str>, head: &Parts) -> Option<Reply> {
+    let leader = leader.filter(|_| prefers_redirect(&head.headers))?;
+    let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
     let mut reply = Reply::new(StatusCode::TEMPORARY_REDIRECT);
     reply.set(hyper::header::LOCATION, &format!("http://{leader}{path}"));
     reply.set(header::STREAM_LEADER_HINT, leader);
     reply.no_store();
-    reply
+    Some(reply)
 }
 
 fn path_refusal(error: PathError) -> Refusal {

@@ -53,7 +53,10 @@ impl Notifier {
         if let Some((socket, _)) = &socket
             && let Err(error) = socket.set_nonblocking(true)
         {
-            log::debug!("event=notify_socket error=\"{error}\"");
+            log::debug!(
+                "event=notify_socket error={error:?}",
+                error = error.to_string()
+            );
         }
         let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
         let is_meant =
@@ -72,7 +75,10 @@ impl Notifier {
         if let Some((socket, address)) = &self.socket
             && let Err(error) = socket.send_to_addr(text.as_bytes(), address)
         {
-            log::debug!("event=notify_failed error=\"{error}\"");
+            log::debug!(
+                "event=notify_failed error={error:?}",
+                error = error.to_string()
+            );
         }
     }
 

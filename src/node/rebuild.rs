@@ -137,7 +137,7 @@ fn carry_out(dir: &Path, config: &Config, plan: &Plan) -> Result<(), NodeError> 
         };
         identity.write(&path, config)?;
         log::warn!(
-            "event=set_aside path={} raft_id={} remove it once nobody wants to look into it",
+            "event=set_aside path={:?} raft_id={} remove it once nobody wants to look into it",
             aside.display(),
             plan.raft_id
         );

@@ -10,6 +10,7 @@ use storage::wal::{IoMode, Record, WalConfig};
 use storage::{StorageError, framed, wal};
 
 use super::identity::Identity;
+use super::place::misfit;
 use super::rebuild::{is_damage, rebuild, resume};
 use super::replay::{is_needed, replay};
 use super::{NodeError, notify};
@@ -50,6 +51,9 @@ pub fn recover(config: &Config) -> Result<Start, NodeError> {
     let Some(dir) = &config.wal_dir else {
         return read_all(config);
     };
+    if let Some(text) = misfit(dir) {
+        return Err(NodeError::Misfit(text));
+    }
     match read_all(config) {
         Err(error) if is_damage(&error) => {
             // Held while files are moved.
@@ -72,7 +76,7 @@ fn cache_lock(config: &Config) -> Result<Option<DirLock>, NodeError> {
         // A cache is worth no outage: a disk that fails or is not there is done without.
         Err(storage::StorageError::Io { source, .. }) if is_of_the_disk(&source) => {
             log::error!(
-                "event=cache_off dir={} {source}: reads go to the store",
+                "event=cache_off dir={:?} {source}: reads go to the store",
                 dir.display()
             );
             Ok(None)
@@ -123,7 +127,7 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
     let is_direct = wal::has_direct_io(&wal_dir)?;
     if !is_direct {
         log::warn!(
-            "event=buffered_io path={} its filesystem has no direct I/O: appends take longer and use the page cache",
+            "event=buffered_io path={:?} its filesystem has no direct I/O: appends take longer and use the page cache",
             wal_dir.display()
         );
     }
@@ -159,7 +163,7 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
         };
         log::log!(
             level,
-            "event=torn_tail path={} offset={} the last record is not whole and is left out: a crash cut its write, or it was \
+            "event=torn_tail path={:?} offset={} the last record is not whole and is left out: a crash cut its write, or it was \
              damaged later",
             torn.path.display(),
             torn.offset

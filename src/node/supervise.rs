@@ -192,7 +192,7 @@ impl<'a> Supervisor<'a> {
                     self.slow_at = instant() + SLOW_START;
                     let doing = self.pulses.doing().join(", ");
                     log::warn!(
-                        "event=start_slow after_s={} cores=\"{doing}\"",
+                        "event=start_slow after_s={} cores={doing:?}",
                         self.began.elapsed().as_secs()
                     );
                 }

@@ -1,7 +1,8 @@
-//! The log: one line per event on standard error, as logfmt or JSON. A core never waits for it: lines go through a
+//! The log: one line per event on standard error, as logfmt or JSON; with priorities where that is the journal. A core never waits for it: lines go through a
 //! bounded queue to one writer thread, and what does not fit is counted and reported. An event that repeats is cut off after
 //! some lines a second; how many were left out is said when it goes on. No line has a payload.
 
+pub mod journal;
 mod line;
 
 use std::io::Write;
@@ -69,7 +70,7 @@ pub fn start(level: LevelFilter, json: bool) {
                 .map(ToString::to_string)
                 .unwrap_or_default();
             let text = panic.payload_as_str().unwrap_or("no text");
-            log::error!("event=panic place={place} text={text:?}");
+            log::error!("event=panic place={place:?} text={text:?}");
         }));
     }
 }
@@ -157,7 +158,7 @@ impl Writer {
         if is_over {
             SUPPRESSED.fetch_add(1, Ordering::Relaxed);
         } else {
-            line.render(&mut text, self.json);
+            put(&mut text, line, self.json);
         }
         text
     }
@@ -169,8 +170,13 @@ impl Writer {
             target: "ursula::log".to_owned(),
             message: message.to_owned(),
         };
-        note.render(text, self.json);
+        put(text, &note, self.json);
     }
+}
+
+fn put(text: &mut String, line: &Line, json: bool) {
+    text.push_str(journal::prefix(line.level));
+    line.render(text, json);
 }
 
 impl Log for Logger {

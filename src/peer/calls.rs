@@ -50,6 +50,20 @@ impl Caller {
         self.unary(address, "Status", &request).await
     }
 
+    /// A connection on which the node at `address` can be asked several times.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn open(&self, address: &str) -> Result<Asking, GrpcError> {
+        let (sender, connected) = connect(address, &self.settings, &self.timeouts).await?;
+        Ok(Asking {
+            address: address.to_owned(),
+            settings: self.settings.clone(),
+            sender,
+            _connected: connected,
+        })
+    }
+
     /// Gives the node at `address` an order.
     ///
     /// # Errors
@@ -115,11 +129,44 @@ impl Caller {
         message: &impl Message,
     ) -> Result<(Sender, Connected, Messages<Incoming>), GrpcError> {
         let (mut sender, connected) = connect(address, &self.settings, &self.timeouts).await?;
-        let body = Full::new(Encoder::new(None).encode(message));
-        let request = request(address, method, false, body)?;
-        let reply = sender.send_request(request).await.map_err(broken)?;
-        let messages = read_reply(reply, self.settings.message_bytes_max)?;
+        let messages = send(&mut sender, address, method, message, &self.settings).await?;
         Ok((sender, connected, messages))
+    }
+}
+
+async fn send(
+    sender: &mut Sender,
+    address: &str,
+    method: &str,
+    message: &impl Message,
+    settings: &PeerSettings,
+) -> Result<Messages<Incoming>, GrpcError> {
+    let body = Full::new(Encoder::new(None).encode(message));
+    let request = request(address, method, false, body)?;
+    let reply = sender.send_request(request).await.map_err(broken)?;
+    read_reply(reply, settings.message_bytes_max)
+}
+
+/// See [`Caller::open`]. The connection ends when this is dropped.
+pub struct Asking {
+    address: String,
+    settings: Rc<PeerSettings>,
+    sender: Sender,
+    _connected: Connected,
+}
+
+impl Asking {
+    /// How the node is.
+    ///
+    /// # Errors
+    /// The call's.
+    pub async fn status(&mut self, message: &StatusRequest) -> Result<StatusReply, GrpcError> {
+        within(self.settings.call_timeout, "Status", async {
+            let (sender, address) = (&mut self.sender, &self.address);
+            let mut messages = send(sender, address, "Status", message, &self.settings).await?;
+            messages.only().await
+        })
+        .await
     }
 }
 

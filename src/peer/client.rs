@@ -1,6 +1,6 @@
 //! The link to one peer: one connection with one `Exchange` call, kept for ever.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
@@ -31,6 +31,8 @@ struct Shared {
     /// While the link is up.
     outbox: RefCell<Option<Rc<Outbox>>>,
     stats: Rc<LinkStats>,
+    /// What each batch says of this node's disk.
+    has_no_room: Rc<Cell<bool>>,
     /// Why the last attempt or connection ended.
     trouble: RefCell<String>,
     /// The peer was heard of: it is worth an attempt at once.
@@ -46,6 +48,7 @@ impl Link {
             address: address.to_owned(),
             outbox: RefCell::new(None),
             stats: Rc::default(),
+            has_no_room: Rc::default(),
             trouble: RefCell::default(),
             hurried: Event::default(),
             dropped: Event::default(),
@@ -68,6 +71,15 @@ impl Link {
     pub fn hurry(&self) {
         if !self.is_up() {
             self.shared.hurried.raise();
+        }
+    }
+
+    /// Tells the peer whether this node's disk has room: at once where that is news, and with each batch.
+    pub fn say_room(&self, has_room: bool) {
+        if self.shared.has_no_room.replace(!has_room) == has_room
+            && let Some(outbox) = &*self.shared.outbox.borrow()
+        {
+            outbox.say_alive();
         }
     }
 
@@ -157,7 +169,7 @@ async fn reconnect<E: PeerEvents>(transport: &Transport<E>, shared: &Rc<Shared>)
         let trouble = error.to_string();
         if was_up || trouble != *shared.trouble.borrow() {
             log::warn!(
-                "event=peer_link_down node={node} address={address} was_up={was_up} reason={trouble}"
+                "event=peer_link_down node={node} address={address} was_up={was_up} reason={trouble:?}"
             );
             shared.trouble.replace(trouble);
         }
@@ -189,7 +201,8 @@ async fn attempt<E: PeerEvents>(
         kind: Some(Kind::Hello(transport.events.hello())),
     };
     let hello = Encoder::new(None).encode(&hello);
-    let outbox = Rc::new(Outbox::new(hello, settings, shared.stats.clone()));
+    let told = (shared.stats.clone(), shared.has_no_room.clone());
+    let outbox = Rc::new(Outbox::new(hello, settings, told));
     let (mut sender, _connected) = connect(&shared.address, settings, &transport.timeouts).await?;
     let request = request(
         &shared.address,

@@ -124,7 +124,7 @@ where
     .await?;
     tasks.execute(async move {
         if let Err(error) = connection.await {
-            log::debug!("event=peer_connection_ended error=\"{}\"", cause(&error));
+            log::debug!("event=peer_connection_ended error={:?}", cause(&error));
         }
     });
     Ok((sender, connected))

@@ -29,7 +29,7 @@ impl Refused {
         if refused.get(&node).is_some_and(|last| last == text) {
             return;
         }
-        log::warn!("event=peer_refused node={node} reason={text}");
+        log::warn!("event=peer_refused node={node} reason={text:?}");
         if refused.len() < REFUSED_MAX || refused.contains_key(&node) {
             refused.insert(node, text.to_owned());
         }
@@ -82,7 +82,7 @@ pub(super) fn exchange<E: PeerEvents>(
                     Ok(()) => None,
                     Err(error) => {
                         let node = speaker.hello.node_id;
-                        log::debug!("event=peer_call_ended node={node} reason={error:?}");
+                        log::debug!("event=peer_call_ended node={node} {error}");
                         Some((Err(error), State::Ended))
                     }
                 },

@@ -92,13 +92,18 @@ pub(super) struct Outbox {
     waker: Cell<Option<Waker>>,
     encoder: RefCell<Encoder>,
     stats: Rc<LinkStats>,
+    has_no_room: Rc<Cell<bool>>,
     queue_bytes_max: u64,
     batch_bytes_max: u64,
     item_bytes_max: u64,
 }
 
 impl Outbox {
-    pub(super) fn new(hello: Bytes, settings: &PeerSettings, stats: Rc<LinkStats>) -> Outbox {
+    pub(super) fn new(
+        hello: Bytes,
+        settings: &PeerSettings,
+        (stats, has_no_room): (Rc<LinkStats>, Rc<Cell<bool>>),
+    ) -> Outbox {
         stats.queued_bytes.set(0);
         Outbox {
             waiting: RefCell::default(),
@@ -110,6 +115,7 @@ impl Outbox {
             waker: Cell::new(None),
             encoder: RefCell::new(Encoder::new(None)),
             stats,
+            has_no_room,
             queue_bytes_max: settings.queue_bytes_max,
             batch_bytes_max: settings.batch_bytes_max as u64,
             item_bytes_max: (settings.message_bytes_max as u64).saturating_sub(ENVELOPE_BYTES),
@@ -212,6 +218,7 @@ impl Outbox {
         self.is_waiting.set(false);
         let mut batch = Batch {
             alive: waiting.is_empty(),
+            has_no_room: self.has_no_room.get(),
             ..Batch::default()
         };
         let (mut count, mut bytes) = (0, 0);

@@ -46,7 +46,10 @@ pub async fn serve<E: PeerEvents>(listener: Listener, transport: Transport<E>) {
             None => return,
             Some(Ok(stream)) => stream,
             Some(Err(error)) => {
-                log::warn!("event=peer_accept_failed error=\"{error}\"");
+                log::warn!(
+                    "event=peer_accept_failed error={error:?}",
+                    error = error.to_string()
+                );
                 glommio::timer::sleep(Duration::from_millis(50)).await;
                 continue;
             }
@@ -77,7 +80,10 @@ impl Drop for Open {
 async fn connection<E: PeerEvents>(stream: Socket, transport: Transport<E>, refused: Rc<Refused>) {
     let settings = transport.settings.clone();
     if let Err(error) = prepare(&stream, settings.silence) {
-        log::debug!("event=socket_option_failed error=\"{error}\"");
+        log::debug!(
+            "event=socket_option_failed error={error:?}",
+            error = error.to_string()
+        );
     }
     let (tasks, _connected) = tasks();
     let stop = transport.stop.clone();
@@ -129,7 +135,7 @@ async fn connection<E: PeerEvents>(stream: Socket, transport: Transport<E>, refu
         }
     };
     if let Err(error) = result {
-        log::debug!("event=peer_connection_ended error=\"{}\"", cause(&error));
+        log::debug!("event=peer_connection_ended error={:?}", cause(&error));
     }
 }
 

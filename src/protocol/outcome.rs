@@ -219,6 +219,14 @@ pub struct PackName {
     pub nonce: u64,
 }
 
+impl std::fmt::Display for PackName {
+    /// As the last part of its key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (term, number, nonce) = (self.term, self.number, self.nonce);
+        write!(f, "{term:010}-{number:06}-{nonce:016x}")
+    }
+}
+
 impl PackName {
     /// As a message.
     pub fn to_message(self) -> raftproto::command::PackName {

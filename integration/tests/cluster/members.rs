@@ -119,6 +119,15 @@ fn nodes_come_and_go_and_clients_see_no_error() {
     cluster.wait_ready();
     // The same order again changes nothing.
     ordered(&cluster, 4, &["add", &named(&cluster, four)]);
+    // Nobody would reach a member at an address where it does not answer, or where another one does.
+    for address in ["127.0.0.1:1", cluster.cluster_address(four)] {
+        let order = ["add", &format!("2={address}")];
+        let said = cluster.order(1, &order).unwrap_err();
+        assert!(
+            said.contains("nothing was changed") && said.contains("--unseen"),
+            "{said}"
+        );
+    }
 
     // A founder goes, and one that came.
     for node in [1, four] {

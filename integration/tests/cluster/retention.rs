@@ -38,6 +38,20 @@ fn what_a_stream_keeps_is_the_same_on_every_node_and_after_a_fail_over() {
         return;
     }
     let leader = cluster.leader(path).expect("somebody leads");
+    let follower = cluster.ids().into_iter().find(|n| *n != leader).unwrap();
+    let floor = client.append(path, TEXT, &[b'a'; 100]).next();
+    let url = format!("{path}/retention/{floor}");
+    let put = |headers| cluster.client(follower).send("PUT", &url, headers, b"");
+    let redirected = put(&[("prefer", "redirect")]);
+    assert_eq!(redirected.status, 307);
+    let leads = cluster.address(leader);
+    assert_eq!(
+        redirected.header("location"),
+        format!("http://{leads}{url}")
+    );
+    let cut = put(&[]);
+    assert_eq!(cut.status, 204, "{}", cut.text());
+    assert_eq!(cut.header("stream-leader-hint"), leads);
     cluster.kill(leader);
     let other = cluster.running()[0];
     let until = Instant::now() + PATIENCE;

@@ -31,8 +31,8 @@ fn a_node_with_other_settings_is_refused_with_both_values() {
     let table = [
         (
             ["--cluster-id", "another-one"],
-            "\"another-one\"",
-            "\"test\"",
+            "\\\"another-one\\\"",
+            "\\\"test\\\"",
         ),
         (["--raft-group-count", "7"], "group_count is", "7"),
         (

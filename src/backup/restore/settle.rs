@@ -26,7 +26,7 @@ pub(super) fn settle(streams: &mut BTreeMap<String, StreamState>, meta: &mut Met
             .map(|(key, _)| key.clone())
             .collect();
         for key in &lost {
-            log::warn!("event=fork_not_restored stream={key} its source was not restored so far");
+            log::warn!("event=fork_not_restored stream={key:?} its source was not restored so far");
             streams.remove(key);
             settled.forks_dropped += 1;
         }

@@ -116,12 +116,18 @@ impl Poller {
                 continue;
             }
             if let Err(error) = doorbell.arm() {
-                log::error!("event=doorbell_failed error=\"{error}\"");
+                log::error!(
+                    "event=doorbell_failed error={error:?}",
+                    error = error.to_string()
+                );
                 glommio::timer::sleep(Duration::from_millis(1)).await;
                 continue;
             }
             if let Err(error) = doorbell.rung().await {
-                log::error!("event=doorbell_failed error=\"{error}\"");
+                log::error!(
+                    "event=doorbell_failed error={error:?}",
+                    error = error.to_string()
+                );
                 glommio::timer::sleep(Duration::from_millis(1)).await;
             }
         }

@@ -1,4 +1,6 @@
-//! One line: `event=name key=value ... words`, as logfmt or as JSON with a field for each key.
+//! One line: `event=name key=value ... words`, as logfmt or as JSON with a field for each key. The words become the field
+//! `message`. Who logs writes a value that may have spaces or quotes with `{:?}`, as a text: it is taken apart here and quoted
+//! again as the format wants it.
 
 use std::fmt::Write;
 use std::time::SystemTime;
@@ -28,69 +30,110 @@ impl Line {
 
     /// Writes it, with its line's end and no other one.
     pub fn render(&self, out: &mut String, json: bool) {
-        let time = crate::protocol::rfc3339_from_ms(self.time_ms);
-        let level = self.level.as_str().to_lowercase();
-        let target = &self.target;
-        if !json {
-            let message = self.message.replace(['\n', '\r'], " ");
-            let _ = writeln!(out, "time={time} level={level} target={target} {message}");
+        let (pairs, words) = split(&self.message);
+        let own = [
+            ("time", crate::protocol::rfc3339_from_ms(self.time_ms)),
+            ("level", self.level.as_str().to_lowercase()),
+            ("target", self.target.clone()),
+        ];
+        let words = (!words.is_empty()).then(|| ("message", words.to_owned()));
+        let mut fields: Vec<(&str, String)> = Vec::new();
+        for (key, value) in own.into_iter().chain(pairs).chain(words) {
+            // What the line says of itself goes before what it was given.
+            if fields.iter().all(|(known, _)| *known != key) {
+                fields.push((key, value));
+            }
+        }
+        if json {
+            let fields = fields.into_iter().map(|(k, v)| (k.to_owned(), v.into()));
+            let _ = writeln!(out, "{}", serde_json::Value::Object(fields.collect()));
             return;
         }
-        let mut fields = serde_json::Map::new();
-        for (key, value) in [("time", &time), ("level", &level), ("target", target)] {
-            fields.insert(key.to_owned(), value.as_str().into());
+        for (place, (key, value)) in fields.iter().enumerate() {
+            let _ = write!(out, "{}{key}=", if place > 0 { " " } else { "" });
+            put_value(out, value);
         }
-        let (pairs, words) = split(&self.message);
-        for (key, value) in pairs {
-            fields.entry(key).or_insert_with(|| value.into());
-        }
-        if !words.is_empty() {
-            fields.insert("message".to_owned(), words.into());
-        }
-        let _ = writeln!(out, "{}", serde_json::Value::Object(fields));
+        out.push('\n');
     }
 }
 
-/// The fields that a message begins with or has among its words, and the words.
-fn split(message: &str) -> (Vec<(String, String)>, String) {
-    let mut pairs = Vec::new();
-    let mut words = Vec::new();
-    let mut rest = message.trim_start();
-    while !rest.is_empty() {
-        let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
-        let is_key = |key: &str| {
-            let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-            !key.is_empty() && key.bytes().all(plain)
-        };
-        let mut used = end;
-        match rest[..end].split_once('=').filter(|(key, _)| is_key(key)) {
-            Some((key, _)) => {
-                let value = &rest[key.len() + 1..];
-                let quoted = value.strip_prefix('"').and_then(|v| Some((v, closing(v)?)));
-                let value = match quoted {
-                    Some((text, at)) => {
-                        used = key.len() + 2 + at + 1;
-                        text[..at].replace("\\\"", "\"")
-                    }
-                    None => rest[key.len() + 1..end].to_owned(),
-                };
-                pairs.push((key.to_owned(), value));
+/// A value as it is, or in quotes if it could be misread.
+fn put_value(out: &mut String, value: &str) {
+    let is_plain =
+        |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '=' | '\\');
+    if !value.is_empty() && value.chars().all(is_plain) {
+        return out.push_str(value);
+    }
+    out.push('"');
+    for c in value.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
             }
-            None => words.push(&rest[..end]),
+            c => out.push(c),
         }
-        rest = rest[used..].trim_start();
     }
-    (pairs, words.join(" "))
+    out.push('"');
 }
 
-/// Where a quoted text ends.
-fn closing(text: &str) -> Option<usize> {
-    let mut is_escaped = false;
-    text.bytes().position(|byte| {
-        let ends = byte == b'"' && !is_escaped;
-        is_escaped = byte == b'\\' && !is_escaped;
-        ends
-    })
+/// The fields that a message begins with, and its words.
+fn split(message: &str) -> (Vec<(&str, String)>, &str) {
+    let mut pairs = Vec::new();
+    let mut rest = message.trim();
+    while let Some((key, after)) = rest.split_once('=').filter(|(key, _)| is_key(key)) {
+        let (value, end) = match after.strip_prefix('"').and_then(unquote) {
+            Some((value, used)) => (value, 1 + used),
+            None => {
+                let end = after.find(char::is_whitespace).unwrap_or(after.len());
+                (after[..end].to_owned(), end)
+            }
+        };
+        pairs.push((key, value));
+        rest = after[end..].trim_start();
+    }
+    (pairs, rest)
+}
+
+fn is_key(key: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    !key.is_empty() && key.bytes().all(is_plain)
+}
+
+/// The text that `{:?}` put in quotes, of which the first is passed already, and how many bytes it took with the last one;
+/// `None` if it is none.
+fn unquote(text: &str) -> Option<(String, usize)> {
+    let mut value = String::new();
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => {
+                let is_end = text[at + 1..]
+                    .chars()
+                    .next()
+                    .is_none_or(char::is_whitespace);
+                return is_end.then_some((value, at + 1));
+            }
+            '\\' => match chars.next()?.1 {
+                'n' => value.push('\n'),
+                'r' => value.push('\r'),
+                't' => value.push('\t'),
+                '0' => value.push('\0'),
+                'u' => {
+                    let hex = text[at..].strip_prefix("\\u{")?.split_once('}')?.0;
+                    value.push(char::from_u32(u32::from_str_radix(hex, 16).ok()?)?);
+                    chars.by_ref().find(|(_, c)| *c == '}');
+                }
+                c => value.push(c),
+            },
+            c => value.push(c),
+        }
+    }
+    None
 }
 
 /// Milliseconds since 1970.
@@ -108,32 +151,67 @@ pub fn now_ms() -> u64 {
 mod tests {
     use super::*;
 
-    #[test]
-    fn fields_and_words_are_told_apart() {
-        let message = "event=full core=3 error=\"a \\\"b\\\" = c\" there is no room: x=y z";
-        let line = Line {
+    fn line(message: &str) -> Line {
+        Line {
             time_ms: 0,
             level: Level::Error,
             target: "ursula::core".to_owned(),
             message: message.to_owned(),
-        };
-        assert_eq!(line.event(), "full");
+        }
+    }
+
+    fn rendered(message: &str, json: bool) -> String {
         let mut text = String::new();
-        line.render(&mut text, true);
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        line(message).render(&mut text, json);
+        text
+    }
+
+    #[test]
+    fn fields_and_words_are_told_apart() {
+        let error = "a \"b\" = c\n\u{1b}\\";
+        let message = format!("event=full core=3 error={error:?} there is no room: x=y \"z\"");
+        assert_eq!(line(&message).event(), "full");
+        let value: serde_json::Value = serde_json::from_str(&rendered(&message, true)).unwrap();
         assert_eq!(value["event"], "full");
         assert_eq!(value["core"], "3");
-        assert_eq!(value["error"], "a \"b\" = c");
-        assert_eq!(value["message"], "there is no room: z");
+        assert_eq!(value["error"], error);
+        assert_eq!(value["message"], "there is no room: x=y \"z\"");
         assert_eq!(value["level"], "error");
-        let lines = Line {
-            message: "event=a\nevent=b".to_owned(),
-            ..line
-        };
-        for json in [true, false] {
-            let mut text = String::new();
-            lines.render(&mut text, json);
-            assert_eq!(text.matches('\n').count(), 1, "{text}");
+    }
+
+    #[test]
+    fn a_line_of_logfmt_is_keys_and_values_only() {
+        let time = crate::protocol::rfc3339_from_ms(0);
+        let own = format!("time={time} level=error target=ursula::core");
+        for (message, expected) in [
+            ("event=a", " event=a"),
+            (
+                "event=a core=3 some words",
+                " event=a core=3 message=\"some words\"",
+            ),
+            ("event=a path=\"/x/y\" n=1", " event=a path=/x/y n=1"),
+            ("event=a path=\"/x y\" n=1", " event=a path=\"/x y\" n=1"),
+            ("event=a key= b", " event=a key=\"\" message=b"),
+            (
+                "event=a say \"no\": k=v",
+                " event=a message=\"say \\\"no\\\": k=v\"",
+            ),
+            ("of another crate", " message=\"of another crate\""),
+            ("event=a level=low time=now", " event=a"),
+            (
+                "event=a e=\"a \\\"b\\\"\\n\"",
+                " event=a e=\"a \\\"b\\\"\\n\"",
+            ),
+            (
+                "event=a two\nlines \u{1b}[1m",
+                " event=a message=\"two\\nlines \\u001b[1m\"",
+            ),
+            (
+                "event=a e=\"un\"closed\"",
+                " event=a e=\"\\\"un\\\"closed\\\"\"",
+            ),
+        ] {
+            assert_eq!(rendered(message, false), format!("{own}{expected}\n"));
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::peer::calls::read_reply;
 use crate::peer::connection::{connect, within};
 use crate::peer::grpc::{Encoding, request};
 use crate::peer::message::{Encoder, Messages, Side};
-use crate::peer::outbox::{LinkStats, Outbox, OutboxBody};
+use crate::peer::outbox::{Outbox, OutboxBody};
 
 fn framed(flag: u8, message: &[u8]) -> Bytes {
     let mut out = BytesMut::new();
@@ -176,7 +176,7 @@ fn who_introduced_itself_and_fell_silent_is_down() {
         let address = two.address.to_string();
         let transport = &one.transport;
         let hello = envelope(Kind::Hello(one.node.hello()));
-        let outbox = Outbox::new(hello, &transport.settings, Rc::new(LinkStats::default()));
+        let outbox = Outbox::new(hello, &transport.settings, Default::default());
         let connected = connect(&address, &transport.settings, &transport.timeouts).await;
         let (mut sender, _connected) = connected.unwrap();
         let body = OutboxBody(Rc::new(outbox));

@@ -178,7 +178,7 @@ impl DiskCache {
             Ok(bytes) => Some(bytes),
             Err(damage) => {
                 log::warn!(
-                    "event=cache_damaged path={} {damage}: it is fetched anew",
+                    "event=cache_damaged path={:?} {damage}: it is fetched anew",
                     self.path.display()
                 );
                 add(&self.counts.damaged, 1);

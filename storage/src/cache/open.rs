@@ -97,7 +97,7 @@ impl DiskCache {
             self.hand.set((newest.1 as usize + 1) % count as usize);
         }
         log::info!(
-            "event=cache_found path={} chunks={} bytes={}",
+            "event=cache_found path={:?} chunks={} bytes={}",
             self.path.display(),
             self.chunks(),
             self.stored_bytes()
@@ -113,7 +113,7 @@ impl DiskCache {
         let entries = head.index(&index);
         if entries.is_none() {
             log::warn!(
-                "event=cache_damaged path={} the index of region {region} is damaged",
+                "event=cache_damaged path={:?} the index of region {region} is damaged",
                 self.path.display()
             );
             add(&self.counts.damaged, 1);

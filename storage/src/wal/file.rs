@@ -186,8 +186,9 @@ impl SegmentFile {
         };
         if let Err(error) = closed {
             log::warn!(
-                "event=segment_not_closed path={} error=\"{error}\"",
-                path.display()
+                "event=segment_not_closed path={:?} error={error:?}",
+                path.display(),
+                error = error.to_string()
             );
         }
     }
@@ -253,8 +254,9 @@ pub(super) fn remove(path: &Path) -> bool {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
         Err(error) => {
             log::warn!(
-                "event=segment_not_removed path={} error=\"{error}\"",
-                path.display()
+                "event=segment_not_removed path={:?} error={error:?}",
+                path.display(),
+                error = error.to_string()
             );
             false
         }

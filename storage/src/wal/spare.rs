@@ -15,6 +15,8 @@ pub(super) struct Spare {
     ready: RefCell<Option<Prepared>>,
     recycled: RefCell<Option<PathBuf>>,
     is_under_way: Cell<bool>,
+    /// There was no room for the last one.
+    has_no_room: Cell<bool>,
     counter: Cell<u64>,
 }
 
@@ -28,12 +30,24 @@ impl Spare {
         config: &WalConfig,
         size: u64,
     ) -> Result<Prepared, StorageError> {
-        if size == config.segment_bytes
-            && let Some(ready) = self.ready.borrow_mut().take()
-        {
+        let is_usual = size == config.segment_bytes;
+        if is_usual && let Some(ready) = self.ready.borrow_mut().take() {
             return Ok(ready);
         }
-        prepare(self.temporary(config), None, size, config.io_mode).await
+        let recycled = self.recycled.borrow_mut().take_if(|_| is_usual);
+        let made = prepare(self.temporary(config), recycled, size, config.io_mode).await;
+        self.note_room(&made);
+        made
+    }
+
+    /// The last try to get a file ready found no room, and none has been got since.
+    pub(super) fn has_no_room(&self) -> bool {
+        self.has_no_room.get() && self.ready.borrow().is_none()
+    }
+
+    fn note_room(&self, made: &Result<Prepared, StorageError>) {
+        self.has_no_room
+            .set(matches!(made, Err(StorageError::NoSpace { .. })));
     }
 
     fn temporary(&self, config: &WalConfig) -> PathBuf {
@@ -54,10 +68,17 @@ impl Spare {
         let (size, mode) = (config.segment_bytes, config.io_mode);
         let spare = self.clone();
         glommio::spawn_local(async move {
-            match blocking::awake(prepare(temporary, recycled, size, mode)).await {
+            let was_without = spare.has_no_room.get();
+            let made = blocking::awake(prepare(temporary, recycled, size, mode)).await;
+            spare.note_room(&made);
+            match made {
                 Ok(ready) => *spare.ready.borrow_mut() = Some(ready),
+                // Said once: it is tried again until there is room.
+                Err(StorageError::NoSpace { .. }) if was_without => {}
                 Err(error) => {
-                    log::warn!("event=segment_not_prepared the next switch tries again: {error}")
+                    log::warn!(
+                        "event=segment_not_prepared it is tried again when it is needed: {error}"
+                    )
                 }
             }
             spare.is_under_way.set(false);

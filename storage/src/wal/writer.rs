@@ -389,6 +389,20 @@ impl Wal {
         needed.map(|(group, _)| *group).collect()
     }
 
+    /// There was no room for the next segment, and of the open one less than a quarter is left, which is for what frees room
+    /// and for what little Raft has to write. A frame that is longer than the rest finds [`StorageError::NoSpace`].
+    pub fn is_short_of_room(&self) -> bool {
+        let is_nearly_full = |open: &OpenSegment| open.size - open.cursor.position < open.size / 4;
+        self.spare.has_no_room() && self.open.borrow().as_ref().is_none_or(is_nearly_full)
+    }
+
+    /// Looks whether there is room for the next segment by now, if there was none. To be called now and then.
+    pub fn look_for_room(&self) {
+        if self.spare.has_no_room() {
+            self.spare.prepare_next(&self.config);
+        }
+    }
+
     /// What is kept, and who needs the oldest of it.
     pub fn pinned(&self) -> PinReport {
         let sealed = self.sealed.borrow();
@@ -405,18 +419,26 @@ impl Wal {
     }
 
     /// Commits what is buffered and marks the end, so that damage to the last frame is found later. A commit under
-    /// way ends first; one that begins later is refused.
+    /// way ends first; one that begins later is refused. What there is no room for is dropped, as by a crash: no commit of
+    /// it ever ended well. Answers how many records that were.
     ///
     /// # Errors
-    /// As for [`Wal::commit`].
-    pub async fn close(&self) -> Result<(), StorageError> {
+    /// As for [`Wal::commit`], but for a lack of room.
+    pub async fn close(&self) -> Result<u32, StorageError> {
         self.is_closed.set(true);
         let turn = self.writing.acquire_permit(1).await;
         let _turn = turn.map_err(|_| StorageError::Poisoned)?;
-        self.write(0).await?;
-        self.write(CLEAN_END).await?;
+        let dropped = match self.write(0).await {
+            Ok(_) => 0,
+            Err(StorageError::NoSpace { .. }) => self.pending.take().records,
+            Err(error) => return Err(error),
+        };
+        match self.write(CLEAN_END).await {
+            Ok(_) | Err(StorageError::NoSpace { .. }) => {}
+            Err(error) => return Err(error),
+        }
         self.is_poisoned.set(true);
-        Ok(())
+        Ok(dropped)
     }
 }
 

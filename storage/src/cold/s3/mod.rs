@@ -133,7 +133,7 @@ impl Shared {
             if failure.is_stale_credentials() {
                 self.credentials.mistrust();
             }
-            log::debug!("event=cold_retry verb={} failure={failure:?}", verb.name());
+            log::debug!("event=cold_retry verb={} {failure:?}", verb.name());
             self.host.retried(verb);
             last = Some(failure);
             self.pause(number).await;

@@ -178,13 +178,13 @@ impl Shared {
         match sent.await {
             Ok(_) => {}
             Err(Failure::Refused(answer)) if answer.status < 500 => {
-                log::debug!("event=upload_gone answer={answer:?}");
+                log::debug!("event=upload_gone {answer:?}");
             }
             Err(failure) => {
                 let key = &input.key;
                 log::warn!(
-                    "event=upload_not_aborted key={key} failure={failure:?} its parts are kept and billed until a \
-                     lifecycle rule of the bucket removes incomplete uploads"
+                    "event=upload_not_aborted key={key} its parts are kept and billed until a lifecycle rule of the bucket removes \
+                     incomplete uploads: {failure:?}"
                 );
             }
         }

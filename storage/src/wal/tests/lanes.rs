@@ -200,6 +200,38 @@ fn without_room_for_a_segment_nothing_is_lost_and_a_later_commit_succeeds() {
 }
 
 #[test]
+fn a_lane_without_room_for_a_segment_says_so_before_the_last_one_is_full_and_ends_without_what_found_none()
+ {
+    let dir = scratch();
+    let path = dir.path().to_owned();
+    // Every file but the first.
+    for number in 2..20 {
+        let name = path.join(format!("0000000001-000-{number}.free"));
+        std::os::unix::fs::symlink("/dev/full", name).unwrap();
+    }
+    on_executor(move || async move {
+        let buffered = WalConfig {
+            io_mode: IoMode::Buffered,
+            ..config(&path, 1)
+        };
+        let wal = Wal::open(buffered, &[]).await.unwrap();
+        glommio::timer::sleep(std::time::Duration::from_millis(100)).await;
+        assert!(!wal.is_short_of_room(), "most of the segment is left");
+        wal.buffer(&large(1, 1)).unwrap();
+        wal.commit().await.unwrap();
+        assert!(wal.is_short_of_room());
+        wal.look_for_room();
+        wal.buffer(&record(1, 2, 10)).unwrap();
+        wal.commit().await.unwrap();
+        wal.buffer(&large(1, 3)).unwrap();
+        let error = wal.commit().await.unwrap_err();
+        assert!(matches!(error, StorageError::NoSpace { .. }), "{error}");
+        assert_eq!(wal.close().await.unwrap(), 1, "the long one");
+    });
+    assert_eq!(indexes(&read(dir.path()).unwrap(), 1), [1, 2]);
+}
+
+#[test]
 fn a_commit_after_the_end_is_refused_and_one_before_it_is_waited_for() {
     let dir = scratch();
     let path = dir.path().to_owned();
