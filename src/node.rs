@@ -1,5 +1,6 @@
 //! One node: recovery, one executor per core, signals, an orderly end.
 
+mod cold_place;
 mod identity;
 mod join;
 mod notify;

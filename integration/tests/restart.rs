@@ -176,6 +176,52 @@ fn what_must_not_change_is_refused_with_the_value_to_give() {
 }
 
 #[test]
+fn old_data_is_looked_for_where_it_was_put_only() {
+    let dir = scratch_dir();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (wal, one, other) = (at("wal"), at("one"), at("other"));
+    let settings = |cold: &str| {
+        let fast =
+            "--core-count 1 --cold-pack-bytes 4KiB --cold-flush-age-ms 20ms --hot-bytes-kept 0";
+        let mut settings = vec!["--wal-dir".to_owned(), wal.clone()];
+        settings.extend(fast.split(' ').map(str::to_owned));
+        if !cold.is_empty() {
+            settings.extend(["--cold".to_owned(), cold.to_owned()]);
+        }
+        settings
+    };
+    let try_start = |cold: &str| {
+        let settings = settings(cold);
+        Server::try_start(&settings.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let path = "/v1/stream/old";
+    // Where nothing is yet may be left.
+    drop(try_start("").expect("the default place"));
+    let server = try_start(&one).expect("nothing was put elsewhere");
+    let mut c = server.client();
+    c.create(path, "text/plain");
+    assert_eq!(c.append(path, "text/plain", &[b'x'; 10_000]).status, 204);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while integration::metric(&mut c, "ursula_cold_behind_bytes") > 0 {
+        assert!(std::time::Instant::now() < deadline, "{}", server.log());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(server.stop().success());
+    for elsewhere in [other.as_str(), "", "s3://old-data/b"] {
+        let log = try_start(elsewhere).err().expect("refused");
+        assert!(log.contains(&format!("give --cold {one}")), "{log}");
+    }
+    std::fs::rename(&one, &other).unwrap();
+    std::fs::create_dir(&one).unwrap();
+    let log = try_start(&one).err().expect("an empty directory is not it");
+    assert!(log.contains("is its disk mounted?"), "{log}");
+    std::fs::remove_dir(&one).unwrap();
+    std::fs::rename(&other, &one).unwrap();
+    let server = try_start(&one).expect("all is where it was");
+    assert!(server.client().read_all(path) == [b'x'; 10_000]);
+}
+
+#[test]
 fn in_memory_says_so_and_a_stop_ends_live_readers() {
     let server = Server::start(&["--core-count", "2"]);
     assert!(

@@ -180,6 +180,16 @@ impl Operator {
         for (group, node, trouble) in &progress.troubled {
             say!("group {group} on node {node}: {trouble}");
         }
+        let can = |(_, status): &NodeStatus| {
+            let hello = status.as_ref().ok()?.node.as_ref()?;
+            Some(format!("node {} {}", hello.node_id, hello.commands_version))
+        };
+        let can: Vec<String> = all.iter().filter_map(can).collect();
+        say!(
+            "\ncommands are written in version {}; applied up to: {}",
+            level(&all),
+            can.join(", ")
+        );
         say!("\n{}", told(&progress));
         Ok(())
     }
@@ -299,6 +309,13 @@ fn name(raft_id: u64) -> String {
         (node, 0) => node.to_string(),
         (node, replaced) => format!("{node}'{replaced}"),
     }
+}
+
+/// The version of commands that the cluster writes, by the node that knows most.
+fn level(all: &[NodeStatus]) -> u32 {
+    let replies = all.iter().filter_map(|(_, s)| s.as_ref().ok());
+    let noted = replies.map(|s| s.level).max().unwrap_or(0);
+    noted.max(raftproto::version::LEVEL_FIRST)
 }
 
 /// Each group as its leader sees it, or else as anyone does.

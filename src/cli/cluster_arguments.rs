@@ -40,7 +40,8 @@ pub struct Status {
     pub hashes: bool,
 }
 
-/// Makes a node a member; start it with --join. Of a member that has moved, notes the new address, once it answers there.
+/// Makes a node a member; start it with an empty directory and --join. Of a member that has moved, notes the new address, once
+/// it answers there.
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "add")]
 pub struct Add {

@@ -408,6 +408,7 @@ impl Config {
             log_bytes_max: self.log_bytes_max / groups,
             uncommitted_bytes_max: 64 << 20,
             seed: std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), self.node_id),
+            ..RaftSettings::default()
         }
     }
 

@@ -203,7 +203,7 @@ fn write(
         framed::create_dir(&own)?;
     }
     let mut manifest = GroupManifest {
-        version: raftproto::version::CHECKPOINT,
+        version: plan.version,
         group,
         index: plan.position.index,
         term: plan.position.term,
@@ -400,6 +400,7 @@ mod tests {
             delta: vec![(key, None)],
             group_state: Vec::new(),
             packs,
+            version: raftproto::version::CHECKPOINT,
         }
     }
 

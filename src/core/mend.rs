@@ -20,7 +20,7 @@ use storage::{StorageError, blocking, io_error};
 
 use super::checkpoint::pack_path;
 use super::{Core, Message};
-use crate::group::HeldChunk;
+use crate::group::{Group, HeldChunk};
 use crate::ops::metrics::add;
 use crate::protocol::{ChunkRef, Incarnation, Offset, Op, Outcome, Refusal, Request, StreamKey};
 
@@ -251,17 +251,28 @@ impl Core {
         !is_installing && manifest.is_some_and(|f| f.manifest.packs.contains(&pack))
     }
 
-    /// What the streams have in a pack, in steps that others come between.
+    /// What the streams have in a pack.
     async fn needed_chunks(&self, group: u32, pack: u32) -> Vec<HeldChunk> {
+        self.by_shares(group, |g, after| g.chunks_of_pack(pack, after))
+            .await
+    }
+
+    /// All that a look at a group's streams finds, in steps that others come between.
+    pub(super) async fn by_shares<T>(
+        &self,
+        group: u32,
+        look: impl Fn(&Group, Option<&StreamKey>) -> (Vec<T>, Option<StreamKey>),
+    ) -> Vec<T> {
         let mut all = Vec::new();
         let mut after = None;
         loop {
             let share = {
                 let groups = self.groups.borrow();
-                let group = groups.get(&group);
-                group.map(|g| g.chunks_of_pack(pack, after.as_ref()))
+                groups.get(&group).map(|g| look(g, after.as_ref()))
             };
-            let (found, next) = share.unwrap_or_default();
+            let Some((found, next)) = share else {
+                return all;
+            };
             all.extend(found);
             if next.is_none() {
                 return all;

@@ -19,6 +19,7 @@ mod guests;
 mod hand_over;
 mod http_client;
 pub mod hyper_rt;
+mod level;
 pub mod listen;
 mod load;
 mod materialize;
@@ -116,6 +117,8 @@ pub struct Core {
     leaving: RefCell<BTreeMap<u64, u64>>,
     /// Where the clients of the other nodes connect, as far as they said so.
     client_addresses: RefCell<BTreeMap<u64, String>>,
+    /// Of the nodes that are linked to: raft id, and the newest version of commands that each applies.
+    versions: RefCell<BTreeMap<u64, (u64, u32)>>,
     /// Asks other nodes once.
     caller: Caller,
     damage: damage::Damage,

@@ -19,7 +19,7 @@ use super::{Core, Message, core_statuses};
 use crate::group::Input;
 use crate::meta::admission::{Bound, Known, admit};
 use crate::peer::{CheckpointParts, Code, GrpcError, PeerEvents};
-use crate::protocol::{GroupTarget, Op, Outcome, Request};
+use crate::protocol::{GroupTarget, MemberChange, Op, Outcome, Request};
 
 /// The [`PeerEvents`] of one core.
 pub struct PeerShell(pub(super) Rc<Core>);
@@ -39,6 +39,7 @@ impl PeerEvents for PeerShell {
             raft_id: core.known_raft_id(hello.node_id),
             is_in_a_group: core.is_in_a_group(hello.raft_id),
             may_be_behind: core.may_be_behind(),
+            level: core.tables.borrow().level,
         };
         admit(hello, known)?;
         let Some(disk) = &core.disk else {
@@ -54,6 +55,7 @@ impl PeerEvents for PeerShell {
     }
 
     fn on_link(&self, node: u64, hello: Option<&Hello>) {
+        self.0.note_version(node, hello);
         if let Some(hello) = hello {
             let mut addresses = self.0.client_addresses.borrow_mut();
             addresses.insert(node, hello.client_address.clone());
@@ -224,9 +226,33 @@ impl Core {
 
     async fn change_members(self: &Rc<Self>, op: Op) -> Result<AdminReply, GrpcError> {
         let target = GroupTarget::Meta;
+        let is_member = |node: u64| {
+            self.tables
+                .borrow()
+                .members
+                .iter()
+                .any(|m| m.node() == node)
+        };
+        let added = match &op {
+            Op::ChangeMembers {
+                change: MemberChange::Add(added),
+                ..
+            } => Some(added.node()).filter(|node| !is_member(*node)),
+            _ => None,
+        };
         match self.ask(Request { target, op }).await {
             Outcome::Members(members) => {
-                let text = listed(&members);
+let again = members
+                    .iter()
+                    .find(|m| Some(m.node()) == added && m.raft_id != m.node());
+                let mut text = listed(&members);
+                if let Some(again) = again {
+                    text += &format!(
+                        "\nnode {} was a member before, and is one now as a new replica: if its --wal-dir is of before that, \
+                         move it away and start the node with an empty one",
+                        again.node()
+                    );
+                }
                 Ok(AdminReply { text })
             }
             Outcome::Refused(crate::protocol::Refusal::BadMembers(text)) => {
@@ -300,6 +326,7 @@ impl Core {
             groups_without_leader,
             members: members.collect(),
             bound_raft_ids: self.bound_raft_ids(),
+            level: tables.level,
             cores,
         }
     }

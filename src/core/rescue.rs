@@ -34,6 +34,9 @@ const CORE_PATIENCE: Duration = Duration::from_secs(1);
 const WRITE_PATIENCE: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Between two attempts at an object that readers ask for again and again: each looks for copies on all nodes.
+const AGAIN: Duration = Duration::from_secs(60);
+
 /// Ranges that one line of the log names, and the lines of one object: the log has a bound of lines for each event.
 const RANGES_PER_LINE: usize = 40;
 const LINES_MAX: usize = 15;
@@ -43,6 +46,8 @@ const LINES_MAX: usize = 15;
 pub(super) struct Rescue {
     found: RefCell<AHashMap<ChunkId, Bytes>>,
     is_at_work: Cell<bool>,
+    /// When readers last had an object seen to, µs; none longer ago than [`AGAIN`].
+    seen_to: RefCell<BTreeMap<(u32, PackName), u64>>,
     /// Bytes of which no copy was found, by object.
     lost: RefCell<BTreeMap<(u32, PackName), u64>>,
 }
@@ -87,6 +92,14 @@ impl Core {
         if self.tier.rescue.is_at_work.get() {
             return;
         }
+        let now_us = self.clock.monotonic_us();
+        let mut seen_to = self.tier.rescue.seen_to.borrow_mut();
+        seen_to.retain(|_, at_us| now_us - *at_us < AGAIN.as_micros() as u64);
+        if seen_to.contains_key(&(chunk.group, chunk.pack)) {
+            return;
+        }
+        seen_to.insert((chunk.group, chunk.pack), now_us);
+        drop(seen_to);
         let core = self.clone();
         self.spawn_cold(async move {
             if core.leads_now(chunk.group) {
@@ -181,24 +194,10 @@ impl Core {
         Some(number)
     }
 
-    /// What the streams have in an object, in steps that others come between.
+    /// What the streams have in an object.
     async fn chunks_of_object(&self, group: u32, number: u32) -> Vec<HeldColdChunk> {
-        let mut all = Vec::new();
-        let mut after = None;
-        loop {
-            let share = {
-                let groups = self.groups.borrow();
-                let group = groups.get(&group);
-                group.map(|g| g.chunks_of_cold_pack(number, after.as_ref()))
-            };
-            let (found, next) = share.unwrap_or_default();
-            all.extend(found);
-            if next.is_none() {
-                return all;
-            }
-            after = next;
-            glommio::executor().yield_task_queue_now().await;
-        }
+        self.by_shares(group, |g, after| g.chunks_of_cold_pack(number, after))
+            .await
     }
 
     /// The places of chunks that are not what was put.
@@ -412,7 +411,7 @@ impl Core {
                 format!("{} {} to {}", held.key, Offset(*from), Offset(*to))
             });
             let named = named.collect::<Vec<_>>().join(", ");
-            log::error!("event=bytes_lost object={object} ranges=\"{named}\" no copy was found");
+            log::error!("event=bytes_lost object={object} ranges={named:?} no copy was found");
         }
     }
 

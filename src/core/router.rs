@@ -281,6 +281,7 @@ impl Core {
         };
         let tables = std::sync::Arc::new(tables);
         *self.tables.borrow_mut() = tables.clone();
+        self.share_level();
         self.follow_members();
         self.ready_changed.raise();
         for core in (0..self.cores).filter(|c| *c != self.id) {
@@ -330,6 +331,7 @@ impl Core {
             Message::News(news) => self.on_news(news),
             Message::Tables(tables) => {
                 *self.tables.borrow_mut() = tables;
+                self.share_level();
                 self.follow_members();
                 self.ready_changed.raise();
             }

@@ -360,6 +360,7 @@ async fn build(
         is_standing_told: Cell::new(false),
         leaving: RefCell::default(),
         client_addresses: RefCell::default(),
+        versions: RefCell::default(),
         caller: Caller::new(peer_settings, timeouts),
         peers_stop: Rc::default(),
         identity,

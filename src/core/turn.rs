@@ -263,6 +263,7 @@ impl Core {
             self.post_late_news();
             self.balance();
             self.reconcile();
+            self.raise_level();
             if self.room.get() == Room::None {
                 // Nothing that a tick proposes can be written, but nobody waits without end.
                 let ids: Vec<u32> = self.groups.borrow().keys().copied().collect();

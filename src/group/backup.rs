@@ -34,7 +34,8 @@ pub fn stamp_of(payload: &Bytes) -> Option<u64> {
     if payload.is_empty() {
         return None;
     }
-    decode_batch(payload).ok().map(|batch| batch.stamp_ms)
+    let batch = decode_batch(payload, raftproto::version::COMMANDS).ok();
+    batch.map(|batch| batch.stamp_ms)
 }
 
 impl Group {
@@ -190,10 +191,10 @@ impl Machine {
     /// # Errors
     /// [`BatchError`].
     pub fn replay(&mut self, payload: &Bytes) -> Result<(), BatchError> {
-        let batch = decode_batch(payload)?;
+        let batch = decode_batch(payload, raftproto::version::COMMANDS)?;
         let mut effects = Vec::new();
         for command in batch.commands {
-            self.apply(batch.stamp_ms, command, &mut effects);
+            self.apply(batch.version, batch.stamp_ms, command, &mut effects);
         }
         Ok(())
     }

@@ -64,7 +64,11 @@ impl Pending {
     }
 
     /// Takes the first entry's worth of commands, encoded, with those who wait for them.
-    pub(super) fn take_entry(&mut self, stamp_ms: u64) -> (Bytes, Vec<Option<ReplyTo>>) {
+    pub(super) fn take_entry(
+        &mut self,
+        stamp_ms: u64,
+        level: u32,
+    ) -> (Bytes, Vec<Option<ReplyTo>>) {
         let mut count = self.commands.len();
         if self.bytes > ALONE_BYTES_MIN as u64 {
             let mut sum = 0;
@@ -82,7 +86,7 @@ impl Pending {
         let remaining = self.commands.iter().filter_map(|c| c.kind.as_ref());
         self.bytes = remaining.map(body_len).sum();
         let batch = CommandBatch {
-            version: version_of(&commands),
+            version: version_of(commands.iter().filter_map(|c| c.kind.as_ref()), level),
             stamp_ms,
             commands,
         };
@@ -157,29 +161,22 @@ impl Group {
     }
 }
 
-/// The lowest version that has all these commands: what needs no newer one can be applied by an older binary.
-fn version_of(commands: &[Command]) -> u32 {
-    let is_of_3 = |command: &Command| match &command.kind {
-        Some(Kind::Create(create)) => create.retention.is_some(),
-        Some(Kind::CreateBucket(create)) => create.retention.is_some(),
-        _ => false,
+/// The lowest version that has all these commands: what needs no newer one can be applied by an older binary. Where a newer
+/// one gives a command another meaning, it has that from this level on.
+pub(super) fn version_of<'a>(kinds: impl Iterator<Item = &'a Kind>, level: u32) -> u32 {
+    let version = |kind: &Kind| match kind {
+        Kind::RaiseLevel(raise) => raise.level,
+        Kind::ChangeMembers(_) if level >= 4 => 4,
+        Kind::Create(create) if create.retention.is_some() => 3,
+        Kind::CreateBucket(create) if create.retention.is_some() => 3,
+        Kind::BeginPack(_)
+        | Kind::PublishPack(_)
+        | Kind::CancelPack(_)
+        | Kind::ForgetPacks(_)
+        | Kind::Trim(_) => 2,
+        _ => 1,
     };
-    if commands.iter().any(is_of_3) {
-        return 3;
-    }
-    let is_of_2 = |command: &Command| {
-        matches!(
-            command.kind,
-            Some(
-                Kind::BeginPack(_)
-                    | Kind::PublishPack(_)
-                    | Kind::CancelPack(_)
-                    | Kind::ForgetPacks(_)
-                    | Kind::Trim(_)
-            )
-        )
-    };
-    if commands.iter().any(is_of_2) { 2 } else { 1 }
+    kinds.map(version).max().unwrap_or(1)
 }
 
 /// About what a chunk takes in the command that publishes it.

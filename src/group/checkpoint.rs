@@ -41,6 +41,8 @@ pub struct CheckpointPlan {
     pub group_state: Vec<u8>,
     /// Packs that the state refers to, the new one included if it has chunks.
     pub packs: Vec<u32>,
+    /// Of the checkpoint's formats.
+    pub version: u32,
 }
 
 /// Lays out the bytes of a new pack: asked once for each chunk, in order, before anything is written.
@@ -133,6 +135,7 @@ impl Group {
             delta,
             group_state: machine.group_state().encode_to_vec(),
             packs: machine.packs.keys().copied().collect(),
+            version: raftproto::version::checkpoint_at(self.level),
         }
     }
 
@@ -165,11 +168,7 @@ impl Group {
         pack: u32,
         after: Option<&StreamKey>,
     ) -> (Vec<HeldChunk>, Option<StreamKey>) {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let streams = &self.machine.streams;
-        let streams = streams.range::<StreamKey, _>((from, Bound::Unbounded));
-        let (mut found, mut looked) = (Vec::new(), 0);
-        for (key, stream) in streams {
+        self.share_of_streams(after, |key, stream, found| {
             let chunks = stream.bytes.chunks();
             let own = chunks.iter().filter(|c| c.pack == pack);
             found.extend(own.map(|chunk| HeldChunk {
@@ -178,12 +177,8 @@ impl Group {
                 chunk: *chunk,
                 kept_from: stream.bytes.kept_from(),
             }));
-            looked += 1 + chunks.len();
-            if looked >= LOOKS_PER_STEP {
-                return (found, Some(key.clone()));
-            }
-        }
-        (found, None)
+            chunks.len()
+        })
     }
 
     /// The same for a pack of the cold store, by the number that the log gave it.
@@ -192,11 +187,7 @@ impl Group {
         pack: u32,
         after: Option<&StreamKey>,
     ) -> (Vec<HeldColdChunk>, Option<StreamKey>) {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let streams = &self.machine.streams;
-        let streams = streams.range::<StreamKey, _>((from, Bound::Unbounded));
-        let (mut found, mut looked) = (Vec::new(), 0);
-        for (key, stream) in streams {
+        self.share_of_streams(after, |key, stream, found| {
             let chunks = stream.bytes.cold_chunks();
             let own = chunks.iter().filter(|c| c.pack == pack);
             found.extend(own.map(|chunk| HeldColdChunk {
@@ -205,7 +196,23 @@ impl Group {
                 chunk: *chunk,
                 kept_from: stream.bytes.kept_from(),
             }));
-            looked += 1 + chunks.len();
+            chunks.len()
+        })
+    }
+
+    /// Lets `look` find things in the streams behind `after` and say at how many it looked, until that is a step's share; where
+    /// the next one begins.
+    fn share_of_streams<T>(
+        &self,
+        after: Option<&StreamKey>,
+        look: impl Fn(&StreamKey, &stream::Stream, &mut Vec<T>) -> usize,
+    ) -> (Vec<T>, Option<StreamKey>) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let streams = &self.machine.streams;
+        let streams = streams.range::<StreamKey, _>((from, Bound::Unbounded));
+        let (mut found, mut looked) = (Vec::new(), 0);
+        for (key, stream) in streams {
+            looked += 1 + look(key, stream, &mut found);
             if looked >= LOOKS_PER_STEP {
                 return (found, Some(key.clone()));
             }
@@ -280,6 +287,11 @@ impl Machine {
                     durable_pack
                 };
                 self.hot_bytes -= stream.bytes.drop_packed(until);
+                // What a pack has that is still being written goes with its turn.
+                let later = stream.bytes.packed_hot().filter(|pack| *pack > until);
+                if let Some(later) = later.filter(|_| !mutation::is_on("later-pack-forgotten")) {
+                    self.packed_hot.insert((later, key));
+                }
             }
         }
     }

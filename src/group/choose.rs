@@ -56,6 +56,19 @@ pub(super) struct Search {
     pub(super) bytes: u64,
 }
 
+impl Search {
+    /// From the first stream on.
+    pub(super) fn of(packs: BTreeSet<u32>, damaged: BTreeSet<u32>) -> Search {
+        Search {
+            packs,
+            damaged,
+            next: None,
+            found: Vec::new(),
+            bytes: 0,
+        }
+    }
+}
+
 impl Machine {
     /// Streams are queued for the cold store from now on.
     pub(super) fn turn_cold_on(&mut self) {

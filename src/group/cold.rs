@@ -474,20 +474,18 @@ impl Group {
                     self.cold.damaged.clear();
                     return Vec::new();
                 }
-                Search {
-                    packs,
-                    damaged: self.cold.damaged.clone(),
-                    next: None,
-                    found: Vec::new(),
-                    bytes: 0,
-                }
+                Search::of(packs, self.cold.damaged.clone())
             }
         };
-        let lost = &self.cold.lost;
-        match self.machine.search(search, lost, settings.pack_bytes) {
+        let searched = search.damaged.clone();
+        match self
+            .machine
+            .search(search, &self.cold.lost, settings.pack_bytes)
+        {
             Ok(found) => {
+                // What was told of meanwhile is looked for next.
                 if found.is_empty() {
-                    self.cold.damaged.clear();
+                    self.cold.damaged.retain(|pack| !searched.contains(pack));
                 }
                 found
             }

@@ -75,6 +75,8 @@ pub enum Input {
     TransferLeader(Option<u64>),
     /// The members that the group shall have, by raft id: propose the next step towards them.
     Reconcile(Vec<u64>),
+    /// Every member can apply commands of the next version: note it, in group 0.
+    RaiseLevel(raftproto::command::RaiseLevel),
     /// One tick of [`RaftSettings::tick_ms`] has passed.
     RaftTick,
     /// The log stands still, since there is no room, and ticks do not pass: refuse what is not proposed, and tell those who have

@@ -84,6 +84,17 @@ impl Group {
         }
     }
 
+    pub(super) fn on_tick(&mut self, effects: &mut Vec<Effect>) {
+        self.keep_watched_alive();
+        if !self.is_ready || self.raft.is_transferring() {
+            return;
+        }
+        self.expire_due();
+        self.trim_due();
+        self.check_holds(effects);
+        self.tend_cold_store(effects);
+    }
+
     pub(super) fn on_raft_tick(&mut self, effects: &mut Vec<Effect>) {
         if self.installing.is_some() || self.asleep {
             return;

@@ -94,9 +94,10 @@ impl Machine {
         self.group
     }
 
-    /// Applies one command of an entry stamped `stamp_ms`.
+    /// Applies one command of an entry of that version, stamped `stamp_ms`.
     pub(super) fn apply(
         &mut self,
+        version: u32,
         stamp_ms: u64,
         command: command::Command,
         effects: &mut Vec<Effect>,
@@ -130,9 +131,10 @@ impl Machine {
             | Kind::BeginDeleteBucket(_)
             | Kind::FinishDeleteBucket(_)
             | Kind::ChangeMembers(_)
+            | Kind::RaiseLevel(_)
             | Kind::AssignSlots(_) => match &mut self.meta {
                 Some(meta) => {
-                    let (outcome, changed) = meta.apply(kind, stamp_ms);
+                    let (outcome, changed) = meta.apply(kind, version, stamp_ms);
                     effects.extend(changed.then_some(Effect::TablesChanged));
                     outcome
                 }
@@ -444,11 +446,14 @@ fn expiry_from(expiry: Option<command::Expiry>) -> Expiry {
     }
 }
 
-/// An entry's payload as commands and their stamp.
-pub(super) fn decode_batch(payload: &Bytes) -> Result<command::CommandBatch, BatchError> {
+/// An entry's payload as commands and their stamp, if it is of no newer version than `known`.
+pub(super) fn decode_batch(
+    payload: &Bytes,
+    known: u32,
+) -> Result<command::CommandBatch, BatchError> {
     use prost::Message;
     let batch = command::CommandBatch::decode(payload.clone())?;
-    raftproto::version::check("a log entry", batch.version, raftproto::version::COMMANDS)?;
+    raftproto::version::check("a log entry", batch.version, known)?;
     Ok(batch)
 }
 

@@ -16,6 +16,7 @@ mod effects;
 mod expiry;
 mod holds;
 mod lead;
+mod level;
 mod linear;
 mod log;
 mod machine;
@@ -107,6 +108,8 @@ pub struct Group {
     /// When this leadership began: reads before it may not be logged.
     leader_since_ms: u64,
     durable_pack: u32,
+    /// Version of commands that may be proposed: each member can apply it.
+    level: u32,
     cold: cold::ColdWork,
 }
 
@@ -122,6 +125,7 @@ impl Group {
     ) -> Result<Group, ::raft::Error> {
         let applied = start.checkpoint;
         let group = machine.group;
+        let level_first = start.settings.level_first;
         let tokens = xxhash_rust::xxh3::xxh3_64(&start.settings.seed.to_le_bytes());
         Ok(Group {
             machine,
@@ -150,6 +154,7 @@ impl Group {
             now_ms: 0,
             leader_since_ms: u64::MAX,
             durable_pack,
+            level: level_first,
             cold: cold::ColdWork::default(),
         })
     }
@@ -194,6 +199,7 @@ impl Group {
             Input::FetchFailed => self.fetching = None,
             Input::TransferLeader(node) => self.transfer_leader(node, effects),
             Input::Reconcile(wanted) => self.reconcile(&wanted, effects),
+            Input::RaiseLevel(raise) => self.raise_level(raise),
             Input::RaftTick => self.on_raft_tick(effects),
             Input::GiveUpLate => self.give_up(effects),
             Input::Flush => self.flush(effects),
@@ -356,7 +362,7 @@ impl Group {
             return;
         }
         while !self.pending.is_empty() {
-            let (payload, replies) = self.pending.take_entry(self.now_ms);
+            let (payload, replies) = self.pending.take_entry(self.now_ms, self.level());
             let bytes = payload.len() as u64;
             match self.raft.propose(payload) {
                 Ok(position) => {
@@ -438,12 +444,15 @@ impl Group {
         if payload.is_empty() {
             return;
         }
-        let batch = match decode_batch(payload) {
+        let known = self.raft.settings().commands_version;
+        let batch = match decode_batch(payload, known) {
             Ok(batch) => batch,
             // What was written under a checksum by a known version decodes: anything else must stop here,
             // since going on would make this replica differ from the others (I5).
             Err(error) => panic!("group {}, entry {}: {error}", self.id(), position.index),
         };
+        // A committed entry says that its version could be written.
+        self.note_level(batch.version);
         let from = effects.len();
         self.work_bytes += payload.len() as u64 + COMMAND_BYTES * batch.commands.len() as u64;
         let mut replies = replies.into_iter();
@@ -453,7 +462,9 @@ impl Group {
             } else {
                 batch.stamp_ms
             };
-            let outcome = self.machine.apply(stamp_ms, command, effects);
+            let outcome = self
+                .machine
+                .apply(batch.version, stamp_ms, command, effects);
             if let Some(reply_to) = replies.next().flatten() {
                 effects.push(Effect::Reply { reply_to, outcome });
             }
@@ -466,17 +477,6 @@ impl Group {
             let is_leaders = |e: &mut Effect| matches!(e, Effect::Deliver { .. });
             effects.extract_if(from.., is_leaders).for_each(drop);
         }
-    }
-
-    fn on_tick(&mut self, effects: &mut Vec<Effect>) {
-        self.keep_watched_alive();
-        if !self.is_ready || self.raft.is_transferring() {
-            return;
-        }
-        self.expire_due();
-        self.trim_due();
-        self.check_holds(effects);
-        self.tend_cold_store(effects);
     }
 }
 

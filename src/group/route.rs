@@ -146,6 +146,9 @@ impl Group {
             return reply(asked.reply_to, refusal, effects);
         }
         if let Ok(kind) = command_of(asked.request) {
+            if self.is_too_new(&kind) {
+                return reply(asked.reply_to, Refusal::Unavailable, effects);
+            }
             self.pending.push(kind, Some(asked.reply_to));
         }
     }

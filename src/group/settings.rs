@@ -33,6 +33,10 @@ pub struct RaftSettings {
     /// What the drawing of election time-outs and the numbers of questions to other nodes start from; another one at each
     /// start.
     pub seed: u64,
+    /// Newest version of commands that this binary applies; lower only in simulations.
+    pub commands_version: u32,
+    /// Version of commands that may be written before the meta group notes one; lower only in simulations.
+    pub level_first: u32,
 }
 
 impl Default for RaftSettings {
@@ -45,6 +49,8 @@ impl Default for RaftSettings {
             log_bytes_max: 4 << 20,
             uncommitted_bytes_max: 64 << 20,
             seed: 0,
+            commands_version: raftproto::version::COMMANDS,
+            level_first: raftproto::version::LEVEL_FIRST,
         }
     }
 }

@@ -105,6 +105,7 @@ pub(super) fn wakes(input: &Input, leader: u64) -> bool {
         | Input::FetchFailed
         | Input::TransferLeader(_)
         | Input::Reconcile(_)
+        | Input::RaiseLevel(_)
         | Input::Cold(_)
         | Input::Flush => true,
         Input::Hibernate { .. }

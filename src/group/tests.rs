@@ -7,6 +7,7 @@ mod expiry;
 mod found;
 mod hand_over;
 mod holds;
+mod level;
 mod members;
 mod replicas;
 mod retention;
@@ -37,9 +38,14 @@ struct World {
 impl World {
     /// A group that leads, at `now_ms`.
     fn of(group: u32, now_ms: u64) -> World {
+        World::with(group, now_ms, RaftSettings::default())
+    }
+
+    fn with(group: u32, now_ms: u64, settings: RaftSettings) -> World {
         let start = RaftStart {
             node_id: 1,
             membership: members(&[1]),
+            settings,
             ..RaftStart::default()
         };
         let mut world = World {
@@ -142,9 +148,9 @@ impl World {
         let mut machine = Machine::new(self.group.id());
         let mut effects = Vec::new();
         for payload in self.log.iter().filter(|p| !p.is_empty()) {
-            let batch = decode_batch(payload).unwrap();
+            let batch = decode_batch(payload, raftproto::version::COMMANDS).unwrap();
             for command in batch.commands {
-                machine.apply(batch.stamp_ms, command, &mut effects);
+                machine.apply(batch.version, batch.stamp_ms, command, &mut effects);
             }
         }
         machine

@@ -53,6 +53,14 @@ pub fn route(path: &str) -> Result<Route, PathError> {
     route_of(path)
 }
 
+/// Whether a path is that of a floor but for its offset, which none was read from: a stream made there would be a mistake that
+/// nobody sees.
+pub fn is_floor_without_offset(path: &str) -> bool {
+    path.rsplit_once('/')
+        .and_then(|(stream, _)| stream.strip_suffix("/retention"))
+        .is_some_and(|stream| matches!(route_of(stream), Ok(Route::Stream(_))))
+}
+
 fn route_of(path: &str) -> Result<Route, PathError> {
     if let Some(rest) = path.strip_prefix(ROOT) {
         return stream_in_root(rest).map(Route::Stream);
@@ -188,6 +196,20 @@ mod tests {
             );
         }
         assert_eq!(key("/v1/stream/a/retention/7"), "/a/retention/7");
+        for path in [
+            "/v1/stream/a/retention/7",
+            "/demo/a/retention/-1",
+            "/demo/a/retention/",
+        ] {
+            assert!(is_floor_without_offset(path), "{path}");
+        }
+        for path in [
+            "/v1/stream/retention/7",
+            "/v1/stream/a/retention",
+            "/v1/stream/a/retention/7/b",
+        ] {
+            assert!(!is_floor_without_offset(path), "{path}");
+        }
         assert_eq!(route("/"), Ok(Route::Nowhere));
         assert_eq!(route("/favicon.ico"), Ok(Route::Nowhere));
     }

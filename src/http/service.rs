@@ -15,7 +15,7 @@ use super::body_out::ResponseBody;
 use super::header;
 use super::host::{authority, location};
 use super::parse::{self, LiveMode};
-use super::path::{PathError, Route, route};
+use super::path::{PathError, Route, is_floor_without_offset, route};
 use super::respond::{self, Reply};
 use super::{buckets, live, read, retention, sse, status, write};
 use crate::protocol::{KeyError, Op, Outcome, Refusal, Request, StreamKey};
@@ -80,6 +80,13 @@ where
             let answered = match head.method {
                 Method::PUT => {
                     *operation = Operation::Create;
+                    if is_floor_without_offset(head.uri.path()) {
+                        return Err(Refusal::Bad(
+                            "a floor is put at STREAM/retention/OFFSET, with an offset that the server has given; \
+                             no stream can be made there"
+                                .to_owned(),
+                        ));
+                    }
                     let url = location(authority, &key);
                     Box::pin(write::put(&*backend, key, &head.headers, url, body)).await
                 }

@@ -16,6 +16,8 @@ pub struct Known {
     pub is_in_a_group: bool,
     /// No leader of the meta group is known here: the member list may be old.
     pub may_be_behind: bool,
+    /// Commands up to this version may be in the logs.
+    pub level: u32,
 }
 
 /// Says whether a node may speak for its replicas.
@@ -30,6 +32,12 @@ pub fn admit(hello: &Hello, known: Known) -> Result<(), String> {
             hello.node_id
         ));
     }
+    if hello.commands_version < known.level {
+        return Err(format!(
+            "node {} applies commands up to version {}, and this cluster writes version {}: start a newer ursula there",
+            hello.node_id, hello.commands_version, known.level
+        ));
+    }
     match known.raft_id {
         None if known.is_in_a_group || known.may_be_behind => Ok(()),
         None => Err(format!(
@@ -39,7 +47,8 @@ pub fn admit(hello: &Hello, known: Known) -> Result<(), String> {
         // As long as a group counts on its vote, it is heard: an order that replaces a sound node while others are away
         // would else leave groups without a majority for ever.
         Some(raft_id) if hello.raft_id < raft_id && !known.is_in_a_group => Err(format!(
-            "node {} was replaced: what is on its disk is not a member any more",
+            "node {} was replaced, or removed and added again: what is on its disk is not a member any more. Stop it, move \
+             its --wal-dir away and start it with an empty one, so that it joins as a new replica",
             hello.node_id
         )),
         Some(_) => Ok(()),
@@ -112,6 +121,26 @@ mod tests {
     }
 
     #[test]
+    fn who_cannot_apply_what_the_logs_may_hold_does_not_speak() {
+        for (commands_version, may_speak) in [(3, false), (4, true), (5, true)] {
+            let hello = Hello {
+                node_id: 2,
+                raft_id: 2,
+                commands_version,
+                ..Hello::default()
+            };
+            let known = Known {
+                raft_id: Some(2),
+                is_in_a_group: true,
+                may_be_behind: false,
+                level: 4,
+            };
+            let admitted = admit(&hello, known);
+            assert_eq!(admitted.is_ok(), may_speak, "{admitted:?}");
+        }
+    }
+
+    #[test]
     fn who_may_speak_depends_on_what_is_known_of_him() {
         let table = [
             // raft id, known, in a group, behind, may speak
@@ -134,6 +163,7 @@ mod tests {
                 raft_id: known,
                 is_in_a_group,
                 may_be_behind,
+                level: 0,
             };
             assert_eq!(
                 admit(&hello, known).is_ok(),

@@ -4,16 +4,23 @@
 use raftproto::command::{self, change_members::Change};
 
 use super::Meta;
+use crate::mutation;
 use crate::protocol::{Member, Outcome, Refusal};
 
 /// Nodes of a cluster.
 const MEMBERS_MAX: usize = 9;
 
-/// Above the node's number in a raft id stands how often its disk was replaced.
+/// Above the node's number in a raft id stands how often its disk was replaced, or it came back after a removal.
 const REPLACED_ONCE: u64 = 1 << 16;
 
 impl Meta {
-    pub(super) fn change_members(&mut self, order: command::ChangeMembers) -> (Outcome, bool) {
+    pub(super) fn change_members(
+        &mut self,
+        order: command::ChangeMembers,
+        version: u32,
+    ) -> (Outcome, bool) {
+        // What an entry means does not change with the binary.
+        let remembers = version >= 4;
         let member = |m: command::Member| Member {
             raft_id: m.raft_id,
             address: m.cluster_address,
@@ -34,7 +41,19 @@ impl Meta {
                     None if members.len() >= MEMBERS_MAX => {
                         return refused(format!("a cluster has at most {MEMBERS_MAX} nodes"));
                     }
-                    None => members.push(added),
+                    None => {
+                        // Who was a member before may come with another data directory: those who remember the former one
+                        // refuse it under the former raft id.
+                        let former = remembers
+                            .then(|| self.removed.remove(&added.node()))
+                            .flatten();
+                        let next = former.map_or(0, |id| id + REPLACED_ONCE);
+                        let raft_id = match mutation::is_on("removed-raft-id-again") {
+                            true => added.raft_id,
+                            false => added.raft_id.max(next),
+                        };
+                        members.push(Member { raft_id, ..added });
+                    }
                 }
             }
             Some(Change::Remove(node)) => match place(&members, node) {
@@ -42,7 +61,10 @@ impl Meta {
                     return refused(format!("node {node} is the last one"));
                 }
                 Some(known) => {
-                    members.remove(known);
+                    let removed = members.remove(known);
+                    if remembers {
+                        self.removed.insert(node, removed.raft_id);
+                    }
                 }
                 // The same order again.
                 None => {}

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod joining;
+pub mod level;
 mod members;
 
 use std::collections::BTreeMap;
@@ -25,7 +26,11 @@ pub struct Meta {
     buckets: BTreeMap<String, Bucket>,
     slots: Vec<u32>,
     members: Vec<Member>,
+    /// The last raft id of each node that was removed; no more than there are numbers of nodes, which are 16 bits.
+    removed: BTreeMap<u64, u64>,
     history: u64,
+    /// 0: none was noted.
+    level: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +52,8 @@ pub struct Tables {
     pub members: Vec<Member>,
     /// Tells two clusters of one name apart; given with the slots. 0: founded before there were any.
     pub history: u64,
+    /// Version of commands that every member can apply; 0: none was noted.
+    pub level: u32,
 }
 
 impl Tables {
@@ -57,8 +64,9 @@ impl Tables {
 }
 
 impl Meta {
-    /// Applies one of the meta group's commands. Answers also whether the tables changed that cores have copies of.
-    pub(crate) fn apply(&mut self, kind: Kind, stamp_ms: u64) -> (Outcome, bool) {
+    /// Applies one of the meta group's commands, of an entry of this version and stamp. Answers also whether the tables
+    /// changed that cores have copies of.
+    pub(crate) fn apply(&mut self, kind: Kind, version: u32, stamp_ms: u64) -> (Outcome, bool) {
         match kind {
             Kind::CreateBucket(c) => {
                 let retention = c.retention.map(Retention::from_message);
@@ -70,7 +78,8 @@ impl Meta {
                 // A marked bucket is in no table, so its removal changes none.
                 (Outcome::Finished(end), end == BucketEnd::Reopened)
             }
-            Kind::ChangeMembers(change) => self.change_members(change),
+            Kind::ChangeMembers(change) => self.change_members(change, version),
+            Kind::RaiseLevel(raise) => (Outcome::Done, self.raise_level(&raise)),
             Kind::AssignSlots(a) => {
                 let assigns = self.slots.is_empty() && a.group_count > 0;
                 if assigns {
@@ -176,6 +185,7 @@ impl Meta {
             slots: self.slots.clone(),
             members: self.members.clone(),
             history: self.history,
+            level: self.level,
         }
     }
 
@@ -204,6 +214,8 @@ impl Meta {
                 })
                 .collect(),
             history: self.history,
+            removed_raft_ids: self.removed.values().copied().collect(),
+            level: self.level,
         }
     }
 
@@ -234,7 +246,15 @@ impl Meta {
                     drained: m.drained,
                 })
                 .collect(),
+            removed: match mutation::is_on("checkpoint-without-removed") {
+                true => BTreeMap::new(),
+                false => {
+                    let ids = state.removed_raft_ids.iter();
+                    ids.map(|id| (id & 0xffff, *id)).collect()
+                }
+            },
             history: state.history,
+            level: state.level,
         }
     }
 }
@@ -252,7 +272,7 @@ fn info(name: &str, bucket: Bucket, fresh: bool) -> BucketInfo {
 
 #[cfg(test)]
 mod tests {
-    use raftproto::command;
+    use raftproto::command::{self, change_members::Change};
 
     use super::*;
 
@@ -262,13 +282,13 @@ mod tests {
             bucket,
             retention: None,
         };
-        meta.apply(Kind::CreateBucket(create), 1)
+        meta.apply(Kind::CreateBucket(create), 1, 1)
     }
 
     fn begin(meta: &mut Meta) -> (u64, bool) {
         let bucket = "demo".to_owned();
         let begin = Kind::BeginDeleteBucket(command::BeginDeleteBucket { bucket });
-        match meta.apply(begin, 2) {
+        match meta.apply(begin, 1, 2) {
             (Outcome::Bucket(info), changed) => (info.generation, changed),
             other => panic!("{other:?}"),
         }
@@ -280,7 +300,7 @@ mod tests {
             generation,
             empty,
         };
-        match meta.apply(Kind::FinishDeleteBucket(finish), 3) {
+        match meta.apply(Kind::FinishDeleteBucket(finish), 1, 3) {
             (Outcome::Finished(end), changed) => (end, changed),
             other => panic!("{other:?}"),
         }
@@ -312,9 +332,9 @@ mod tests {
                 history,
             })
         };
-        assert!(meta.apply(assign(7), 1).1);
+        assert!(meta.apply(assign(7), 1, 1).1);
         // Of two leaders that found the table empty, the first one names the history.
-        assert!(!meta.apply(assign(8), 1).1);
+        assert!(!meta.apply(assign(8), 1, 1).1);
         assert_eq!(meta.tables().history, 7);
         assert_eq!(Meta::decode(&meta.encode()).tables().history, 7);
         assert!(create(&mut meta, "demo").1);
@@ -322,6 +342,70 @@ mod tests {
         assert!(begin(&mut meta).1);
         assert!(!begin(&mut meta).1);
         assert!(!create(&mut meta, "demo").1, "refused while it is deleted");
+    }
+
+    fn change(meta: &mut Meta, change: Change) -> Vec<u64> {
+        change_in(4, meta, change)
+    }
+
+    fn change_in(version: u32, meta: &mut Meta, change: Change) -> Vec<u64> {
+        let base = [1, 2, 3].map(member).to_vec();
+        let change = Some(change);
+        let order = command::ChangeMembers { base, change };
+        match meta.apply(Kind::ChangeMembers(order), version, 1).0 {
+            Outcome::Members(members) => members.iter().map(|m| m.raft_id).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn member(raft_id: u64) -> command::Member {
+        command::Member {
+            raft_id,
+            cluster_address: "host:4436".to_owned(),
+            drained: false,
+        }
+    }
+
+    #[test]
+    fn who_comes_back_after_a_removal_has_another_raft_id_each_time() {
+        const ONCE: u64 = 1 << 16;
+        let mut meta = Meta::default();
+        assert_eq!(change(&mut meta, Change::Replace(3)), [1, 2, ONCE + 3]);
+        assert_eq!(change(&mut meta, Change::Remove(3)), [1, 2]);
+        assert_eq!(change(&mut meta, Change::Remove(3)), [1, 2], "again");
+        // Also after a start from a checkpoint.
+        let mut meta = Meta::decode(&meta.encode());
+        assert_eq!(change(&mut meta, Change::Add(member(4))), [1, 2, 4]);
+        let both = [1, 2, 2 * ONCE + 3, 4];
+        assert_eq!(change(&mut meta, Change::Add(member(3))), both);
+        assert_eq!(change(&mut meta, Change::Add(member(3))), both, "again");
+        assert!(meta.encode().removed_raft_ids.is_empty());
+        change(&mut meta, Change::Remove(3));
+        assert_eq!(
+            change(&mut meta, Change::Add(member(3))),
+            [1, 2, 3 * ONCE + 3, 4]
+        );
+    }
+
+    #[test]
+    fn an_entry_of_before_means_what_it_meant() {
+        let mut meta = Meta::default();
+        change_in(1, &mut meta, Change::Remove(3));
+        assert!(meta.encode().removed_raft_ids.is_empty());
+        assert_eq!(change(&mut meta, Change::Add(member(3))), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_checkpoint_that_knows_of_no_removed_nodes_is_read() {
+        let before = MetaState {
+            members: vec![checkpoint::Member {
+                raft_id: 1,
+                ..checkpoint::Member::default()
+            }],
+            ..MetaState::default()
+        };
+        let mut meta = Meta::decode(&before);
+        assert_eq!(change(&mut meta, Change::Add(member(3))), [1, 3]);
     }
 
     #[test]

@@ -6,10 +6,11 @@ use super::identity::identity_path;
 
 /// What may stand in a data directory that has no identity yet: from a start that was cut short or waits to join, from a
 /// restore or a rebuild, or from the filesystem.
-const OWN: [&str; 10] = [
+const OWN: [&str; 11] = [
     "LOCK",
     "cache",
     "cold",
+    "cold.ursula",
     "damage.ursula",
     "groups",
     "incoming",

@@ -5,16 +5,18 @@ use std::path::Path;
 
 use prost::Message;
 use raftproto::checkpoint::{GroupManifest, Membership};
+use raftproto::version::of_batch;
 use storage::lock::DirLock;
 use storage::wal::{IoMode, Record, WalConfig};
 use storage::{StorageError, framed, wal};
 
+use super::cold_place;
 use super::identity::Identity;
 use super::place::misfit;
 use super::rebuild::{is_damage, rebuild, resume};
 use super::replay::{is_needed, replay};
 use super::{NodeError, notify};
-use crate::config::{ColdPlace, Config};
+use crate::config::Config;
 use crate::core::{
     GroupFiles, GroupStart, WalStart, damage_note_path, manifest_path, read_tables, sweep,
 };
@@ -121,9 +123,7 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
     framed::create_dir(&wal_dir)?;
     framed::create_dir(&dir.join("groups"))?;
     framed::sync_dir(&dir.join("groups"))?;
-    if let Some(ColdPlace::Dir(dir)) = config.cold_place() {
-        storage::cold::prepare(&dir)?;
-    }
+    cold_place::check(dir, config)?;
     let is_direct = wal::has_direct_io(&wal_dir)?;
     if !is_direct {
         log::warn!(
@@ -297,6 +297,12 @@ fn start_group(
         term: manifest.term,
     };
     let (hard_state, entries) = replay(group, manifest, records).map_err(NodeError::Damaged)?;
+    // Before any of them is applied: a node that went back to an older ursula too late says so at once.
+    let batches = entries.iter().filter(|e| !e.is_conf_change);
+    for version in batches.map(|e| of_batch(&e.payload)).filter(|v| *v > 0) {
+        raftproto::version::check("a log entry", version, raftproto::version::COMMANDS)
+            .map_err(|e| NodeError::Data(format!("the log of group {group}: {e}")))?;
+    }
     let membership = match &manifest.membership {
         Some(membership) => membership.clone(),
         None if manifest.voters.is_empty() => bootstrap(&identity.voters),

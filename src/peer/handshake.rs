@@ -1,6 +1,7 @@
 //! What two nodes must agree on before one listens to the other. Pure: two introductions in, a verdict out.
 
 use raftproto::peer::Hello;
+use raftproto::version::are_neighbours;
 
 /// Above it, a difference of two nodes' wall clocks is worth a warning.
 const CLOCKS_MS_MAX: u64 = 500;
@@ -14,7 +15,9 @@ pub fn judge(own: &Hello, other: &Hello, expected_node: Option<u64>) -> Result<(
     let differs = |what: &str, here: &dyn std::fmt::Debug, at: &dyn std::fmt::Debug| {
         Err(format!("{what} is {here:?} here and {at:?} at {there}"))
     };
-    if own.version != other.version {
+    // In a rolling upgrade, versions differ by one. What goes over the link is of the lower one: a node leaves out what a newer
+    // one added, and is not asked for it before the cluster's level says that all know it (`meta/level.rs`).
+    if !are_neighbours(own.version, other.version) {
         return differs("version", &own.version, &other.version);
     }
     if own.cluster_id != other.cluster_id {
@@ -23,8 +26,7 @@ pub fn judge(own: &Hello, other: &Hello, expected_node: Option<u64>) -> Result<(
     if own.group_count != other.group_count {
         return differs("group_count", &own.group_count, &other.group_count);
     }
-    // Equal for now: a rolling upgrade will need a range.
-    if own.commands_version != other.commands_version {
+    if !are_neighbours(own.commands_version, other.commands_version) {
         return differs(
             "commands_version",
             &own.commands_version,
@@ -103,8 +105,8 @@ mod tests {
         type Change = fn(&mut Hello);
         let table: [(Change, &str); 8] = [
             (
-                |h| h.version = 2,
-                "version is 1 here and 2 at node 2 (127.0.0.1:4438)",
+                |h| h.version = 3,
+                "version is 1 here and 3 at node 2 (127.0.0.1:4438)",
             ),
             (
                 |h| h.cluster_id = "b".into(),
@@ -140,6 +142,14 @@ mod tests {
             change(&mut other);
             assert_eq!(judge(&hello(1), &other, Some(2)).unwrap_err(), text);
         }
+    }
+
+    #[test]
+    fn nodes_of_two_versions_that_follow_one_another_work_together() {
+        let mut other = hello(2);
+        (other.version, other.commands_version) = (2, 2);
+        assert_eq!(judge(&hello(1), &other, None), Ok(()));
+        assert_eq!(judge(&other, &hello(1), None), Ok(()));
     }
 
     #[test]

@@ -74,6 +74,7 @@ impl Checkpoint {
         }
         let manifest = &mut next.manifest;
         manifest.group = group;
+        manifest.version = plan.version;
         manifest.index = plan.position.index;
         manifest.term = plan.position.term;
         manifest.membership = Some(plan.membership.clone());

@@ -13,6 +13,9 @@ use crate::world::World;
 /// After the end of faults every group has a leader within so much.
 const LEADERS_WITHIN_US: u64 = 5_000_000;
 
+/// If one gives up just then, within so much more.
+const LEADERS_AGAIN_US: u64 = 3_000_000;
+
 /// After that, and after clients have stopped, every request is answered within so much.
 const ANSWERS_WITHIN_US: u64 = 12_000_000;
 
@@ -34,6 +37,9 @@ impl World {
             self.node(node).slowness = 1;
             self.node(node).is_full = false;
             self.resume(node);
+        }
+        self.end_upgrade();
+        for node in self.all_nodes() {
             let at_us = self.now_us + self.rng.below(500_000);
             self.queue.at(at_us, Event::Restart(node));
         }
@@ -43,11 +49,23 @@ impl World {
 
     /// Every group must have a leader, and clients stop.
     pub fn leaders_due(&mut self) {
+        let has_leader = |group: u32| {
+            let reached = self.nodes.iter().filter(|n| self.is_reached(n));
+            reached
+                .filter(|n| n.process.groups[&group].group.is_ready())
+                .count()
+                == 1
+        };
+        let all_have = (0..=self.plan.groups as u32).all(has_leader);
+        if !all_have && self.now_us < self.plan.chaos_us + LEADERS_WITHIN_US + LEADERS_AGAIN_US {
+            // Where messages are slow, a leader gives up now and then, since nobody answered in time.
+            return self.queue.at(self.now_us + 100_000, Event::LeadersDue);
+        }
         for group in 0..=self.plan.groups as u32 {
             let reached = self.nodes.iter().filter(|n| self.is_reached(n));
             let ready = reached.filter(|n| n.process.groups[&group].group.is_ready());
             if ready.count() != 1 {
-                let seconds = LEADERS_WITHIN_US / 1_000_000;
+                let seconds = (LEADERS_WITHIN_US + LEADERS_AGAIN_US) / 1_000_000;
                 let all: Vec<String> = self.nodes.iter().map(|n| shown(n, group)).collect();
                 self.find(format!(
                     "group {group} has no leader {seconds} s after the end of faults: {all:?}"
@@ -141,6 +159,7 @@ impl World {
             let process = &self.nodes[node_of(*id) as usize - 1].process;
             process.tables.slots.is_empty()
         });
+        let is_behind = is_reachable && self.ledger.level() < self.plan.version_last();
         let has_parted = (0..=self.plan.groups as u32).find(|group| {
             let reached = self.nodes.iter().filter(|n| self.is_reached(n));
             let mut groups = reached.map(|n| &n.process.groups[group].group);
@@ -165,7 +184,12 @@ impl World {
             ends.any(|end| Some(end) != first)
         });
         match has_parted {
-            None if !has_no_slots => self.is_done = true,
+            None if !has_no_slots && !is_behind => self.is_done = true,
+            None if self.now_us >= until_us && is_behind => {
+                self.find(
+                    "every member is of the newest version, and the level has not risen".to_owned(),
+                );
+            }
             None if self.now_us >= until_us => {
                 self.find("a member does not know where streams live".to_owned());
             }

@@ -88,6 +88,10 @@ pub enum Event {
     Resume(u64),
     /// The operator looks.
     Operate,
+    /// A node is to be of another version.
+    Upgrade,
+    /// A node is to be of the version before, if the level still allows it.
+    TakeBack(u64),
     /// A node without a data directory asks what it is to be called.
     Join(u64),
     /// A node hears nothing for a while.

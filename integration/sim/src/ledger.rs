@@ -46,13 +46,30 @@ struct GroupLedger {
 #[derive(Debug, Default)]
 pub struct Ledger {
     groups: BTreeMap<u32, GroupLedger>,
+    /// Version of commands that may be written before the log says more.
+    level_first: u32,
     /// What is wrong.
     pub findings: Vec<String>,
 }
 
 impl Ledger {
+    /// Of a cluster that begins at this level.
+    pub fn new(level_first: u32) -> Ledger {
+        Ledger {
+            level_first,
+            ..Ledger::default()
+        }
+    }
+
+    /// Version of commands that may be written: every member can apply it.
+    pub fn level(&self) -> u32 {
+        let noted = self.groups.get(&0).map_or(0, |g| g.model.meta.level);
+        noted.max(self.level_first)
+    }
+
     /// A replica has applied an entry.
     pub fn applied(&mut self, node: u64, group: u32, index: u64, written: &Written) {
+        let level = self.level();
         let ledger = self.groups.entry(group).or_default();
         if let Some(known) = ledger.entries.get(index as usize - 1) {
             if known.term != written.term || known.payload != written.payload {
@@ -74,7 +91,7 @@ impl Ledger {
         if written.is_conf_change {
             return;
         }
-        if let Err(wrong) = ledger.take(index, &written.payload) {
+        if let Err(wrong) = ledger.take(index, level, &written.payload) {
             self.findings
                 .push(format!("group {group}, entry {index}: {wrong}"));
         }
@@ -94,6 +111,13 @@ impl Ledger {
     /// The members that the log of group 0 tells of, by raft id, and whether they are drained.
     pub fn members(&self) -> &[(u64, bool)] {
         self.groups.get(&0).map_or(&[], |g| &g.model.meta.members)
+    }
+
+    /// The raft id that a node gets if it is added now.
+    pub fn raft_id_if_added(&self, node: u64) -> u64 {
+        let meta = self.groups.get(&0).map(|g| &g.model.meta);
+        let former = meta.and_then(|m| m.removed.get(&node));
+        former.map_or(node, |id| id + (1 << 16))
     }
 
     /// The state of a replica at an index.
@@ -235,11 +259,18 @@ impl Ledger {
 }
 
 impl GroupLedger {
-    fn take(&mut self, index: u64, payload: &bytes::Bytes) -> Result<(), String> {
+    fn take(&mut self, index: u64, level: u32, payload: &bytes::Bytes) -> Result<(), String> {
         if payload.is_empty() {
             return Ok(());
         }
         let batch = CommandBatch::decode(payload.clone()).map_err(|e| e.to_string())?;
+        let is_raise = |kind: &Option<Kind>| matches!(kind, Some(Kind::RaiseLevel(_)));
+        if batch.version > level && !batch.commands.iter().any(|c| is_raise(&c.kind)) {
+            return Err(format!(
+                "commands of version {} while some member may apply {level} only",
+                batch.version
+            ));
+        }
         for command in &batch.commands {
             let (id, is_once) = match &command.kind {
                 Some(Kind::Append(a)) => (a.body.to_vec(), a.producer.is_none()),
@@ -260,7 +291,10 @@ impl GroupLedger {
                     text()
                 ));
             }
-            if let Some(verdict) = self.model.apply(index, batch.stamp_ms, command)? {
+            if let Some(verdict) =
+                self.model
+                    .apply(index, batch.version, batch.stamp_ms, command)?
+            {
                 logged.push(Logged {
                     index,
                     verdict,

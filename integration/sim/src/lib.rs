@@ -5,7 +5,8 @@
 //! each effect; disks in the log's real format that tear, lose, flip and misdirect; pauses, clocks, another number of cores;
 //! members that come, go, are replaced and lose their disks, by orders to group 0, whose slot table says where streams live.
 //! Sieges of leaders (`siege.rs`), in some seeds. An object store that all nodes share, with faults of its own (`store.rs`), behind the groups' cold tier.
-//! Not modelled: buckets, nodes of different versions; that nodes are linked only to members.
+//! Rolling upgrades, with nodes of two versions side by side, in some seeds (`upgrade.rs`).
+//! Not modelled: buckets; that nodes are linked only to members.
 
 pub mod answers;
 pub mod bounds;
@@ -38,6 +39,7 @@ pub mod shrink;
 pub mod siege;
 pub mod store;
 pub mod storing;
+pub mod upgrade;
 pub mod world;
 
 use std::cell::RefCell;

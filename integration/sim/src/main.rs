@@ -246,10 +246,16 @@ fn find_mutations(arguments: &Arguments) -> bool {
         "{:<14} {:<30} {:>6} {:>6}  finding",
         "area", "deliberate bug", "seed", "within"
     );
-    for Mutation { name, area, within } in MUTATIONS {
+    for Mutation {
+        name,
+        area,
+        within,
+        why,
+    } in MUTATIONS
+    {
         if *within == 0 {
             println!(
-                "{area:<14} {name:<30} {:>6} {:>6}  no bound is known yet",
+                "{area:<14} {name:<30} {:>6} {:>6}  no bound: {why}",
                 "?", "-"
             );
             continue;

@@ -38,6 +38,17 @@ pub struct Identity {
     pub voters: Vec<u64>,
 }
 
+/// How a process introduces itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Introduced {
+    /// Of the node's replicas.
+    pub raft_id: u64,
+    /// Of its data directory.
+    pub store: u64,
+    /// Newest version of commands that it applies.
+    pub version: u32,
+}
+
 /// A node without a data directory that counts.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Joining {
@@ -86,10 +97,11 @@ impl World {
         if self.node(node).process.admitted.contains(&from) {
             return true;
         }
-        let Some((raft_id, store)) = self.lives.get(&from).copied() else {
+        let Some(introduced) = self.lives.get(&from).copied() else {
             return false;
         };
-        let hello = hello(from.node, raft_id, store);
+        let raft_id = introduced.raft_id;
+        let hello = hello(from.node, introduced);
         let founders = self.plan.nodes;
         let me = &mut self.nodes[node as usize - 1];
         let members = &me.process.tables.members;
@@ -110,6 +122,7 @@ impl World {
                 .groups
                 .get(&0)
                 .is_none_or(|h| node_of(h.group.leader()) == 0),
+            level: me.process.tables.level,
         };
         let admitted = admit(&hello, known).and_then(|()| me.bound.bind(&hello));
         match admitted {
@@ -226,6 +239,18 @@ impl World {
         let mut lost = self.lost.clone();
         lost.insert(raft_id);
         let wanted: Vec<u64> = self.members().iter().map(|m| m.raft_id).collect();
+        if identity.voters.is_empty() && wanted.contains(&raft_id) {
+            // Open, see FOUND.md: whoever joins and loses its disk before most members have met it may join under the same
+            // raft id again.
+            let has_met = |id: &&u64| {
+                let other = &self.nodes[node_of(**id) as usize - 1];
+                **id != raft_id && other.bound.raft_ids().any(|known| known == raft_id)
+            };
+            let asked = wanted.len() / 2 + 1;
+            if wanted.iter().filter(has_met).count() + asked < wanted.len() {
+                return false;
+            }
+        }
         let all = self.nodes.iter().flat_map(|n| n.configs.values());
         let mut all = all.flatten();
         is_whole(&wanted, &lost)
@@ -277,7 +302,8 @@ impl World {
         let is_member = raft_id_of(node).is_some();
         match self.rng.below(100) {
             0..45 if !is_member => self.give_order(MemberChange::Add(member(node))),
-            45..80 if is_member && members.len() > 2 => {
+            // Before, nobody remembers who was removed: `cluster replace` is needed after it.
+            45..80 if is_member && members.len() > 2 && self.ledger.level() >= 4 => {
                 self.give_order(MemberChange::Remove(node));
             }
             80..85 if is_member => self.give_order(MemberChange::Replace(node)),
@@ -297,7 +323,7 @@ impl World {
     fn give_order(&mut self, change: MemberChange) {
         let mut wanted: Vec<u64> = self.members().iter().map(|m| m.raft_id).collect();
         match &change {
-            MemberChange::Add(added) => wanted.push(added.raft_id),
+            MemberChange::Add(added) => wanted.push(self.ledger.raft_id_if_added(added.node())),
             MemberChange::Remove(node) => wanted.retain(|id| node_of(*id) != *node),
             MemberChange::Replace(node) => {
                 for id in wanted.iter_mut().filter(|id| node_of(**id) == *node) {
@@ -418,7 +444,14 @@ impl Node {
         let members = self.process.tables.members.iter();
         let bound = self.bound.raft_ids().chain([identity.raft_id]);
         Some(StatusReply {
-            node: Some(hello(self.life.node, identity.raft_id, identity.store)),
+            node: Some(hello(
+                self.life.node,
+                Introduced {
+                    raft_id: identity.raft_id,
+                    store: identity.store,
+                    version: self.version,
+                },
+            )),
             members: members
                 .map(|m| StoredMember {
                     raft_id: m.raft_id,
@@ -432,11 +465,12 @@ impl Node {
     }
 }
 
-fn hello(node: u64, raft_id: u64, store: u64) -> Hello {
+fn hello(node: u64, introduced: Introduced) -> Hello {
     Hello {
         node_id: node,
-        raft_id,
-        store_id: store.to_le_bytes().to_vec().into(),
+        raft_id: introduced.raft_id,
+        store_id: introduced.store.to_le_bytes().to_vec().into(),
+        commands_version: introduced.version,
         ..Hello::default()
     }
 }

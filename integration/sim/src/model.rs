@@ -138,6 +138,7 @@ impl Model {
     pub fn apply(
         &mut self,
         index: u64,
+        version: u32,
         stamp_ms: u64,
         command: &Command,
     ) -> Result<Option<Verdict>, String> {
@@ -208,8 +209,8 @@ impl Model {
                 (&a.fork_key, None)
             }
             Some(Kind::Settle(_)) => return Ok(None),
-            Some(kind @ (Kind::AssignSlots(_) | Kind::ChangeMembers(_))) => {
-                return Ok(self.meta.apply(kind));
+            Some(kind @ (Kind::AssignSlots(_) | Kind::ChangeMembers(_) | Kind::RaiseLevel(_))) => {
+                return Ok(self.meta.apply(version, kind));
             }
             Some(Kind::Trim(t)) => (&t.key, Some(self.trim(t, stamp_ms)?)),
             // Where bytes are is nothing that a client sees.

@@ -13,6 +13,8 @@ const ARRIVALS_MAX: usize = 4;
 pub struct Net {
     /// From, to: nothing comes through.
     pub cut: BTreeSet<(u64, u64)>,
+    /// What goes to this node takes so much longer.
+    pub late_to: Option<(u64, u64)>,
     /// Faults are over.
     pub is_calm: bool,
 }
@@ -35,7 +37,7 @@ impl Net {
             if number > 0 && (self.is_calm || !rng.chance(plan.duplicate)) {
                 break;
             }
-            *arrival = Some(now_us + self.delay(plan, rng));
+            *arrival = Some(now_us + self.delay(plan, rng) + self.late_us(to));
         }
         arrivals
     }
@@ -45,6 +47,13 @@ impl Net {
         let is_lost =
             self.cut.contains(&(from, to)) || (!self.is_calm && rng.chance(plan.link_loss));
         (!is_lost).then(|| now_us + self.delay(plan, rng))
+    }
+
+    fn late_us(&self, to: u64) -> u64 {
+        let late = self
+            .late_to
+            .filter(|(node, _)| *node == to && !self.is_calm);
+        late.map_or(0, |(_, us)| us)
     }
 
     fn delay(&self, plan: &Plan, rng: &mut Rng) -> u64 {

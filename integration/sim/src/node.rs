@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use prost::Message;
 use raftproto::checkpoint::Membership;
+use raftproto::command::CommandBatch;
+use raftproto::version::checkpoint_at;
 use storage::wal::Record;
 use ursula::core::record_kind;
-use ursula::group::{Group, LogPosition, Persist, RaftStart};
+use ursula::group::{Group, LogPosition, Persist, RaftSettings, RaftStart};
 use ursula::meta::Tables;
 use ursula::meta::admission::Bound;
 use ursula::node::replay::replay;
@@ -125,13 +128,19 @@ pub struct Node {
     pub configs: BTreeMap<u32, Vec<Membership>>,
     /// A sync takes so many times as long.
     pub slowness: u64,
+    /// Newest version of commands that its binary applies.
+    pub version: u32,
+    /// Since when it is that.
+    pub version_since_us: u64,
+    /// Its disk has what only a newer binary reads.
+    pub needs_newer: bool,
     /// Its memory.
     pub process: Process,
 }
 
 impl Node {
     /// A node that never ran.
-    pub fn new(node: u64, clock: Clock, identity: Option<Identity>) -> Node {
+    pub fn new(node: u64, clock: Clock, identity: Option<Identity>, version: u32) -> Node {
         Node {
             life: Life { node, life: 0 },
             is_up: false,
@@ -147,6 +156,9 @@ impl Node {
             bound: Bound::default(),
             configs: BTreeMap::new(),
             slowness: 1,
+            version,
+            version_since_us: 0,
+            needs_newer: false,
             process: Process::default(),
         }
     }
@@ -165,6 +177,7 @@ impl Node {
         self.life.life += 1;
         self.is_up = true;
         self.process = Process::default();
+        self.needs_newer = false;
         for group in 0..=plan.groups as u32 {
             let checkpoint = self
                 .disk
@@ -175,6 +188,11 @@ impl Node {
             let manifest = &checkpoint.manifest;
             let (hard_state, entries) =
                 replay(group, manifest, records.remove(&group).unwrap_or_default())?;
+            self.needs_newer |= manifest.version > checkpoint_at(self.version)
+                || entries.iter().any(|e| self.is_too_new(&e.payload));
+            if self.needs_newer {
+                return Err("a newer version is needed".to_owned());
+            }
             let everybody = || Membership {
                 voters: identity.voters.clone(),
                 ..Membership::default()
@@ -198,7 +216,10 @@ impl Node {
                 checkpoint: applied,
                 hard_state,
                 entries,
-                settings: plan.settings(self.life.node, self.life.life),
+                settings: RaftSettings {
+                    commands_version: self.version,
+                    ..plan.settings(self.life.node, self.life.life)
+                },
             };
             let durable_pack = manifest.next_pack.saturating_sub(1);
             let made = Group::new(checkpoint.machine(group), start, durable_pack);
@@ -222,7 +243,21 @@ impl Node {
                 .unwrap_or(std::mem::take(&mut self.process.tables));
             self.process.groups.insert(group, hosted);
         }
+        self.share_level();
         Ok(())
+    }
+
+    /// Tells the groups which commands they may propose.
+    pub fn share_level(&mut self) {
+        let level = self.process.tables.level;
+        let groups = self.process.groups.values_mut();
+        groups.for_each(|hosted| hosted.group.note_level(level));
+    }
+
+    fn is_too_new(&self, payload: &Bytes) -> bool {
+        let is_newest = self.version == raftproto::version::COMMANDS;
+        let batch = || CommandBatch::decode(payload.clone()).ok();
+        !is_newest && batch().is_some_and(|b| b.version > self.version)
     }
 
     /// A number for an answer.

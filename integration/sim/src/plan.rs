@@ -1,5 +1,6 @@
 //! What one seed means: the size of the world, its times, and how often which fault strikes.
 
+use raftproto::version::{COMMANDS, LEVEL_FIRST};
 use ursula::group::{RaftSettings, ReadMode};
 
 use crate::rng::Rng;
@@ -112,6 +113,10 @@ plan! {
     mortal,
     /// A client appends again just when its stream's time is over.
     aim,
+    /// A rolling upgrade: 1: from version 2 of the commands to 3, 2: from 3 to 4; 0: all nodes are of the newest.
+    upgrade,
+    /// Between two steps of it.
+    upgrade_us,
     /// 1: there is an object store, and streams are trimmed.
     cold,
     /// See [`ursula::group::ColdSettings::pack_bytes`].
@@ -207,6 +212,7 @@ impl Plan {
         plan.add_ends();
         plan.add_sieges();
         plan.add_delays();
+        plan.add_upgrade();
         plan.uncommitted_bytes_max = match plan.log_bytes_max {
             300 => 2_000,
             _ => 4 << 20,
@@ -237,6 +243,35 @@ impl Plan {
         self.time_ticks = rng.pick(&[5, 5, 5, 100, 600]);
     }
 
+    /// In some seeds nodes are of two versions for a while.
+    fn add_upgrade(&mut self) {
+        let rng = &mut Rng::new(self.seed ^ 0x7570_6772);
+        self.upgrade = rng.pick(&[0, 0, 1, 2]);
+        self.upgrade_us = rng.pick(&[5_000_000, 30_000_000]);
+    }
+
+    /// Version of commands that nodes apply at the beginning.
+    pub fn version_first(&self) -> u32 {
+        match self.upgrade {
+            1 => 2,
+            2 => 3,
+            _ => COMMANDS,
+        }
+    }
+
+    /// And at the end.
+    pub fn version_last(&self) -> u32 {
+        match self.upgrade {
+            1 => 3,
+            _ => COMMANDS,
+        }
+    }
+
+    /// What may be written before the log says more.
+    pub fn level_first(&self) -> u32 {
+        self.version_first().min(LEVEL_FIRST)
+    }
+
     /// In some seeds leaders are besieged, and clients rest in between.
     fn add_sieges(&mut self) {
         let rng = &mut Rng::new(self.seed ^ 0x7369_6567);
@@ -252,6 +287,42 @@ impl Plan {
         self.aim = 0;
         self.drift = rng.pick(&[0, 5_000, 50_000]);
         self.reformat = 0;
+        if rng.below(2) == 0 {
+            self.leave_only_sieges();
+        }
+    }
+
+    /// Moments between two leaders are a matter of milliseconds: in half of the besieged seeds nothing else disturbs them.
+    fn leave_only_sieges(&mut self) {
+        (self.nodes, self.spares) = (3, 0);
+        (self.delay_us, self.sync_us) = (100, 100);
+        for chance in [
+            &mut self.loss,
+            &mut self.late,
+            &mut self.link_loss,
+            &mut self.crash_in_step,
+            &mut self.sync_error,
+            &mut self.read_index,
+            &mut self.drift,
+            &mut self.operate_us,
+            &mut self.cold,
+            &mut self.forks,
+        ] {
+            *chance = 0;
+        }
+        for weight in [
+            &mut self.fault_crash,
+            &mut self.fault_pause,
+            &mut self.fault_partition,
+            &mut self.fault_slow_disk,
+            &mut self.fault_hand_over,
+            &mut self.fault_crash_many,
+            &mut self.fault_damage,
+            &mut self.fault_disk_lost,
+            &mut self.fault_disk_full,
+        ] {
+            *weight = 0;
+        }
     }
 
     /// Half of the seeds have an object store. What they draw for it is drawn apart.
@@ -334,6 +405,7 @@ impl Plan {
             log_bytes_max: self.log_bytes_max,
             uncommitted_bytes_max: self.uncommitted_bytes_max,
             seed: self.seed ^ (node << 32) ^ (life << 40),
+            level_first: self.level_first(),
             ..RaftSettings::default()
         }
     }

@@ -185,6 +185,7 @@ impl World {
         if let Some(tables) = process.groups[&0].group.tables() {
             process.tables = tables;
         }
+        self.node(node).share_level();
     }
 
     fn ask_for(&mut self, node: u64, task: Task, request: Request) {

@@ -13,6 +13,9 @@ use crate::world::{World, life_of};
 /// Ticks of Raft between two of time, once faults have ended.
 const TICKS_PER_TICK: u64 = 5;
 
+/// `MsgHeartbeat`; with a context, it asks whether its sender still leads.
+const HEARTBEAT: u32 = 8;
+
 /// `MsgTimeoutNow`.
 const TIMEOUT_NOW: u32 = 14;
 
@@ -89,6 +92,7 @@ impl World {
         if is_fifth && self.node(node).life == life && self.node(node).is_up {
             self.look_at_accounts(node);
             self.reconcile(node);
+            self.raise_level(node);
         }
         if self.node(node).life == life && self.node(node).is_up {
             let tick_us = self.plan.settings(node, 0).tick_ms * 1000;
@@ -151,7 +155,7 @@ impl World {
     }
 
     fn on_packet(&mut self, from: Life, node: u64, packet: Packet) {
-        if !self.hears(node, from) {
+        if !self.hears(node, from) || self.meets_unknown(node, &packet) {
             return;
         }
         let from = from.node;
@@ -362,6 +366,9 @@ impl World {
             all.for_each(|at_us| *at_us += late_us);
             self.queue.at(self.now_us + late_us, Event::Deafen(node));
         }
+        if message.r#type == HEARTBEAT && message.context.is_some() {
+            self.is_asking(node, message.group);
+        }
         // Whatever process is there then: a message of Raft may outlive the one that it was meant for.
         let (from, life) = (life_of(self, node), life_of(self, to));
         let mut arrivals = arrivals.into_iter().flatten();
@@ -440,5 +447,6 @@ fn kind_of(input: &Input) -> u64 {
         Input::Flush => 13,
         Input::Persisted(_) => 14,
         Input::Cold(_) => 16,
+        Input::RaiseLevel(_) => 17,
     }
 }

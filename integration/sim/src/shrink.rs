@@ -31,6 +31,7 @@ const LEAST: &[(&str, u64)] = &[
     ("cold_flush_age_ms", 500),
     ("cold_grace_ms", 60_000),
     ("store_us", 1_000),
+    ("upgrade_us", 1_000),
 ];
 
 /// What is no measure of size.

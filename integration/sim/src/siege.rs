@@ -19,6 +19,32 @@ const REST_US: u64 = 15_000_000;
 const THINK_US: u64 = 6_000;
 const PATIENCE_US: u64 = 40_000;
 
+/// What a siege aims at.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Aim {
+    /// The leader is cut off, hands over, or its voters forget their promises.
+    #[default]
+    Any,
+    /// Answers to the leader are late, by little less than it waits for them; it is cut off when it has just asked. A lease
+    /// that is counted from the answer outlives the promises that it rests on.
+    LateAnswers,
+    /// A node that has the whole log and hears no leader asks for votes while those who promised to give none start again,
+    /// and the leader is cut off with a fresh lease.
+    Promises,
+}
+
+/// To whom those clients write who do not ask the leader what is there.
+#[derive(Debug, Default, Clone, Copy)]
+enum Writes {
+    /// To all but the leader.
+    #[default]
+    ToOthers,
+    /// To nobody: the node that asks for votes is not to lack anything.
+    ToNobody,
+    /// To this one.
+    To(u64),
+}
+
 /// Who is besieged.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Siege {
@@ -28,6 +54,11 @@ pub struct Siege {
     pub leader: u64,
     /// When it ends.
     pub until_us: u64,
+    /// What it aims at.
+    pub aim: Aim,
+    /// The leader is cut off when it asks the others next.
+    pub is_armed: bool,
+    writes: Writes,
 }
 
 /// What happens in a siege.
@@ -37,6 +68,10 @@ pub enum Blow {
     Leader,
     /// A voter ends, and is there again at once.
     Voter(u64),
+    /// The leader is cut off from all.
+    Cut,
+    /// Of [`Aim::Promises`].
+    Forget,
 }
 
 impl World {
@@ -61,11 +96,26 @@ impl World {
         self.trace.show(self.now_us, || {
             format!("node {leader}, which leads group {group}, is besieged")
         });
+        let aims = [Aim::Any, Aim::Any, Aim::LateAnswers, Aim::Promises];
+        let aim = match self.rng.pick(&aims) {
+            // A round that takes longer than a leader waits for gives no lease.
+            Aim::LateAnswers if self.plan.delay_us > 1_000 => Aim::Any,
+            aim => aim,
+        };
         self.siege = Siege {
             group,
             leader,
             until_us: self.now_us + self.rng.range(1_000_000, 2_200_000),
+            aim,
+            is_armed: false,
+            writes: match aim {
+                Aim::Promises => Writes::ToNobody,
+                _ => Writes::ToOthers,
+            },
         };
+        if aim == Aim::Promises {
+            self.siege.until_us = self.now_us + 2_400_000;
+        }
         // What links were cut before comes again: the leader is to lead until it is struck.
         self.net.cut.clear();
         let at_us = self.now_us + self.rng.range(50_000, 300_000);
@@ -82,6 +132,8 @@ impl World {
             group,
             leader,
             until_us,
+            aim,
+            ..
         }) = self.siege()
         else {
             return;
@@ -93,13 +145,42 @@ impl World {
             return self.queue.at(at_us, Event::Restart(node));
         }
         let others: Vec<u64> = self.all_nodes().filter(|n| *n != leader).collect();
-        self.queue.at(until_us, Event::Reconnect);
-        match self.rng.below(6) {
-            0..2 => {
-                for other in others {
-                    self.net.cut.extend([(leader, other), (other, leader)]);
+        let cut_off: Vec<_> = others
+            .iter()
+            .flat_map(|n| [(leader, *n), (*n, leader)])
+            .collect();
+        match blow {
+            Blow::Cut => return self.net.cut.extend(cut_off),
+            Blow::Forget => {
+                self.net.cut.extend(cut_off);
+                let Writes::To(asks) = self.siege.writes else {
+                    return;
+                };
+                for voter in others.into_iter().filter(|n| *n != asks) {
+                    self.queue.at(self.now_us, Event::Siege(Blow::Voter(voter)));
                 }
+                return;
             }
+            _ => {}
+        }
+        self.queue.at(until_us, Event::Reconnect);
+        if aim == Aim::LateAnswers {
+            self.coverage.hit("answers to a leader are late");
+            let late_us = self.rng.range(165_000, 190_000);
+            self.net.late_to = Some((leader, late_us));
+            self.siege.is_armed = true;
+            return;
+        }
+        if aim == Aim::Promises {
+            self.coverage.hit("those who promised start again");
+            let asks = self.rng.pick(&others);
+            self.siege.writes = Writes::To(asks);
+            self.net.cut.extend([(leader, asks), (asks, leader)]);
+            let at_us = self.now_us + self.rng.range(600_000, 1_500_000);
+            return self.queue.at(at_us, Event::Siege(Blow::Forget));
+        }
+        match self.rng.below(6) {
+            0..2 => self.net.cut.extend(cut_off),
             2 => self.net.cut.extend(others.iter().map(|n| (leader, *n))),
             3 => {
                 self.coverage.hit("leadership handed over");
@@ -120,12 +201,35 @@ impl World {
     }
 }
 
+impl World {
+    /// The besieged leader asks the others whether it still leads.
+    pub fn is_asking(&mut self, node: u64, group: u32) {
+        let besieged = self.siege().filter(|s| s.is_armed);
+        let Some(siege) = besieged.filter(|s| (s.leader, s.group) == (node, group)) else {
+            return;
+        };
+        // Rounds before were answered as late as this one will be.
+        if self.rng.chance(200_000) {
+            self.siege.is_armed = false;
+            self.coverage.hit("a leader cut off when it has asked");
+            self.queue.at(self.now_us + 1, Event::Siege(Blow::Cut));
+            self.trace
+                .show(self.now_us, || format!("{siege:?}: it has asked"));
+        }
+    }
+}
+
 impl Siege {
     /// What a client asks now: half of them write to others, half ask the leader what is there.
     pub fn op(&self, id: u64, client: usize, plan: &Plan, key: &str, rng: &mut Rng) -> Op {
         let nodes = plan.nodes;
-        let is_writer = client.is_multiple_of(2);
+        let is_other = client.is_multiple_of(2);
         let other = 1 + (self.leader + rng.below(nodes - 1)) % nodes;
+        let (other, is_writer) = match self.writes {
+            Writes::ToOthers => (other, is_other),
+            Writes::ToNobody => (other, false),
+            Writes::To(node) => (node, is_other),
+        };
         let what = match rng.below(100) {
             0..10 if is_writer => What::Create {
                 expiry: ursula::protocol::Expiry::Never,
@@ -149,7 +253,7 @@ impl Siege {
         Op {
             id,
             client,
-            node: if is_writer { other } else { self.leader },
+            node: if is_other { other } else { self.leader },
             group: self.group,
             key: key.to_owned(),
             what,

@@ -161,6 +161,8 @@ pub struct ObjectStore {
     objects: BTreeMap<ColdKey, Bytes>,
     /// It answers nothing until then.
     out_until_us: u64,
+    /// Puts of an outage that is longer than a grace arrive late from here on: their leader will be gone.
+    all_late_from_us: u64,
     /// Tasks, by node and life, that were given changed bytes: nobody is twice.
     misled: BTreeSet<(u64, u64, u64)>,
 }
@@ -307,7 +309,15 @@ impl World {
         let Ask::Put(key, bytes) = what else {
             return false;
         };
-        let is_late = !self.net.is_calm && self.rng.chance(self.plan.store_late);
+        let is_last = self.store.out_until_us > self.now_us
+            && self.store.all_late_from_us > 0
+            && self.now_us >= self.store.all_late_from_us;
+        let late = if is_last {
+            700_000
+        } else {
+            self.plan.store_late
+        };
+        let is_late = !self.net.is_calm && self.rng.chance(late);
         if is_late {
             let at_us = self.now_us + self.rng.below(LATE_MAX_US);
             let late = Event::LatePut(key.clone(), bytes.clone());
@@ -353,13 +363,25 @@ impl World {
             return;
         }
         let span_us = self.rng.pick(&[2_000_000, 20_000_000, 60_000_000]);
-        let until_us = self.now_us + self.rng.latency(span_us);
+        let mut until_us = self.now_us + self.rng.latency(span_us);
         self.coverage.hit("the store is out");
+        self.store.all_late_from_us = 0;
+        let is_beyond_grace = self.rng.chance(200_000);
+        if is_beyond_grace {
+            // A leader repeats its put for longer than a grace, and is gone when the last one arrives.
+            self.coverage
+                .hit("the store is out for longer than a grace");
+            let grace_us = self.plan.cold_grace_ms * 1000;
+            until_us = self.now_us + grace_us + self.rng.range(5_000_000, 20_000_000);
+            self.store.all_late_from_us = until_us - LATE_MAX_US / 2;
+            let at_us = until_us - self.rng.below(LATE_MAX_US / 5);
+            self.queue.at(at_us, Event::LeadersFall);
+        }
         self.trace.show(self.now_us, || {
             format!("the store is out until {:.3}", until_us as f64 / 1e6)
         });
         self.store.out_until_us = until_us;
-        if until_us > self.now_us + LONG_OUT_US && self.rng.chance(700_000) {
+        if !is_beyond_grace && until_us > self.now_us + LONG_OUT_US && self.rng.chance(700_000) {
             // Who waited for the store all the time is gone when it comes back.
             let at_us = until_us - self.rng.below(LATE_MAX_US / 5);
             self.queue.at(at_us, Event::LeadersFall);

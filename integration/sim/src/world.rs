@@ -8,7 +8,7 @@ use crate::coverage::Coverage;
 use crate::event::{Event, Life, Queue};
 use crate::history::Op;
 use crate::ledger::Ledger;
-use crate::members::{Identity, Operator};
+use crate::members::{Identity, Introduced, Operator};
 use crate::net::Net;
 use crate::node::Node;
 use crate::plan::Plan;
@@ -65,8 +65,8 @@ pub struct World {
     pub lost: BTreeSet<u64>,
     /// Nodes that stay cut off after the end of faults.
     pub isolated: BTreeSet<u64>,
-    /// Raft id and data directory of each process that ever ran.
-    pub lives: BTreeMap<Life, (u64, u64)>,
+    /// How each process that ever ran introduces itself.
+    pub lives: BTreeMap<Life, Introduced>,
     /// The last data directory's number.
     pub stores: u64,
 }
@@ -88,7 +88,7 @@ impl World {
                 store: node,
                 voters: (1..=plan.nodes).collect(),
             });
-            Node::new(node, clock, identity)
+            Node::new(node, clock, identity, plan.version_first())
         });
         World {
             nodes: nodes.collect(),
@@ -97,7 +97,7 @@ impl World {
             clients: (0..plan.clients as usize).map(Client::new).collect(),
             operations: BTreeMap::new(),
             asked: 0,
-            ledger: Ledger::default(),
+            ledger: Ledger::new(plan.level_first()),
             coverage: Coverage::default(),
             trace: Trace {
                 hash: plan.seed,
@@ -132,6 +132,10 @@ impl World {
                 false => Event::Join(node),
             };
             self.queue.at(at_us, event);
+        }
+        if self.plan.upgrade > 0 {
+            let at_us = self.rng.latency(self.plan.upgrade_us);
+            self.queue.at(at_us, Event::Upgrade);
         }
         if self.plan.operate_us > 0 {
             let at_us = self.rng.latency(self.plan.operate_us);
@@ -194,11 +198,16 @@ impl World {
             Event::Restart(node) => self.start(node),
             Event::Resume(node) => self.resume(node),
             Event::Operate => self.operate(),
+            Event::Upgrade => self.upgrade(),
+            Event::TakeBack(node) => self.take_back(node),
             Event::Join(node) => self.try_join(node),
             Event::Deafen(node) => self.deafen(node),
             Event::Siege(blow) => self.blow(blow),
             Event::Reconnect if self.net.is_calm => {}
-            Event::Reconnect => self.net.cut.clear(),
+            Event::Reconnect => {
+                self.net.cut.clear();
+                self.net.late_to = None;
+            }
             Event::DiskWell(node) => {
                 self.node(node).slowness = 1;
                 self.node(node).is_full = false;
@@ -329,6 +338,9 @@ impl World {
             self.coverage.hit("another number of cores");
         }
         if let Err(wrong) = self.node(node).start(&plan, cores) {
+            if self.node(node).needs_newer {
+                return self.run_version(node, plan.version_last());
+            }
             if !self.node(node).disk.is_damaged {
                 return self.find(format!("node {node} does not start: {wrong}"));
             }
@@ -340,7 +352,12 @@ impl World {
         }
         let life = self.node(node).life;
         let identity = self.node(node).identity.clone().expect("it started");
-        self.lives.insert(life, (identity.raft_id, identity.store));
+        let introduced = Introduced {
+            raft_id: identity.raft_id,
+            store: identity.store,
+            version: self.node(node).version,
+        };
+        self.lives.insert(life, introduced);
         self.trace.show(self.now_us, || {
             format!("node {node} starts, life {}", life.life)
         });

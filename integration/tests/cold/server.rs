@@ -27,12 +27,12 @@ fn a_start_says_whether_the_store_can_be_used_and_serves_either_way() {
         (
             endpoint.as_str(),
             "wrong",
-            "event=cold_store_unusable the cold store denies list",
+            "event=cold_store_unusable message=\"the cold store denies list",
         ),
         (
             "http://127.0.0.1:1",
             SECRET,
-            "event=cold_store_unusable the cold store is unavailable",
+            "event=cold_store_unusable message=\"the cold store is unavailable",
         ),
     ] {
         let dir = scratch_dir();

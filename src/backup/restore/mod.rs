@@ -185,6 +185,7 @@ pub async fn restore(config: &Config, wanted: &Wanted) -> Result<Summary, Backup
     meta.slots.clear();
     meta.history = 0;
     meta.members.clear();
+    meta.removed_raft_ids.clear();
     summary.streams = placer.stream_count();
     summary.bytes = placer.bytes_kept();
     let cluster = config.cluster_id.clone();

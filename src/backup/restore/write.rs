@@ -116,7 +116,7 @@ pub(super) fn write(
         let packs = placed.groups.get(&group);
         let packs = packs.map(|p| p.local_packs.clone()).unwrap_or_default();
         let manifest = GroupManifest {
-            version: raftproto::version::CHECKPOINT,
+            version: raftproto::version::checkpoint_at(meta.level),
             group,
             index: INDEX,
             term: TERM,

@@ -2,7 +2,7 @@
 
 use raftproto::peer::{CoreStatus, GroupStatus};
 
-use super::{NodeStatus, leaders, number_at, progress, wanted};
+use super::{NodeStatus, leaders, level, number_at, progress, wanted};
 
 /// What `--json` prints.
 pub fn cluster_as_json(all: &[NodeStatus]) -> serde_json::Value {
@@ -13,6 +13,7 @@ pub fn cluster_as_json(all: &[NodeStatus]) -> serde_json::Value {
             serde_json::json!({
                 "node": hello.node_id,
                 "raft_id": hello.raft_id,
+                "commands_version": hello.commands_version,
                 "clients": hello.client_address,
                 "cluster": hello.cluster_address,
                 "groups_led": status.groups_led,
@@ -50,6 +51,7 @@ pub fn cluster_as_json(all: &[NodeStatus]) -> serde_json::Value {
         })
     });
     serde_json::json!({
+        "level": level(all),
         "members": members.collect::<Vec<_>>(),
         "nodes": nodes.collect::<Vec<_>>(),
         "groups": groups.collect::<Vec<_>>(),

@@ -60,6 +60,7 @@ fn live(dir: &Path) -> BTreeMap<u64, Expected> {
             delta: vec![(key(round), value)],
             group_state: round.to_le_bytes().to_vec(),
             packs: packs.clone(),
+            version: raftproto::version::CHECKPOINT,
         };
         all.insert(round, (streams.clone(), packs.clone()));
         manifest = write(dir, GROUP, manifest, &plan, &pack).unwrap().0;

@@ -4,7 +4,7 @@ use super::*;
 use crate::protocol::ChunkRef;
 
 /// Packs that nobody reads.
-struct Pack(u32);
+pub(super) struct Pack(pub(super) u32);
 
 impl PlaceChunk for Pack {
     fn place(&mut self, _: &StreamKey, _: Incarnation, start: u64, pieces: Vec<Bytes>) -> ChunkRef {
@@ -44,7 +44,7 @@ fn what_was_packed_longest_ago_leaves_memory_first() {
     assert!(world.group.machine.packed_hot.is_empty());
 }
 
-fn checkpointed(world: &mut World, pack: u32, target: u64) {
+pub(super) fn checkpointed(world: &mut World, pack: u32, target: u64) {
     let position = world.group.applied();
     world
         .group

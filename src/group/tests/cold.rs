@@ -2,6 +2,7 @@
 
 mod late;
 
+use super::checkpoint::checkpointed;
 use super::*;
 use crate::group::cold::ColdSettings;
 use crate::protocol::{ColdChunk, Hold, Offset, PackName};
@@ -109,6 +110,25 @@ fn planned(world: &mut World, name: &str) -> String {
 
 fn agrees(world: &World) {
     assert_eq!(world.replica().state_hash(), world.group.state_hash());
+}
+
+#[test]
+fn what_a_checkpoint_under_way_packs_leaves_memory_when_it_is_durable() {
+    let mut world = cold_world();
+    world.create("a", Expiry::Never);
+    world.ask("a", append("12345"));
+    world.group.checkpoint(&mut super::checkpoint::Pack(1));
+    checkpointed(&mut world, 1, u64::MAX);
+    world.now_ms += SETTINGS.flush_age_ms;
+    let mut packs = orders(&mut world);
+    world.ask("a", append("67890"));
+    world.group.checkpoint(&mut super::checkpoint::Pack(2));
+    // The cold store has a part while the rest is being written.
+    there(&mut world, packs.remove(0));
+    world.group.shed_hot_bytes(0);
+    assert_eq!(world.group.hot_bytes(), 5);
+    checkpointed(&mut world, 2, 0);
+    assert_eq!(world.group.hot_bytes(), 0);
 }
 
 #[test]

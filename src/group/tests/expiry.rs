@@ -77,7 +77,8 @@ fn a_touch_changes_nothing_that_is_replicated_before_it_is_applied() {
     }
     assert_eq!(world.group.state_hash(), before, "I5");
     let last = world.log.last().unwrap();
-    assert_eq!(decode_batch(last).unwrap().commands.len(), 1, "logged once");
+    let batch = decode_batch(last, raftproto::version::COMMANDS).unwrap();
+    assert_eq!(batch.commands.len(), 1, "logged once");
     world.settle();
     assert_ne!(world.group.state_hash(), before);
     assert_eq!(world.replica().state_hash(), world.group.state_hash());

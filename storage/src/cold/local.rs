@@ -51,6 +51,11 @@ pub fn prepare(dir: &Path) -> Result<(), ColdError> {
     Ok(())
 }
 
+/// Whether it is a directory that [`prepare`] has made. Blocks.
+pub fn is_prepared(dir: &Path) -> bool {
+    dir.join(UNNAMED).is_dir()
+}
+
 impl LocalStore {
     /// The store in a directory that was prepared. `owner` is another number for each core.
     pub fn open(dir: &Path, owner: u16, host: Rc<dyn ColdHost>) -> LocalStore {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 pub use self::error::ColdError;
 pub use self::key::{ColdKey, KEY_BYTES_MAX};
-pub use self::local::{LocalStore, prepare};
+pub use self::local::{LocalStore, is_prepared, prepare};
 
 /// The answer of a store, on its way.
 pub type ColdFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, ColdError>> + 'a>>;
