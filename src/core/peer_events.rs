@@ -242,7 +242,7 @@ impl Core {
         };
         match self.ask(Request { target, op }).await {
             Outcome::Members(members) => {
-let again = members
+                let again = members
                     .iter()
                     .find(|m| Some(m.node()) == added && m.raft_id != m.node());
                 let mut text = listed(&members);

@@ -35,21 +35,15 @@ impl Group {
             return self.propose_change(vec![(ConfChangeType::AddLearnerNode, *first)]);
         }
         let replicas = self.raft.replicas();
+        let is_active = |id: &u64| replicas.iter().any(|r| r.raft_id == *id && r.is_active);
         // An order for a node that never comes holds up no other.
         let has_listened = self.ticks.saturating_sub(self.ready_since_ticks) >= HEARD_TICKS;
-        let is_silent = |id: &u64| {
-            let mut all = replicas.iter();
-            has_listened && all.any(|r| r.raft_id == *id && !r.is_active && r.matched == 0)
-        };
         let joining = now.learners.iter().copied().filter(is_wanted);
-        let (silent, joining): (Vec<u64>, Vec<u64>) = joining.partition(is_silent);
-        // Whoever is to be replaced votes until the one that takes its place can.
-        let is_awaited = |id: &u64| {
-            let mut silent = silent.iter();
-            now.voters.contains(id) && silent.any(|s| super::node_of(*s) == super::node_of(*id))
-        };
+        let joining: Vec<u64> = joining
+            .filter(|id| is_active(id) || !has_listened)
+            .collect();
         let all = now.voters.iter().chain(&now.learners).copied();
-        let leaving: Vec<u64> = all.filter(|id| !is_wanted(id) && !is_awaited(id)).collect();
+        let leaving: Vec<u64> = all.filter(|id| !is_wanted(id)).collect();
         let last = self.raft.last_index();
         let has_the_log = |id: &u64| {
             let mut all = replicas.iter();
@@ -67,6 +61,11 @@ impl Group {
             return self.transfer_leader(Some(node), effects);
         }
         if !joining.iter().all(has_the_log) && !mutation::is_on("learner-without-log") {
+            return;
+        }
+        let stays = now.voters.iter().copied().filter(is_wanted);
+        let next: Vec<u64> = stays.chain(joining.iter().copied()).collect();
+        if !may_become(&next, now.voters.len(), wanted.len(), is_active) {
             return;
         }
         let joining = joining.into_iter().map(|id| (ConfChangeType::AddNode, id));
@@ -107,4 +106,17 @@ impl Group {
             );
         }
     }
+}
+
+/// The group may become these voters, on the way from so many to so many. A silent member holds up what would leave fewer than
+/// both, since fewer would have what is committed, or fewer could fail; and nobody leads where most of the next are away.
+fn may_become(
+    next: &[u64],
+    voters_count: usize,
+    wanted_count: usize,
+    is_active: impl Fn(&u64) -> bool,
+) -> bool {
+    let is_enough = next.len() >= voters_count.min(wanted_count);
+    let active_count = next.iter().filter(|id| is_active(id)).count();
+    (is_enough || mutation::is_on("silent-member-left-out")) && active_count > next.len() / 2
 }
