@@ -1,24 +1,36 @@
 //! Damage that is found while the node serves: noted for the start that follows, which has the others build the replicas anew.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use glommio::sync::Semaphore;
+use raftproto::peer::StatusRequest;
 use storage::cold::ColdError;
 use storage::{StorageError, framed};
 
 use super::Core;
 use super::packs::refusal_of;
 use super::signal::Event;
+use crate::group::BadMessage;
+use crate::meta::joining::are_sound;
 use crate::ops::metrics::add;
 use crate::protocol::{PackName, Refusal};
+
+/// Between two looks at whether the other nodes can do without this one.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Looks between two lines of the log.
+const LOOKS_PER_LINE: u32 = 30;
 
 /// What a core knows of damage to its files.
 pub(super) struct Damage {
     /// Raised when files were found damaged that the other nodes have too.
     pub(super) found: Event,
+    /// A group's log was lost, and the others are waited for.
+    pub(super) is_log_lost: Cell<bool>,
     /// Packs that are being put right, or wait for it.
     pub(super) mending: RefCell<BTreeSet<(u32, u32)>>,
     /// A pack is held in memory meanwhile: one at a time.
@@ -33,6 +45,7 @@ impl Default for Damage {
     fn default() -> Damage {
         Damage {
             found: Event::default(),
+            is_log_lost: Cell::new(false),
             mending: RefCell::default(),
             at_work: Semaphore::new(1),
             known: RefCell::default(),
@@ -156,25 +169,80 @@ impl Core {
             StorageError::Io { source, .. } => source.raw_os_error() == Some(libc::EIO),
             _ => false,
         };
-        let is_alone = self.identity.cluster_listen.is_none();
-        let Some(disk) = &self.disk else {
-            return Refusal::DataDamaged;
-        };
-        let has_room = set_aside_count(&disk.dir) < SET_ASIDE_MAX;
-        if !is_damage || is_alone || self.config.no_rebuild || !has_room {
-            return Refusal::DataDamaged;
+        match is_damage && self.can_start_anew() && self.note_damage(error.to_string()).await {
+            true => Refusal::Unavailable,
+            false => Refusal::DataDamaged,
         }
+    }
+
+    /// A group's log is not the one that the others count on: what the disk held was lost, at its end, where a start cannot
+    /// tell damage from a write that was cut. The node goes on for its other groups until the others can do without it: two
+    /// that stopped at once could take a majority away.
+    pub(super) fn found_lost_log(self: &Rc<Self>, group: u32, bad: BadMessage) {
+        if !self.can_start_anew() || self.damage.is_log_lost.replace(true) {
+            return;
+        }
+        let core = self.clone();
+        glommio::spawn_local(async move {
+            for look in 0u32.. {
+                if core.stop.raised() > 0 {
+                    return;
+                }
+                match core.others_are_sound().await {
+                    Ok(()) => {
+                        core.note_damage(format!("group {group}: {bad}")).await;
+                        return;
+                    }
+                    Err(reason) if look.is_multiple_of(LOOKS_PER_LINE) => log::error!(
+                        "event=rebuild_waits group={group} the replicas of this node are not built anew yet: {reason}"
+                    ),
+                    Err(_) => {}
+                }
+                core.sleep(LOOK).await;
+            }
+        })
+        .detach();
+    }
+
+    async fn others_are_sound(&self) -> Result<(), String> {
+        let addresses: Vec<String> = {
+            let links = self.links.borrow();
+            links.values().map(|l| l.address().to_owned()).collect()
+        };
+        let mut replies = Vec::new();
+        for address in addresses {
+            let request = StatusRequest {
+                with_groups: true,
+                ..StatusRequest::default()
+            };
+            replies.extend(self.caller.status(&address, request).await);
+        }
+        are_sound(self.config.node_id, self.config.peers.len(), &replies)
+    }
+
+    /// Other nodes have what this one has, and its files may be set aside.
+    fn can_start_anew(&self) -> bool {
+        let has_room = |disk: &super::Disk| set_aside_count(&disk.dir) < SET_ASIDE_MAX;
+        self.identity.cluster_listen.is_some()
+            && !self.config.no_rebuild
+            && self.disk.as_ref().is_some_and(has_room)
+    }
+
+    /// Has the node stop in good order and start again without its files; says whether it will.
+    async fn note_damage(&self, text: String) -> bool {
+        let Some(disk) = &self.disk else {
+            return false;
+        };
         if self.damage.found.raised() == 0 {
             let path = damage_note_path(&disk.dir);
-            let text = error.to_string();
             let noted =
                 storage::blocking::run(move || framed::write_atomic(&path, text.as_bytes()));
             if let Err(error) = noted.await {
                 log::error!("event=damage_not_noted {error}");
-                return Refusal::DataDamaged;
+                return false;
             }
             self.damage.found.raise();
         }
-        Refusal::Unavailable
+        true
     }
 }

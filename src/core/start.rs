@@ -358,6 +358,7 @@ async fn build(
         links: RefCell::default(),
         guests: RefCell::default(),
         damage: Default::default(),
+        is_standing_told: Cell::new(false),
         leaving: RefCell::default(),
         client_addresses: RefCell::default(),
         versions: RefCell::default(),

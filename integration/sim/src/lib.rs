@@ -9,6 +9,7 @@
 //! Not modelled: buckets; that nodes are linked only to members.
 
 pub mod answers;
+mod atlas;
 pub mod bounds;
 pub mod checkpoint;
 pub mod client;

@@ -98,6 +98,7 @@ pub const MUTATIONS: &[Mutation] = &[
         "a leader must be ordered away while another node joins, and nobody may take its place until the end; a unit test has it",
     ),
     bug("membership", "removed-raft-id-again", 60),
+    bug("membership", "silent-member-left-out", 300),
     unbound(
         "membership",
         "checkpoint-without-removed",
