@@ -121,7 +121,7 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("membership", "membership-forgotten", 300),
     bug("membership", "learner-without-log", 300),
     bug("membership", "checkpoint-leaves-the-joint", 300),
-    bug("membership", "removed-leader-goes-on", 300),
+    bug("membership", "removed-leader-goes-on", UNKNOWN),
     bug("membership", "new-members-untaught", UNKNOWN),
     aimed(
         "membership",
