@@ -121,7 +121,7 @@ impl StreamBytes {
     pub(crate) fn chunks_not_hot(&self) -> impl Iterator<Item = &ChunkRef> {
         let (from, to) = (self.cold_end(), self.hot_start);
         let chunks = self.chunks.iter();
-        chunks.filter(move |c| c.end() > from && c.start < to)
+        chunks.filter(move |c| c.start.max(from) < c.end().min(to))
     }
 
     /// Chunks added since the last call; the caller writes them into a state table.
