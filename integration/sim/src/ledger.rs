@@ -12,8 +12,9 @@ use ursula::protocol::{Meta, Outcome, PackName, Refusal, StreamKey};
 
 use crate::client::group_of;
 use crate::history::{Op, What};
-use crate::model::{Model, Seen, Verdict, Version};
+use crate::model::{Model, Seen, Version};
 use crate::node::Written;
+use crate::verdict::Verdict;
 
 /// What orders to the members go by.
 const MEMBERS: &[u8] = b"members";

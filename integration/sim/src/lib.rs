@@ -43,6 +43,7 @@ pub mod siege;
 pub mod store;
 pub mod storing;
 pub mod upgrade;
+pub mod verdict;
 pub mod world;
 
 use std::cell::RefCell;

@@ -17,12 +17,7 @@ pub struct Mutation {
 const UNKNOWN: u64 = 0;
 
 const fn bug(area: &'static str, name: &'static str, within: u64) -> Mutation {
-    Mutation {
-        name,
-        area,
-        within,
-        set: "",
-    }
+    aimed(area, name, within, "")
 }
 
 const fn aimed(area: &'static str, name: &'static str, within: u64, set: &'static str) -> Mutation {
