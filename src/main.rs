@@ -76,7 +76,9 @@ type Loaded = (
 
 fn load((flags, file): Given) -> Result<Loaded, ConfigError> {
     let file = file.or_else(|| std::env::var_os("URSULA_CONFIG").map(Into::into));
-    config::load(&flags, std::env::vars(), file.as_deref())
+    let (config, origins) = config::load(&flags, std::env::vars(), file.as_deref())?;
+    config::check_files(&config, &origins, ursula::core::tls::check_authorities)?;
+    Ok((config, origins))
 }
 
 fn refused(error: &ConfigError) -> ExitCode {
@@ -122,12 +124,15 @@ fn backup_list(given: BackupListArguments) -> ExitCode {
 fn backup_verify(given: BackupVerifyArguments) -> ExitCode {
     let (from, cluster) = (given.from.clone(), given.from_cluster.clone());
     let history = given.history.clone();
+    let max_lag = given.max_lag.clone();
     let verified = with_backup(given.given(), move |config| async move {
+        let max_lag_ms = max_lag.as_deref().map(max_lag_ms).transpose()?;
         backup::verify::verify(
             &config,
             from.as_deref(),
             cluster.as_deref(),
             history.as_deref(),
+            max_lag_ms,
         )
         .await
     });
@@ -146,12 +151,21 @@ fn backup_verify(given: BackupVerifyArguments) -> ExitCode {
     }
 }
 
+fn max_lag_ms(text: &str) -> Result<u64, BackupError> {
+    config::millis_of(text).ok_or_else(|| {
+        BackupError::Usage(format!(
+            "--max-lag is {text:?}; allowed: a time, such as 60s"
+        ))
+    })
+}
+
 fn restore(given: RestoreArguments) -> ExitCode {
     let wanted = backup::restore::Wanted {
         from: given.from.clone(),
         cluster: given.from_cluster.clone(),
         history: given.history.clone(),
         at: given.at.clone(),
+        skip_damaged: given.skip_damaged,
     };
     let restored = with_backup(given.given(), move |config| async move {
         backup::restore::restore(&config, &wanted).await
@@ -159,6 +173,9 @@ fn restore(given: RestoreArguments) -> ExitCode {
     match restored {
         Ok(summary) => {
             cli::print(format_args!("{}", summary.text()));
+            for lost in &summary.lost {
+                eprintln!("ursula: {lost}");
+            }
             ExitCode::SUCCESS
         }
         Err(error) => backup_failed(&error),

@@ -58,6 +58,17 @@ fn the_doctor_says_what_is_wrong_and_how_to_mend_it() {
         assert_eq!(check["severity"], "fatal", "{check}");
         assert_ne!(check["fix"], "", "{check}");
     }
+    let settings = format!(
+        "wal_dir = {data:?}\ncold = \"s3://bucket\"\ns3_endpoint = \"http://127.0.0.1:1\"\ns3_access_key_id = \"a\"\n"
+    );
+    std::fs::write(&file, settings).unwrap();
+    let (_, text) = doctor(&["--json", "--config", file.to_str().unwrap()]);
+    let check = find(&serde_json::from_str(&text).unwrap(), "cold.store");
+    assert_eq!(check["severity"], "warn", "{check}");
+    assert!(
+        check["current"].as_str().unwrap().contains("refused"),
+        "{check}"
+    );
     let (_, text) = doctor(&["--at", &admin_of(&server)]);
     assert!(
         text.contains("kernel.io_uring") && !text.contains("net.listen "),

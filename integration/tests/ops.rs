@@ -218,6 +218,36 @@ fn a_node_that_is_alone_ends_once_no_log_works() {
     assert_eq!(server.wait_end().code(), Some(74));
 }
 
+#[test]
+fn a_setting_of_the_cold_store_that_only_this_machine_can_mend_is_named() {
+    let dir = scratch_dir();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (data, garbage) = (at("data"), at("garbage.pem"));
+    std::fs::write(&garbage, "garbage").unwrap();
+    let s3 = ["--wal-dir", &data, "--cold", "s3://bucket/there"];
+    let http = ["--s3-endpoint", "http://127.0.0.1:1"];
+    for file in [&at("none.pem"), &garbage] {
+        let settings = [&s3[..], &http, &["--s3-ca-file", file]].concat();
+        let (code, said) = ending(&settings);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("s3_ca_file") && said.contains(file), "{said}");
+        let check = |words: &[&str]| {
+            let mut command = Command::new(Server::binary());
+            let output = command.args(words).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(2), "{said}");
+            assert!(said.contains("s3_ca_file") && said.contains(file), "{said}");
+        };
+        check(&[&["config", "check"][..], &settings].concat());
+        let config = at("u.toml");
+        std::fs::write(&config, format!("s3_ca_file = {file:?}\n")).unwrap();
+        check(&["doctor", "--config", &config]);
+    }
+    let (code, said) = ending(&["--wal-dir", &data, "--cold", "/dev/null/x"]);
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("`cold` is /dev/null/x"), "{said}");
+}
+
 /// All series of a scrape, without their values.
 fn series(text: &str) -> Vec<String> {
     let lines = text.lines().filter(|l| !l.starts_with('#'));

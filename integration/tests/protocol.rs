@@ -332,7 +332,7 @@ fn metrics_have_a_core_and_health_answers() {
 
 /// The node has one of it, whatever its cores.
 fn is_of_the_node(line: &str) -> bool {
-    ["build_info", "node_info", "disk_", "log_"]
+    ["build_info", "node_info", "disk_", "log_", "admin_"]
         .iter()
         .any(|name| line["ursula_".len()..].starts_with(name))
 }

@@ -50,7 +50,7 @@ impl Service {
             "/healthz" => self.health().await,
             "/readyz" => self.readiness().await,
             "/metrics" => self.metrics().await,
-            "/_/api/doctor" => self.doctor(request.uri().query()),
+            "/_/api/doctor" => self.doctor(request.uri().query()).await,
             "/_/api/settings" => json(StatusCode::OK, &self.settings()),
             _ => text(
                 StatusCode::NOT_FOUND,
@@ -60,12 +60,12 @@ impl Service {
     }
 
     /// The same checks as `ursula doctor`, by the node itself. They hold up this listener for as long as they take.
-    fn doctor(&self, query: Option<&str>) -> Answer {
+    async fn doctor(&self, query: Option<&str>) -> Answer {
         let scope = Scope {
             disk_probe: query == Some("disk"),
             is_the_node: true,
         };
-        let report = doctor::as_json(&doctor::check(&self.config, scope));
+        let report = doctor::as_json(&doctor::check_all(&self.config, scope).await);
         json(StatusCode::OK, &report)
     }
 

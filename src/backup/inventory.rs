@@ -52,6 +52,14 @@ pub enum BackupError {
         /// What is wrong.
         damage: PackDamage,
     },
+    /// A pack that streams need.
+    #[error("{reason}; {needed}. --skip-damaged restores all the rest")]
+    Lost {
+        /// What is wrong with it.
+        reason: String,
+        /// What lies in it.
+        needed: String,
+    },
     /// What was read makes no state.
     #[error("group {group} of the backup: {what}")]
     State {
@@ -77,9 +85,10 @@ impl BackupError {
         match self {
             BackupError::Config(_) | BackupError::Usage(_) => exit::USAGE,
             BackupError::Nothing(_) => exit::NOT_FOUND,
-            BackupError::Damaged { .. } | BackupError::Pack { .. } | BackupError::State { .. } => {
-                exit::DAMAGED
-            }
+            BackupError::Damaged { .. }
+            | BackupError::Pack { .. }
+            | BackupError::Lost { .. }
+            | BackupError::State { .. } => exit::DAMAGED,
             BackupError::Target(_) => exit::CONFLICT,
             BackupError::Cold(_) | BackupError::Storage(_) => exit::FAILED,
         }
@@ -120,10 +129,7 @@ impl Source {
         }
         let store = open_cold(0, &config, Rc::default())
             .ok_or_else(|| BackupError::Usage("--from names nothing".to_owned()))?;
-        let cluster = match cluster {
-            Some(cluster) => cluster.to_owned(),
-            None => find_cluster(&*store).await?,
-        };
+        let cluster = find_cluster(&*store, cluster).await?;
         Ok(Source { store, cluster })
     }
 
@@ -199,8 +205,33 @@ pub(super) async fn open_section(
     })
 }
 
-/// The one cluster that has shipped something to a store.
-async fn find_cluster(store: &dyn ColdStore) -> Result<String, BackupError> {
+/// The wanted cluster, or the one that has shipped something to a store.
+async fn find_cluster(store: &dyn ColdStore, wanted: Option<&str>) -> Result<String, BackupError> {
+    if let Some(wanted) = wanted {
+        let shipped = store.list(&objects_prefix(wanted), None, 1).await?;
+        if !shipped.is_empty() {
+            return Ok(wanted.to_owned());
+        }
+    }
+    let found = clusters(store).await?;
+    match (&found[..], wanted) {
+        ([], _) => Err(BackupError::Nothing(
+            "there is no backup: no cluster with --dr has shipped anything here".to_owned(),
+        )),
+        (found, Some(wanted)) => Err(BackupError::Nothing(format!(
+            "--from-cluster is {wanted:?}, and no such cluster has a backup here; there is: {}",
+            found.join(", ")
+        ))),
+        ([one], None) => Ok(one.clone()),
+        (several, None) => Err(BackupError::Usage(format!(
+            "several clusters have a backup here ({}): say which with --from-cluster",
+            several.join(", ")
+        ))),
+    }
+}
+
+/// The clusters that have shipped something to a store.
+async fn clusters(store: &dyn ColdStore) -> Result<Vec<String>, BackupError> {
     let mut found: Vec<String> = Vec::new();
     let mut after: Option<ColdKey> = None;
     loop {
@@ -219,16 +250,7 @@ async fn find_cluster(store: &dyn ColdStore) -> Result<String, BackupError> {
             break;
         }
     }
-    match &found[..] {
-        [one] => Ok(one.clone()),
-        [] => Err(BackupError::Nothing(
-            "there is no backup: no cluster with --dr has shipped anything here".to_owned(),
-        )),
-        several => Err(BackupError::Usage(format!(
-            "several clusters have a backup here ({}): say which with --from-cluster",
-            several.join(", ")
-        ))),
-    }
+    Ok(found)
 }
 
 /// The wanted history, or the only one.

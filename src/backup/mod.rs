@@ -6,6 +6,7 @@ pub mod collect;
 pub mod format;
 mod inventory;
 pub mod list;
+pub mod lost;
 pub mod restore;
 pub mod state;
 pub mod verify;
@@ -36,6 +37,16 @@ pub fn shipped_ms_of(key: &ColdKey) -> Option<u64> {
     let fields: Vec<&str> = name.split('-').collect();
     match fields[..] {
         [time, _raft_id, _core, _number, _nonce] if time.len() >= 14 => time.parse().ok(),
+        _ => None,
+    }
+}
+
+/// Who shipped an object, by its key: the node's number in Raft, and its core.
+pub fn shipper_of(key: &ColdKey) -> Option<String> {
+    let name = key.as_str().rsplit('/').next()?;
+    let fields: Vec<&str> = name.split('-').collect();
+    match fields[..] {
+        [_time, raft_id, core, _number, _nonce] => Some(format!("{raft_id}-{core}")),
         _ => None,
     }
 }

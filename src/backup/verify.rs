@@ -8,15 +8,16 @@ use raftproto::backup::{Base, LogRange};
 use raftproto::checkpoint::{GroupState, StreamState};
 use raftproto::command::{CommandBatch, command::Kind};
 use storage::cold::{ColdError, ColdKey, ColdObject};
-use storage::cold_pack::{self, Location};
+use storage::cold_pack;
 
 use super::format::{self, Content};
+use super::lost::{Needed, needed_of};
 use super::state::build;
-use super::{BackupError, Inventory, Source, shipped_ms_of};
+use super::{BackupError, Inventory, Source, shipped_ms_of, shipper_of};
 use crate::config::Config;
 use crate::core::pack_key;
 use crate::group::Exported;
-use crate::protocol::PackName;
+use crate::protocol::{PackName, rfc3339_from_ms};
 
 /// What was read, and what is wrong with it.
 #[derive(Debug, Default)]
@@ -35,6 +36,8 @@ pub struct Report {
     pub chunk_bytes: u64,
     /// Streams of the newest state.
     pub streams: u64,
+    /// Each core that shipped, and when it did so last.
+    pub newest_ms: BTreeMap<String, u64>,
     /// What is wrong.
     pub damage: Vec<String>,
 }
@@ -42,7 +45,7 @@ pub struct Report {
 impl Report {
     /// As lines for people.
     pub fn text(&self) -> String {
-        format!(
+        let mut text = format!(
             "objects {}\nobject_bytes {}\nsections {}\nstreams {}\npacks {}\nchunks {}\nchunk_bytes {}\ndamaged {}\n",
             self.objects,
             self.object_bytes,
@@ -52,7 +55,34 @@ impl Report {
             self.chunks,
             self.chunk_bytes,
             self.damage.len()
-        )
+        );
+        let newest_ms = self.newest_ms.values().max().copied().unwrap_or(0);
+        text.push_str(&format!("newest {}\n", rfc3339_from_ms(newest_ms)));
+        for (core, newest_ms) in &self.newest_ms {
+            text.push_str(&format!(
+                "core {core} newest {}\n",
+                rfc3339_from_ms(*newest_ms)
+            ));
+        }
+        text
+    }
+}
+
+/// Groups of which nothing was shipped for so long. That the newest objects are gone is to be seen by nothing else: nothing
+/// names an object but the one after it.
+fn expect_fresh(inventory: &Inventory, max_lag_ms: u64, now_ms: u64, damage: &mut Vec<String>) {
+    // Group 0 changes seldom.
+    for group in 1..=inventory.group_count {
+        let plan = inventory.groups.get(&group).and_then(|c| c.plan(u64::MAX));
+        let Some(shipped_ms) = plan.map(|plan| plan.shipped_ms()) else {
+            continue;
+        };
+        if now_ms.saturating_sub(shipped_ms) > max_lag_ms {
+            damage.push(format!(
+                "group {group}: nothing was shipped since {}, which is longer than --max-lag",
+                rfc3339_from_ms(shipped_ms)
+            ));
+        }
     }
 }
 
@@ -68,11 +98,22 @@ pub async fn verify(
     from: Option<&str>,
     cluster: Option<&str>,
     history: Option<&str>,
+    max_lag_ms: Option<u64>,
 ) -> Result<Report, BackupError> {
     let source = Source::open(config, from, cluster).await?;
     let objects = source.objects().await?;
     let inventory = Inventory::read(&source, &objects, history).await?;
     let mut report = Report::default();
+    for object in &objects {
+        if let (Some(core), Some(ms)) = (shipper_of(&object.key), shipped_ms_of(&object.key)) {
+            let newest_ms = report.newest_ms.entry(core).or_default();
+            *newest_ms = ms.max(*newest_ms);
+        }
+    }
+    if let Some(max_lag_ms) = max_lag_ms {
+        let now_ms = crate::core::clock::Clock::start().now_ms();
+        expect_fresh(&inventory, max_lag_ms, now_ms, &mut report.damage);
+    }
     for missing in inventory.missing() {
         let text = format!("{missing}: it is missing, and a later object follows it");
         report.damage.push(text);
@@ -106,7 +147,7 @@ pub async fn verify(
         };
         match build(&source, group, &plan, u64::MAX).await {
             Ok(built) => {
-                let mut packs: BTreeMap<PackName, Vec<Location>> = BTreeMap::new();
+                let mut packs: BTreeMap<PackName, Vec<Needed>> = BTreeMap::new();
                 for exported in built.machine.export() {
                     report.streams += 1;
                     gather(&exported, &mut packs);
@@ -231,13 +272,12 @@ fn packs_of_log(range: &LogRange, kept_from_ms: u64) -> Option<Vec<PackName>> {
 }
 
 /// Where a stream's chunks lie, by pack.
-fn gather(exported: &Exported, packs: &mut BTreeMap<PackName, Vec<Location>>) {
+fn gather(exported: &Exported, packs: &mut BTreeMap<PackName, Vec<Needed>>) {
     for (pack, chunk) in &exported.cold {
-        packs.entry(*pack).or_default().push(Location {
-            position: chunk.position,
-            length: chunk.length,
-            stored: chunk.stored,
-            crc32c: chunk.crc32c,
+        packs.entry(*pack).or_default().push(Needed {
+            key: exported.key.clone(),
+            incarnation: exported.state.incarnation,
+            chunk: *chunk,
         });
     }
 }
@@ -245,7 +285,7 @@ fn gather(exported: &Exported, packs: &mut BTreeMap<PackName, Vec<Location>>) {
 async fn check_pack(
     source: &Source,
     (group, pack): PackId,
-    chunks: &[Location],
+    chunks: &[Needed],
     report: &mut Report,
 ) -> Result<(), BackupError> {
     let key = pack_key_of(source, group, pack)?;
@@ -253,7 +293,9 @@ async fn check_pack(
     let object = match source.store.get(&key).await {
         Ok(object) => object,
         Err(error @ (ColdError::NotFound { .. } | ColdError::Corrupt { .. })) => {
-            report.damage.push(format!("{key}: {error}"));
+            report
+                .damage
+                .push(format!("{error}; {}", needed_of(chunks.iter())));
             return Ok(());
         }
         Err(error) => return Err(error.into()),
@@ -264,18 +306,20 @@ async fn check_pack(
     if let Err(damage) = index {
         report.damage.push(format!("{key}: {damage}"));
     }
-    for chunk in chunks {
-        let (from, to) = (chunk.position, chunk.position + u64::from(chunk.stored));
-        let is_inside = to <= length;
-        let stored = match is_inside {
-            true => object.slice(from as usize..to as usize),
-            false => bytes::Bytes::new(),
-        };
+    let mut damaged: Vec<&Needed> = Vec::new();
+    for needed in chunks {
         report.chunks += 1;
-        report.chunk_bytes += u64::from(chunk.length);
-        if let Err(damage) = cold_pack::open(stored, chunk) {
-            report.damage.push(format!("{key}: {damage}"));
+        report.chunk_bytes += u64::from(needed.chunk.length);
+        if needed.open(&object).is_err() {
+            damaged.push(needed);
         }
+    }
+    if let Some(first) = damaged.first() {
+        report.damage.push(format!(
+            "{key}: {}; {}",
+            first.damage(),
+            needed_of(damaged.iter().copied())
+        ));
     }
     Ok(())
 }

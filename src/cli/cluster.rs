@@ -3,10 +3,11 @@
 mod address;
 mod json;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_lite::FutureExt;
 use raftproto::checkpoint::Member as StoredMember;
 use raftproto::command::{ChangeMembers, Member, change_members::Change};
 use raftproto::peer::{
@@ -31,11 +32,13 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
         caller: Caller::new(Rc::default(), timeouts),
         at: command.at,
     };
+    let mut is_forced = false;
     let order = match command.command {
         ClusterSubcommand::Status(status) => {
             return operator.show(status.json, status.hashes).await;
         }
         ClusterSubcommand::TransferLeader(order) => {
+            order.to.map_or(Ok(0), number)?;
             return operator.transfer(order.from, order.group, order.to).await;
         }
         ClusterSubcommand::Add(order) => {
@@ -45,7 +48,7 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
                 return Err(wrong());
             }
             let added = Member {
-                raft_id: node.parse().map_err(|_| wrong())?,
+                raft_id: number(node.parse().map_err(|_| wrong())?)?,
                 cluster_address: address.to_owned(),
                 drained: false,
             };
@@ -54,18 +57,39 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
             }
             Change::Add(added)
         }
-        ClusterSubcommand::Remove(order) => Change::Remove(order.node),
-        ClusterSubcommand::Replace(order) => Change::Replace(order.node),
-        ClusterSubcommand::Drain(order) if order.undo => Change::Undrain(order.node),
-        ClusterSubcommand::Drain(order) => Change::Drain(order.node),
+        ClusterSubcommand::Remove(order) => Change::Remove(number(order.node)?),
+        ClusterSubcommand::Replace(order) => {
+            is_forced = order.force;
+            Change::Replace(number(order.node)?)
+        }
+        ClusterSubcommand::Drain(order) if order.undo => Change::Undrain(number(order.node)?),
+        ClusterSubcommand::Drain(order) => Change::Drain(number(order.node)?),
     };
     let change = ChangeMembers {
         base: Vec::new(),
         change: Some(order),
     };
-    let said = operator.order(Order::ChangeMembers(change)).await?;
+    let said = operator
+        .order(Order::ChangeMembers(change), is_forced)
+        .await?;
     say!("{said}");
-    operator.follow(Duration::from_secs(command.wait_s)).await
+    let patience = Duration::from_secs(command.wait_s).max(LOOK);
+    let over = async {
+        glommio::timer::sleep(patience).await;
+        Err(CliError::Late(command.wait_s))
+    };
+    // Also where a node that is asked does not answer.
+    operator.follow().or(over).await
+}
+
+/// A node's number: a raft id has more above it.
+fn number(node: u64) -> Result<u64, CliError> {
+    match node {
+        1..=0xffff => Ok(node),
+        _ => Err(CliError::Usage(format!(
+            "{node} is no number of a node: they are 1 to 65535"
+        ))),
+    }
 }
 
 struct Operator {
@@ -81,12 +105,17 @@ struct Progress {
     /// Entries that the other replicas of those lack which are not done.
     behind: u64,
     waiting: Vec<String>,
+    /// Replicas that take no part: the group, the node and why.
+    troubled: Vec<(u32, String, String)>,
+    /// Nodes that are to learn and of which no leader ever heard: number and address.
+    unheard: BTreeSet<(String, String)>,
 }
 
 impl Operator {
-    async fn order(&self, order: Order) -> Result<String, CliError> {
+    async fn order(&self, order: Order, is_forced: bool) -> Result<String, CliError> {
         let request = AdminRequest {
             from: None,
+            is_forced,
             order: Some(order),
         };
         let reply = self.caller.administer(&self.at, request).await;
@@ -148,14 +177,8 @@ impl Operator {
                 replicas.join(" ")
             );
         }
-        for group in all
-            .iter()
-            .filter_map(|(_, s)| s.as_ref().ok())
-            .flat_map(|s| &s.groups)
-        {
-            if !group.trouble.is_empty() {
-                say!("group {}: {}", group.group, group.trouble);
-            }
+        for (group, node, trouble) in &progress.troubled {
+            say!("group {group} on node {node}: {trouble}");
         }
         let can = |(_, status): &NodeStatus| {
             let hello = status.as_ref().ok()?.node.as_ref()?;
@@ -193,6 +216,7 @@ impl Operator {
         let at = from.or(leads).unwrap_or_else(|| self.at.clone());
         let request = AdminRequest {
             from: None,
+            is_forced: false,
             order: Some(Order::TransferLeaders(TransferLeaders {
                 group: group.unwrap_or(u32::MAX),
                 to_node: to.unwrap_or(0),
@@ -203,15 +227,14 @@ impl Operator {
         Ok(())
     }
 
-    /// Shows how the groups follow an order, until all have or the time is over. The order stands either way.
-    async fn follow(&self, patience: Duration) -> Result<(), CliError> {
-        let rounds = (patience.as_millis() / LOOK.as_millis()).max(1);
+    /// Shows how the groups follow an order, until all have. The order stands either way.
+    async fn follow(&self) -> Result<(), CliError> {
         let mut last = String::new();
         let mut first = None;
-        for round in 0..rounds {
+        for round in 0u32.. {
             let progress = progress(&self.all(false).await?);
             let began = first.get_or_insert_with(|| progress.clone());
-            let took = LOOK.saturating_mul(round as u32);
+            let took = LOOK.saturating_mul(round);
             let mut line = told(&progress);
             if let Some(left) = left(began, &progress, took) {
                 line.push_str(&format!("; about {} s more", left.as_secs().max(1)));
@@ -221,11 +244,11 @@ impl Operator {
                 last = line;
             }
             if progress.groups > 0 && progress.done == progress.groups {
-                return Ok(());
+                break;
             }
             glommio::timer::sleep(LOOK).await;
         }
-        Err(CliError::Late(patience.as_secs()))
+        Ok(())
     }
 }
 
@@ -375,6 +398,19 @@ fn progress(all: &[NodeStatus]) -> Progress {
         .filter(|m| m.drained)
         .map(|m| m.raft_id)
         .collect();
+    let mut unheard = BTreeSet::new();
+    for group in groups.values() {
+        let learners = group.membership.iter().flat_map(|m| &m.learners);
+        for learner in learners {
+            let mut replicas = group.replicas.iter().filter(|r| r.raft_id == *learner);
+            let member = members.iter().find(|m| m.raft_id == *learner);
+            if let Some(member) = member
+                && replicas.any(|r| !r.is_active && r.matched == 0)
+            {
+                unheard.insert((name(*learner), member.cluster_address.clone()));
+            }
+        }
+    }
     let mut wanted: Vec<u64> = members.into_iter().map(|m| m.raft_id).collect();
     wanted.sort_unstable();
     let is_done = |group: &GroupStatus| {
@@ -397,7 +433,19 @@ fn progress(all: &[NodeStatus]) -> Progress {
         done: groups.len() - waiting.len(),
         behind,
         waiting,
+        troubled: troubled(all),
+        unheard,
     }
+}
+
+fn troubled(all: &[NodeStatus]) -> Vec<(u32, String, String)> {
+    let mut found = Vec::new();
+    for status in all.iter().filter_map(|(_, s)| s.as_ref().ok()) {
+        let node = name(status.node.as_ref().map_or(0, |n| n.raft_id));
+        let groups = status.groups.iter().filter(|g| !g.trouble.is_empty());
+        found.extend(groups.map(|g| (g.group, node.clone(), g.trouble.clone())));
+    }
+    found
 }
 
 fn told(progress: &Progress) -> String {
@@ -407,19 +455,31 @@ fn told(progress: &Progress) -> String {
         waiting,
         ..
     } = progress;
-    if waiting.is_empty() {
+    let shown = |names: &mut dyn Iterator<Item = String>| {
+        let first: Vec<String> = names.take(16).collect();
+        first.join(", ")
+    };
+    let mut text = if waiting.is_empty() {
         format!("all {groups} groups have a leader and the members that they shall have")
     } else {
-        let shown = waiting
-            .iter()
-            .take(16)
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(", ");
+        let waiting = shown(&mut waiting.iter().cloned());
         format!(
-            "{done} of {groups} groups have the leader and members that they shall have; not yet: {shown}"
+            "{done} of {groups} groups have the leader and members that they shall have; not yet: {waiting}"
         )
+    };
+    for (node, address) in &progress.unheard {
+        text.push_str(&format!("; node {node} at {address} was never heard of"));
     }
+    if !progress.troubled.is_empty() {
+        let mut replicas = progress.troubled.iter();
+        let replicas = shown(
+            &mut replicas
+                .by_ref()
+                .map(|(g, n, _)| format!("{g} on node {n}")),
+        );
+        text.push_str(&format!("; replicas that take no part: {replicas}"));
+    }
+    text
 }
 
 #[cfg(test)]

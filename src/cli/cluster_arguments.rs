@@ -69,6 +69,9 @@ pub struct Replace {
     /// the node's number
     #[argh(positional)]
     pub node: u64,
+    /// also where the node is well: what it has on its disk is given up
+    #[argh(switch)]
+    pub force: bool,
 }
 
 /// Lets a node lead no group, until undone.

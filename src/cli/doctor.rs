@@ -13,7 +13,8 @@ use super::output;
 use crate::config;
 use crate::doctor::{self, Scope};
 
-/// Checks whether this machine is fit for a node: kernel, limits, clock, data directory, network. Changes nothing.
+/// Checks whether this machine is fit for a node: kernel, limits, clock, data directory, network, and asks
+/// the cold store on S3 once. Changes nothing.
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "doctor")]
 pub struct Doctor {
@@ -37,7 +38,7 @@ pub struct Doctor {
 /// What was found; its fields are those of [`doctor::as_json`].
 pub(super) async fn run(given: &Doctor) -> Result<serde_json::Value, CliError> {
     let Some(at) = &given.at else {
-        return here(given);
+        return here(given).await;
     };
     let mut client = Client::connect(Target::parse(&format!("{at}/_/api/doctor"))?).await?;
     let query = if given.disk { "?disk" } else { "" };
@@ -47,15 +48,17 @@ pub(super) async fn run(given: &Doctor) -> Result<serde_json::Value, CliError> {
     serde_json::from_slice(&body.to_bytes()).map_err(|e| CliError::Malformed(e.to_string()))
 }
 
-fn here(given: &Doctor) -> Result<serde_json::Value, CliError> {
+async fn here(given: &Doctor) -> Result<serde_json::Value, CliError> {
     let flags = given
         .wal_dir
         .iter()
         .map(|dir| ("wal_dir".to_owned(), dir.clone()));
     let file = given.config.clone();
     let file = file.or_else(|| std::env::var_os("URSULA_CONFIG").map(Into::into));
+    let usage = |error: config::ConfigError| CliError::Usage(error.to_string());
     let loaded = config::load(&flags.collect(), std::env::vars(), file.as_deref());
-    let (config, _) = loaded.map_err(|error| CliError::Usage(error.to_string()))?;
+    let (config, origins) = loaded.map_err(usage)?;
+    config::check_files(&config, &origins, crate::core::tls::check_authorities).map_err(usage)?;
     if given.disk && config.wal_dir.is_none() {
         return Err(CliError::Usage(
             "--disk measures the disk of the data directory: say which by --wal-dir, or by a --config that has wal_dir".to_owned(),
@@ -65,7 +68,7 @@ fn here(given: &Doctor) -> Result<serde_json::Value, CliError> {
         disk_probe: given.disk,
         is_the_node: false,
     };
-    Ok(doctor::as_json(&doctor::check(&config, scope)))
+    Ok(doctor::as_json(&doctor::check_all(&config, scope).await))
 }
 
 /// Prints a report.

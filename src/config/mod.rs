@@ -140,6 +140,29 @@ pub fn load(
     Ok((config, origins))
 }
 
+/// Looks at the files that settings name and that only this machine can be blamed for.
+///
+/// # Errors
+/// [`ConfigError::Bad`]. `check` says what is wrong with a file of certificate authorities.
+pub fn check_files(
+    config: &Config,
+    origins: &Origins,
+    check: impl Fn(&Path) -> Result<(), String>,
+) -> Result<(), ConfigError> {
+    let Some(path) = &config.s3_ca_file else {
+        return Ok(());
+    };
+    check(path).map_err(|reason| {
+        let source = origins.get("s3_ca_file").map_or("default", |o| &*o.source);
+        ConfigError::Contradiction(format!("{source}: {reason}"))
+    })
+}
+
+/// A time as settings say it, in milliseconds; `None`: it is none.
+pub fn millis_of(text: &str) -> Option<u64> {
+    value::millis(text)
+}
+
 /// Where a cold store is, as `cold` says it; `None`: not so.
 pub fn place_of(text: &str) -> Option<ColdPlace> {
     cold::cold(text).flatten()

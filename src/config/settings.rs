@@ -143,6 +143,7 @@ macro_rules! settings {
                 from_cluster: [Option<String>], (option), "cluster_id of the backup; may be left out where there is only one";
                 history: [Option<String>], (option), "which of several clusters of that name, as `backup list` names them; may be left out where there is only one";
                 at: [Option<String>], (option), "state at this time, such as 2027-01-01T00:00:00Z; without it, the newest there is";
+                skip_damaged: [bool], (switch), "restore all the rest where packs are damaged or missing; what is lost is named, and reads of it are refused as damaged";
             ],
             $($key, $default, $allowed, $help;)*
         );
@@ -162,11 +163,13 @@ macro_rules! settings {
             BackupVerifyArguments,
             "verify",
             "Reads and checks every object of a backup: all that was shipped, and all packs that its streams need. Names what is \
-             missing or damaged; exit code 1 if something is.",
+             missing or damaged; exit code 1 if something is. That the newest objects are gone cannot be seen by what is left: \
+             compare the times that it prints, or give --max-lag.",
             [
                 from: [Option<String>], (option), "where the backup is: s3://bucket/prefix, or a directory; without it, what cold is set to";
                 from_cluster: [Option<String>], (option), "cluster_id of the backup; may be left out where there is only one";
                 history: [Option<String>], (option), "which of several clusters of that name, as `backup list` names them; may be left out where there is only one";
+                max_lag: [Option<String>], (option), "a time such as 60s: a group of which nothing was shipped for so long counts as damaged; for a cluster that is written to all the time";
             ],
             $($key, $default, $allowed, $help;)*
         );
@@ -276,6 +279,8 @@ settings! {
         |t| within(t.parse().ok(), 0, 100), "an object of which less is still needed is written again with others; 0: never.";
     cold_grace_ms: u64, "60min", "a time from 0ms to 43200min",
         |t| within(millis(t), 0, 30 * 86_400_000), "an object is deleted so long after nothing needs it any more.";
+    cold_read_timeout_ms: u64, "10s", "a time from 10ms to 10min",
+        |t| within(millis(t), 10, 600_000), "a reader waits so long for old data before it is told to come back; what is asked of the store goes on.";
     cold_behind_bytes_max: u64, "64GiB", "bytes from 1MiB",
         |t| within(bytes(t), 1 << 20, 1 << 50), "bytes that wait for a cold store which does not take them, per core; above it appends are refused.";
     cold_cache_bytes: u64, "64MiB", "bytes from 0 to 1TiB",

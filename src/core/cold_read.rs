@@ -15,7 +15,7 @@ use storage::cold::ColdError;
 
 use super::Core;
 use super::cold_cache::{ChunkCache, ChunkId, location_of};
-use super::packs::{Unsure, refusal_of};
+use super::packs::Unsure;
 use super::rescue::Rescue;
 use super::signal::{Event, Slot};
 use crate::ops::metrics::add;
@@ -257,7 +257,7 @@ impl Core {
         let (group, pack) = (id.group, id.pack);
         log::error!("event=cold_read_failed group={group} pack={pack} {error}");
         add(&self.metrics.plain.cold_read_failures_total, 1);
-        refusal_of(error)
+        self.cold_refusal(group, pack, error)
     }
 
     /// Reads chunks that follow each other, and verifies them. Where one is damaged, each is read by itself: the others are

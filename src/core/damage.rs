@@ -1,36 +1,70 @@
 //! Damage that is found while the node serves: noted for the start that follows, which has the others build the replicas anew.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use glommio::sync::Semaphore;
+use raftproto::peer::StatusRequest;
+use storage::cold::ColdError;
 use storage::{StorageError, framed};
 
 use super::Core;
+use super::packs::refusal_of;
 use super::signal::Event;
-use crate::protocol::Refusal;
+use crate::group::BadMessage;
+use crate::meta::joining::are_sound;
+use crate::ops::metrics::add;
+use crate::protocol::{PackName, Refusal};
+
+/// Between two looks at whether the other nodes can do without this one.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Looks between two lines of the log.
+const LOOKS_PER_LINE: u32 = 30;
 
 /// What a core knows of damage to its files.
 pub(super) struct Damage {
     /// Raised when files were found damaged that the other nodes have too.
     pub(super) found: Event,
+    /// A group's log was lost, and the others are waited for.
+    pub(super) is_log_lost: Cell<bool>,
     /// Packs that are being put right, or wait for it.
     pub(super) mending: RefCell<BTreeSet<(u32, u32)>>,
     /// A pack is held in memory meanwhile: one at a time.
     pub(super) at_work: Semaphore,
+    /// What is known to be damaged now.
+    known: RefCell<BTreeSet<Damaged>>,
+    /// Packs that a read did not find, and when that was first, in monotonic microseconds.
+    not_found: RefCell<BTreeMap<(u32, PackName), u64>>,
 }
 
 impl Default for Damage {
     fn default() -> Damage {
         Damage {
             found: Event::default(),
+            is_log_lost: Cell::new(false),
             mending: RefCell::default(),
             at_work: Semaphore::new(1),
+            known: RefCell::default(),
+            not_found: RefCell::default(),
         }
     }
 }
+
+/// Something that is not what was written, or is not there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Damaged {
+    /// A file of this node.
+    File(PathBuf),
+    /// An object of the cold store: the pack of a group.
+    Object(u32, PackName),
+}
+
+/// Packs that were not found are noted up to here; reads of more of them are told to come back.
+const NOT_FOUND_MAX: usize = 1000;
 
 /// Directories of damaged files that a node keeps; with so many, it does not start.
 pub const SET_ASIDE_MAX: u64 = 3;
@@ -49,6 +83,84 @@ pub fn damage_note_path(dir: &Path) -> PathBuf {
 }
 
 impl Core {
+    /// Notes damage, and counts it if it is news.
+    pub(super) fn note_damaged(&self, what: Damaged) {
+        if self.damage.known.borrow_mut().insert(what) {
+            add(&self.metrics.plain.scrub_damaged_total, 1);
+            self.report_damage();
+        }
+    }
+
+    /// It was put right, or has no meaning any more.
+    pub(super) fn note_sound(&self, what: &Damaged) {
+        self.forget_damaged(|known| known == what);
+    }
+
+    /// Forgets damage that has no meaning any more.
+    pub(super) fn forget_damaged(&self, is_gone: impl Fn(&Damaged) -> bool) {
+        let mut known = self.damage.known.borrow_mut();
+        let before = known.len();
+        known.retain(|what| !is_gone(what));
+        let fewer = (before - known.len()) as u64;
+        drop(known);
+        add(&self.metrics.plain.scrub_repaired_total, fewer);
+        self.report_damage();
+    }
+
+    fn report_damage(&self) {
+        let known = self.damage.known.borrow();
+        let files = known.iter().filter(|d| matches!(d, Damaged::File(_)));
+        let files = files.count();
+        let plain = &self.metrics.plain;
+        plain.scrub_damaged_files.set(files as u64);
+        plain
+            .scrub_damaged_objects
+            .set((known.len() - files) as u64);
+    }
+
+    /// What a reader is told of a pack that could not be read. One that is not there may have been given up since the plan:
+    /// whoever comes back has a new one. It is lost where its leader's state names it, or where it is still asked for when all
+    /// plans from before the first miss have ended.
+    pub(super) fn cold_refusal(&self, group: u32, pack: PackName, error: &ColdError) -> Refusal {
+        if matches!(error, ColdError::Corrupt { .. }) {
+            self.note_damaged(Damaged::Object(group, pack));
+        }
+        if !matches!(error, ColdError::NotFound { .. }) {
+            return refusal_of(error);
+        }
+        let led = self
+            .groups
+            .borrow()
+            .get(&group)
+            .is_some_and(|g| g.is_ready());
+        let is_lost = match led {
+            true => self.is_needed(group, pack),
+            false => self.is_missing_for_long(group, pack),
+        };
+        if !is_lost {
+            return Refusal::Unavailable;
+        }
+        log::error!("event=cold_pack_missing group={group} pack={pack:?} {error}");
+        self.note_damaged(Damaged::Object(group, pack));
+        Refusal::DataDamaged
+    }
+
+    fn is_missing_for_long(&self, group: u32, pack: PackName) -> bool {
+        let now_us = self.clock.monotonic_us();
+        let plans_us = 2 * self.config.cold_read_timeout_ms * 1000;
+        let mut not_found = self.damage.not_found.borrow_mut();
+        // Who asks on does so again soon.
+        not_found.retain(|_, first_us| now_us - *first_us < 20 * plans_us);
+        match not_found.get(&(group, pack)) {
+            Some(first_us) => now_us - first_us > plans_us,
+            None if not_found.len() < NOT_FOUND_MAX => {
+                not_found.insert((group, pack), now_us);
+                false
+            }
+            None => false,
+        }
+    }
+
     /// A file did not hold what was written, and could not be put right. Where other nodes have it too, this one stops in good
     /// order and starts again without the damaged files; who asked is told to come back.
     pub(super) async fn found_damage(self: &Rc<Self>, error: &StorageError) -> Refusal {
@@ -57,25 +169,80 @@ impl Core {
             StorageError::Io { source, .. } => source.raw_os_error() == Some(libc::EIO),
             _ => false,
         };
-        let is_alone = self.identity.cluster_listen.is_none();
-        let Some(disk) = &self.disk else {
-            return Refusal::DataDamaged;
-        };
-        let has_room = set_aside_count(&disk.dir) < SET_ASIDE_MAX;
-        if !is_damage || is_alone || self.config.no_rebuild || !has_room {
-            return Refusal::DataDamaged;
+        match is_damage && self.can_start_anew() && self.note_damage(error.to_string()).await {
+            true => Refusal::Unavailable,
+            false => Refusal::DataDamaged,
         }
+    }
+
+    /// A group's log is not the one that the others count on: what the disk held was lost, at its end, where a start cannot
+    /// tell damage from a write that was cut. The node goes on for its other groups until the others can do without it: two
+    /// that stopped at once could take a majority away.
+    pub(super) fn found_lost_log(self: &Rc<Self>, group: u32, bad: BadMessage) {
+        if !self.can_start_anew() || self.damage.is_log_lost.replace(true) {
+            return;
+        }
+        let core = self.clone();
+        glommio::spawn_local(async move {
+            for look in 0u32.. {
+                if core.stop.raised() > 0 {
+                    return;
+                }
+                match core.others_are_sound().await {
+                    Ok(()) => {
+                        core.note_damage(format!("group {group}: {bad}")).await;
+                        return;
+                    }
+                    Err(reason) if look.is_multiple_of(LOOKS_PER_LINE) => log::error!(
+                        "event=rebuild_waits group={group} the replicas of this node are not built anew yet: {reason}"
+                    ),
+                    Err(_) => {}
+                }
+                core.sleep(LOOK).await;
+            }
+        })
+        .detach();
+    }
+
+    async fn others_are_sound(&self) -> Result<(), String> {
+        let addresses: Vec<String> = {
+            let links = self.links.borrow();
+            links.values().map(|l| l.address().to_owned()).collect()
+        };
+        let mut replies = Vec::new();
+        for address in addresses {
+            let request = StatusRequest {
+                with_groups: true,
+                ..StatusRequest::default()
+            };
+            replies.extend(self.caller.status(&address, request).await);
+        }
+        are_sound(self.config.node_id, self.config.peers.len(), &replies)
+    }
+
+    /// Other nodes have what this one has, and its files may be set aside.
+    fn can_start_anew(&self) -> bool {
+        let has_room = |disk: &super::Disk| set_aside_count(&disk.dir) < SET_ASIDE_MAX;
+        self.identity.cluster_listen.is_some()
+            && !self.config.no_rebuild
+            && self.disk.as_ref().is_some_and(has_room)
+    }
+
+    /// Has the node stop in good order and start again without its files; says whether it will.
+    async fn note_damage(&self, text: String) -> bool {
+        let Some(disk) = &self.disk else {
+            return false;
+        };
         if self.damage.found.raised() == 0 {
             let path = damage_note_path(&disk.dir);
-            let text = error.to_string();
             let noted =
                 storage::blocking::run(move || framed::write_atomic(&path, text.as_bytes()));
             if let Err(error) = noted.await {
                 log::error!("event=damage_not_noted {error}");
-                return Refusal::DataDamaged;
+                return false;
             }
             self.damage.found.raise();
         }
-        Refusal::Unavailable
+        true
     }
 }

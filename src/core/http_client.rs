@@ -111,7 +111,14 @@ impl CoreHttp {
         let wrong = |e: hyper::http::Error| HttpFailure::Misconfigured(e.to_string());
         let body = Pieces::of(&request.body);
         let message = head.body(body).map_err(wrong)?;
-        let answer = sender.send_request(message).await.map_err(broken)?;
+        let answer = sender.send_request(message).await;
+        let answer = answer.map_err(|error| match error.is_parse() && !request.is_tls {
+            true => HttpFailure::Misconfigured(format!(
+                "{} does not answer in HTTP ({error}): if it speaks TLS, `s3_endpoint` must begin with https://",
+                request.authority
+            )),
+            false => broken(error),
+        })?;
         read(answer, request.answer_bytes_max).await
     }
 
@@ -234,10 +241,26 @@ fn broken(error: hyper::Error) -> HttpFailure {
 /// A certificate that is not believed is nobody's passing trouble.
 fn tls_failed(error: std::io::Error) -> HttpFailure {
     match error.kind() {
-        std::io::ErrorKind::InvalidData => HttpFailure::Misconfigured(format!(
-            "TLS with the cold store fails: {error} (a private authority is named by `s3_ca_file`)"
-        )),
+        std::io::ErrorKind::InvalidData => {
+            let text = error.to_string();
+            HttpFailure::Misconfigured(format!(
+                "TLS with the cold store fails: {text} ({})",
+                tls_hint(&text)
+            ))
+        }
         _ => HttpFailure::Connect(error.to_string()),
+    }
+}
+
+/// What to do, by what rustls says: it has no types for all of it.
+fn tls_hint(text: &str) -> &'static str {
+    if text.contains("CaUsedAsEndEntity") {
+        "the server shows an authority's own certificate, as `openssl req -x509` makes them: it needs one that an authority has \
+         signed, and `s3_ca_file` names that authority's"
+    } else if text.contains("InvalidContentType") {
+        "it does not speak TLS: `s3_endpoint` must begin with http:// then"
+    } else {
+        "a private authority is named by `s3_ca_file`"
     }
 }
 

@@ -2,11 +2,13 @@
 //! a fork inherited is asked of the source's group.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use storage::pack::ChunkLocation;
 
 use super::Core;
+use crate::ops::metrics::add;
 use crate::protocol::{ColdChunk, Offset, Op, Outcome, Piece, ReadPlan, Refusal, Request};
 
 impl Core {
@@ -15,7 +17,16 @@ impl Core {
         self: &Rc<Self>,
         plan: &ReadPlan,
     ) -> Result<Vec<Bytes>, Refusal> {
-        let bytes = self.materialize_pieces(&plan.pieces).await?;
+        let late = async {
+            let timeout_ms = self.config.cold_read_timeout_ms;
+            self.sleep(Duration::from_millis(timeout_ms)).await;
+            log::warn!("event=read_gave_up after_ms={timeout_ms} old data does not come");
+            add(&self.metrics.plain.cold_read_failures_total, 1);
+            Err(Refusal::Unavailable)
+        };
+        // What is under way to the cache goes on, so that who comes back finds it.
+        let bytes = futures_lite::FutureExt::or(self.materialize_pieces(&plan.pieces), late);
+        let bytes = bytes.await?;
         // Who reads history reads on.
         self.begin_ahead(&plan.ahead);
         Ok(bytes)

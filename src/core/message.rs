@@ -141,6 +141,8 @@ pub struct CoreReport {
     pub disk_full: bool,
     /// The node was told to stop.
     pub is_stopping: bool,
+    /// Why the node is no member any more, and what to do.
+    pub standing: Option<String>,
     /// The core knows which group has which streams.
     pub has_slots: bool,
 }

@@ -23,6 +23,7 @@ mod level;
 pub mod listen;
 mod load;
 mod materialize;
+mod members;
 mod mend;
 mod mesh;
 mod message;
@@ -40,12 +41,13 @@ mod scrub;
 mod ship;
 mod ship_chain;
 mod ship_lag;
+mod ship_proof;
 pub(crate) mod signal;
 mod start;
 mod status;
 mod tails;
 pub(crate) mod timeouts;
-mod tls;
+pub mod tls;
 mod transfer;
 mod turn;
 
@@ -121,6 +123,8 @@ pub struct Core {
     /// Asks other nodes once.
     caller: Caller,
     damage: damage::Damage,
+    /// The log says that this node is no member any more.
+    is_standing_told: Cell<bool>,
     /// Ends the links.
     peers_stop: Rc<Event>,
     identity: NodeIdentity,

@@ -13,6 +13,7 @@ use raftproto::peer::{
 };
 use storage::{StorageError, framed};
 
+use super::members::listed;
 use super::transfer::TransferError;
 use super::{Core, Message, core_statuses};
 use crate::group::Input;
@@ -109,6 +110,9 @@ impl PeerEvents for PeerShell {
                     && added.cluster_address.is_empty()
                 {
                     return Err(refused("the node has no address: give host:port"));
+                }
+                if let Some(said) = self.0.look_at_order(&order, request.is_forced).await? {
+                    return Ok(said);
                 }
                 let op = crate::wire::change(order).map_err(|e| refused(&e.to_string()))?;
                 self.0.change_members(op).await
@@ -245,10 +249,7 @@ impl Core {
                 let again = members
                     .iter()
                     .find(|m| Some(m.node()) == added && m.raft_id != m.node());
-                let members = members
-                    .iter()
-                    .map(|m| format!("{}={}", m.node(), m.address));
-                let mut text = format!("members: {}", members.collect::<Vec<_>>().join(", "));
+                let mut text = listed(&members);
                 if let Some(again) = again {
                     text += &format!(
                         "\nnode {} was a member before, and is one now as a new replica: if its --wal-dir is of before that, \
@@ -285,7 +286,7 @@ impl Core {
         }
     }
 
-    async fn node_status(self: &Rc<Self>, request: StatusRequest) -> StatusReply {
+    pub(super) async fn node_status(self: &Rc<Self>, request: StatusRequest) -> StatusReply {
         if request.only_node {
             return StatusReply {
                 node: Some(self.hello()),
@@ -335,7 +336,7 @@ impl Core {
     }
 
     /// The raft ids that are known with their data directories.
-    fn bound_raft_ids(&self) -> Vec<u64> {
+    pub(super) fn bound_raft_ids(&self) -> Vec<u64> {
         let Some(disk) = &self.disk else {
             return Vec::new();
         };

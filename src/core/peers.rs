@@ -48,6 +48,7 @@ impl Core {
         if self.identity.cluster_listen.is_none() {
             return;
         }
+        self.tell_standing();
         let recorded = self.tables.borrow().members.clone();
         let founders = self.config.peers.iter().map(|p| (p.id, p.address.clone()));
         let mut wanted: BTreeMap<u64, String> = if recorded.is_empty() {
@@ -404,7 +405,7 @@ impl Core {
         leaders[place] = node;
     }
 
-    pub(super) fn trouble(&self, group: u32, bad: BadMessage) {
+    pub(super) fn trouble(self: &Rc<Self>, group: u32, bad: BadMessage) {
         let level = match bad {
             BadMessage::LogLost | BadMessage::Diverged => log::Level::Error,
             // A replica that was replaced is written to until its group knows.
@@ -418,5 +419,8 @@ impl Core {
             "event=replica_refuses group={group} core={} {bad}",
             self.id
         );
+        if matches!(bad, BadMessage::LogLost | BadMessage::Diverged) {
+            self.found_lost_log(group, bad);
+        }
     }
 }

@@ -408,6 +408,7 @@ impl Core {
             failed: self.is_failed.get(),
             disk_full: self.room.is_full(),
             is_stopping: self.stop.raised() > 0,
+            standing: self.standing(),
             has_slots: !self.tables.borrow().slots.is_empty(),
         }
     }

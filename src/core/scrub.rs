@@ -3,9 +3,11 @@
 //!
 //! A round begins once in `scrub_interval_ms`, also over restarts, and reads `scrub_bytes_per_second`; a file is read in one
 //! go, an object with one request, and then the scrub rests for as long as that may take. What is damaged is logged and
-//! counted. Repaired: a chunk of the cache is forgotten, so that it is fetched anew; an object that arrived damaged is read
-//! again, and one that stays damaged is written again with the copies that are elsewhere (`rescue.rs`); in a cluster, a local pack gets the same bytes from the others (`mend.rs`), and where that is not enough, and for all
-//! other files, the node's replicas are built anew from them (`damage.rs`). Not repaired: bytes of an object of which there is no copy, and the files of a node that is alone.
+//! counted, once as news and for as long as it is known (`damage.rs`). Repaired: a chunk of the cache is forgotten, so that it is
+//! fetched anew; an object that arrived damaged is read again, and one that stays damaged is written again with the copies that are
+//! elsewhere (`rescue.rs`); in a cluster, a local pack gets the same bytes from the others (`mend.rs`), and where that is not enough,
+//! and for all other files, the node's replicas are built anew from them (`damage.rs`). Not repaired: bytes of an object of which
+//! there is no copy, and the files of a node that is alone.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -19,6 +21,7 @@ use storage::{StorageError, blocking, framed, pack, table, wal};
 use super::Core;
 use super::checkpoint::{manifest_path, pack_path, table_path, tables};
 use super::cold_read::is_damage;
+use super::damage::Damaged;
 use super::packs::pack_key;
 use super::rescue::Rescued;
 use crate::ops::metrics::add;
@@ -64,6 +67,11 @@ impl Core {
             self.scrub_segments().await;
             self.scrub_cache().await;
             self.scrub_objects().await;
+            self.forget_damaged(|damaged| match damaged {
+                Damaged::File(path) => !path.exists(),
+                // Others say so who lead its group.
+                Damaged::Object(group, name) => !self.is_needed(*group, *name),
+            });
             let plain = &self.metrics.plain;
             add(&plain.scrub_rounds_total, 1);
             plain
@@ -95,14 +103,15 @@ impl Core {
             let Some(manifest) = manifest.filter(|m| m.index > 0) else {
                 continue;
             };
-            let checked = check(manifest_path(&disk.dir, group), |path| {
+            let path = manifest_path(&disk.dir, group);
+            let checked = check(path.clone(), |path| {
                 let read = framed::read(path)?;
                 Ok(read.map_or(0, |bytes| bytes.len() as u64))
             });
-            self.judge(checked, None).await;
+            self.judge(path, checked, None).await;
             for number in tables(&manifest) {
                 let path = table_path(&disk.dir, group, number);
-                let checked = check(path, |path| {
+                let checked = check(path.clone(), |path| {
                     let mut bytes = 0;
                     table::read(path, &mut |key, value| {
                         bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
@@ -110,14 +119,14 @@ impl Core {
                     })?;
                     Ok(bytes)
                 });
-                self.judge(checked, None).await;
+                self.judge(path, checked, None).await;
             }
             for number in manifest.packs.iter().copied() {
                 let path = pack_path(&disk.dir, group, number);
-                let checked = check(path, move |path| {
+                let checked = check(path.clone(), move |path| {
                     Ok(pack::verify_named(path, group, number)?.bytes)
                 });
-                self.judge(checked, Some((group, number))).await;
+                self.judge(path, checked, Some((group, number))).await;
             }
         }
     }
@@ -133,18 +142,27 @@ impl Core {
         let own = sealed.unwrap_or_default();
         for segment in own.into_iter().filter(|s| s.lane % cores == id) {
             let (store_id, at) = (self.identity.store_id, dir.clone());
-            let checked = check(segment.path(&dir), move |_| {
-                wal::verify(&at, segment, store_id)
-            });
-            self.judge(checked, None).await;
+            let path = segment.path(&dir);
+            let checked = check(path.clone(), move |_| wal::verify(&at, segment, store_id));
+            self.judge(path, checked, None).await;
         }
     }
 
     /// Counts and reports what a file's check came to; `pack` is its group and number if it is one.
-    async fn judge(self: &Rc<Self>, check: impl Future<Output = Found>, pack: Option<(u32, u32)>) {
+    async fn judge(
+        self: &Rc<Self>,
+        path: PathBuf,
+        check: impl Future<Output = Found>,
+        pack: Option<(u32, u32)>,
+    ) {
+        let file = Damaged::File(path);
         match check.await {
-            Found::Sound(bytes) => self.rest(bytes).await,
+            Found::Sound(bytes) => {
+                self.note_sound(&file);
+                self.rest(bytes).await;
+            }
             Found::Gone => {
+                self.note_sound(&file);
                 // Mostly a newer checkpoint has no use for it.
                 if let Some((group, number)) = pack
                     && self.mend_or_rebuild(group, number).await
@@ -155,7 +173,7 @@ impl Core {
             }
             Found::Damaged(error) => {
                 log::error!("event=scrub_damage {error}");
-                add(&self.metrics.plain.scrub_damaged_total, 1);
+                self.note_damaged(file.clone());
                 let is_repaired = match pack {
                     Some((group, number)) if self.identity.cluster_listen.is_some() => {
                         self.mend_or_rebuild(group, number).await
@@ -163,10 +181,9 @@ impl Core {
                     // The node ends in good order, and its next start has the others build it anew.
                     _ => self.found_damage(&error).await == crate::protocol::Refusal::Unavailable,
                 };
-                add(
-                    &self.metrics.plain.scrub_repaired_total,
-                    u64::from(is_repaired),
-                );
+                if is_repaired {
+                    self.note_sound(&file);
+                }
                 self.rest(0).await;
             }
         }
@@ -214,8 +231,8 @@ impl Core {
                         let second = check_object(&*store, &key, header, length).await;
                         if second.is_ok() {
                             add(&self.metrics.plain.scrub_repaired_total, 1);
+                            add(&self.metrics.plain.scrub_damaged_total, 1);
                         }
-                        add(&self.metrics.plain.scrub_damaged_total, 1);
                         second
                     }
                     first => first,
@@ -225,16 +242,17 @@ impl Core {
                     && self.is_needed(group, name)
                 {
                     log::error!("event=scrub_damage {error}");
-                    if matches!(error, ColdError::NotFound { .. }) {
-                        add(&self.metrics.plain.scrub_damaged_total, 1);
+                    if is_damage(&error) {
+                        let damaged = Damaged::Object(group, name);
+                        self.note_damaged(damaged.clone());
+                        if self.rescue(group, name, true).await == Rescued::All {
+                            self.note_sound(&damaged);
+                        }
                     }
-                    let is_rescued =
-                        is_damage(&error) && self.rescue(group, name, true).await == Rescued::All;
-                    let repaired = u64::from(is_rescued);
-                    add(&self.metrics.plain.scrub_repaired_total, repaired);
                 }
                 if is_sound {
                     self.found_sound(group, name);
+                    self.note_sound(&Damaged::Object(group, name));
                 }
                 self.count_lost();
                 self.rest(length).await;
@@ -243,7 +261,7 @@ impl Core {
     }
 
     /// The pack still counts, and it is this node that says so.
-    fn is_needed(&self, group: u32, name: PackName) -> bool {
+    pub(super) fn is_needed(&self, group: u32, name: PackName) -> bool {
         let groups = self.groups.borrow();
         let group = groups.get(&group);
         group.is_some_and(|g| g.cold_packs().iter().any(|(known, _)| *known == name))

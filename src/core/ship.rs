@@ -69,6 +69,8 @@ pub(super) struct Shipping {
     /// A round is under way: there is one at a time.
     is_shipping: Cell<bool>,
     pending_bytes: Cell<u64>,
+    /// The store did not say what was shipped before this core led.
+    pub(super) is_asked_in_vain: Cell<bool>,
     /// What leaderships that ended had not shipped.
     left: RefCell<Vec<(Shipped, Content)>>,
 }
@@ -215,8 +217,8 @@ impl Core {
                 if let Some(before) = chains.get(id) {
                     self.keep_left(*id, before, group);
                 }
-                let interval_ms = self.config.dr_interval_ms;
-                let chain = Chain::begin(self.clock.random(), group, now_ms, interval_ms);
+                let before_ms = chains.get(id).map_or(0, |before| before.covered_ms);
+                let chain = Chain::begin(self.clock.random(), group, now_ms, before_ms);
                 chains.insert(*id, chain);
             }
             let Some(chain) = chains.get_mut(id) else {

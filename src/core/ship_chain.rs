@@ -2,6 +2,7 @@
 
 use raftproto::backup::{LogEntry, LogRange, Section};
 
+use super::ship_proof::Before;
 use crate::backup::format::Content;
 use crate::group::{Group, stamp_of};
 
@@ -25,6 +26,10 @@ pub(super) struct Chain {
     pub(super) shipped: u64,
     /// All that was applied before this time is shipped.
     pub(super) covered_ms: u64,
+    /// The store was asked what was shipped before this leadership, and has answered (`ship_proof.rs`).
+    pub(super) is_proven: bool,
+    /// The log before this leadership, to tell by it what was not shipped.
+    pub(super) before: Before,
     pub(super) log_bytes: u64,
     pub(super) ranges: u32,
     /// Log index of the newest base that this leadership has shipped.
@@ -46,9 +51,13 @@ pub(super) struct ShippedBase {
 }
 
 impl Chain {
-    /// That of a leadership which begins; its base is wanted.
-    pub(super) fn begin(id: u64, group: &mut Group, now_ms: u64, interval_ms: u64) -> Chain {
+    /// That of a leadership which begins; its base is wanted. All before `before_ms` is known to be shipped; what is after may
+    /// be lost with all nodes until the base is there, or the store says that it is not.
+    pub(super) fn begin(id: u64, group: &mut Group, now_ms: u64, before_ms: u64) -> Chain {
         let applied = group.applied().index;
+        // As if nothing of it was shipped; unknown where its beginning is not in memory.
+        let before = Before::of(group);
+        let oldest_ms = before.covered_ms(group, 0, now_ms).unwrap_or(0);
         group.keep_log_from(Some(applied));
         Chain {
             term: group.term(),
@@ -57,8 +66,9 @@ impl Chain {
             wanted: Some(applied),
             wanted_ms: now_ms,
             shipped: applied,
-            // What the leader before has not shipped is at risk until the base is there.
-            covered_ms: now_ms.saturating_sub(interval_ms),
+            covered_ms: oldest_ms.max(before_ms),
+            is_proven: false,
+            before,
             log_bytes: 0,
             ranges: 0,
             newest_base: 0,
@@ -185,6 +195,8 @@ mod tests {
             wanted_ms: 0,
             shipped: 1,
             covered_ms: 0,
+            is_proven: false,
+            before: Before::default(),
             log_bytes: 0,
             ranges: 0,
             newest_base: 0,

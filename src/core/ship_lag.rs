@@ -4,6 +4,9 @@ use super::Core;
 use super::ship_chain::Chain;
 use crate::group::Group;
 
+/// What the lag says where nothing is known of what was shipped: too much rather than too little.
+const UNKNOWN_MS: u64 = 365 * 24 * 3600 * 1000;
+
 /// A warning is logged when a core is behind by so many intervals.
 const LATE_INTERVALS: u64 = 4;
 
@@ -18,7 +21,7 @@ impl Core {
             chain.base.is_none() || chain.shipped < applied
         };
         let behind = chains.iter().filter(is_behind);
-        let lags = behind.map(|(_, chain)| now_ms.saturating_sub(chain.covered_ms));
+        let lags = behind.map(|(_, chain)| now_ms.saturating_sub(chain.covered_ms).min(UNKNOWN_MS));
         lags.max().unwrap_or(0)
     }
 
@@ -30,6 +33,11 @@ impl Core {
     pub(super) fn warn_if_late(&self) {
         let lag_ms = self.backup_lag_ms();
         let is_late = self.is_backup_late();
+        // A leadership has begun, and the store is being asked.
+        let is_asked = self.shipping.chains.borrow().values().any(|c| !c.is_proven);
+        if is_late && is_asked && !self.shipping.is_asked_in_vain.get() {
+            return;
+        }
         if is_late && !self.shipping.is_late.replace(true) {
             log::warn!(
                 "event=backup_behind core={} lag_ms={lag_ms} what was acknowledged since is only on the nodes",

@@ -162,6 +162,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     core.use_cold_store();
     if core.config.dr && core.cold.is_some() {
         core.spawn_cold(core.clone().ship_backups());
+        core.spawn_cold(core.clone().prove_backups());
         if core.groups.borrow().contains_key(&0) {
             core.spawn_cold(core.clone().collect_backups());
         }
@@ -357,6 +358,7 @@ async fn build(
         links: RefCell::default(),
         guests: RefCell::default(),
         damage: Default::default(),
+        is_standing_told: Cell::new(false),
         leaving: RefCell::default(),
         client_addresses: RefCell::default(),
         versions: RefCell::default(),

@@ -52,10 +52,19 @@ pub fn not_ready(reports: &[Option<CoreReport>]) -> Vec<String> {
     if reports.iter().flatten().any(|r| r.is_stopping) {
         reasons.push("stopping".to_owned());
     }
+    let mut standings = reports.iter().flatten().map(|r| &r.standing);
+    reasons.extend(standings.find_map(Clone::clone));
     if reports.iter().flatten().any(|r| !r.has_slots) {
         reasons.push("the streams are not assigned to groups yet".to_owned());
     }
     for (core, report) in reports.iter().enumerate() {
+        let groups = report.iter().flat_map(|r| &r.groups);
+        for group in groups.filter(|g| !g.trouble.is_empty()) {
+            let (group, trouble) = (group.group, &group.trouble);
+            reasons.push(format!(
+                "core {core}: group {group} takes no part: {trouble}"
+            ));
+        }
         match report {
             None => reasons.push(format!("core {core} does not answer")),
             Some(report) if report.failed => reasons.push(format!("core {core}: its WAL failed")),

@@ -45,6 +45,14 @@ impl TlsRoots {
     }
 }
 
+/// Whether a file can vouch for servers, as `s3_ca_file` must. Blocks.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_authorities(path: &Path) -> Result<(), String> {
+    read_roots(Some(path)).map(|_| ())
+}
+
 fn build(roots: RootCertStore) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
@@ -63,14 +71,22 @@ fn read_roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
         }
         return Ok(roots);
     };
-    let failed = |e: &dyn std::fmt::Display| format!("`s3_ca_file` {}: {e}", path.display());
-    let found = CertificateDer::pem_file_iter(path).map_err(|e| failed(&e))?;
-    for certificate in found {
-        let certificate = certificate.map_err(|e| failed(&e))?;
-        roots.add(certificate).map_err(|e| failed(&e))?;
+    let failed = |what: &str| format!("`s3_ca_file` {}: {what}", path.display());
+    // By itself, so that the system's words are said of a file that cannot be read.
+    let text = std::fs::read(path).map_err(|e| failed(&e.to_string()))?;
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let wrong = |e: &dyn std::fmt::Display| failed(&format!("it is no PEM file: {e}"));
+        let certificate = certificate.map_err(|e| wrong(&e))?;
+        roots.add(certificate).map_err(|e| {
+            failed(&format!(
+                "a certificate in it is none that can vouch for others: {e}"
+            ))
+        })?;
     }
     if roots.is_empty() {
-        return Err(failed(&"it has no certificate"));
+        return Err(failed(
+            "it has no certificate: a PEM file with the authority's is wanted",
+        ));
     }
     Ok(roots)
 }

@@ -5,6 +5,7 @@ mod cpu;
 mod disk;
 mod kernel;
 mod network;
+mod store;
 
 use std::fmt::Write;
 
@@ -52,7 +53,17 @@ pub fn check(config: &Config, scope: Scope) -> Vec<Finding> {
     cpu::check(config, &mut findings);
     disk::check(config, scope, &mut findings);
     network::check(config, scope, &mut findings);
-    let mut all = findings.0;
+    sorted(findings.0)
+}
+
+/// All checks, and the cold store's. On an executor.
+pub async fn check_all(config: &Config, scope: Scope) -> Vec<Finding> {
+    let mut all = check(config, scope);
+    all.extend(store::check(config).await);
+    sorted(all)
+}
+
+fn sorted(mut all: Vec<Finding>) -> Vec<Finding> {
     all.sort_by_key(|f| std::cmp::Reverse(f.severity));
     all
 }

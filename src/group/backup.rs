@@ -71,6 +71,17 @@ impl Group {
         packs.chain(state.intents.keys().copied()).collect()
     }
 
+    /// The applied entries that have a stamp, of the newest `count` that are in memory: index and stamp of each, and the index
+    /// after which they all are.
+    pub fn newest_stamps(&self, count: u64) -> (u64, Vec<(u64, u64)>) {
+        let store = self.raft.node.store();
+        let (first, applied) = (store.first_kept(), self.applied.index);
+        let from = first.max(applied.saturating_sub(count));
+        let entries = store.range(from, applied).into_iter().flatten();
+        let stamps = entries.filter_map(|(e, payload)| Some((e.index, stamp_of(payload)?)));
+        (from, stamps.collect())
+    }
+
     /// Names and sizes of the packs that count, if this replica leads.
     pub fn cold_packs(&self) -> Vec<(PackName, u64)> {
         if !self.is_ready {

@@ -38,6 +38,7 @@ impl Group {
 
     fn become_ready(&mut self, effects: &mut Vec<Effect>) {
         self.is_ready = true;
+        self.ready_since_ticks = self.ticks;
         self.set_now(self.now);
         self.leader_since_ms = self.now_ms;
         self.cold.reset();
@@ -159,10 +160,18 @@ impl Group {
 
     pub(super) fn on_peer(&mut self, message: RaftMessage, effects: &mut Vec<Effect>) {
         use ::raft::prelude::MessageType as T;
-        if self.installing.is_some() || self.trouble.is_some() {
+        if self.installing.is_some() {
             return;
         }
         let kind = message.r#type as i32;
+        let speaks_as_leader = [T::MsgAppend, T::MsgHeartbeat, T::MsgSnapshot];
+        if speaks_as_leader.iter().any(|k| *k as i32 == kind) && message.term >= self.heard_leader.0
+        {
+            self.heard_leader = (message.term, message.from);
+        }
+        if self.trouble.is_some() {
+            return;
+        }
         let asks_for_vote = kind == T::MsgRequestVote as i32 || kind == T::MsgRequestPreVote as i32;
         let may_have_promised = self.now.monotonic_us < self.no_vote_until_us;
         // Whom a leader told to take over asks with leave: that leader has no lease any more (`end_lease`).
@@ -264,7 +273,9 @@ impl Group {
         if !mutation::is_on("read-before-installed") {
             self.installing = Some(persist.number);
         }
-        self.machine.tell_all(effects);
+        if !mutation::is_on("install-untold") {
+            self.machine.tell_all(effects);
+        }
         if self.machine.meta.is_some() {
             effects.push(Effect::TablesChanged);
         }

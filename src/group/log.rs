@@ -98,6 +98,11 @@ impl GroupLog {
         self.offered.len()
     }
 
+    /// The entries after this index are here.
+    pub(super) fn first_kept(&self) -> u64 {
+        self.before.index
+    }
+
     /// The entries after `index` up to `last`, with their payloads; `None`: some are gone.
     pub(super) fn range(
         &self,

@@ -10,6 +10,9 @@ use crate::mutation;
 /// Entries that a learner may lack when it becomes a voter.
 const LAG_MAX: u64 = 128;
 
+/// Ticks in which a leader hears of everybody who lives.
+const HEARD_TICKS: u64 = 40;
+
 impl Group {
     /// Proposes the next step towards these members, given by raft id.
     pub(super) fn reconcile(&mut self, wanted: &[u64], effects: &mut Vec<Effect>) {
@@ -31,10 +34,16 @@ impl Group {
         if let Some(first) = missing.first() {
             return self.propose_change(vec![(ConfChangeType::AddLearnerNode, *first)]);
         }
-        let joining: Vec<u64> = now.learners.iter().copied().filter(is_wanted).collect();
-        let all = now.voters.iter().chain(&now.learners);
-        let leaving: Vec<u64> = all.copied().filter(|id| !is_wanted(id)).collect();
         let replicas = self.raft.replicas();
+        let is_active = |id: &u64| replicas.iter().any(|r| r.raft_id == *id && r.is_active);
+        // An order for a node that never comes holds up no other.
+        let has_listened = self.ticks.saturating_sub(self.ready_since_ticks) >= HEARD_TICKS;
+        let joining = now.learners.iter().copied().filter(is_wanted);
+        let joining: Vec<u64> = joining
+            .filter(|id| is_active(id) || !has_listened)
+            .collect();
+        let all = now.voters.iter().chain(&now.learners).copied();
+        let leaving: Vec<u64> = all.filter(|id| !is_wanted(id)).collect();
         let last = self.raft.last_index();
         let has_the_log = |id: &u64| {
             let mut all = replicas.iter();
@@ -54,6 +63,11 @@ impl Group {
         if !joining.iter().all(has_the_log) && !mutation::is_on("learner-without-log") {
             return;
         }
+        let stays = now.voters.iter().copied().filter(is_wanted);
+        let next: Vec<u64> = stays.chain(joining.iter().copied()).collect();
+        if !may_become(&next, now.voters.len(), wanted.len(), is_active) {
+            return;
+        }
         let joining = joining.into_iter().map(|id| (ConfChangeType::AddNode, id));
         let leaving = leaving
             .into_iter()
@@ -68,8 +82,7 @@ impl Group {
         // Who votes changes by a joint configuration, also where only one comes or goes: a majority of both must have it.
         let is_joint = changes
             .iter()
-            .any(|(kind, _)| *kind != ConfChangeType::AddLearnerNode)
-            && !(changes.len() == 1 && mutation::is_on("removal-not-joint"));
+            .any(|(kind, _)| *kind != ConfChangeType::AddLearnerNode);
         let transition = if is_joint {
             ConfChangeTransition::Implicit
         } else {
@@ -92,4 +105,17 @@ impl Group {
             );
         }
     }
+}
+
+/// The group may become these voters, on the way from so many to so many. A silent member holds up what would leave fewer than
+/// both, since fewer would have what is committed, or fewer could fail; and nobody leads where most of the next are away.
+fn may_become(
+    next: &[u64],
+    voters_count: usize,
+    wanted_count: usize,
+    is_active: impl Fn(&u64) -> bool,
+) -> bool {
+    let is_enough = next.len() >= voters_count.min(wanted_count);
+    let active_count = next.iter().filter(|id| is_active(id)).count();
+    (is_enough || mutation::is_on("silent-member-left-out")) && active_count > next.len() / 2
 }

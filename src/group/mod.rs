@@ -92,6 +92,10 @@ pub struct Group {
     installing: Option<u64>,
     /// Why this replica is not sound.
     trouble: Option<BadMessage>,
+    /// Since when this replica is ready, in ticks.
+    ready_since_ticks: u64,
+    /// Who leads, by what is heard since then: its term and raft id.
+    heard_leader: (u64, u64),
     /// Streams that were read here, for the leader.
     touches: Vec<StreamKey>,
     now: Now,
@@ -140,6 +144,8 @@ impl Group {
             fetched: None,
             installing: None,
             trouble: None,
+            ready_since_ticks: 0,
+            heard_leader: (0, 0),
             touches: Vec::new(),
             now: Now::default(),
             no_vote_until_us: u64::MAX,

@@ -102,6 +102,9 @@ impl Group {
     }
 
     fn dispatch(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
+        if self.trouble.is_some() {
+            return self.pass_on(asked, effects);
+        }
         if !self.raft.is_leader() || self.installing.is_some() {
             if asked.is_forwarded {
                 let node = node_of(self.raft.leader());
@@ -148,6 +151,23 @@ impl Group {
             }
             self.pending.push(kind, Some(asked.reply_to));
         }
+    }
+
+    /// A request that came to a replica which takes no part: its own state says nothing that can be relied on. The leader
+    /// does what it can be sent; a reader comes back, or goes to another node.
+    fn pass_on(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
+        if matches!(asked.request.op, Op::Unwatch { .. }) {
+            return self.answer_here(asked, effects);
+        }
+        let leader = node_of(self.heard_leader.1);
+        if asked.is_forwarded {
+            return reply(asked.reply_to, Refusal::NotLeader { node: leader }, effects);
+        }
+        if leader == 0 || leader == node_of(self.raft.id()) || !is_command(&asked.request.op) {
+            return reply(asked.reply_to, Refusal::Unavailable, effects);
+        }
+        let request = asked.request.clone();
+        self.ask_leader(leader, request, Some(asked), false, effects);
     }
 
     /// Answers from the applied state.

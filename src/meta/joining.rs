@@ -1,5 +1,6 @@
 //! Which raft id the replicas of a new data directory take, by what the other nodes know. Pure.
 
+use raftproto::checkpoint::Membership;
 use raftproto::peer::StatusReply;
 
 use crate::mutation;
@@ -55,10 +56,71 @@ pub fn judge(node_id: u64, replies: &[StatusReply]) -> Result<u64, String> {
     Ok(raft_id)
 }
 
+/// What is known of a node that shall be replaced.
+#[derive(Debug, Clone, Copy)]
+pub struct Replaced {
+    /// The raft id that the cluster wants of it.
+    pub wanted: u64,
+    /// Of the replicas that it runs, as it says itself; `None`: it does not answer.
+    pub running: Option<u64>,
+    /// A data directory is known under the wanted raft id.
+    pub is_bound: bool,
+    /// It votes in all groups.
+    pub votes: bool,
+    /// It says itself that some of its replicas take no part.
+    pub has_trouble: bool,
+}
+
+/// Whether an order to replace is to be given; not where one is under way that was not carried out yet.
+///
+/// # Errors
+/// The node is well.
+pub fn judge_replacement(known: Replaced) -> Result<bool, String> {
+    let node = known.wanted & 0xffff;
+    let is_running = known.running == Some(known.wanted);
+    match (is_running, known.votes) {
+        (true, true) if known.has_trouble => Ok(true),
+        (true, true) => Err(format!(
+            "node {node} is a member that is well: a replacement gives up what it has on its disk. If that is meant, say \
+             `replace {node} --force`; to stop it from leading, `drain {node}`; to take it out, `remove {node}`"
+        )),
+        // It is being taught.
+        (true, false) => Ok(false),
+        // Nobody has taken the new place yet.
+        (false, votes) => Ok(known.is_bound || votes),
+    }
+}
+
+/// Whether the other nodes can do without this one while its replicas are built anew: more than half of all members, without
+/// it, answer, and each of them votes in all its groups and is sound in them.
+///
+/// # Errors
+/// Which are not.
+pub fn are_sound(node_id: u64, founders: usize, replies: &[StatusReply]) -> Result<(), String> {
+    let members = replies.iter().map(|r| r.members.len()).max().unwrap_or(0);
+    let members = if members == 0 { founders } else { members };
+    let is_sound = |reply: &&StatusReply| {
+        let own = reply.node.as_ref().map_or(0, |hello| hello.raft_id);
+        let votes = |m: &Membership| m.voters.contains(&own) && m.voters_outgoing.is_empty();
+        let mut groups = reply.groups.iter();
+        own & 0xffff != node_id
+            && !reply.groups.is_empty()
+            && groups.all(|g| g.trouble.is_empty() && g.membership.as_ref().is_some_and(votes))
+    };
+    let (sound, needed) = (replies.iter().filter(is_sound).count(), members / 2 + 1);
+    match sound >= needed {
+        true => Ok(()),
+        false => Err(format!(
+            "{sound} other nodes answer and are sound in all their groups, {needed} of {members} must be: see `ursula \
+             cluster status`; bring back what is away"
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use raftproto::checkpoint::Member;
-    use raftproto::peer::Hello;
+    use raftproto::peer::{GroupStatus, Hello};
 
     use super::*;
 
@@ -85,6 +147,70 @@ mod tests {
             assert_eq!(lacks_order(2, 2, &replies), is_lacking, "{replies:?}");
         }
         assert!(lacks_order(2, new, &[reply(&[1, new, 3])]));
+    }
+
+    #[test]
+    fn a_replacement_is_ordered_once_and_not_of_a_node_that_is_well() {
+        let new = (1 << 16) + 2;
+        for (wanted, running, is_bound, votes, verdict) in [
+            (2, Some(2), true, true, None),
+            (2, None, true, true, Some(true)),
+            // It never came, so nothing is lost with it; it votes as a founder.
+            (2, None, false, true, Some(true)),
+            (new, None, false, false, Some(false)),
+            (new, Some(new), true, false, Some(false)),
+            (new, Some(2), false, false, Some(false)),
+            // The new one lost its disk too, while it learned.
+            (new, None, true, false, Some(true)),
+        ] {
+            let known = Replaced {
+                wanted,
+                running,
+                is_bound,
+                votes,
+                has_trouble: false,
+            };
+            assert_eq!(judge_replacement(known).ok(), verdict, "{known:?}");
+        }
+    }
+
+    #[test]
+    fn replicas_are_given_up_only_while_a_majority_of_others_is_sound() {
+        let reply = |raft_id: u64, voters: &[u64], trouble: &str| StatusReply {
+            node: Some(Hello {
+                node_id: raft_id & 0xffff,
+                raft_id,
+                ..Hello::default()
+            }),
+            groups: vec![GroupStatus {
+                membership: Some(Membership {
+                    voters: voters.to_vec(),
+                    ..Membership::default()
+                }),
+                trouble: trouble.to_owned(),
+                ..GroupStatus::default()
+            }],
+            ..StatusReply::default()
+        };
+        let all = [1, 2, 3];
+        let sound = |raft_id| reply(raft_id, &all, "");
+        for (founders, replies, is_good) in [
+            (3, vec![sound(1), sound(3)], true),
+            (3, vec![sound(1)], false),
+            // Its own word counts for nothing.
+            (3, vec![sound(1), sound(2)], false),
+            (3, vec![sound(1), reply(3, &all, "lost")], false),
+            // Node 3 is being built anew itself.
+            (3, vec![sound(1), reply((1 << 16) + 3, &all, "")], false),
+            (2, vec![sound(1)], false),
+            (5, vec![sound(1), sound(3), reply(4, &[], "")], false),
+        ] {
+            assert_eq!(
+                are_sound(2, founders, &replies).is_ok(),
+                is_good,
+                "{replies:?}"
+            );
+        }
     }
 
     #[test]

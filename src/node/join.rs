@@ -127,6 +127,7 @@ async fn order_replacement(
         };
         let request = AdminRequest {
             from: None,
+            is_forced: true,
             order: Some(Order::ChangeMembers(change)),
         };
         match caller.administer(&peer.address, request).await {

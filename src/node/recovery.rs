@@ -156,8 +156,15 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
         },
     )?;
     for torn in &recovered.torn {
-        log::info!(
-            "event=torn_tail path={:?} offset={} a write was cut by a crash; it was never acknowledged",
+        // Told apart by nobody: where others count on it, they say so, and the replicas are built anew.
+        let level = match config.peers.is_empty() {
+            true => log::Level::Info,
+            false => log::Level::Warn,
+        };
+        log::log!(
+            level,
+            "event=torn_tail path={:?} offset={} the last record is not whole and is left out: a crash cut its write, or it was \
+             damaged later",
             torn.path.display(),
             torn.offset
         );

@@ -167,9 +167,13 @@ plain_metrics! {
     /// Scrub rounds.
     scrub_rounds_total: "counter", "Rounds of the scrub through all that the core has at rest.";
     /// What it found.
-    scrub_damaged_total: "counter", "Files, cached chunks and objects that the scrub found damaged or missing; the log names them.";
+    scrub_damaged_total: "counter", "Files, cached chunks and objects that the scrub newly found damaged or missing; the log names them.";
+    /// Files that are so now.
+    scrub_damaged_files: "gauge", "Files of this node that are known to be damaged now.";
+    /// Objects that are so now.
+    scrub_damaged_objects: "gauge", "Objects of the cold store that are known to be damaged or missing now, by the scrub or by a read.";
     /// What became of it.
-    scrub_repaired_total: "counter", "Those of them that had a good copy elsewhere: fetched anew, read again, or the node's replicas built anew by the others.";
+    scrub_repaired_total: "counter", "Those of them that are sound again or count no more: fetched anew, read again, written again, or the node's replicas built anew by the others.";
     /// Packs put right.
     packs_mended_total: "counter", "Local packs that were damaged and got the same bytes from other nodes.";
     /// Objects put right.
@@ -181,7 +185,7 @@ plain_metrics! {
     /// Failed reads.
     cold_read_failures_total: "counter", "Reads of the cold store that failed.";
     /// What would be lost.
-    dr_lag_seconds: "gauge", "With --dr: what was acknowledged longer ago is in the backup, for the groups led here; what is newer would be lost with all nodes. Starts anew with a leadership, as if the one before had been on time.";
+    dr_lag_seconds: "gauge", "With --dr: what was acknowledged longer ago is in the backup, for the groups led here; what is newer would be lost with all nodes. Where a leadership began and the store does not say what was shipped before, rather too much: up to a year.";
     /// Groups without a state in the backup.
     dr_groups_without_base: "gauge", "With --dr: groups led here whose state this leadership has not shipped yet.";
     /// Objects.

@@ -221,6 +221,14 @@ async fn attempt<E: PeerEvents>(
         within(settings.connect_timeout, "the introduction", introduced).await?;
     let own = transport.events.hello();
     let refused = |text| GrpcError::new(Code::FailedPrecondition, text);
+    if own.node_id == hello.node_id {
+        // It says of itself what its settings say; this is where it was met.
+        let met = Hello {
+            cluster_address: shared.address.clone(),
+            ..hello.clone()
+        };
+        judge(&own, &met, None).map_err(refused)?;
+    }
     judge(&own, &hello, Some(shared.node)).map_err(refused)?;
     transport.events.admit(&hello).await.map_err(refused)?;
     warn_of_clocks(&own, &hello);

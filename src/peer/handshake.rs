@@ -45,9 +45,14 @@ pub fn judge(own: &Hello, other: &Hello, expected_node: Option<u64>) -> Result<(
         return Err(format!("node_id is 0 at {there}: it begins with 1"));
     }
     if own.node_id == other.node_id {
+        // By the same settings both have one cluster address: where each serves its clients tells them apart.
         return Err(format!(
-            "node_id is {} here ({}) and at {}: two nodes cannot share it",
-            own.node_id, own.cluster_address, other.cluster_address
+            "node_id is {} here ({}, clients at {}) and at {} (clients at {}): two nodes cannot share it",
+            own.node_id,
+            own.cluster_address,
+            own.client_address,
+            other.cluster_address,
+            other.client_address
         ));
     }
     match expected_node {
@@ -86,6 +91,7 @@ mod tests {
             node_id,
             group_count: 16,
             cluster_address: format!("127.0.0.1:{}", 4436 + node_id),
+            client_address: format!("a:{node_id}"),
             commands_version: 1,
             election_timeout_ms: 300,
             dr_keep_ms: 0,
@@ -124,7 +130,7 @@ mod tests {
             ),
             (
                 |h| h.node_id = 1,
-                "node_id is 1 here (127.0.0.1:4437) and at 127.0.0.1:4438: two nodes cannot share it",
+                "node_id is 1 here (127.0.0.1:4437, clients at a:1) and at 127.0.0.1:4438 (clients at a:2): two nodes cannot share it",
             ),
             (
                 |h| h.node_id = 3,

@@ -1,7 +1,5 @@
 //! Nodes that come, go and lose their disks: an operator's orders to group 0, new data directories that ask what their
 //! replicas are to be called (`node/join.rs`), and who listens to whom (`core/peer_events.rs`).
-//! Owns the fault atlas: disks are lost and damaged only as long as each membership that some replica still holds has a
-//! majority of whole ones, so that whatever is lost is a bug.
 
 use std::collections::BTreeSet;
 
@@ -61,7 +59,7 @@ pub struct Joining {
 #[derive(Debug, Default)]
 pub struct Operator {
     /// The order that is not answered.
-    order: Option<u64>,
+    pub order: Option<u64>,
     /// An order's outcome is unknown: until a later one is answered, nobody can say what the members will be.
     pub is_unsure: bool,
 }
@@ -221,42 +219,6 @@ impl World {
         self.queue.at(at_us, Event::Join(node));
     }
 
-    /// Another disk may go bad: a majority of good ones stays in each membership that still counts for somebody, so
-    /// that whatever is lost is a bug.
-    pub fn may_break(&mut self, node: u64) -> bool {
-        let me = &self.nodes[node as usize - 1];
-        let Some(identity) = me.identity.as_ref().filter(|_| !me.is_broken) else {
-            return false;
-        };
-        let raft_id = identity.raft_id;
-        if self.lost.contains(&raft_id) {
-            // One that is bad may become worse.
-            return true;
-        }
-        if self.operator.is_unsure || self.operator.order.is_some() {
-            return false;
-        }
-        let mut lost = self.lost.clone();
-        lost.insert(raft_id);
-        let wanted: Vec<u64> = self.members().iter().map(|m| m.raft_id).collect();
-        if identity.voters.is_empty() && wanted.contains(&raft_id) {
-            // Open, see FOUND.md: whoever joins and loses its disk before most members have met it may join under the same
-            // raft id again.
-            let has_met = |id: &&u64| {
-                let other = &self.nodes[node_of(**id) as usize - 1];
-                **id != raft_id && other.bound.raft_ids().any(|known| known == raft_id)
-            };
-            let asked = wanted.len() / 2 + 1;
-            if wanted.iter().filter(has_met).count() + asked < wanted.len() {
-                return false;
-            }
-        }
-        let all = self.nodes.iter().flat_map(|n| n.configs.values());
-        let mut all = all.flatten();
-        is_whole(&wanted, &lost)
-            && all.all(|c| is_whole(&c.voters, &lost) && is_whole(&c.voters_outgoing, &lost))
-    }
-
     /// The operator looks, and perhaps gives an order.
     pub fn operate(&mut self) {
         if self.net.is_calm || self.plan.operate_us == 0 {
@@ -320,7 +282,7 @@ impl World {
         }
     }
 
-    fn give_order(&mut self, change: MemberChange) {
+    pub fn give_order(&mut self, change: MemberChange) {
         let mut wanted: Vec<u64> = self.members().iter().map(|m| m.raft_id).collect();
         match &change {
             MemberChange::Add(added) => wanted.push(self.ledger.raft_id_if_added(added.node())),
@@ -332,7 +294,7 @@ impl World {
             }
             MemberChange::Drain(..) => {}
         }
-        if !is_whole(&wanted, &self.lost) {
+        if !self.bears(&wanted, &self.lost) {
             return;
         }
         self.coverage.hit(match change {
@@ -375,6 +337,10 @@ impl World {
         match outcome {
             None | Some(Outcome::Refused(Refusal::OutcomeUnknown)) => {
                 self.operator.is_unsure = true;
+            }
+            Some(Outcome::Members(_)) if self.is_joining(op) && self.rng.chance(self.plan.oust) => {
+                self.operator.is_unsure = false;
+                self.oust();
             }
             Some(Outcome::Members(_) | Outcome::Refused(Refusal::BadMembers(_))) => {
                 self.operator.is_unsure = false;
@@ -487,10 +453,4 @@ fn member(node: u64) -> Member {
 pub fn ids_of(m: &Membership) -> BTreeSet<u64> {
     let all = [&m.voters, &m.voters_outgoing, &m.learners, &m.learners_next];
     all.into_iter().flatten().copied().collect()
-}
-
-/// A majority is not lost.
-fn is_whole(voters: &[u64], lost: &BTreeSet<u64>) -> bool {
-    let bad = voters.iter().filter(|id| lost.contains(id)).count();
-    voters.is_empty() || bad <= (voters.len() - 1) / 2
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use raftproto::command::{Member, change_members::Change, command::Kind};
 use ursula::protocol::Refusal;
 
-use crate::model::Verdict;
+use crate::verdict::Verdict;
 
 /// Nodes of a cluster.
 const MEMBERS_MAX: usize = 9;

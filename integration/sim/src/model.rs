@@ -4,57 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use raftproto::command::{self, Command, Expiry, ForkOrigin, command::Kind};
-use ursula::protocol::{Outcome, Refusal};
+use ursula::protocol::Refusal;
 
 use crate::kept::Kept;
 use crate::meta_model::MetaModel;
-
-/// What an outcome comes to, as far as a command's client may see.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// Fresh, incarnation, tail, closed.
-    Created(bool, u64, u64, bool),
-    /// Tail, closed, duplicate, the producer's epoch and sequence.
-    Appended(u64, bool, bool, Option<(u64, u64)>),
-    /// A deletion.
-    Done,
-    /// The members: raft ids, and whether they are drained.
-    Members(Vec<(u64, bool)>),
-    /// Nothing was changed.
-    Refused(Refusal),
-}
-
-impl Verdict {
-    /// What a client was told; `None` for reads.
-    pub fn of(outcome: &Outcome) -> Option<Verdict> {
-        Some(match outcome {
-            Outcome::Created(c) => {
-                let meta = &c.meta;
-                Verdict::Created(c.fresh, meta.incarnation.0, meta.tail.0, meta.closed)
-            }
-            Outcome::Appended {
-                tail,
-                closed,
-                duplicate,
-                producer,
-            } => {
-                let producer = producer.map(|p| (p.epoch, p.seq));
-                Verdict::Appended(tail.0, *closed, *duplicate, producer)
-            }
-            Outcome::Done => Verdict::Done,
-            Outcome::Members(members) => {
-                let members = members.iter().map(|m| (m.raft_id, m.drained));
-                Verdict::Members(members.collect())
-            }
-            // Its text is for the operator.
-            Outcome::Refused(Refusal::BadMembers(_)) => {
-                Verdict::Refused(Refusal::BadMembers(String::new()))
-            }
-            Outcome::Refused(refusal) => Verdict::Refused(refusal.clone()),
-            _ => return None,
-        })
-    }
-}
+use crate::verdict::Verdict;
 
 /// A stream as a reader sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +61,8 @@ struct Stream {
     kept: Option<Kept>,
     touched_ms: u64,
     producers: BTreeMap<String, Producer>,
+    /// The last `Stream-Seq`.
+    seq: Option<String>,
     bodies: BTreeSet<Vec<u8>>,
     /// By id: the forks that need its bytes.
     holds: BTreeSet<u64>,
@@ -345,6 +301,7 @@ impl Model {
             }),
             touched_ms: stamp_ms,
             producers: BTreeMap::new(),
+            seq: None,
             bodies: BTreeSet::new(),
             holds: BTreeSet::new(),
             fork: create.fork.clone(),
@@ -399,6 +356,11 @@ impl Model {
             let tail = ursula::protocol::Offset(seen.tail);
             return Ok(Verdict::Refused(Refusal::Closed { tail }));
         }
+        let last = append.stream_seq.as_ref().and(stream.seq.clone());
+        if let Some(last) = last.filter(|last| append.stream_seq.as_ref() <= Some(last)) {
+            return Ok(Verdict::Refused(Refusal::SeqRegression { last }));
+        }
+        stream.seq = append.stream_seq.clone().or(stream.seq.take());
         if !stream.bodies.insert(append.body.to_vec()) {
             let body = String::from_utf8_lossy(&append.body).into_owned();
             return Err(format!("{body:.24} stands twice in {}", append.key));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use integration::{Server, scratch_dir};
 
 use super::load::Written;
-use super::{Place, said, until_shipped, ursula, verify, with, words};
+use super::{Place, pairs, said, until_shipped, ursula, verify, with, words};
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -65,6 +65,14 @@ fn a_missing_or_damaged_object_is_named_and_nothing_is_restored_from_it() {
     }
     server.kill();
     verify(&place);
+    let unknown = [("--from", place.from.as_str()), ("--from-cluster", "nix")];
+    for command in [&["backup", "verify"][..], &["backup", "list"]] {
+        let text = said(&ursula(command, &pairs(&unknown)));
+        assert!(
+            text.contains("\"nix\"") && text.contains("there is: ursula"),
+            "{text}"
+        );
+    }
     let mut all = Vec::new();
     files(store.path(), &mut all);
     all.sort();
@@ -95,4 +103,76 @@ fn a_missing_or_damaged_object_is_named_and_nothing_is_restored_from_it() {
         std::fs::write(path, &good).unwrap();
     }
     verify(&place);
+    let lag = |max_lag: &str| {
+        let flags = pairs(&[("--from", &place.from), ("--max-lag", max_lag)]);
+        let output = ursula(&["backup", "verify"], &flags);
+        (output.status.code(), said(&output))
+    };
+    let (code, text) = lag("60min");
+    assert!(code == Some(0) && text.contains("\nnewest 20"), "{text}");
+    let (code, text) = lag("1ms");
+    assert!(
+        code == Some(1) && text.contains("nothing was shipped since"),
+        "{text}"
+    );
+    for pack in &packs[packs.len() / 2..] {
+        std::fs::remove_file(pack).unwrap();
+    }
+    all_but_the_damaged_is_restored(&place, &written, packs[packs.len() - 1].to_str().unwrap());
+}
+
+fn all_but_the_damaged_is_restored(place: &Place, written: &Written, pack: &str) {
+    let target = scratch_dir();
+    let at = |name: &str| target.path().join(name).to_str().unwrap().to_owned();
+    let (data, cold) = (at("data"), at("cold"));
+    let flags = pairs(&[
+        ("--wal-dir", &data),
+        ("--cold", &cold),
+        ("--cluster-id", "new"),
+    ]);
+    let from = with(flags.clone(), &[("--from", &place.from)]);
+    std::fs::create_dir_all(target.path().join("data/restoring")).unwrap();
+    let text = said(&ursula(&["restore"], &from));
+    assert!(text.contains("was broken off"), "{text}");
+    std::fs::remove_dir(target.path().join("data/restoring")).unwrap();
+    let text = said(&ursula(&["restore"], &from));
+    assert!(
+        text.contains("bytes ") && text.contains("--skip-damaged"),
+        "{text}"
+    );
+    std::fs::remove_dir_all(&data).unwrap();
+    let output = ursula(&["restore"], &with(from, &[("--skip-damaged", "")]));
+    let text = said(&output);
+    assert!(output.status.success(), "{text}");
+    let lost: Vec<&str> = text.lines().filter(|l| l.contains("lost: ")).collect();
+    let lost = lost.join("\n");
+    let name = Path::new(pack).file_name().unwrap().to_str().unwrap();
+    assert!(lost.contains(name), "{text}");
+    let server = Server::start(&words(&flags));
+    let mut client = server.client();
+    let mut damaged = 0;
+    // What a fork inherits is named at its source.
+    let plain = written.streams().filter(|(path, _)| !path.contains("fork"));
+    for (path, bytes) in plain {
+        let key = path
+            .trim_start_matches("/v1/stream")
+            .trim_start_matches('/');
+        if !lost.contains(&format!("{key} bytes ")) {
+            assert!(client.read_all(path) == bytes, "{path} is not what it was");
+            continue;
+        }
+        damaged += 1;
+        // What is before the lost bytes may be there.
+        let mut reply = client.get(&format!("{path}?offset=-1"));
+        while reply.status == 200 {
+            assert!(!reply.body.is_empty(), "{path} is read to its end");
+            reply = client.get(&format!("{path}?offset={}", reply.next()));
+        }
+        let text = reply.text();
+        assert!(
+            reply.status == 500 && text.contains("data_damaged"),
+            "{path}: {text}"
+        );
+    }
+    assert!(damaged > 0, "{lost}");
 }

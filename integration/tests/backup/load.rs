@@ -54,6 +54,12 @@ impl Written {
         self.streams.iter().map(|(path, _)| path.as_str())
     }
 
+    /// Those that hold plain bytes, and what they must hold.
+    pub fn streams(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let streams = self.streams.iter();
+        streams.map(|(path, bytes)| (path.as_str(), bytes.as_slice()))
+    }
+
     /// Writes more of everything.
     pub fn more(&mut self, client: &mut Client) {
         let round = self.round;

@@ -50,6 +50,49 @@ fn an_outage_raises_the_lag_and_loses_nothing() {
 }
 
 #[test]
+fn a_restart_does_not_make_the_lag_smaller_than_it_is() {
+    let store = S3Server::start();
+    let proxy = FaultProxy::start(&store.address, None);
+    let place = Place::s3(&proxy.address);
+    // One log range per group, and no checkpoint: what is not shipped is told from what is by the log alone.
+    let flags = with(place.node(), &[("--raft-group-count", "2")]);
+    let mut cluster = Cluster::start(1, &words(&flags));
+    let mut written = Written::default();
+    written.more(&mut cluster.client(1));
+    until_all_shipped(&cluster);
+    let lag = |cluster: &Cluster| metric(&mut cluster.client(1), "ursula_dr_lag_seconds");
+    let until_led = |cluster: &Cluster| {
+        let deadline = Instant::now() + PATIENCE;
+        while metric(&mut cluster.client(1), "ursula_dr_groups_without_base") == 0 {
+            assert!(Instant::now() < deadline, "nothing is led");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    proxy.set(Some(Fault::Status(503, "SlowDown")), 1);
+    let acknowledged = Instant::now();
+    written.more(&mut cluster.client(1));
+    let deadline = Instant::now() + PATIENCE;
+    while lag(&cluster) < 5 {
+        assert!(Instant::now() < deadline, "no lag is shown");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    cluster.kill(1);
+    cluster.start_node(1);
+    cluster.wait_ready();
+    until_led(&cluster);
+    let at_risk = acknowledged.elapsed().as_secs();
+    let shown = lag(&cluster);
+    assert!(
+        shown >= at_risk,
+        "{shown} s, but {at_risk} s would be lost: {}",
+        cluster.log(1)
+    );
+    proxy.set(None, 1);
+    until_all_shipped(&cluster);
+    written.expect(&mut cluster.client(1));
+}
+
+#[test]
 fn what_no_time_needs_any_more_is_collected_and_what_is_left_is_whole() {
     let store = S3Server::start();
     let place = Place::s3(&store.address);

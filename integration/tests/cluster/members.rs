@@ -323,3 +323,70 @@ fn works_at(cluster: &Cluster, nodes: &[u32], name: &str) {
         assert_eq!(client.append(&path, "text/plain", b"x").status, 204);
     }
 }
+
+#[test]
+fn mistaken_orders_are_refused_and_a_dead_one_holds_up_no_other() {
+    let _alone = alone();
+    if nodes() < 3 {
+        return println!("skipped: too few to replace one");
+    }
+    let mut cluster = Cluster::start(3, &[]);
+    works(&cluster, "before");
+    let taken = format!("5={}", cluster.cluster_address(2));
+    for (words, text) in [
+        (["add", "70000=127.0.0.1:1"], "1 to 65535"),
+        (["add", "0=127.0.0.1:1"], "1 to 65535"),
+        (["drain", "65537"], "1 to 65535"),
+        (["add", &taken], "the address of node 2"),
+        (["remove", "9"], "node 9 is not a member"),
+        (["replace", "2"], "--force"),
+    ] {
+        let said = cluster.order(1, &words).expect_err("a mistake");
+        assert!(said.contains(text), "{words:?}: {said}");
+    }
+
+    let dead = cluster.order(1, &["--wait-s", "2", "add", "6=127.0.0.1:1"]);
+    let dead = dead.expect_err("nobody is there");
+    assert!(dead.contains("members: "), "{dead}");
+    let four = cluster.prepare_another();
+    cluster.start_node(four);
+    noted(&cluster, 1, &["add", &named(&cluster, four)]);
+    wait_for("the dead one is named, and the other votes", || {
+        let said = cluster.order(2, &["status"]).unwrap_or_default();
+        let status = cluster.status(2, false).unwrap_or_default();
+        let groups = status["groups"].as_array().cloned().unwrap_or_default();
+        let votes = |g: &serde_json::Value| {
+            let voters = g["voters"].as_array();
+            voters.is_some_and(|v| v.iter().any(|id| id.as_u64() == Some(u64::from(four))))
+        };
+        said.contains("node 6 at 127.0.0.1:1 was never heard of") && groups.iter().all(votes)
+    });
+    ordered(&cluster, 2, &["remove", "6"]);
+    cluster.wait_members(1, &[1, 2, 3, four]);
+
+    ordered(&cluster, 1, &["remove", &four.to_string()]);
+    ordered(&cluster, 1, &["remove", &four.to_string()]);
+    wait_for("it says that it is out", || {
+        !cluster.is_ready(four) && cluster.log(four).contains("event=not_a_member")
+    });
+    assert!(cluster.stop(four).success());
+
+    cluster.kill(3);
+    cluster.wipe(3);
+    for _ in 0..3 {
+        noted(&cluster, 1, &["replace", "3"]);
+    }
+    cluster.let_join(3);
+    cluster.start_node(3);
+    cluster.wait_members(1, &[1, 2, 3]);
+    cluster.wait_ready();
+    let status = cluster.status(1, false).expect("it answers");
+    let members = status["members"].as_array().expect("a list");
+    assert_eq!(
+        members[2]["raft_id"].as_u64(),
+        Some((1 << 16) + 3),
+        "{status}"
+    );
+    assert_eq!(cluster.client(3).get("/v1/stream/before").text(), "123");
+    cluster.expect_equal_states(&[1, 2, 3]);
+}

@@ -160,6 +160,13 @@ fn what_has_no_copy_is_named_by_stream_and_range_and_the_rest_of_its_object_is_s
     };
     assert!((from..to).contains(&lost_from), "{line}");
     assert_eq!(get("ursula_cold_lost_bytes"), (to - from) as u64);
+    // The same damage is no news in the rounds that follow.
+    let rounds = get("ursula_scrub_rounds_total");
+    until(&server, "scrubbed again", || {
+        get("ursula_scrub_rounds_total") > rounds + 3
+    });
+    assert_eq!(get("ursula_scrub_damaged_total"), 1);
+    assert_eq!(get("ursula_scrub_damaged_objects"), 1);
     // Up to the lost bytes, and behind them.
     let read = |from: usize| {
         let path = format!("{path}?offset={:016}_{from:016}", 0);
@@ -192,6 +199,9 @@ fn what_has_no_copy_is_named_by_stream_and_range_and_the_rest_of_its_object_is_s
     flip(&pack, at.unwrap() as u64);
     until(&server, "found sound", || {
         get("ursula_cold_lost_bytes") == 0
+    });
+    until(&server, "known no more", || {
+        get("ursula_scrub_damaged_objects") == 0
     });
     assert!(client.read_all(path) == *body);
     assert!(server.stop().success());

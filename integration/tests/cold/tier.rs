@@ -112,6 +112,68 @@ fn a_node_alone_reads_from_its_bucket_what_it_wrote_also_through_faults_and_kill
 }
 
 #[test]
+fn a_reader_is_told_soon_that_the_store_hangs_and_that_an_object_is_lost() {
+    let store = S3Server::start();
+    let proxy = FaultProxy::start(&store.address, None);
+    let dir = scratch_dir();
+    let mut settings = settings(&proxy.address);
+    settings.extend([
+        "--wal-dir".to_owned(),
+        dir.path().to_str().unwrap().to_owned(),
+        "--cold-read-timeout-ms".to_owned(),
+        "300ms".to_owned(),
+        "--s3-request-timeout-ms".to_owned(),
+        "2s".to_owned(),
+    ]);
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let server = Server::start(&settings);
+    let streams = write(&mut server.client(), 1);
+    until_flushed(|| server.client());
+    let path = &streams[0].0;
+    let first = format!("{path}?offset=-1");
+    let deadline = Instant::now() + PATIENCE;
+    proxy.set(Some(Fault::Silence), 1);
+    // What is in memory yet needs no store.
+    loop {
+        let reply = server.client().get(&first);
+        if reply.status == 503 {
+            assert!(!reply.header("retry-after").is_empty());
+            break;
+        }
+        assert!(reply.status == 200 && Instant::now() < deadline);
+    }
+    assert!(
+        Instant::now() < deadline,
+        "attempts and time-outs of the store are not the reader's"
+    );
+    proxy.set(None, 1);
+    for file in store
+        .files()
+        .iter()
+        .filter(|f| f.contains("/old/ursula/packs/"))
+    {
+        let _ = std::fs::remove_file(file);
+    }
+    // A request that hangs is one that others wait for, too.
+    loop {
+        let reply = server.client().get(&first);
+        if reply.status == 500 {
+            assert!(reply.text().contains("data_damaged"), "{}", reply.text());
+            break;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{} {}",
+            reply.status,
+            server.log()
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(metric(&mut server.client(), "ursula_scrub_damaged_objects") > 0);
+    assert!(server.log().contains("event=cold_pack_missing"));
+}
+
+#[test]
 fn the_nodes_of_a_cluster_share_a_bucket_and_each_serves_from_it_when_the_others_die() {
     let store = S3Server::start();
     let settings = settings(&store.address);

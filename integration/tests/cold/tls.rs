@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use integration::s3::{FaultProxy, S3Server};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use storage::cold::ColdError;
@@ -25,6 +25,11 @@ fn authority(name: &str) -> (Arc<ServerConfig>, String) {
     let mut own = CertificateParams::new(vec![name.to_owned()]).unwrap();
     own.not_after = rcgen::date_time_ymd(2099, 6, 8);
     let own = own.signed_by(&own_key, &issuer).unwrap();
+    (served(&own, &own_key), ca.pem())
+}
+
+/// The configuration of a server that shows this certificate.
+fn served(own: &Certificate, own_key: &KeyPair) -> Arc<ServerConfig> {
     let secret = PrivateKeyDer::try_from(own_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
@@ -33,7 +38,7 @@ fn authority(name: &str) -> (Arc<ServerConfig>, String) {
         .with_no_client_auth()
         .with_single_cert(vec![own.der().clone()], secret)
         .unwrap();
-    (Arc::new(config), ca.pem())
+    Arc::new(config)
 }
 
 #[test]
@@ -76,6 +81,34 @@ fn a_private_authority_is_believed_where_it_is_named_and_only_there() {
         let opened = Opened::s3(&endpoint, &[]);
         let error = opened.store.head(&key("x")).await.unwrap_err();
         assert!(error.to_string().contains("s3_ca_file"), "{error}");
+        // The other protocol than the server's.
+        for (endpoint, words) in [
+            (format!("http://{}", proxy.address), "begin with https://"),
+            (format!("https://{}", server.address), "begin with http://"),
+        ] {
+            let opened = Opened::s3(&endpoint, &[("s3_ca_file", &ca), ("s3_attempts_max", "1")]);
+            let error = opened.store.head(&key("x")).await.unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    });
+}
+
+#[test]
+fn an_authority_that_serves_with_its_own_certificate_is_told_what_is_wrong() {
+    on_executor(|| async {
+        let server = S3Server::start();
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let own_key = KeyPair::generate().unwrap();
+        let own = params.self_signed(&own_key).unwrap();
+        let proxy = FaultProxy::start(&server.address, Some(served(&own, &own_key)));
+        let dir = integration::scratch_dir();
+        let ca = dir.path().join("own.pem");
+        std::fs::write(&ca, own.pem()).unwrap();
+        let endpoint = format!("https://{}", proxy.address);
+        let opened = Opened::s3(&endpoint, &[("s3_ca_file", ca.to_str().unwrap())]);
+        let error = opened.store.head(&key("x")).await.unwrap_err();
+        assert!(error.to_string().contains("an authority has"), "{error}");
     });
 }
 

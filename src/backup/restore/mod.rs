@@ -41,6 +41,8 @@ pub struct Wanted {
     pub history: Option<String>,
     /// State at this time; none: the newest.
     pub at: Option<String>,
+    /// Packs that are damaged or missing keep nobody from the rest.
+    pub skip_damaged: bool,
 }
 
 /// What was restored.
@@ -70,6 +72,10 @@ pub struct Summary {
     pub newest_ms: u64,
     /// When the newest part that was used had been shipped.
     pub shipped_ms: u64,
+    /// What was lost of streams, in words that name the pack, the streams and the bytes.
+    pub lost: Vec<String>,
+    /// How many bytes of them.
+    pub lost_bytes: u64,
     /// Hash of all that was restored; the same on every node.
     pub hash: u64,
 }
@@ -78,12 +84,13 @@ impl Summary {
     /// As lines for people.
     pub fn text(&self) -> String {
         format!(
-            "restored {} from cluster {} into {}\ncluster {}\ngroups {} (before: {})\nstreams {}\nbytes {}\nlog_entries {}\n\
+            "restored {} from cluster {} into {}\ncluster {}\ngroups {} (before: {})\nstreams {}\nbytes {}\nlog_entries {}\nlost_bytes {}\n\
              holds_released {}\nforks_dropped {}\nnewest {}\nshipped {}\nstate {:016x} (the same on every node, or something is wrong)\n\
              next: restore the other nodes the same way, then start all of them with --cluster-id {} --raft-group-count {}\n",
-            match self.forks_dropped {
-                0 => "all",
-                _ => "all but some forks",
+            match (self.forks_dropped, self.lost_bytes) {
+                (0, 0) => "all",
+                (_, 0) => "all but some forks",
+                _ => "all but what was damaged",
             },
             self.from_cluster,
             self.dir.display(),
@@ -93,6 +100,7 @@ impl Summary {
             self.streams,
             self.bytes,
             self.entries,
+            self.lost_bytes,
             self.holds_released,
             self.forks_dropped,
             rfc3339_from_ms(self.newest_ms),
@@ -149,6 +157,7 @@ pub async fn restore(config: &Config, wanted: &Wanted) -> Result<Summary, Backup
     framed::create_dir(&root.join("groups"))?;
     let seed = format!("{} {} {used_ms}", source.cluster, config.cluster_id);
     let mut placer = Placer::new(config, &root, cold.clone(), &seed);
+    placer.skips_damaged = wanted.skip_damaged;
     let mut summary = Summary {
         dir: dir.clone(),
         cluster: config.cluster_id.clone(),
@@ -178,6 +187,8 @@ pub async fn restore(config: &Config, wanted: &Wanted) -> Result<Summary, Backup
         );
     }
     placer.flush_all().await?;
+    placer.place_lost().await?;
+    (summary.lost, summary.lost_bytes) = (placer.told.clone(), placer.lost_bytes);
     let settled = settle::settle(&mut placer.streams, &mut meta);
     (summary.holds_released, summary.forks_dropped) =
         (settled.holds_released, settled.forks_dropped);
@@ -232,6 +243,11 @@ fn expect_empty(dir: &Path) -> Result<(), BackupError> {
     let is_own = |name: &std::ffi::OsStr| name != "lost+found";
     match entries.flatten().find(|e| is_own(&e.file_name())) {
         None => Ok(()),
+        Some(_) if dir.join(RESTORING).is_dir() => Err(BackupError::Target(format!(
+            "a restore into {0} was broken off: {0}/{RESTORING} is what it had written, and counts for nothing. Remove all that is in \
+             {0}, and restore again",
+            dir.display()
+        ))),
         Some(entry) => Err(BackupError::Target(format!(
             "{} is not empty (there is {}): a restore takes an empty directory",
             dir.display(),

@@ -9,16 +9,17 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use raftproto::checkpoint::{self, StreamState};
-use storage::cold::{ColdBody, ColdStore};
-use storage::cold_pack::{self, Header, Location};
+use storage::cold::{ColdBody, ColdError, ColdStore};
+use storage::cold_pack::{self, Header};
 use storage::framed;
 use storage::pack::PackPlan;
 
+use crate::backup::lost::{Needed, needed_of};
 use crate::backup::{BackupError, Source};
 use crate::config::Config;
 use crate::core::{group_dir, pack_key, pack_path};
 use crate::group::Machine;
-use crate::protocol::{ColdChunk, PackName, StreamKey};
+use crate::protocol::{PackName, StreamKey};
 
 /// Longest local chunk.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -29,6 +30,9 @@ const LOCAL_PACK_BYTES: u64 = 32 << 20;
 /// Bytes that are under way in all groups together.
 const PENDING_BYTES_MAX: u64 = 256 << 20;
 
+/// What a pack has in the place of a lost chunk. No chunk is this: it would not have been lost.
+const LOST: &[u8] = b"lost";
+
 /// See the module's head.
 pub(super) struct Placer {
     /// The streams of all new groups.
@@ -38,6 +42,13 @@ pub(super) struct Placer {
     pub(super) bytes: u64,
     pub(super) last_stamp_ms: u64,
     pub(super) next_incarnation: u64,
+    /// What is damaged is left out.
+    pub(super) skips_damaged: bool,
+    /// What was left out, in words.
+    pub(super) told: Vec<String>,
+    /// Bytes of it.
+    pub(super) lost_bytes: u64,
+    lost: Vec<Needed>,
     group_count: u32,
     root: PathBuf,
     cluster: String,
@@ -56,13 +67,6 @@ pub(super) struct NewGroup {
     local_bytes: u64,
     cold: Vec<cold_pack::Source>,
     cold_bytes: u64,
-}
-
-/// A chunk of a stream that lies in an old pack.
-struct Wanted {
-    key: StreamKey,
-    incarnation: u64,
-    chunk: ColdChunk,
 }
 
 /// The group of the new cluster that a key belongs to.
@@ -86,6 +90,10 @@ impl Placer {
             bytes: 0,
             last_stamp_ms: 0,
             next_incarnation: 1,
+            skips_damaged: false,
+            told: Vec::new(),
+            lost_bytes: 0,
+            lost: Vec::new(),
             group_count,
             root: root.to_owned(),
             cluster: config.cluster_id.clone(),
@@ -113,11 +121,11 @@ impl Placer {
         old_group: u32,
         machine: &Machine,
     ) -> Result<(), BackupError> {
-        let mut packs: BTreeMap<PackName, Vec<Wanted>> = BTreeMap::new();
+        let mut packs: BTreeMap<PackName, Vec<Needed>> = BTreeMap::new();
         for exported in machine.export() {
             let (key, incarnation) = (exported.key, exported.state.incarnation);
             for (pack, chunk) in exported.cold {
-                packs.entry(pack).or_default().push(Wanted {
+                packs.entry(pack).or_default().push(Needed {
                     key: key.clone(),
                     incarnation,
                     chunk,
@@ -145,36 +153,33 @@ impl Placer {
         &mut self,
         source: &Source,
         (group, pack): (u32, PackName),
-        wanted: Vec<Wanted>,
+        wanted: Vec<Needed>,
     ) -> Result<(), BackupError> {
         let key = pack_key(&source.cluster, group, pack).ok_or_else(|| BackupError::State {
             group,
             what: format!("{pack:?} makes no key"),
         })?;
-        let object = source.store.get(&key).await?;
-        let opened = storage::blocking::run(move || {
-            let open = |w: Wanted| {
-                let at = Location {
-                    position: w.chunk.position,
-                    length: w.chunk.length,
-                    stored: w.chunk.stored,
-                    crc32c: w.chunk.crc32c,
-                };
-                let (from, to) = (
-                    at.position,
-                    at.position.saturating_add(u64::from(at.stored)),
-                );
-                let stored = match to <= object.len() as u64 {
-                    // A copy: what is under way would keep the whole object in memory.
-                    true => Bytes::copy_from_slice(&object[from as usize..to as usize]),
-                    false => Bytes::new(),
-                };
-                cold_pack::open(stored, &at).map(|bytes| (w, bytes))
-            };
-            wanted.into_iter().map(open).collect::<Result<Vec<_>, _>>()
-        });
-        let opened = opened.await;
-        let opened = opened.map_err(|damage| BackupError::Pack { key, damage })?;
+        let object = match source.store.get(&key).await {
+            Ok(object) => object,
+            Err(error @ (ColdError::NotFound { .. } | ColdError::Corrupt { .. })) => {
+                return self.lose(&error.to_string(), wanted);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let (opened, damaged) = storage::blocking::run(move || {
+            let (mut opened, mut damaged) = (Vec::new(), Vec::new());
+            for needed in wanted {
+                match needed.open(&object) {
+                    Ok(bytes) => opened.push((needed, bytes)),
+                    Err(_) => damaged.push(needed),
+                }
+            }
+            (opened, damaged)
+        })
+        .await;
+        if let Some(first) = damaged.first() {
+            self.lose(&format!("{key}: {}", first.damage()), damaged.clone())?;
+        }
         for (wanted, bytes) in opened {
             let (key, incarnation) = (&wanted.key, wanted.incarnation);
             let start = wanted.chunk.start;
@@ -182,6 +187,52 @@ impl Placer {
                 true => self.put_cold(key, incarnation, start, bytes).await?,
                 false => self.put_local(key, incarnation, start, bytes).await?,
             }
+        }
+        Ok(())
+    }
+
+    /// These chunks are nowhere any more.
+    fn lose(&mut self, reason: &str, lost: Vec<Needed>) -> Result<(), BackupError> {
+        let needed = needed_of(lost.iter());
+        if !self.skips_damaged {
+            return Err(BackupError::Lost {
+                reason: reason.to_owned(),
+                needed,
+            });
+        }
+        if self.cold.is_none() {
+            return Err(BackupError::Target(format!(
+                "{reason}; {needed}. It can be left out only where the new cluster has a `cold` that all its nodes share: there it is \
+                 noted as damaged"
+            )));
+        }
+        log::warn!("event=not_restored {reason}; {needed}");
+        self.told.push(format!("lost: {reason}; {needed}"));
+        let lengths = lost.iter().map(|l| u64::from(l.chunk.length));
+        self.lost_bytes += lengths.sum::<u64>();
+        self.lost.extend(lost);
+        Ok(())
+    }
+
+    /// The streams name what is lost like all the rest, so that reads of it are refused by its checksum and nothing else is moved.
+    /// Where the bytes should be, a pack has a word in their place.
+    pub(super) async fn place_lost(&mut self) -> Result<(), BackupError> {
+        let mut by_group: BTreeMap<u32, Vec<Needed>> = BTreeMap::new();
+        for lost in std::mem::take(&mut self.lost) {
+            let group = group_of(&lost.key, self.group_count);
+            by_group.entry(group).or_default().push(lost);
+        }
+        for (group, lost) in by_group {
+            let sources = lost.iter().map(|lost| cold_pack::Source {
+                key: lost.key.as_str().to_owned(),
+                incarnation: lost.incarnation,
+                start: lost.chunk.start,
+                pieces: vec![Bytes::from_static(LOST)],
+            });
+            let lengths = lost.iter().map(|lost| lost.chunk.length);
+            let meant = lost.iter().map(|lost| lost.chunk.crc32c);
+            let meant: Vec<(u32, u32)> = lengths.zip(meant).collect();
+            self.put_pack(group, sources.collect(), Some(meant)).await?;
         }
         Ok(())
     }
@@ -278,7 +329,7 @@ impl Placer {
     }
 
     async fn flush_cold(&mut self, group: u32) -> Result<(), BackupError> {
-        let (Some(place), Some(store)) = (self.groups.get_mut(&group), self.cold.clone()) else {
+        let Some(place) = self.groups.get_mut(&group).filter(|_| self.cold.is_some()) else {
             return Ok(());
         };
         let sources = std::mem::take(&mut place.cold);
@@ -286,6 +337,19 @@ impl Placer {
             return Ok(());
         }
         self.pending_bytes -= std::mem::take(&mut place.cold_bytes);
+        self.put_pack(group, sources, None).await
+    }
+
+    /// Puts a pack and notes its chunks; `meant`: lengths and checksums that they should have and have not.
+    async fn put_pack(
+        &mut self,
+        group: u32,
+        sources: Vec<cold_pack::Source>,
+        meant: Option<Vec<(u32, u32)>>,
+    ) -> Result<(), BackupError> {
+        let (Some(place), Some(store)) = (self.groups.get_mut(&group), self.cold.clone()) else {
+            return Ok(());
+        };
         let pack = place.cold_packs.len() as u32 + 1;
         let parts = [self.seed, u64::from(group), u64::from(pack)];
         let parts: Vec<u8> = parts.iter().flat_map(|p| p.to_le_bytes()).collect();
@@ -301,7 +365,7 @@ impl Placer {
             number: name.number,
             nonce: name.nonce,
         };
-        let (built, sources) = storage::blocking::run(move || {
+        let (mut built, sources) = storage::blocking::run(move || {
             let built = cold_pack::build(header, &sources);
             (built, sources)
         })
@@ -310,6 +374,11 @@ impl Placer {
             BackupError::Target(format!("{} makes no key of the store", self.cluster))
         })?;
         store.put(&key, ColdBody::new(built.pieces)).await?;
+        for (location, (length, crc32c)) in
+            built.locations.iter_mut().zip(meant.into_iter().flatten())
+        {
+            (location.length, location.crc32c) = (length, crc32c);
+        }
         let lengths = built.locations.iter().map(|l| u64::from(l.length));
         place.cold_packs.push(checkpoint::ColdPack {
             pack,

@@ -62,7 +62,7 @@ pub fn cluster_as_json(all: &[NodeStatus]) -> serde_json::Value {
 
 fn replica_json(group: &GroupStatus) -> serde_json::Value {
     let hash = (group.state_hash != 0).then(|| format!("{:016x}", group.state_hash));
-    serde_json::json!({ "group": group.group, "applied": group.applied, "state_hash": hash })
+    serde_json::json!({ "group": group.group, "applied": group.applied, "state_hash": hash, "trouble": group.trouble })
 }
 
 fn core_json(core: &CoreStatus) -> serde_json::Value {

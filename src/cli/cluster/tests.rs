@@ -13,12 +13,51 @@ fn an_address_has_a_host_and_a_port() {
 }
 
 #[test]
+fn a_number_of_a_node_fits_a_raft_id() {
+    for (node, is_good) in [
+        (0, false),
+        (1, true),
+        (65535, true),
+        (65536, false),
+        (70000, false),
+    ] {
+        assert_eq!(number(node).is_ok(), is_good, "{node}");
+    }
+}
+
+#[test]
+fn who_was_never_heard_of_is_named_with_its_address() {
+    let mut all = cluster();
+    for (_, status) in &mut all {
+        let Ok(status) = status else { continue };
+        status.members.push(StoredMember {
+            raft_id: 6,
+            cluster_address: "typo:4447".to_owned(),
+            ..StoredMember::default()
+        });
+        status.groups[0].replicas = vec![raftproto::peer::ReplicaStatus {
+            raft_id: 6,
+            ..Default::default()
+        }];
+        let membership = status.groups[0].membership.get_or_insert_default();
+        membership.learners.push(6);
+    }
+    let told = told(&progress(&all));
+    assert!(
+        told.ends_with("; node 6 at typo:4447 was never heard of"),
+        "{told}"
+    );
+}
+
+#[test]
 fn what_is_left_follows_what_was_done() {
     let at = |done, behind| Progress {
         groups: 10,
         done,
         behind,
         waiting: Vec::new(),
+        troubled: Vec::new(),
+        unheard: BTreeSet::new(),
     };
     let took = Duration::from_secs(10);
     assert_eq!(left(&at(0, 100), &at(0, 100), took), None);
@@ -63,6 +102,19 @@ fn a_drained_node_that_leads_is_not_done() {
     let progress = progress(&cluster());
     assert_eq!((progress.groups, progress.done), (3, 2));
     assert_eq!(progress.waiting, ["2"]);
+}
+
+#[test]
+fn a_replica_that_takes_no_part_is_named_at_the_end() {
+    let mut all = cluster();
+    if let Ok(status) = &mut all[1].1 {
+        status.groups[1].trouble = "its log was lost".to_owned();
+    }
+    let told = told(&progress(&all));
+    assert!(
+        told.ends_with("; replicas that take no part: 1 on node 2"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -71,6 +71,75 @@ fn members_come_and_go_under_way() {
     ));
 }
 
+#[test]
+fn a_node_that_never_comes_holds_up_no_other_order() {
+    let mut cluster = Cluster::new();
+    cluster.elect(&[1, 2, 3]);
+    cluster.add_replica(4);
+    cluster.add_replica(5);
+    // Of node 4 nobody ever hears; node 5 comes, and node 3 goes.
+    cluster.cut.insert(4);
+    let wanted = [1, 2, 4, 5];
+    for _ in 0..TICKS {
+        for node in 1..=5 {
+            cluster.step(node, Input::Reconcile(wanted.to_vec()));
+        }
+        cluster.tick();
+    }
+    let leader = cluster.elect(&[1, 2, 5]);
+    let now = cluster.group(leader).membership();
+    assert_eq!((sorted(now.voters), now.learners), (vec![1, 2, 5], vec![4]));
+    // It comes after all.
+    cluster.cut.clear();
+    cluster.reach(&wanted);
+}
+
+/// Fewer would have what is committed, or fewer could fail.
+#[test]
+fn nobody_leaves_for_one_that_never_comes() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    let (gone, other) = others(leader);
+    cluster.add_replica(4);
+    cluster.cut.insert(4);
+    for wanted in [vec![leader, other, 4], vec![leader, 4]] {
+        for _ in 0..TICKS {
+            cluster.step(leader, Input::Reconcile(wanted.clone()));
+            cluster.tick();
+        }
+        let now = cluster.group(leader).membership();
+        assert_eq!((sorted(now.voters), now.learners), (vec![1, 2, 3], vec![4]));
+    }
+    // Its order is taken back.
+    cluster.reach(&sorted(vec![leader, other]));
+    assert!(!cluster.group(leader).membership().voters.contains(&gone));
+}
+
+/// An order that would leave a group without a majority waits for those who are away.
+#[test]
+fn members_of_whom_most_are_away_are_waited_for() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    let (away, gone) = others(leader);
+    cluster.ask(leader, "s", create(Expiry::Never));
+    cluster.cut.insert(away);
+    for _ in 0..SETTLED {
+        cluster.tick();
+    }
+    let wanted = sorted(vec![leader, away]);
+    for _ in 0..TICKS {
+        cluster.step(leader, Input::Reconcile(wanted.clone()));
+        cluster.tick();
+    }
+    assert!(cluster.group(leader).membership().voters.contains(&gone));
+    assert!(matches!(
+        cluster.ask(leader, "s", append("x")),
+        Outcome::Appended { .. }
+    ));
+    cluster.cut.clear();
+    cluster.reach(&wanted);
+}
+
 /// Replaces the members in small steps, and tells `look` after each.
 fn change(cluster: &mut Cluster, wanted: &[u64], mut look: impl FnMut(&mut Cluster) -> bool) {
     for _ in 0..TICKS {

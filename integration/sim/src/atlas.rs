@@ -1,0 +1,72 @@
+//! The fault atlas: disks are lost and damaged only as long as each membership that counts for somebody has a majority of
+//! whole ones, so that whatever is lost is a bug.
+
+use std::collections::BTreeSet;
+
+use ursula::group::node_of;
+
+use crate::world::World;
+
+impl World {
+    /// Another disk may go bad: a majority of good ones stays in each membership that still counts for somebody, so
+    /// that whatever is lost is a bug.
+    pub fn may_break(&mut self, node: u64) -> bool {
+        let me = &self.nodes[node as usize - 1];
+        let Some(identity) = me.identity.as_ref().filter(|_| !me.is_broken) else {
+            return false;
+        };
+        let raft_id = identity.raft_id;
+        if self.lost.contains(&raft_id) {
+            // One that is bad may become worse.
+            return true;
+        }
+        if self.operator.is_unsure || self.operator.order.is_some() {
+            return false;
+        }
+        let mut lost = self.lost.clone();
+        lost.insert(raft_id);
+        let wanted: Vec<u64> = self.members().iter().map(|m| m.raft_id).collect();
+        if identity.voters.is_empty() && wanted.contains(&raft_id) {
+            // Open, see FOUND.md: whoever joins and loses its disk before most members have met it may join under the same
+            // raft id again.
+            let has_met = |id: &&u64| {
+                let other = &self.nodes[node_of(**id) as usize - 1];
+                **id != raft_id && other.bound.raft_ids().any(|known| known == raft_id)
+            };
+            let asked = wanted.len() / 2 + 1;
+            if wanted.iter().filter(has_met).count() + asked < wanted.len() {
+                return false;
+            }
+        }
+        self.bears(&wanted, &lost)
+    }
+
+    /// Who is left is a majority of these members, of all that some replica holds, and of those on the way between.
+    pub fn bears(&self, wanted: &[u64], lost: &BTreeSet<u64>) -> bool {
+        let all = self.nodes.iter().flat_map(|n| n.configs.values());
+        let mut all = all.flatten();
+        is_whole(wanted, lost)
+            && all.all(|c| {
+                is_whole(&c.voters, lost)
+                    && is_whole(&c.voters_outgoing, lost)
+                    && are_steps_whole(&c.voters, wanted, lost)
+            })
+    }
+}
+
+/// A majority is not lost.
+fn is_whole(voters: &[u64], lost: &BTreeSet<u64>) -> bool {
+    let bad = voters.iter().filter(|id| lost.contains(id)).count();
+    voters.is_empty() || bad <= (voters.len() - 1) / 2
+}
+
+/// A group that grows may do so in steps, without those that are not heard of yet (`group/members.rs::may_become`): it bears no
+/// more losses than the step does.
+fn are_steps_whole(voters: &[u64], wanted: &[u64], lost: &BTreeSet<u64>) -> bool {
+    let (stay, join): (Vec<u64>, Vec<u64>) = wanted.iter().partition(|id| voters.contains(id));
+    let count_lost = |ids: &[u64]| ids.iter().filter(|id| lost.contains(id)).count();
+    let (stay_lost, join_lost) = (count_lost(&stay), count_lost(&join));
+    let is_step = |len: &usize| !voters.is_empty() && *len > stay.len();
+    let mut steps = (voters.len()..wanted.len()).filter(is_step);
+    steps.all(|len| stay_lost + join_lost.min(len - stay.len()) <= (len - 1) / 2)
+}
