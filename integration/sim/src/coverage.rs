@@ -12,6 +12,7 @@ pub const PATHS: &[&str] = &[
     "a leader cut off when it has asked",
     "a leader ends with an outage",
     "a lost disk's replicas replaced",
+    "a new directory not noted yet",
     "a new node joined",
     "a node added",
     "a node drained or not",

@@ -101,6 +101,11 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("membership", "silent-member-left-out", 300),
     unbound(
         "membership",
+        "unclaimed-replica-speaks",
+        "not searched for yet",
+    ),
+    unbound(
+        "membership",
         "checkpoint-without-removed",
         "not searched for yet; a unit test has it",
     ),
