@@ -77,6 +77,8 @@ class Site:
                 "hot_bytes_max": "64MiB", "election_timeout_ms": "1s",
                 "cold": f"s3://{BUCKET}/deploy", "s3_endpoint": f"http://{CONTROLLER}:{STORE_PORT}", "s3_access_key_id": STORE_KEY,
                 "cold_flush_age_ms": "1s", "scrub_interval_ms": "5s", "scrub_bytes_per_second": "64MiB", "dr": True, "dr_interval_ms": "2s",
+                # Beside the data: the unit may write there, too.
+                "cache_dir": "/srv/ursula-cache", "cache_bytes": "64MiB",
             },
             "ursula_secrets": {"cors_allow_origin": SECRET, "s3_secret_access_key": STORE_SECRET},
             "ursula_preflight_free_bytes_min": 100 << 20,

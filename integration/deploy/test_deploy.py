@@ -195,6 +195,14 @@ def test_the_unit_is_hardened_and_sound(site, cluster, name):
     status = machine.ssh("systemctl show ursula --property=StatusText,Type,WatchdogUSec,NotifyAccess").stdout
     assert re.search(r"StatusText=.*\b\d+ groups led here, 0 without a leader", status), status
     assert "Type=notify" in status and "WatchdogUSec=30s" in status, status
+    wanted = ["LimitMEMLOCK=infinity", "LimitNOFILE=1048576", "LimitCORE=0", "MemorySwapMax=0", "OOMScoreAdjust=-900"]
+    shown = machine.ssh("systemctl show ursula " + " ".join("-p " + one.split("=")[0] for one in wanted)).stdout.split()
+    assert sorted(shown) == sorted(wanted)
+    # What the container may give, it has given.
+    for name, most in (("Max locked memory", "unlimited"), ("Max open files", "1048576"), ("Max core file size", "0")):
+        row = "grep -h '^%s' /proc/1/limits /proc/$(pgrep -x ursula)/limits" % name
+        (_soft, allowed), (_soft, given) = (line[len(name):].split()[:2] for line in machine.ssh(row).stdout.splitlines())
+        assert given in (most, allowed), f"{name}: {given}"
 
 
 def test_a_broken_setting_does_not_touch_a_running_cluster(site, cluster):
@@ -202,6 +210,9 @@ def test_a_broken_setting_does_not_touch_a_running_cluster(site, cluster):
     settings = {**site.variables["ursula_settings"], "long_poll_ms": "a while"}
     played = site.play("site", variables={"ursula_settings": settings}, wanted=2)
     assert "`long_poll_ms` is a while ; allowed: a time from 10ms to 10min" in played.said()
+    settings = {**site.variables["ursula_settings"], "admin_listen": "0.0.0.0:4460"}
+    played = site.play("site", variables={"ursula_settings": settings}, wanted=2)
+    assert "ursula_settings must not have admin_listen: the collection has variables of its own" in played.said()
     assert {n: site.tree(n) for n in FIRST} == before
 
 
@@ -240,12 +251,17 @@ def test_a_rolling_restart_is_not_seen_by_clients_and_goes_on_where_it_was_broke
 
 def test_a_changed_setting_rolls_through_the_cluster(site, cluster):
     site.variables["ursula_settings"]["long_poll_ms"] = "10s"
+    # One of them on a CPU of its own.
+    site.own["c"] = {"ursula_cpus": "1", "ursula_settings": {**site.variables["ursula_settings"], "no_pin": False}}
     shown = site.play("site", "--check", "--diff")
     assert '+long_poll_ms = "10s"' in shown.text and shown.changed > 0
     with site.load():
         site.play("site")
     for name in FIRST:
         assert 'long_poll_ms = "10s"' in site.lab[name].ssh("cat /etc/ursula/config.toml").stdout
+    cpus = "grep -h Cpus_allowed_list /proc/$(pgrep -x ursula)/task/*/status"
+    assert set(site.lab["c"].ssh(cpus).stdout.split()[1::2]) == {"1"}, "all threads, the executors' too"
+    assert set(site.lab["a"].ssh(cpus).stdout.split()[1::2]) != {"1"}
 
 
 def test_a_rolling_restart_stops_where_the_cluster_is_not_whole(site, cluster):
@@ -260,6 +276,21 @@ def test_a_rolling_restart_stops_where_the_cluster_is_not_whole(site, cluster):
     assert "The cluster is not whole" in played.said()
     assert started(site, "a") == before
     wait_until("c is back", 30, lambda: not [n for n in site.status()["nodes"] if "error" in n])
+
+
+def test_a_drain_of_an_operator_is_not_ended_by_a_rolling_restart(site, cluster):
+    before = started(site, "a")
+    drain = f"ursula cluster --at {site.lab['a'].address}:4447 drain"
+    site.lab["a"].ssh(f"{drain} 1")
+    site.variables["ursula_wait_s"] = 3
+    try:
+        played = site.play("rolling_restart", wanted=2)
+        assert "drained: [1]" in played.said()
+        assert [m["node"] for m in site.status()["members"] if m["drained"]] == [1]
+    finally:
+        site.variables["ursula_wait_s"] = 60
+        site.lab["a"].ssh(f"{drain} --undo 1")
+    assert started(site, "a") == before
 
 
 def versions(site, names=FIRST):
@@ -362,8 +393,13 @@ def test_a_package_runs_a_node_by_itself(site):
     assert machine.ssh("ursula read /v1/stream/own").stdout == "kept\n"
     assert machine.ssh("systemd-analyze verify --man=no ursula.service").stderr.strip() == ""
     assert exposure(machine) <= 2.0
+    # Damage is not hidden by a restart.
+    machine.ssh("systemctl stop ursula; printf nonsense | dd of=/var/lib/ursula/node.ursula bs=1 seek=8 conv=notrunc status=none; systemctl start ursula", check=False)
+    ended = "systemctl show ursula --property=ActiveState,ExecMainStatus,NRestarts"
+    wait_until("it has given up", 20, lambda: "ActiveState=failed" in machine.ssh(ended).stdout)
+    assert {"ExecMainStatus=65", "NRestarts=0"} <= set(machine.ssh(ended).stdout.split()), machine.ssh(ended).stdout
     machine.ssh("dpkg --purge ursula")
-    assert machine.ssh("systemctl is-active ursula; ls /usr/bin/ursula /etc/ursula/ursula.toml; pgrep -x ursula", check=False).stdout.split() == ["inactive"]
+    assert machine.ssh("systemctl is-active ursula; ls /usr/bin/ursula /etc/ursula/ursula.toml; pgrep -x ursula", check=False).stdout.split() == ["failed"], "as it ended"
     assert machine.ssh("ls /var/lib/ursula/node.ursula").stdout, "data is not the package's to remove"
     machine.ssh("rm -r /etc/ursula; find /var/lib/ursula -mindepth 1 -delete")
 
@@ -380,7 +416,12 @@ def bundles(site, place):
 def test_a_support_bundle_has_what_is_needed_and_no_secret(site, cluster, tmp_path):
     site.fetch("a", "/v1/stream/payload", "PUT", "")
     site.fetch("a", "/v1/stream/payload", "POST", "do-not-show-this")
-    found = bundles(site, tmp_path)
+    # Bundles are wanted of nodes that do not run, too.
+    site.lab["c"].ssh("systemctl stop ursula")
+    try:
+        found = bundles(site, tmp_path)
+    finally:
+        site.lab["c"].ssh("systemctl start ursula")
     for name, parts in found.items():
         doctor = {one["id"]: one for one in json.loads(parts["doctor.json"])["checks"]}
         taken = [one for one in doctor.values() if one["id"].startswith("net.") and one["severity"] != "ok"]

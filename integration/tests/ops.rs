@@ -297,16 +297,19 @@ fn a_scrape_passes_promtool() {
     for bound in [
         "abandoned_forks_max",
         "body_bytes_in_flight_max",
+        "cache_write_buffer",
         "cold_behind_bytes_max",
         "connections_max",
         "core_queue",
         "dr_log_bytes_max",
         "hot_bytes_max",
         "live_readers_max",
+        "peer_connections",
         "peer_queue",
         "requests_in_flight_max",
         "requests_without_leader",
         "s3_requests_max",
+        "streams",
         "uncommitted_bytes_max",
     ] {
         let name = format!("ursula_saturation_ratio{{core=\"0\",bound=\"{bound}\"}}");

@@ -7,6 +7,7 @@ mod service;
 mod streams;
 
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_lite::AsyncReadExt;
@@ -23,6 +24,13 @@ use crate::peer::Caller;
 
 /// Connections at once.
 const CONNECTIONS_MAX: u64 = 256;
+
+static OPEN: AtomicU64 = AtomicU64::new(0);
+
+/// How many of the connections are open, from 0 to 1.
+pub fn saturation() -> f64 {
+    OPEN.load(Ordering::Relaxed) as f64 / CONNECTIONS_MAX as f64
+}
 
 /// What the listener starts with.
 pub struct AdminStart {
@@ -126,7 +134,9 @@ pub fn start(start: AdminStart) -> Result<Admin, String> {
 struct Quiet;
 
 impl ConnectionEvents for Quiet {
-    fn connections(&self, _open: u64) {}
+    fn connections(&self, open: u64) {
+        OPEN.store(open, Ordering::Relaxed);
+    }
 
     fn refused(&self) {
         log::warn!("event=admin_connection_refused connections_max={CONNECTIONS_MAX}");

@@ -61,6 +61,10 @@ impl PeerEvents for PeerShell {
         self.0.on_link_change(node, hello.is_some());
     }
 
+    fn on_connections(&self, open: u64) {
+        self.0.metrics.plain.peer_connections.set(open);
+    }
+
     fn on_incoming(&self, hello: &Hello, is_open: bool) {
         if is_open {
             self.0.clock.heed(hello.node_id, hello.now_ms);

@@ -228,12 +228,18 @@ impl Core {
         let queued = links.values().map(|l| l.queued_bytes()).max().unwrap_or(0);
         let mesh = self.mesh.borrow();
         let plain = &self.metrics.plain;
+        let peers = PeerSettings::default();
+        let cache = self.tier.disk.as_ref();
         let fullest = |of: fn(&Group) -> f64| groups.values().map(of).fold(0.0, f64::max);
         vec![
             ("abandoned_forks_max", fullest(Group::abandoned_forks)),
             (
                 "body_bytes_in_flight_max",
                 ratio(self.body_bytes.get(), config.body_bytes_in_flight_max),
+            ),
+            (
+                "cache_write_buffer",
+                cache.map_or(0.0, |c| c.write_buffer()),
             ),
             (
                 "connections_max",
@@ -257,9 +263,10 @@ impl Core {
                 ratio(self.hub.readers(), config.live_readers_max),
             ),
             (
-                "peer_queue",
-                ratio(queued, PeerSettings::default().queue_bytes_max),
+                "peer_connections",
+                ratio(plain.peer_connections.get(), peers.connections_max),
             ),
+            ("peer_queue", ratio(queued, peers.queue_bytes_max)),
             (
                 "requests_in_flight_max",
                 ratio(waiting as u64, config.requests_in_flight_max),
@@ -269,6 +276,7 @@ impl Core {
                 "s3_requests_max",
                 ratio(plain.cold_requests_in_flight.get(), config.s3_requests_max),
             ),
+            ("streams", fullest(Group::streams_filled)),
             ("uncommitted_bytes_max", fullest(Group::uncommitted)),
         ]
     }

@@ -85,6 +85,11 @@ impl Group {
         self.waiting.held() as f64 / HELD_MAX as f64
     }
 
+    /// The same of the streams of a group.
+    pub fn streams_filled(&self) -> f64 {
+        self.machine.streams.len() as f64 / self.machine.streams_max.max(1) as f64
+    }
+
     /// The same of the forks that are known to stand never.
     pub fn abandoned_forks(&self) -> f64 {
         self.machine.abandoned.len() as f64 / ABANDONED_MAX as f64

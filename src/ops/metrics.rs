@@ -37,6 +37,8 @@ plain_metrics! {
     request_body_bytes_total: "counter", "Bytes received in request bodies.";
     /// Open client connections.
     connections: "gauge", "Open client connections.";
+    /// Open connections from other nodes.
+    peer_connections: "gauge", "Open connections from other nodes and from operators' commands.";
     /// Panics that cost a connection.
     handler_panics_total: "counter", "Connections closed because their handler panicked.";
     /// Requests that went to another core.

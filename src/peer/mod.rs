@@ -57,6 +57,8 @@ pub trait PeerEvents: 'static {
     /// A core of another node has begun to speak to this one, or has ended: it closed, broke off, or was silent for
     /// [`PeerSettings::silence`].
     fn on_incoming(&self, hello: &Hello, is_open: bool);
+    /// Connections from other nodes and from operators that are open; at most [`PeerSettings::connections_max`].
+    fn on_connections(&self, open: u64);
     /// How the node is.
     fn status(&self, request: StatusRequest) -> impl Future<Output = StatusReply>;
     /// Takes an order.

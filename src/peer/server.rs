@@ -58,8 +58,7 @@ pub async fn serve<E: PeerEvents>(listener: Listener, transport: Transport<E>) {
             log::warn!("event=peer_connection_refused open={}", open.get());
             continue;
         }
-        open.set(open.get() + 1);
-        let open = Open(open.clone());
+        let open = Open::new(open.clone(), transport.events.clone());
         let connection = connection(stream, transport.clone(), refused.clone());
         LocalExec.execute(async move {
             connection.await;
@@ -69,11 +68,23 @@ pub async fn serve<E: PeerEvents>(listener: Listener, transport: Transport<E>) {
 }
 
 /// Counts a connection, also one whose task panicked.
-struct Open(Rc<Cell<u64>>);
+struct Open<E: PeerEvents> {
+    count: Rc<Cell<u64>>,
+    events: Rc<E>,
+}
 
-impl Drop for Open {
+impl<E: PeerEvents> Open<E> {
+    fn new(count: Rc<Cell<u64>>, events: Rc<E>) -> Open<E> {
+        count.set(count.get() + 1);
+        events.on_connections(count.get());
+        Open { count, events }
+    }
+}
+
+impl<E: PeerEvents> Drop for Open<E> {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.count.set(self.count.get() - 1);
+        self.events.on_connections(self.count.get());
     }
 }
 

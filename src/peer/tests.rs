@@ -122,6 +122,8 @@ impl PeerEvents for Node {
         self.links.borrow_mut().push(hello.map(|h| h.node_id));
     }
 
+    fn on_connections(&self, _open: u64) {}
+
     fn on_incoming(&self, hello: &Hello, is_open: bool) {
         self.incoming.borrow_mut().push((hello.node_id, is_open));
     }

@@ -96,7 +96,7 @@ def judge(status, targets, wish):
         wrong.append("members are %s, not %s" % (sorted(members), sorted(wanted)))
     drained = {m["node"] for m in status["members"] if m["drained"]} - set(wish["drained_allowed"]) - left_out
     if drained:
-        wrong.append("drained: %s" % sorted(drained))
+        wrong.append("drained: %s; `ursula cluster drain --undo N` ends that" % sorted(drained))
     answered = {n["node"]: n for n in status["nodes"] if "error" not in n}
     silent = members - set(answered)
     if silent:

@@ -123,6 +123,9 @@ fn members_of_whom_most_are_away_are_waited_for() {
     let (away, gone) = others(leader);
     cluster.ask(leader, "s", create(Expiry::Never));
     cluster.cut.insert(away);
+    for _ in 0..SETTLED {
+        cluster.tick();
+    }
     let wanted = sorted(vec![leader, away]);
     for _ in 0..TICKS {
         cluster.step(leader, Input::Reconcile(wanted.clone()));

@@ -138,6 +138,13 @@ impl NodeGauges {
             "",
             crate::ops::logging::saturation(),
         );
+        one(
+            "ursula_admin_saturation_ratio",
+            "gauge",
+            "How many of the connections for operators are open, from 0 to 1.",
+            "",
+            crate::admin::saturation(),
+        );
         let help = "Log lines left out because the same event had just been logged often.";
         one(
             "ursula_log_lines_suppressed_total",

@@ -109,6 +109,13 @@ impl DiskCache {
         self.index.borrow().len()
     }
 
+    /// How full the memory is in which chunks gather until they are written, from 0 to 1; what finds no room is dropped.
+    pub fn write_buffer(&self) -> f64 {
+        let gathering = self.gathering.borrow().filled();
+        let writing = self.writing.borrow().as_ref().map_or(0, |_| 1);
+        (gathering + f64::from(writing)) / 2.0
+    }
+
     /// Whether it has the chunk, as far as it knows.
     pub fn contains(&self, key: &ChunkKey, chunk: &Location) -> bool {
         let index = self.index.borrow();

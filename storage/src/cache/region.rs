@@ -105,6 +105,12 @@ impl Gathering {
         Some(slot)
     }
 
+    /// From 0 to 1.
+    pub(super) fn filled(&self) -> f64 {
+        let used = self.bytes.len() + self.entries.len() * ENTRY_BYTES;
+        used as f64 / self.bytes_max.max(1) as f64
+    }
+
     /// A chunk's stored bytes.
     pub(super) fn stored(&self, slot: &Slot) -> &[u8] {
         let begin = slot.offset as usize;
