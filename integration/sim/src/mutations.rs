@@ -102,7 +102,7 @@ pub const MUTATIONS: &[Mutation] = &[
     unbound(
         "membership",
         "unclaimed-replica-speaks",
-        "not searched for yet",
+        "not found in 400 seeds: the disk must be lost before a second member has met it, and the first not answer; a unit test has it",
     ),
     unbound(
         "membership",
