@@ -1,9 +1,10 @@
 //! Many connections on one thread: epoll through mio, requests prepared by hand, so that the load costs little of
 //! the machine that it shares with the server.
+//! A connection that breaks off is opened again; a server that is away or silent for long ends the run with an error.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::io::{Read, Write};
+use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -39,10 +40,19 @@ pub trait Driver {
     fn lost(&mut self, connection: usize, reason: &str);
     /// Nothing more is to be done.
     fn is_done(&self, now: Instant) -> bool;
+    /// Whether a server may say nothing for as long as it likes.
+    fn is_patient(&self) -> bool {
+        false
+    }
+    /// How far it is, for who waits.
+    fn progress(&self) -> Option<String> {
+        None
+    }
 }
 
 struct Connection {
-    socket: TcpStream,
+    /// `None` while the server does not take it.
+    socket: Option<TcpStream>,
     reader: Reader,
     out: Vec<u8>,
     written: usize,
@@ -57,29 +67,84 @@ pub struct Engine {
     connections: Vec<Connection>,
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
     scratch: Vec<u8>,
+    /// When something came last.
+    heard: Instant,
+    /// Since when a connection waits for a server that is away.
+    away: Option<Instant>,
 }
 
 /// Longest wait without looking whether the scenario is done.
 const GLANCE: Duration = Duration::from_millis(20);
+
+/// Between attempts to reach a server that is away.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// A server that takes no connection for so long does not come back.
+const AWAY_MAX: Duration = Duration::from_secs(30);
+
+/// A server that says nothing for so long, though it was asked, will not.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// An attempt to connect.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// Between lines that say how far it is.
+const PROGRESS: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// Opens `count` connections, to the addresses in turn.
     ///
     /// # Errors
     /// The system's.
-    pub fn connect(addresses: &[SocketAddr], count: usize) -> std::io::Result<Engine> {
-        let poll = Poll::new()?;
-        let mut connections = Vec::with_capacity(count);
+    pub fn connect(addresses: &[SocketAddr], count: usize) -> Result<Engine> {
+        let mut engine = Engine::lazy(addresses, count)?;
         for number in 0..count {
-            let address = addresses[number % addresses.len()];
-            connections.push(open(&poll, address, number)?);
+            engine.connections[number].socket = Some(engine.open(number)?);
         }
+        Ok(engine)
+    }
+
+    /// As many connections, each opened when it is used first: servers close those that say nothing for long.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn lazy(addresses: &[SocketAddr], count: usize) -> Result<Engine> {
+        let connection = || Connection {
+            socket: None,
+            reader: Reader::default(),
+            out: Vec::new(),
+            written: 0,
+            is_busy: false,
+            is_head: false,
+        };
         Ok(Engine {
-            poll,
+            poll: Poll::new()?,
             addresses: addresses.to_vec(),
-            connections,
+            connections: (0..count).map(|_| connection()).collect(),
             timers: BinaryHeap::new(),
             scratch: vec![0; 256 << 10],
+            heard: Instant::now(),
+            away: None,
+        })
+    }
+
+    fn open(&self, number: usize) -> Result<TcpStream> {
+        let address = self.addresses[number % self.addresses.len()];
+        open(&self.poll, address, number).map_err(|e| {
+            let advice = match is_limit(&e) {
+                true => ", raise the limit with ulimit -n",
+                false => "",
+            };
+            let (at, count) = (number + 1, self.connections.len());
+            let text = format!("connection {at} of {count} to {address}: {e}{advice}");
+            Error::new(
+                if is_limit(&e) {
+                    ErrorKind::Other
+                } else {
+                    e.kind()
+                },
+                text,
+            )
         })
     }
 
@@ -91,20 +156,33 @@ impl Engine {
     /// Drives a scenario until it is done.
     ///
     /// # Errors
-    /// The system's.
-    pub fn run(&mut self, driver: &mut dyn Driver) -> std::io::Result<()> {
+    /// The system's, and that of a server which is away or silent for too long.
+    pub fn run(&mut self, driver: &mut dyn Driver) -> Result<()> {
         let mut events = Events::with_capacity(1024);
+        let began = Instant::now();
+        (self.heard, self.away) = (began, None);
+        let mut shown = began;
         self.timers.clear();
         for number in 0..self.connections.len() {
             self.advance(number, driver)?;
         }
-        while !driver.is_done(Instant::now()) {
+        loop {
             let now = Instant::now();
+            if driver.is_done(now) {
+                return Ok(());
+            }
+            self.check_patience(driver, now)?;
+            if now.duration_since(shown) >= PROGRESS {
+                shown = now;
+                if let Some(text) = driver.progress() {
+                    eprintln!("  {:4.0} s: {text}", (now - began).as_secs_f64());
+                }
+            }
             let wait = self.timers.peek().map_or(GLANCE, |Reverse((at, _))| {
                 at.saturating_duration_since(now).min(GLANCE)
             });
             match self.poll.poll(&mut events, Some(wait)) {
-                Err(error) if error.kind() != std::io::ErrorKind::Interrupted => return Err(error),
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
             for event in &events {
@@ -125,14 +203,26 @@ impl Engine {
                 self.advance(number, driver)?;
             }
         }
-        Ok(())
     }
 
-    fn advance(&mut self, number: usize, driver: &mut dyn Driver) -> std::io::Result<()> {
-        let connection = &mut self.connections[number];
-        if connection.is_busy {
+    fn check_patience(&self, driver: &dyn Driver, now: Instant) -> Result<()> {
+        let silence = now.saturating_duration_since(self.heard);
+        if silence < SILENCE_MAX || driver.is_patient() {
             return Ok(());
         }
+        let waiting = self.connections.iter().filter(|c| c.is_busy).count();
+        if waiting == 0 {
+            return Ok(());
+        }
+        let text = format!("{waiting} requests were not answered in {SILENCE_MAX:?}");
+        Err(Error::new(ErrorKind::TimedOut, text))
+    }
+
+    fn advance(&mut self, number: usize, driver: &mut dyn Driver) -> Result<()> {
+        if self.connections[number].is_busy || !self.is_open(number)? {
+            return Ok(());
+        }
+        let connection = &mut self.connections[number];
         connection.out.clear();
         connection.written = 0;
         let next = driver.next(number, Instant::now(), &mut connection.out);
@@ -150,31 +240,35 @@ impl Engine {
         }
     }
 
-    fn write(&mut self, number: usize, driver: &mut dyn Driver) -> std::io::Result<()> {
+    fn write(&mut self, number: usize, driver: &mut dyn Driver) -> Result<()> {
         let connection = &mut self.connections[number];
+        let Some(socket) = &mut connection.socket else {
+            return Ok(());
+        };
         while connection.written < connection.out.len() {
-            match connection
-                .socket
-                .write(&connection.out[connection.written..])
-            {
+            match socket.write(&connection.out[connection.written..]) {
                 Ok(written) => connection.written += written,
                 Err(e) if is_later(&e) => return Ok(()),
-                Err(e) => return self.reopen(number, &e.to_string(), driver),
+                Err(e) => return self.close(number, &e.to_string(), driver),
             }
         }
         Ok(())
     }
 
-    fn read(&mut self, number: usize, driver: &mut dyn Driver) -> std::io::Result<()> {
+    fn read(&mut self, number: usize, driver: &mut dyn Driver) -> Result<()> {
         loop {
             let connection = &mut self.connections[number];
-            let len = match connection.socket.read(&mut self.scratch) {
-                Ok(0) => return self.reopen(number, "the server closed it", driver),
+            let Some(socket) = &mut connection.socket else {
+                return Ok(());
+            };
+            let len = match socket.read(&mut self.scratch) {
+                Ok(0) => return self.close(number, "the server closed the connection", driver),
                 Ok(len) => len,
                 Err(e) if is_later(&e) => return Ok(()),
-                Err(e) => return self.reopen(number, &e.to_string(), driver),
+                Err(e) => return self.close(number, &e.to_string(), driver),
             };
             let now = Instant::now();
+            self.heard = now;
             let mut is_free = false;
             let is_head = connection.is_head;
             let read = connection
@@ -188,7 +282,7 @@ impl Engine {
                     Event::Part(part) => driver.part(number, part, now),
                 });
             if let Err(reason) = read {
-                return self.reopen(number, &reason, driver);
+                return self.close(number, &format!("no HTTP: {reason}"), driver);
             }
             if is_free {
                 connection.is_busy = false;
@@ -201,35 +295,64 @@ impl Engine {
         }
     }
 
-    fn reopen(
-        &mut self,
-        number: usize,
-        reason: &str,
-        driver: &mut dyn Driver,
-    ) -> std::io::Result<()> {
-        driver.lost(number, reason);
-        self.connections[number] = open(
-            &self.poll,
-            self.addresses[number % self.addresses.len()],
-            number,
-        )?;
+    /// The connection is of no use any more; it is opened again in a while.
+    fn close(&mut self, number: usize, reason: &str, driver: &mut dyn Driver) -> Result<()> {
+        let connection = &mut self.connections[number];
+        connection.socket = None;
+        connection.reader = Reader::default();
+        connection.out.clear();
+        connection.written = 0;
+        // A server may close a connection that waits for nothing.
+        if std::mem::take(&mut connection.is_busy) {
+            driver.lost(number, reason);
+        }
         // Not at once: a server that is away would be asked without end.
         let at = Instant::now() + GLANCE;
         self.timers.push(Reverse((at, number)));
         Ok(())
     }
+
+    /// Opens a connection that was closed; not yet, if the server is away.
+    fn is_open(&mut self, number: usize) -> Result<bool> {
+        if self.connections[number].socket.is_some() {
+            return Ok(true);
+        }
+        match self.open(number) {
+            Ok(socket) => {
+                self.connections[number].socket = Some(socket);
+                self.away = None;
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::Other => Err(error),
+            Err(error) => {
+                let now = Instant::now();
+                let since = *self.away.get_or_insert(now);
+                if now - since > AWAY_MAX {
+                    let text = format!("it takes no connection for {AWAY_MAX:?}: {error}");
+                    return Err(Error::new(error.kind(), text));
+                }
+                self.timers.push(Reverse((now + RETRY, number)));
+                Ok(false)
+            }
+        }
+    }
 }
 
-fn is_later(error: &std::io::Error) -> bool {
+fn is_later(error: &Error) -> bool {
     matches!(
         error.kind(),
-        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::NotConnected
+        ErrorKind::WouldBlock | ErrorKind::NotConnected
     )
 }
 
-fn open(poll: &Poll, address: SocketAddr, number: usize) -> std::io::Result<Connection> {
+/// Whether this process has too many descriptors.
+fn is_limit(error: &Error) -> bool {
+    error.raw_os_error() == Some(libc::EMFILE)
+}
+
+fn open(poll: &Poll, address: SocketAddr, number: usize) -> Result<TcpStream> {
     // Blocking, so that no more connections are under way than the server's backlog takes.
-    let socket = std::net::TcpStream::connect(address)?;
+    let socket = std::net::TcpStream::connect_timeout(&address, CONNECT_MAX)?;
     socket.set_nodelay(true)?;
     socket.set_nonblocking(true)?;
     let mut socket = TcpStream::from_std(socket);
@@ -238,12 +361,5 @@ fn open(poll: &Poll, address: SocketAddr, number: usize) -> std::io::Result<Conn
         Token(number),
         Interest::READABLE | Interest::WRITABLE,
     )?;
-    Ok(Connection {
-        socket,
-        reader: Reader::default(),
-        out: Vec::new(),
-        written: 0,
-        is_busy: false,
-        is_head: false,
-    })
+    Ok(socket)
 }

@@ -1,6 +1,7 @@
 //! `ursula-load`: measures any server of the Durable Streams Protocol, and several side by side.
 
 mod arguments;
+mod bounds;
 mod engine;
 mod proc;
 mod record;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use arguments::Arguments;
+use result::Run;
 use scenario::{LoadError, Site};
 
 fn main() -> ExitCode {
@@ -24,55 +26,67 @@ fn main() -> ExitCode {
             Err(error) => eprintln!("{error}"),
         }
     }
+    if let Err(error) = arguments.check() {
+        eprintln!("ursula-load: {error}");
+        return ExitCode::FAILURE;
+    }
     proc::raise_descriptor_limit();
-    match measure(&arguments) {
-        Ok(is_right) if is_right => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
+    let (rounds, failure) = measure(&arguments);
+    print!("{}", report::ratios(&rounds));
+    let runs: Vec<&Run> = rounds.iter().flatten().collect();
+    let written = write(&arguments, &runs);
+    let is_right = runs.iter().all(|run| run.is_right());
+    match failure.or(written.err().map(LoadError::from)) {
+        None if is_right => ExitCode::SUCCESS,
+        None => ExitCode::FAILURE,
+        Some(error) => {
             eprintln!("ursula-load: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn measure(arguments: &Arguments) -> Result<bool, LoadError> {
+/// Runs the scenario on all servers in turns. What was measured until then stands beside what failed.
+fn measure(arguments: &Arguments) -> (Vec<Vec<Run>>, Option<LoadError>) {
     let epoch = Instant::now();
     let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let nonce = since_1970.map_or(0, |d| d.as_millis() % 100_000_000);
     println!("{}", report::head());
     let mut rounds = Vec::new();
-    for round in 0..arguments.rounds.max(1) {
-        let mut runs = Vec::new();
+    for round in 0..arguments.rounds {
+        rounds.push(Vec::new());
         for (number, target) in arguments.server.iter().enumerate() {
             for (step, rate) in arguments.scenario.rates().into_iter().enumerate() {
+                let listeners = target.addresses.iter();
                 let site = Site {
                     target,
-                    pids: target
-                        .addresses
-                        .iter()
-                        .filter_map(|a| proc::listener(*a))
-                        .collect(),
+                    pids: listeners.filter_map(|a| proc::listener(*a)).collect(),
                     epoch,
                     prefix: match &arguments.prefix {
                         Some(prefix) => prefix.clone(),
                         None => format!("load-{nonce}-{round}-{number}-{step}"),
                     },
                 };
-                let run = arguments.scenario.run(&site, rate)?;
-                println!("{}", report::row(&run));
-                runs.push(run);
+                match arguments.scenario.run(&site, rate) {
+                    Ok(run) => {
+                        println!("{}", report::row(&run));
+                        rounds[round].push(run);
+                    }
+                    Err(error) => return (rounds, Some(error.of(&target.name))),
+                }
             }
         }
-        rounds.push(runs);
     }
-    print!("{}", report::ratios(&rounds));
-    let runs: Vec<&result::Run> = rounds.iter().flatten().collect();
+    (rounds, None)
+}
+
+fn write(arguments: &Arguments, runs: &[&Run]) -> std::io::Result<()> {
     if let Some(file) = &arguments.json {
         let all: Vec<_> = runs.iter().map(|run| report::to_json(run)).collect();
         std::fs::write(file, serde_json::Value::from(all).to_string())?;
     }
-    if let Some(file) = &arguments.svg {
-        std::fs::write(file, report::plot(&runs))?;
+    match &arguments.svg {
+        Some(file) if !runs.is_empty() => std::fs::write(file, report::plot(runs)),
+        _ => Ok(()),
     }
-    Ok(runs.iter().all(|run| run.violations.is_empty()))
 }

@@ -61,8 +61,8 @@ impl Sample {
     }
 }
 
-/// Looks at a process; zeros if it is gone.
-pub fn sample(pid: u32) -> Sample {
+/// Looks at a process; `None` if it is gone.
+pub fn sample(pid: u32) -> Option<Sample> {
     let stat = text(pid, "stat");
     // The name may hold spaces and parentheses; the numbers follow the last one.
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
@@ -82,12 +82,14 @@ pub fn sample(pid: u32) -> Sample {
     }
     // SAFETY: a call without pointers.
     let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
-    Sample {
+    // A process that has ended and is not waited for yet has no threads.
+    let resident_bytes = field(&text(pid, "status"), "VmRSS:") * 1024;
+    (resident_bytes > 0).then_some(Sample {
         cpu_us: (number(11) + number(12)) * 1_000_000 / per_second,
         context_switches: switches,
         written_bytes: field(&text(pid, "io"), "write_bytes:"),
-        resident_bytes: field(&text(pid, "status"), "VmRSS:") * 1024,
-    }
+        resident_bytes,
+    })
 }
 
 /// The process that listens on a port of this machine.
@@ -123,17 +125,25 @@ pub fn listener(address: SocketAddr) -> Option<u32> {
     None
 }
 
-/// Raises the soft limit of descriptors to the hard one; answers it.
-pub fn raise_descriptor_limit() -> u64 {
+/// What the scenarios need at most: a descriptor for each connection.
+const DESCRIPTORS: u64 = 100_000;
+
+/// Raises the limit of descriptors to what a run may need, or as far as the hard limit lets it.
+pub fn raise_descriptor_limit() {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: the pointers are to a structure of the right type.
+    // SAFETY: the pointers are to structures of the right type.
     unsafe {
         libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
-        limit.rlim_cur = limit.rlim_max;
-        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        let wanted = libc::rlimit {
+            rlim_cur: DESCRIPTORS.max(limit.rlim_cur),
+            rlim_max: DESCRIPTORS.max(limit.rlim_max),
+        };
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wanted) != 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
     }
-    limit.rlim_cur
 }

@@ -1,5 +1,8 @@
 //! Results as a table for people, as JSON with whole histograms, and as a plot.
 
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use crate::result::Run;
@@ -27,7 +30,6 @@ pub fn row(run: &Run) -> String {
     let none = || "-".to_owned();
     let cost =
         |show: &dyn Fn(&crate::proc::Cost) -> String| run.cost.as_ref().map_or_else(none, show);
-    let operations = run.operations.max(1);
     let mut text = format!(
         "{:<22} {:<34} {:>12.0} {:>11} {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>9} {:>8} {:>7}",
         run.server,
@@ -40,27 +42,41 @@ pub fn row(run: &Run) -> String {
         run.quantile_ms(0.999),
         run.quantile_ms(1.0),
         cost(&|c| format!("{:.0}", c.resident_bytes as f64 / 1_048_576.0)),
-        cost(&|c| (c.written_bytes / operations).to_string()),
+        run.written_per_operation()
+            .map_or_else(none, |bytes| format!("{bytes:.0}")),
         run.errors,
     );
+    if run.late > 0 {
+        text.push_str(&format!("  late {}", run.late));
+    }
     for (name, value) in &run.extra {
         text.push_str(&format!("  {name} {value:.1}"));
     }
-    for violation in run.violations.iter().take(5) {
+    let shown = run.violations.texts.len().min(5);
+    for violation in &run.violations.texts[..shown] {
         text.push_str(&format!("\n    WRONG: {violation}"));
     }
-    if run.violations.len() > 5 {
-        text.push_str(&format!("\n    and {} more", run.violations.len() - 5));
+    match run.violations.count - shown as u64 {
+        0 => {}
+        more => text.push_str(&format!("\n    WRONG: and {more} more")),
     }
     text
 }
 
+/// A whole histogram: pairs of microseconds and how often.
+fn pairs(histogram: &Histogram<u64>) -> Vec<Value> {
+    let recorded = histogram.iter_recorded();
+    recorded
+        .map(|v| json!([v.value_iterated_to(), v.count_at_value()]))
+        .collect()
+}
+
 /// Everything that is known of a run.
 pub fn to_json(run: &Run) -> Value {
-    let histogram: Vec<Value> = run
-        .latency
-        .iter_recorded()
-        .map(|v| json!([v.value_iterated_to(), v.count_at_value()]))
+    let further: serde_json::Map<String, Value> = run
+        .further
+        .iter()
+        .map(|(name, histogram)| (name.replace(' ', "_"), json!(pairs(histogram))))
         .collect();
     let extra: serde_json::Map<String, Value> = run
         .extra
@@ -72,17 +88,21 @@ pub fn to_json(run: &Run) -> Value {
         "scenario": run.scenario,
         "unit": run.unit,
         "operations": run.operations,
+        "late": run.late,
         "seconds": run.duration.as_secs_f64(),
         "per_second": run.per_second(),
         "cpu_us_per_operation": run.cpu_per_operation(),
-        "client_cpu_us_per_operation": run.own_cpu_us as f64 / run.operations.max(1) as f64,
+        "written_bytes_per_operation": run.written_per_operation(),
+        "client_cpu_us_per_operation": run.own_cpu_us as f64 / (run.operations + run.late).max(1) as f64,
         "latency_ms": {
             "p50": run.quantile_ms(0.5), "p90": run.quantile_ms(0.9), "p99": run.quantile_ms(0.99),
             "p999": run.quantile_ms(0.999), "max": run.quantile_ms(1.0),
         },
-        "latency_us_histogram": histogram,
+        "latency_us_histogram": pairs(&run.latency),
+        "further_us_histograms": further,
         "errors": run.errors,
-        "violations": run.violations,
+        "violations": run.violations.texts,
+        "violations_count": run.violations.count,
         "server_cost": run.cost.map(|c| json!({
             "cpu_us": c.cpu_us, "context_switches": c.context_switches, "written_bytes": c.written_bytes,
             "resident_bytes": c.resident_bytes, "resident_growth": c.resident_growth,
@@ -94,8 +114,13 @@ pub fn to_json(run: &Run) -> Value {
 /// The middle of some figures, and the lowest and highest.
 fn spread(mut figures: Vec<f64>) -> Option<(f64, f64, f64)> {
     figures.sort_by(f64::total_cmp);
-    let middle = *figures.get(figures.len() / 2)?;
-    Some((middle, *figures.first()?, *figures.last()?))
+    let (low, high) = (*figures.first()?, *figures.last()?);
+    let count = figures.len();
+    Some((
+        (figures[(count - 1) / 2] + figures[count / 2]) / 2.0,
+        low,
+        high,
+    ))
 }
 
 type Figure = (&'static str, fn(&Run) -> Option<f64>);
@@ -151,14 +176,18 @@ pub fn plot(runs: &[&Run]) -> String {
         "#1b6ca8", "#c0392b", "#27864b", "#8e44ad", "#b9770e", "#555",
     ];
     let (width, height, left, bottom) = (720.0, 420.0, 70.0, 50.0);
-    let points: Vec<(&str, f64, f64)> = runs
-        .iter()
-        .map(|r| {
-            (
-                r.server.as_str(),
-                r.per_second().max(1.0),
-                r.quantile_ms(0.99).max(0.01),
-            )
+    // One point for a scenario of a server, whatever the rounds.
+    let mut rounds: BTreeMap<(&str, &str), Vec<&Run>> = BTreeMap::new();
+    for run in runs {
+        let name = (run.server.as_str(), run.scenario.as_str());
+        rounds.entry(name).or_default().push(run);
+    }
+    let points: Vec<(&str, f64, f64)> = rounds
+        .into_iter()
+        .filter_map(|((server, _), runs)| {
+            let rate = spread(runs.iter().map(|r| r.per_second()).collect())?.0;
+            let latency = spread(runs.iter().map(|r| r.quantile_ms(0.99)).collect())?.0;
+            Some((server, rate.max(1.0), latency.max(0.01)))
         })
         .collect();
     let bounds = |pick: fn(&(&str, f64, f64)) -> f64| {

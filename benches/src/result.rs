@@ -16,6 +16,31 @@ pub fn count(histogram: &mut Histogram<u64>, nanos: u64) {
     histogram.saturating_record((nanos / 1000).max(1));
 }
 
+/// What a server did wrong, and what was said of the first ones.
+#[derive(Debug, Default)]
+pub struct Violations {
+    pub count: u64,
+    pub texts: Vec<String>,
+}
+
+impl Violations {
+    /// More than these are only counted.
+    const TEXTS_MAX: usize = 100;
+
+    pub fn add(&mut self, text: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.texts.len() < Violations::TEXTS_MAX {
+            self.texts.push(text());
+        }
+    }
+
+    pub fn extend(&mut self, other: Violations) {
+        self.count += other.count;
+        self.texts.extend(other.texts);
+        self.texts.truncate(Violations::TEXTS_MAX);
+    }
+}
+
 /// One run against one server.
 #[derive(Debug)]
 pub struct Run {
@@ -25,13 +50,17 @@ pub struct Run {
     /// What is counted: appends, deliveries, creates, bytes.
     pub unit: &'static str,
     pub operations: u64,
+    /// Answered after the measured time; their latency and their CPU count, the rate is without them.
+    pub late: u64,
     pub duration: Duration,
     /// In microseconds.
     pub latency: Histogram<u64>,
+    /// Other latencies in microseconds, by name.
+    pub further: Vec<(&'static str, Histogram<u64>)>,
     /// Answers that were refusals, and connections that broke off.
     pub errors: u64,
-    /// What was lost, doubled, out of order or never sent.
-    pub violations: Vec<String>,
+    /// What was lost, doubled, changed, out of order or never sent.
+    pub violations: Violations,
     /// The server's process; `None` if it is not of this machine.
     pub cost: Option<Cost>,
     /// CPU of the load generator itself, in microseconds.
@@ -47,8 +76,21 @@ impl Run {
 
     /// The server's CPU microseconds per operation.
     pub fn cpu_per_operation(&self) -> Option<f64> {
-        let cost = self.cost?;
-        Some(cost.cpu_us as f64 / (self.operations as f64).max(1.0))
+        let operations = self.operations + self.late;
+        let cost = self.cost.filter(|_| operations > 0)?;
+        Some(cost.cpu_us as f64 / operations as f64)
+    }
+
+    /// Bytes that the server handed to the disk per operation.
+    pub fn written_per_operation(&self) -> Option<f64> {
+        let operations = self.operations + self.late;
+        let cost = self.cost.filter(|_| operations > 0)?;
+        Some(cost.written_bytes as f64 / operations as f64)
+    }
+
+    /// Whether every answer was as it should be.
+    pub fn is_right(&self) -> bool {
+        self.errors == 0 && self.violations.count == 0
     }
 
     pub fn quantile_ms(&self, quantile: f64) -> f64 {

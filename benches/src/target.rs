@@ -21,10 +21,16 @@ impl std::str::FromStr for Target {
             Some((name, rest)) => (name.to_owned(), format!("http{rest}")),
             None => (text.to_owned(), text.to_owned()),
         };
+        if name.is_empty() || name.contains(['<', '>', '&', '"']) {
+            return Err("a server's name is not empty and has none of <>&\"".to_owned());
+        }
         let rest = url
             .strip_prefix("http://")
-            .ok_or("a server is given as NAME=http://host:port/base")?;
+            .ok_or("a server is given as NAME=http://host:port/base, without TLS")?;
         let (host, base) = rest.split_once('/').unwrap_or((rest, ""));
+        if base.contains(['?', '#', ' ']) {
+            return Err(format!("the base /{base} is not a path"));
+        }
         let mut addresses = Vec::new();
         for node in host.split(',') {
             let mut found = node.to_socket_addrs().map_err(|e| format!("{node}: {e}"))?;
@@ -57,14 +63,5 @@ impl Target {
             self.host
         );
         out.extend_from_slice(request.as_bytes());
-    }
-}
-
-/// The media type of a run's streams.
-pub fn content_type(is_json: bool) -> &'static str {
-    if is_json {
-        "application/json"
-    } else {
-        "text/plain"
     }
 }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::{LoadError, Site};
 use crate::engine::{Driver, Engine, Next};
+use crate::record::Content;
 use crate::reply::Reply;
-use crate::target::{Target, content_type};
+use crate::target::Target;
 
 /// A connection whose node has nothing to be asked for now looks again after this.
 const GLANCE: Duration = Duration::from_millis(1);
@@ -105,9 +106,9 @@ pub fn create_streams(
     site: &Site<'_>,
     engine: &mut Engine,
     count: usize,
-    is_json: bool,
+    content: Content,
 ) -> Result<Homes, LoadError> {
-    let kind = content_type(is_json);
+    let kind = content.media_type();
     let mut creates = Creates {
         site,
         headers: format!("content-type: {kind}\r\ncontent-length: 0\r\n"),
@@ -186,6 +187,14 @@ impl Driver for Creates<'_> {
 
     fn lost(&mut self, _: usize, reason: &str) {
         self.failure.get_or_insert(reason.to_owned());
+    }
+
+    fn progress(&self) -> Option<String> {
+        Some(format!(
+            "{} of {} streams created",
+            self.done,
+            self.redirects.len()
+        ))
     }
 
     fn is_done(&self, _: Instant) -> bool {

@@ -9,9 +9,9 @@ use super::append::{AppendDriver, Appends};
 use super::verify::verify;
 use super::{Errors, Homes, LoadError, Meter, Site, create_streams};
 use crate::engine::{Driver, Engine, Next};
-use crate::record::{nanos_since, scan};
+use crate::record::{nanos_since, scan_marks};
 use crate::reply::Reply;
-use crate::result::{Run, count, histogram};
+use crate::result::{Run, Violations, count, histogram};
 
 /// Who writes, who reads.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ struct HotDriver<'a> {
     reads: u64,
     latency: Histogram<u64>,
     errors: Errors,
-    violations: Vec<String>,
+    violations: Violations,
 }
 
 impl HotDriver<'_> {
@@ -103,10 +103,10 @@ impl Driver for HotDriver<'_> {
             return;
         }
         let mut found = 0;
-        scan(reply.body, &mut |_| found += 1);
+        scan_marks(reply.body, &mut |_| found += 1);
         if found == 0 {
             self.violations
-                .push("a read before the last append gave none".to_owned());
+                .add(|| "a read before the last append gave none".to_owned());
         }
         if due >= self.began && now <= self.ends {
             self.reads += 1;
@@ -124,6 +124,11 @@ impl Driver for HotDriver<'_> {
         }
     }
 
+    fn progress(&self) -> Option<String> {
+        let appends = self.appends.progress()?;
+        Some(format!("{appends}; {} reads", self.reads))
+    }
+
     fn is_done(&self, now: Instant) -> bool {
         self.appends.is_done(now) && self.in_flight.iter().all(Option::is_none)
     }
@@ -136,7 +141,7 @@ impl Driver for HotDriver<'_> {
 pub fn run(site: &Site<'_>, hot: &Hot) -> Result<Run, LoadError> {
     let appends = &hot.appends;
     let mut engine = Engine::connect(&site.target.addresses, appends.connections + hot.readers)?;
-    create_streams(site, &mut engine, appends.streams, appends.is_json)?;
+    create_streams(site, &mut engine, appends.streams, appends.content)?;
     let now = Instant::now();
     let began = now + appends.warmup;
     let step = Duration::from_secs_f64(1.0 / hot.read_rate);
@@ -153,13 +158,16 @@ pub fn run(site: &Site<'_>, hot: &Hot) -> Result<Run, LoadError> {
         reads: 0,
         latency: histogram(),
         errors: Errors::default(),
-        violations: Vec::new(),
+        violations: Violations::default(),
     };
     let meter = Meter::start(site);
     engine.run(&mut driver)?;
     let (duration, cost, own_cpu_us) = meter.stop(site);
+    driver.appends.finish();
     let mut violations = driver.violations;
-    violations.extend(verify(site, &Homes::default(), &driver.appends.written)?);
+    let shape = (appends.bytes, appends.content);
+    let written = &driver.appends.written;
+    violations.extend(verify(site, &Homes::default(), written, shape));
     let read_ms = |quantile| driver.latency.value_at_quantile(quantile) as f64 / 1000.0;
     let mut extra = vec![
         (
@@ -182,8 +190,10 @@ pub fn run(site: &Site<'_>, hot: &Hot) -> Result<Run, LoadError> {
         ),
         unit: "appends",
         operations: driver.appends.done,
+        late: driver.appends.late,
         duration: appends.duration,
         latency: driver.appends.latency,
+        further: vec![("read", driver.latency)],
         errors: driver.errors.count + driver.appends.errors.count,
         violations,
         cost,

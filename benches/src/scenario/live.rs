@@ -8,12 +8,13 @@ use hdrhistogram::Histogram;
 
 use super::append::{AppendDriver, Appends};
 use super::catchup::{Replay, fill};
+use super::sse::Decoder;
 use super::verify::verify;
 use super::{Errors, Homes, LoadError, Meter, Site, create_streams};
 use crate::engine::{Driver, Engine, Next};
-use crate::record::{nanos_since, scan};
+use crate::record::{Content, Found, Scanner, nanos_since};
 use crate::reply::Reply;
-use crate::result::{Run, count, histogram};
+use crate::result::{Run, Violations, count, histogram};
 
 /// Who listens, who writes, who reads.
 #[derive(Debug, Clone)]
@@ -29,6 +30,9 @@ pub struct Live {
     pub replay_bytes: u64,
 }
 
+/// Before a subscriber asks again that was refused.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// Longest wait for what is still on its way at the end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -38,10 +42,16 @@ struct Subscriber {
     cursor: String,
     kept: Vec<u8>,
     scanned: usize,
+    /// Of binary streams over SSE, which come in base64.
+    decoder: Option<Decoder>,
     /// By writer: the number that must come next.
     next: BTreeMap<u32, u64>,
     received: u64,
+    /// How many it would have received if none was lost.
+    reached: u64,
     has_begun: bool,
+    /// After a refusal.
+    not_before: Option<Instant>,
 }
 
 struct LiveDriver<'a> {
@@ -56,7 +66,8 @@ struct LiveDriver<'a> {
     latency: Histogram<u64>,
     delivered: u64,
     errors: Errors,
-    violations: Vec<String>,
+    scanner: Scanner,
+    violations: Violations,
 }
 
 impl LiveDriver<'_> {
@@ -88,26 +99,45 @@ impl LiveDriver<'_> {
 
     fn deliver(&mut self, number: usize, bytes: &[u8], now: Instant) {
         let subscriber = &mut self.subscribers[number];
-        subscriber.kept.extend_from_slice(bytes);
+        match &mut subscriber.decoder {
+            None => subscriber.kept.extend_from_slice(bytes),
+            Some(decoder) => {
+                if let Some(offset) = decoder.feed(bytes, &mut subscriber.kept) {
+                    subscriber.offset = offset;
+                }
+            }
+        }
         let now_ns = nanos_since(self.site.epoch, now);
         let (latency, violations) = (&mut self.latency, &mut self.violations);
         let (next, received) = (&mut subscriber.next, &mut subscriber.received);
+        let reached = &mut subscriber.reached;
         let mut delivered = 0;
-        let used = scan(&subscriber.kept[subscriber.scanned..], &mut |mark| {
+        let fresh = &subscriber.kept[subscriber.scanned..];
+        let used = self.scanner.scan(fresh, &mut |found| {
+            let mark = match found {
+                Found::Record(mark) => mark,
+                // What frames events.
+                Found::Between(_) => return,
+                Found::Garbled(mark) => {
+                    let text = || format!("subscriber {number}: the bytes after {mark:?} differ");
+                    return violations.add(text);
+                }
+            };
             let next = next.entry(mark.writer).or_default();
             if mark.number != *next {
-                violations.push(format!(
-                    "subscriber {number}: {mark:?} came, {next} was next"
-                ));
+                violations.add(|| format!("subscriber {number}: {mark:?} came, {next} was next"));
             }
-            *next = mark.number + 1;
+            *reached += (mark.number + 1).saturating_sub(*next);
+            *next = (*next).max(mark.number + 1);
             *received += 1;
             delivered += 1;
             count(latency, now_ns.saturating_sub(mark.sent_ns));
         });
         self.delivered += delivered;
         subscriber.scanned += used;
-        if let Some(offset) = last_offset(&subscriber.kept) {
+        if subscriber.decoder.is_none()
+            && let Some(offset) = last_offset(&subscriber.kept)
+        {
             subscriber.offset = offset;
         }
         // The newest control event may go on in the next part.
@@ -121,16 +151,21 @@ impl LiveDriver<'_> {
     fn is_complete(&self) -> bool {
         self.subscribers
             .iter()
-            .all(|s| s.received >= self.appends.written[s.stream].confirmed())
+            .all(|s| s.reached >= self.appends.written[s.stream].confirmed())
     }
 }
 
 /// The offset of the newest whole control event.
-fn last_offset(bytes: &[u8]) -> Option<String> {
+pub fn last_offset(bytes: &[u8]) -> Option<String> {
     const NAME: &[u8] = b"\"streamNextOffset\":\"";
     let at = memchr::memmem::rfind(bytes, NAME)? + NAME.len();
     let len = memchr::memchr(b'"', &bytes[at..])?;
     String::from_utf8(bytes[at..at + len].to_vec()).ok()
+}
+
+fn replay_of<'a>(driver: &'a mut LiveDriver<'_>, connection: usize) -> Option<&'a mut Replay> {
+    let before = driver.live.appends.connections + driver.subscribers.len();
+    driver.replays.get_mut(connection.checked_sub(before)?)
 }
 
 impl Driver for LiveDriver<'_> {
@@ -148,9 +183,14 @@ impl Driver for LiveDriver<'_> {
             return match self.ends() {
                 None => Next::At(now + Duration::from_millis(5)),
                 Some(ends) if now >= ends => Next::Idle,
-                Some(_) => self.replays[number - self.subscribers.len()].next(self.site, request),
+                Some(_) => {
+                    self.replays[number - self.subscribers.len()].next(self.site, now, request)
+                }
             };
         };
+        if let Some(at) = subscriber.not_before.filter(|at| *at > now) {
+            return Next::At(at);
+        }
         let mode = if self.live.with_long_poll {
             "long-poll"
         } else {
@@ -181,6 +221,7 @@ impl Driver for LiveDriver<'_> {
         if !matches!(reply.status, 200 | 204) {
             self.errors
                 .add(|| format!("live read: status {}", reply.status));
+            self.subscribers[number].not_before = Some(now + PAUSE);
             return;
         }
         if !self.live.with_long_poll {
@@ -216,9 +257,40 @@ impl Driver for LiveDriver<'_> {
         let writers = self.writers();
         if connection < writers {
             self.appends.lost(connection, reason);
+        } else if let Some(replay) = replay_of(self, connection) {
+            replay.lost(reason);
         } else {
             self.errors.add(|| format!("live read: {reason}"));
+            let subscriber = &mut self.subscribers[connection - writers];
+            subscriber.kept.clear();
+            subscriber.scanned = 0;
+            if let Some(decoder) = &mut subscriber.decoder {
+                *decoder = Decoder::default();
+            }
         }
+    }
+
+    fn begun(&mut self, connection: usize, now: Instant) {
+        if let Some(replay) = replay_of(self, connection) {
+            replay.begun(now);
+        }
+    }
+
+    fn is_patient(&self) -> bool {
+        self.started.is_some()
+    }
+
+    fn progress(&self) -> Option<String> {
+        Some(match (&self.started, self.live.is_idle) {
+            (None, _) => format!("{} subscribers are not there yet", self.waiting),
+            (Some(_), true) => format!("{} subscribers are idle", self.subscribers.len()),
+            (Some(_), false) => format!(
+                "{} deliveries, p99 {:.2} ms, {} wrong",
+                self.delivered,
+                self.latency.value_at_quantile(0.99) as f64 / 1000.0,
+                self.violations.count
+            ),
+        })
     }
 
     fn is_done(&self, now: Instant) -> bool {
@@ -238,16 +310,14 @@ impl Driver for LiveDriver<'_> {
 /// The system's, or the server's refusal of a stream.
 pub fn run(site: &Site<'_>, live: &Live) -> Result<Run, LoadError> {
     let writers = live.appends.connections;
-    let mut engine = Engine::connect(
-        &site.target.addresses,
-        writers + live.subscribers + live.readers,
-    )?;
+    let addresses = &site.target.addresses;
+    let mut engine = Engine::connect(addresses, writers.max(addresses.len()))?;
     let streams = live.appends.streams;
     create_streams(
         site,
         &mut engine,
         streams + usize::from(live.readers > 0),
-        live.appends.is_json,
+        live.appends.content,
     )?;
     if live.readers > 0 {
         fill(
@@ -255,31 +325,39 @@ pub fn run(site: &Site<'_>, live: &Live) -> Result<Run, LoadError> {
             &mut engine,
             &[streams],
             live.replay_bytes,
-            live.appends.is_json,
+            live.appends.content,
         )?;
     }
+    engine = Engine::lazy(addresses, writers + live.subscribers + live.readers)?;
+    let is_encoded = live.appends.content == Content::Binary && !live.with_long_poll;
     let subscribers = (0..live.subscribers).map(|number| Subscriber {
         stream: number % streams,
         offset: "-1".to_owned(),
         cursor: String::new(),
         kept: Vec::new(),
         scanned: 0,
+        decoder: is_encoded.then(Decoder::default),
         next: BTreeMap::new(),
         received: 0,
+        reached: 0,
         has_begun: false,
+        not_before: None,
     });
     let mut driver = LiveDriver {
         site,
         live: live.clone(),
         appends: AppendDriver::new(site, &live.appends, &Homes::default(), Instant::now()),
         subscribers: subscribers.collect(),
-        replays: (0..live.readers).map(|_| Replay::new(streams)).collect(),
+        replays: (0..live.readers)
+            .map(|_| Replay::new(streams, live.replay_bytes, live.appends.content))
+            .collect(),
         waiting: live.subscribers,
         started: None,
         latency: histogram(),
         delivered: 0,
         errors: Errors::default(),
-        violations: Vec::new(),
+        scanner: Scanner::new(live.appends.bytes, live.appends.content),
+        violations: Violations::default(),
     };
     if live.subscribers == 0 {
         driver.start(Instant::now());
@@ -291,31 +369,39 @@ pub fn run(site: &Site<'_>, live: &Live) -> Result<Run, LoadError> {
         ));
     };
     let (duration, cost, own_cpu_us) = meter.stop(site);
-    if !live.is_idle && !driver.is_complete() {
-        let behind = driver
-            .subscribers
-            .iter()
-            .filter(|s| s.received < driver.appends.written[s.stream].confirmed())
-            .count();
-        driver.violations.push(format!(
-            "{behind} subscribers lack events after {PATIENCE:?}"
-        ));
-    }
+    drop(engine);
+    driver.appends.finish();
     let mut violations = driver.violations;
-    violations.extend(verify(site, &Homes::default(), &driver.appends.written)?);
-    let replayed: u64 = driver.replays.iter().map(|r| r.bytes).sum();
-    let mut extra = Vec::new();
+    let written = &driver.appends.written;
+    let behind = |s: &&Subscriber| s.received < written[s.stream].confirmed();
+    match driver.subscribers.iter().filter(behind).count() {
+        0 => {}
+        behind => {
+            violations.add(|| format!("{behind} subscribers lack events"));
+        }
+    }
+    let shape = (live.appends.bytes, live.appends.content);
+    violations.extend(verify(site, &Homes::default(), written, shape));
+    let mut errors = driver.errors.count + driver.appends.errors.count;
+    let (mut replayed, mut first_byte) = (0, histogram());
+    for replay in driver.replays {
+        replayed += replay.bytes;
+        errors += replay.errors.count;
+        first_byte += &replay.first_byte;
+        violations.extend(replay.violations);
+    }
+    let ms =
+        |latency: &Histogram<u64>, quantile| latency.value_at_quantile(quantile) as f64 / 1000.0;
+    let (mut extra, mut further) = (Vec::new(), Vec::new());
     if !live.is_idle {
-        extra.push((
-            "append p99 ms",
-            driver.appends.latency.value_at_quantile(0.99) as f64 / 1000.0,
-        ));
+        extra.push(("append p99 ms", ms(&driver.appends.latency, 0.99)));
+        further.push(("append", driver.appends.latency));
     }
     if live.readers > 0 {
-        extra.push((
-            "replay MB/s",
-            replayed as f64 / 1e6 / duration.as_secs_f64(),
-        ));
+        let seconds = duration.as_secs_f64();
+        extra.push(("replay MB/s", replayed as f64 / 1e6 / seconds));
+        extra.push(("replay first byte p99 ms", ms(&first_byte, 0.99)));
+        further.push(("replay first byte", first_byte));
     }
     if let Some(cost) = cost {
         let seconds = duration.as_secs_f64();
@@ -327,9 +413,11 @@ pub fn run(site: &Site<'_>, live: &Live) -> Result<Run, LoadError> {
         scenario: name(live),
         unit: "deliveries",
         operations: driver.delivered,
+        late: 0,
         duration,
         latency: driver.latency,
-        errors: driver.errors.count + driver.appends.errors.count,
+        further,
+        errors,
         violations,
         cost,
         own_cpu_us,
@@ -353,8 +441,9 @@ fn name(live: &Live) -> String {
     } else {
         String::new()
     };
+    let kind = live.appends.content.label();
     format!(
-        "live {}x{mode} {streams}s {rate:.0}ev/s{readers}",
+        "live {}x{mode} {streams}s {rate:.0}ev/s{kind}{readers}",
         live.subscribers
     )
 }

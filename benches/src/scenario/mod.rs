@@ -7,6 +7,7 @@ mod homes;
 pub mod hot;
 pub mod live;
 pub mod replay;
+mod sse;
 pub mod verify;
 
 use std::time::{Duration, Instant};
@@ -24,8 +25,19 @@ pub use homes::{Homes, create_streams};
 pub enum LoadError {
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    #[error("{0}")]
+    #[error("the server refused it: {0}")]
     Refused(String),
+    #[error("{0}")]
+    Restart(String),
+    #[error("{0}: {1}")]
+    Of(String, Box<LoadError>),
+}
+
+impl LoadError {
+    /// Of which server.
+    pub fn of(self, name: &str) -> LoadError {
+        LoadError::Of(name.to_owned(), Box::new(self))
+    }
 }
 
 /// One of the servers and the moment that times count from.
@@ -46,7 +58,9 @@ impl Site<'_> {
 
     fn sample(&self) -> Option<Sample> {
         let all = self.pids.iter().map(|pid| proc::sample(*pid));
-        all.reduce(proc::Sample::plus)
+        // One that is gone makes the sum meaningless.
+        let all: Option<Vec<Sample>> = all.collect();
+        all?.into_iter().reduce(proc::Sample::plus)
     }
 }
 
@@ -138,6 +152,10 @@ impl Driver for Requests<'_> {
 
     fn is_done(&self, _: Instant) -> bool {
         self.done == self.count || self.failure.is_some()
+    }
+
+    fn progress(&self) -> Option<String> {
+        Some(format!("{} of {} requests done", self.done, self.count))
     }
 }
 

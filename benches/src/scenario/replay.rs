@@ -9,9 +9,9 @@ use hdrhistogram::Histogram;
 use super::catchup::{Catchup, fill};
 use super::{Errors, LoadError, Meter, Site, create_streams};
 use crate::engine::{Driver, Engine, Next};
-use crate::record::{nanos_since, scan};
+use crate::record::{Content, nanos_since, scan_marks};
 use crate::reply::Reply;
-use crate::result::{Run, count, histogram};
+use crate::result::{Run, Violations, count, histogram};
 
 /// Who reads what.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ struct ReplayDriver<'a> {
     bytes: u64,
     whole: u64,
     errors: Errors,
-    violations: Vec<String>,
+    violations: Violations,
     ends: Instant,
 }
 
@@ -97,10 +97,10 @@ impl Driver for ReplayDriver<'_> {
         self.bytes += reply.body.len() as u64;
         reader.kept.extend_from_slice(reply.body);
         let (next, violations) = (&mut reader.next, &mut self.violations);
-        let used = scan(&reader.kept, &mut |mark| {
+        let used = scan_marks(&reader.kept, &mut |mark| {
             let next = next.entry(mark.writer).or_default();
             if mark.number != *next {
-                violations.push(format!("stream {stream}: {mark:?} came, {next} was next"));
+                violations.add(|| format!("stream {stream}: {mark:?} came, {next} was next"));
             }
             *next = mark.number + 1;
         });
@@ -112,7 +112,7 @@ impl Driver for ReplayDriver<'_> {
         if is_last || next == reader.offset {
             if reader.next.is_empty() {
                 self.violations
-                    .push(format!("stream {stream}: nothing is in it"));
+                    .add(|| format!("stream {stream}: nothing is in it"));
             }
             self.whole += 1;
             reader.take_another(self.replays.streams);
@@ -128,6 +128,11 @@ impl Driver for ReplayDriver<'_> {
 
     fn is_done(&self, now: Instant) -> bool {
         now >= self.ends
+    }
+
+    fn progress(&self) -> Option<String> {
+        let megabytes = self.bytes as f64 / 1e6;
+        Some(format!("{megabytes:.0} MB of {} whole streams", self.whole))
     }
 }
 
@@ -161,7 +166,7 @@ pub fn run(site: &Site<'_>, replays: &Replays) -> Result<Run, LoadError> {
         bytes: 0,
         whole: 0,
         errors: Errors::default(),
-        violations: Vec::new(),
+        violations: Violations::default(),
         ends: now + replays.duration,
     };
     let meter = Meter::start(site);
@@ -186,8 +191,10 @@ pub fn run(site: &Site<'_>, replays: &Replays) -> Result<Run, LoadError> {
         scenario: format!("replay {}x {}s", replays.readers, replays.streams),
         unit: "megabytes",
         operations: megabytes as u64,
+        late: 0,
         duration,
         latency: driver.first,
+        further: vec![("later", driver.later)],
         errors: driver.errors.count,
         violations: driver.violations,
         cost,
@@ -203,9 +210,9 @@ pub fn run(site: &Site<'_>, replays: &Replays) -> Result<Run, LoadError> {
 pub fn prepare(site: &Site<'_>, streams: usize, bytes: u64) -> Result<Run, LoadError> {
     let mut engine = Engine::connect(&site.target.addresses, 1)?;
     let meter = Meter::start(site);
-    create_streams(site, &mut engine, streams, false)?;
+    create_streams(site, &mut engine, streams, Content::Text)?;
     let all: Vec<usize> = (0..streams).collect();
-    fill(site, &mut engine, &all, bytes, false)?;
+    fill(site, &mut engine, &all, bytes, Content::Text)?;
     let (duration, cost, own_cpu_us) = meter.stop(site);
     let whole = Catchup::whole(bytes);
     Ok(Run {
@@ -213,10 +220,12 @@ pub fn prepare(site: &Site<'_>, streams: usize, bytes: u64) -> Result<Run, LoadE
         scenario: format!("fill {streams}x{:.0}MB", bytes as f64 / 1e6),
         unit: "megabytes",
         operations: whole * streams as u64 / 1_000_000,
+        late: 0,
         duration,
         latency: histogram(),
+        further: Vec::new(),
         errors: 0,
-        violations: Vec::new(),
+        violations: Violations::default(),
         cost,
         own_cpu_us,
         extra: vec![("bytes", (whole * streams as u64) as f64)],
