@@ -305,7 +305,7 @@ def text_of(sections, machine):
         "Written by `benches/compare`. All servers ran on one machine, in turns, with the load generator beside them; the "
         "figures are medians of the turns. CPU µs/op is user and system time of the server per operation, which holds from "
         "run to run within some 20 %; throughput on such a machine holds only within a factor of two.\n",
-        f"Machine: {machine}; measured at {', '.join(commits)}\n",
+        f"Machine: {machine}; ursula at {', '.join(commits)}\n",
         targets.text(profiles(targets.missed_why())),
         losses(sections),
         held,
