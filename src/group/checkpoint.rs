@@ -128,9 +128,14 @@ impl Group {
         let mut hard_state = self.raft.hard_state();
         // Entries beyond may be committed by others and not on this disk yet: a start would miss them.
         hard_state.commit = hard_state.commit.min(self.applied.index);
+        let mut membership = self.raft.membership();
+        if mutation::is_on("checkpoint-leaves-the-joint") {
+            membership.voters_outgoing.clear();
+            membership.auto_leave = false;
+        }
         CheckpointPlan {
             position: self.applied,
-            membership: self.raft.membership(),
+            membership,
             hard_state,
             delta,
             group_state: machine.group_state().encode_to_vec(),

@@ -268,7 +268,9 @@ impl Group {
         if !mutation::is_on("read-before-installed") {
             self.installing = Some(persist.number);
         }
-        self.machine.tell_all(effects);
+        if !mutation::is_on("install-untold") {
+            self.machine.tell_all(effects);
+        }
         if self.machine.meta.is_some() {
             effects.push(Effect::TablesChanged);
         }

@@ -82,8 +82,7 @@ impl Group {
         // Who votes changes by a joint configuration, also where only one comes or goes: a majority of both must have it.
         let is_joint = changes
             .iter()
-            .any(|(kind, _)| *kind != ConfChangeType::AddLearnerNode)
-            && !(changes.len() == 1 && mutation::is_on("removal-not-joint"));
+            .any(|(kind, _)| *kind != ConfChangeType::AddLearnerNode);
         let transition = if is_joint {
             ConfChangeTransition::Implicit
         } else {

@@ -5,7 +5,7 @@ use raftproto::checkpoint::Membership;
 use super::holds::ABANDONED_MAX;
 use super::route::HELD_MAX;
 use super::{BadMessage, Group, Replica};
-use crate::protocol::{ColdChunk, Incarnation, Meta, PackName, StreamKey};
+use crate::protocol::{ChunkRef, ColdChunk, Incarnation, Meta, PackName, StreamKey};
 
 impl Group {
     /// Every stream with what its readers see of it, its floor, and whether only forks may read it.
@@ -22,6 +22,14 @@ impl Group {
         self.machine.streams.iter().flat_map(move |(key, stream)| {
             let chunks = stream.bytes.cold_chunks().iter();
             chunks.map(move |c| (key, stream.incarnation, c, cold.name_of(c.pack)))
+        })
+    }
+
+    /// Every chunk of a local pack whose bytes are nowhere in memory and not all in the cold store.
+    pub fn packed_chunks(&self) -> impl Iterator<Item = (&StreamKey, &ChunkRef)> {
+        self.machine.streams.iter().flat_map(|(key, stream)| {
+            let chunks = stream.bytes.chunks_not_hot();
+            chunks.map(move |chunk| (key, chunk))
         })
     }
 

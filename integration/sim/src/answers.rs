@@ -37,6 +37,9 @@ impl World {
         let Some(op) = self.operations.remove(&op) else {
             return self.find(format!("node {node} answers operation {op} twice"));
         };
+        if let Outcome::Watched(watched) = outcome {
+            self.follow(node, &op, &watched.meta);
+        }
         if matches!(outcome, Outcome::Read(_)) {
             return self.begin_reading(node, op, outcome.clone());
         }
@@ -64,9 +67,11 @@ impl World {
             (Outcome::Refused(Refusal::Gone), _) => "gone",
             (Outcome::Refused(Refusal::OffsetExpired { .. }), _) => "read below the floor",
             (Outcome::Done, What::Trim { .. }) => "trimmed",
+            (Outcome::Watched(_), _) => "a stream followed",
             (Outcome::Refused(Refusal::StaleEpoch { .. }), _) => "stale epoch",
             (Outcome::Refused(Refusal::ProducerGap { .. }), _) => "producer gap",
             (Outcome::Refused(Refusal::BadMembers(_)), _) => "an order refused",
+            (Outcome::Refused(Refusal::SeqRegression { .. }), _) => "append out of its order",
             (Outcome::Refused(Refusal::Overloaded { .. }), _) => "overloaded",
             (Outcome::Refused(_), _) => "another refusal",
             (

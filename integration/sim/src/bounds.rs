@@ -11,8 +11,8 @@ const HELD_MAX: usize = 4096;
 /// Commands that the group makes by itself, which are not refused, and the one that goes beyond the bound.
 const OWN: u64 = 16;
 
-/// What a command has besides its body.
-const COMMAND_BYTES: u64 = 150;
+/// What a command has besides its body; those about packs name some chunks.
+const COMMAND_BYTES: u64 = 400;
 
 /// Readies that can wait for one sync: it takes at most 1.5 seconds, and a step makes few.
 const UNSYNCED_MAX: usize = 50_000;
@@ -90,6 +90,26 @@ impl World {
         if let Some(wrong) = wrong {
             self.find(format!("node {node} {wrong}"));
         }
+    }
+
+    /// Before a checkpoint is exchanged: what left memory is in the one that is on disk, or in the store.
+    pub fn look_at_packed(&mut self, node: u64, group: u32) {
+        let me = &self.nodes[node as usize - 1];
+        let (Some(hosted), Some(on_disk)) = (
+            me.process
+                .groups
+                .get(&group)
+                .filter(|h| !h.group.is_installing()),
+            me.disk.checkpoints.get(&group),
+        ) else {
+            return;
+        };
+        let packed = hosted.group.packed_chunks();
+        let lacking = packed.filter(|(_, chunk)| !on_disk.packs.contains_key(&chunk.pack));
+        let lacking = lacking.map(|(key, chunk)| {
+            format!("node {node} has {chunk:?} of {key} neither in memory nor on its disk")
+        });
+        self.ledger.findings.extend(lacking.take(1));
     }
 
     /// After a checkpoint that was to free all memory that it can: what came after it is all that may be hot.

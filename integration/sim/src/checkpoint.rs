@@ -17,7 +17,7 @@ pub struct Checkpoint {
     /// The state tables, joined.
     pub streams: BTreeMap<String, Vec<u8>>,
     /// Packs by number.
-    pub packs: BTreeMap<u32, Vec<u8>>,
+    pub packs: BTreeMap<u32, Bytes>,
 }
 
 /// Lays out a new pack.
@@ -86,7 +86,7 @@ impl Checkpoint {
         manifest.next_pack = manifest.next_pack.max(1);
         if !pack.bytes.is_empty() {
             assert_eq!(pack.number, manifest.next_pack, "the state names this pack");
-            next.packs.insert(pack.number, pack.bytes.clone());
+            next.packs.insert(pack.number, pack.bytes.clone().into());
             manifest.next_pack += 1;
         }
         manifest.packs = plan.packs.clone();

@@ -25,6 +25,8 @@ struct Line {
 pub struct Client {
     number: usize,
     lines: BTreeMap<String, Line>,
+    /// The last tail that this client was told of a stream.
+    tails: BTreeMap<String, u64>,
     /// Streams that this client made mortal, with their windows in seconds.
     windows: BTreeMap<String, u64>,
     /// The stream that is asked next, just before its time is over.
@@ -96,6 +98,7 @@ impl Client {
                 producer: None,
                 body: Client::body(id, plan, rng),
                 close: false,
+                seq: None,
             },
             false => self.what(id, &key, plan, keys, rng, now_us),
         };
@@ -120,18 +123,25 @@ impl Client {
         rng: &mut Rng,
         now_us: u64,
     ) -> What {
-        let close = rng.chance(10_000);
-        match rng.below(100) {
+        let is_lasting = plan.lasting > 0;
+        let close = rng.chance(if is_lasting { 100 } else { 10_000 });
+        let drawn = match rng.below(100) {
+            // Few ends, and reads of what came last instead.
+            65..67 if is_lasting && !rng.chance(10_000) => 99,
+            drawn => drawn,
+        };
+        match drawn {
             0..10 => What::Create {
                 expiry: expiry(plan, rng, now_us),
                 retention: retention(plan, rng),
                 body: Client::body(id, plan, rng),
-                closed: rng.chance(20_000),
+                closed: rng.chance(if is_lasting { 1_000 } else { 20_000 }),
             },
             10..35 => What::Append {
                 producer: None,
                 body: Client::body(id, plan, rng),
                 close,
+                seq: stream_seq(id, plan, rng),
             },
             35..65 => {
                 let line = self.lines.entry(key.to_owned()).or_default();
@@ -148,6 +158,7 @@ impl Client {
                     producer: Some(producer),
                     body,
                     close,
+                    seq: None,
                 }
             }
             65..67 => What::Delete,
@@ -163,6 +174,15 @@ impl Client {
                 offset: rng.pick(&[1, 30, 500, 2_000]),
             },
             67..75 => What::Head,
+            75..78 => What::Follow,
+            _ if is_lasting && !rng.chance(10_000) => {
+                let tail = self.tails.get(key).copied().unwrap_or(0);
+                What::Read {
+                    from: tail.saturating_sub(rng.pick(&[0, 100, 3_000, 100_000])),
+                    bytes_max: rng.pick(&[1, 100, 3_000]),
+                    is_live: rng.chance(300_000),
+                }
+            }
             _ => What::Read {
                 from: rng.pick(&[0, 0, 1, 30, 500]),
                 bytes_max: rng.pick(&[1, 100, 1 << 30]),
@@ -210,6 +230,9 @@ impl Client {
     /// It was answered; `None`: its node is gone.
     pub fn answered(&mut self, op: &Op, outcome: Option<&Outcome>) {
         self.busy = None;
+        if let Some(Outcome::Appended { tail, .. }) = outcome {
+            self.tails.insert(op.key.clone(), tail.0);
+        }
         let What::Append {
             producer: Some(producer),
             ..
@@ -259,9 +282,15 @@ fn expiry(plan: &Plan, rng: &mut Rng, now_us: u64) -> Expiry {
     Expiry::Ttl(rng.range(1, 4))
 }
 
+/// The place of an append in its writers' order: most are above those before, some come too late.
+fn stream_seq(id: u64, plan: &Plan, rng: &mut Rng) -> Option<String> {
+    let wanted = id.saturating_sub(rng.pick(&[0, 0, 0, 3, 100]));
+    rng.chance(plan.ordered).then(|| format!("{wanted:08}"))
+}
+
 /// What of a new stream is kept.
 fn retention(plan: &Plan, rng: &mut Rng) -> Retention {
-    if plan.cold == 0 || !rng.chance(200_000) {
+    if plan.cold == 0 || !rng.chance(plan.keep) {
         return Retention::default();
     }
     Retention {

@@ -114,6 +114,12 @@ impl World {
             );
             self.find(text);
         }
+        let reads = |n: &Node| n.process.tasks.values().any(|t| matches!(t, Task::Read(_)));
+        let is_in_time = self.now_us < self.plan.chaos_us + SETTLED_WITHIN_US;
+        if self.plan.cold > 0 && is_in_time && self.nodes.iter().any(reads) {
+            // A stream that lies in a thousand objects is read one after the other.
+            return self.queue.at(self.now_us + 500_000, Event::AnswersDue);
+        }
         for node in 0..self.nodes.len() {
             let is_clients = |t: &&Task| matches!(t, Task::Fork(_) | Task::Read(_));
             let mut tasks = self.nodes[node].process.tasks.values();

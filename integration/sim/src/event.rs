@@ -62,6 +62,8 @@ pub enum Event {
     Asked(Life, u64),
     /// A task of a node tries its step again.
     RetryTask(Life, u64),
+    /// The last live reader of a stream may leave.
+    Unfollow(Life, String),
     /// A round of checkpoints is due.
     CheckpointDue(Life),
     /// A checkpoint is on disk.
@@ -123,6 +125,7 @@ impl Event {
             | Event::LinkLost(l, ..)
             | Event::Asked(l, _)
             | Event::RetryTask(l, _)
+            | Event::Unfollow(l, _)
             | Event::CheckpointDue(l)
             | Event::Checkpointed(l, ..)
             | Event::Exchanged(l, _)

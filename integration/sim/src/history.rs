@@ -49,6 +49,8 @@ pub enum What {
         body: Bytes,
         /// And close.
         close: bool,
+        /// Its `Stream-Seq`: it is taken only if that is above the last one.
+        seq: Option<String>,
     },
     /// Of a stream, from another one's bytes up to an offset; none: its tail.
     Fork {
@@ -68,6 +70,8 @@ pub enum What {
     },
     /// Of a stream.
     Head,
+    /// Of a stream: to be told from now on.
+    Follow,
     /// Of a stream.
     Read {
         /// First byte.
@@ -89,7 +93,7 @@ pub enum What {
 impl What {
     /// It goes through the log.
     pub fn is_write(&self) -> bool {
-        !matches!(self, What::Head | What::Read { .. })
+        !matches!(self, What::Head | What::Follow | What::Read { .. })
     }
 
     /// The body of a write that is never asked again.
@@ -132,11 +136,12 @@ impl Op {
                 producer,
                 body,
                 close,
+                seq,
             } => Asked::Append(Append {
                 content_type: Some(text()),
                 body: body.clone(),
                 close: *close,
-                stream_seq: None,
+                stream_seq: seq.clone(),
                 producer: producer.clone(),
             }),
             What::Fork { .. } => return None,
@@ -155,6 +160,9 @@ impl Op {
                 incarnation: Incarnation(0),
             },
             What::Head => Asked::Head,
+            What::Follow => Asked::Watch {
+                core: crate::follow::CORE,
+            },
             What::Read {
                 from,
                 bytes_max,

@@ -321,6 +321,7 @@ impl GroupLedger {
             What::Members { .. } => self.claim(&MEMBERS.to_vec(), op, outcome, true),
             What::Trim { offset } => self.claim(&trim_id(&op.key, *offset), op, outcome, false),
             What::Head => self.judge_head(op, outcome),
+            What::Follow => self.judge_follow(op, outcome),
             What::Fork { body, .. } => {
                 let body = body.to_vec();
                 let is_refused = matches!(outcome, Outcome::Refused(_));
@@ -384,6 +385,24 @@ impl GroupLedger {
             v.seen
                 .is_some_and(|s| (s.incarnation, s.tail, s.closed) == (incarnation, tail, closed))
         })
+    }
+
+    /// Any replica answers with what it has, be that old: what comes after it is told.
+    fn judge_follow(&self, op: &Op, outcome: &Outcome) -> Result<(), String> {
+        let meta = match outcome {
+            Outcome::Watched(watched) => &watched.meta,
+            Outcome::Refused(Refusal::NotFound | Refusal::Gone) => return Ok(()),
+            _ => return Err("not an answer to this".to_owned()),
+        };
+        let told = (meta.incarnation.0, meta.tail.0, meta.closed);
+        let was = |v: &Version| {
+            v.seen
+                .is_some_and(|s| (s.incarnation, s.tail, s.closed) == told)
+        };
+        match self.model.versions(&op.key, 0).iter().any(was) {
+            true => Ok(()),
+            false => Err("the stream never was so".to_owned()),
+        }
     }
 
     fn judge_absence(&mut self, op: &Op) -> Result<(), String> {

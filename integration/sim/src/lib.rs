@@ -1,12 +1,12 @@
 //! A simulated cluster: real groups with real Raft over simulated disks, network and clocks. One thread, virtual time; one
 //! seed is one history, which replays byte for byte.
 //!
-//! Modelled: producers, forks and their sagas, TTLs, reads and live reads on any node; loss, delay, duplication and partitions; crashes at
-//! each effect; disks in the log's real format that tear, lose, flip and misdirect; pauses, clocks, another number of cores;
+//! Modelled: producers, appends in an order, forks and their sagas, TTLs, reads, live reads and live readers on any node;
+//! loss, delay, duplication and partitions; crashes at each effect; disks in the log's real format that tear, lose, flip and misdirect; pauses, clocks, another number of cores;
 //! members that come, go, are replaced and lose their disks, by orders to group 0, whose slot table says where streams live.
 //! Sieges of leaders (`siege.rs`), in some seeds. An object store that all nodes share, with faults of its own (`store.rs`), behind the groups' cold tier.
 //! Rolling upgrades, with nodes of two versions side by side, in some seeds (`upgrade.rs`).
-//! Not modelled: buckets; that nodes are linked only to members.
+//! Not modelled: buckets; damaged objects and packs, and what puts them right; that nodes are linked only to members.
 
 pub mod answers;
 mod atlas;
@@ -22,6 +22,7 @@ pub mod ending;
 pub mod event;
 pub mod fan;
 pub mod faults;
+pub mod follow;
 pub mod history;
 pub mod kept;
 pub mod ledger;
@@ -31,6 +32,7 @@ pub mod model;
 pub mod mutations;
 pub mod net;
 pub mod node;
+pub mod oust;
 pub mod plan;
 pub mod report;
 pub mod rng;

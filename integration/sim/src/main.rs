@@ -250,20 +250,18 @@ fn find_mutations(arguments: &Arguments) -> bool {
         name,
         area,
         within,
-        why,
+        set,
     } in MUTATIONS
     {
         if *within == 0 {
-            println!(
-                "{area:<14} {name:<30} {:>6} {:>6}  no bound: {why}",
-                "?", "-"
-            );
+            println!("{area:<14} {name:<30} {:>6} {:>6}  no bound", "?", "-");
             continue;
         }
+        let changes = format!("{set},{}", arguments.set);
         let order = Order {
             from: arguments.from,
             count: *within,
-            changes: &arguments.set,
+            changes: &changes,
             mutation: name,
             except: &[],
             failures_max: 1,

@@ -320,7 +320,7 @@ impl World {
         }
     }
 
-    fn give_order(&mut self, change: MemberChange) {
+    pub fn give_order(&mut self, change: MemberChange) {
         let mut wanted: Vec<u64> = self.members().iter().map(|m| m.raft_id).collect();
         match &change {
             MemberChange::Add(added) => wanted.push(self.ledger.raft_id_if_added(added.node())),
@@ -375,6 +375,10 @@ impl World {
         match outcome {
             None | Some(Outcome::Refused(Refusal::OutcomeUnknown)) => {
                 self.operator.is_unsure = true;
+            }
+            Some(Outcome::Members(_)) if self.is_joining(op) && self.rng.chance(self.plan.oust) => {
+                self.operator.is_unsure = false;
+                self.oust();
             }
             Some(Outcome::Members(_) | Outcome::Refused(Refusal::BadMembers(_))) => {
                 self.operator.is_unsure = false;

@@ -107,6 +107,8 @@ struct Stream {
     kept: Option<Kept>,
     touched_ms: u64,
     producers: BTreeMap<String, Producer>,
+    /// The last `Stream-Seq`.
+    seq: Option<String>,
     bodies: BTreeSet<Vec<u8>>,
     /// By id: the forks that need its bytes.
     holds: BTreeSet<u64>,
@@ -345,6 +347,7 @@ impl Model {
             }),
             touched_ms: stamp_ms,
             producers: BTreeMap::new(),
+            seq: None,
             bodies: BTreeSet::new(),
             holds: BTreeSet::new(),
             fork: create.fork.clone(),
@@ -399,6 +402,11 @@ impl Model {
             let tail = ursula::protocol::Offset(seen.tail);
             return Ok(Verdict::Refused(Refusal::Closed { tail }));
         }
+        let last = append.stream_seq.as_ref().and(stream.seq.clone());
+        if let Some(last) = last.filter(|last| append.stream_seq.as_ref() <= Some(last)) {
+            return Ok(Verdict::Refused(Refusal::SeqRegression { last }));
+        }
+        stream.seq = append.stream_seq.clone().or(stream.seq.take());
         if !stream.bodies.insert(append.body.to_vec()) {
             let body = String::from_utf8_lossy(&append.body).into_owned();
             return Err(format!("{body:.24} stands twice in {}", append.key));

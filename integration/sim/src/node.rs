@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::cold::{self, ColdShell};
 use crate::disk::Disk;
 use crate::event::{Event, Life};
+use crate::follow::Followed;
 use crate::members::{Identity, Joining};
 use crate::plan::Plan;
 use crate::saga::Task;
@@ -90,6 +91,8 @@ pub struct Process {
     pub cold: ColdShell,
     /// Ticks so far.
     pub ticks: u64,
+    /// Streams that live readers follow.
+    pub follows: BTreeMap<String, Followed>,
     /// The copy of group 0's tables.
     pub tables: Tables,
     /// Memberships that are the only ones once a ready is on disk: group, its number.

@@ -109,10 +109,20 @@ plan! {
     reformat,
     /// Between two looks of the operator; 0: there is none.
     operate_us,
+    /// Who leads a group is ordered away just when a node was added or replaced.
+    oust,
     /// A new stream's time is limited.
     mortal,
     /// A client appends again just when its stream's time is over.
     aim,
+    /// 1: streams are seldom deleted or closed, so that they grow long.
+    lasting,
+    /// A new stream keeps only some of what it is given, where there is an object store.
+    keep,
+    /// An append names a `Stream-Seq`.
+    ordered,
+    /// What a siege aims at; 0: drawn each time, else as in [`crate::siege::Aim`].
+    siege_aim,
     /// A rolling upgrade: 1: from version 2 of the commands to 3, 2: from 3 to 4; 0: all nodes are of the newest.
     upgrade,
     /// Between two steps of it.
@@ -210,6 +220,7 @@ impl Plan {
         plan.wall_offset_ms = rng.pick(&[0, 5, 500, 60_000]);
         plan.add_store();
         plan.add_ends();
+        plan.add_lasting();
         plan.add_sieges();
         plan.add_delays();
         plan.add_upgrade();
@@ -233,6 +244,21 @@ impl Plan {
         if rng.below(4) == 0 {
             self.fault_damage = 50;
             self.fault_crash = self.fault_crash.max(50);
+        }
+    }
+
+    /// In some seeds streams stand for long and grow; in some, appends are to come in an order.
+    fn add_lasting(&mut self) {
+        let rng = &mut Rng::new(self.seed ^ 0x6c61_7374);
+        self.keep = 200_000;
+        self.oust = rng.pick(&[0, 0, 300_000]);
+        self.ordered = rng.pick(&[0, 100_000, 700_000]);
+        self.lasting = u64::from(rng.below(4) == 0);
+        if self.lasting > 0 {
+            (self.mortal, self.aim) = (20_000, 0);
+            self.keep = rng.pick(&[100_000, 900_000]);
+            self.keys = rng.range(1, 2);
+            self.body_max = self.body_max.min(200);
         }
     }
 

@@ -188,7 +188,8 @@ impl World {
         self.node(node).share_level();
     }
 
-    fn ask_for(&mut self, node: u64, task: Task, request: Request) {
+    /// Asks something of the node's own.
+    pub fn ask_for(&mut self, node: u64, task: Task, request: Request) {
         let me = self.node(node);
         me.process.task_count += 1;
         let id = me.process.task_count;

@@ -54,6 +54,7 @@ impl World {
             }
             Event::Asked(_, op) => self.on_asked(node, op),
             Event::RetryTask(_, task) => self.retry_task(node, task),
+            Event::Unfollow(_, key) => self.unfollow(node, key),
             Event::CheckpointDue(life) => {
                 let at_us = self.now_us + self.rng.range(500_000, 20_000_000);
                 self.queue.at(at_us, Event::CheckpointDue(life));
@@ -263,9 +264,14 @@ impl World {
         }
         self.observe(node, group, &effects);
         let is_more_than_time = kind != 0 || !effects.is_empty();
+        self.depth += 1;
         self.perform(node, group, effects);
+        self.depth -= 1;
         if is_more_than_time {
             self.look_at_bounds(node, group);
+        }
+        if is_more_than_time && self.depth == 0 {
+            self.look_at_follows(node, group);
         }
     }
 
@@ -347,7 +353,8 @@ impl World {
             effect @ (Effect::Deliver { .. } | Effect::CheckHold { .. }) => {
                 self.begin_saga(node, group, effect);
             }
-            Effect::Tail { .. } | Effect::ResumeBucketDeletion(_) => {}
+            Effect::Tail { news, .. } => self.on_news(node, &news),
+            Effect::ResumeBucketDeletion(_) => {}
         }
     }
 

@@ -96,7 +96,12 @@ impl World {
         self.trace.show(self.now_us, || {
             format!("node {leader}, which leads group {group}, is besieged")
         });
-        let aims = [Aim::Any, Aim::Any, Aim::LateAnswers, Aim::Promises];
+        let aims = match self.plan.siege_aim {
+            0 => [Aim::Any, Aim::Any, Aim::LateAnswers, Aim::Promises],
+            1 => [Aim::Any; 4],
+            2 => [Aim::LateAnswers; 4],
+            _ => [Aim::Promises; 4],
+        };
         let aim = match self.rng.pick(&aims) {
             // A round that takes longer than a leader waits for gives no lease.
             Aim::LateAnswers if self.plan.delay_us > 1_000 => Aim::Any,
@@ -242,6 +247,7 @@ impl Siege {
                 producer: None,
                 body: Client::body(id, plan, rng),
                 close: false,
+                seq: None,
             },
             0..15 => What::Read {
                 from: 30,

@@ -69,6 +69,7 @@ impl World {
         let (plan, placer) = planned;
         let hot_target = self.rng.pick(&[0, 100, 1 << 30]);
         self.coverage.hit("checkpoint written");
+        self.look_at_packed(node, group);
         let me = self.node(node);
         let before = me.disk.checkpoints.entry(group).or_default();
         let next = before.next(group, &plan, &placer);
@@ -217,15 +218,20 @@ impl World {
                             true => "learner",
                         });
                         me.configs.entry(group).or_default().push(now.clone());
-                        // What says that it is committed is written with it.
+                        // What says that it is committed is written with it: a start must not go back behind it.
                         let written = effects.iter().find_map(|e| match e {
                             Effect::Persist(p) => {
                                 p.hard_state.filter(|h| h.commit >= index).map(|_| p.number)
                             }
                             _ => None,
                         });
-                        if let Some(number) = written {
-                            me.process.settling.insert((group, number), now);
+                        match written {
+                            Some(number) => {
+                                me.process.settling.insert((group, number), now);
+                            }
+                            None => self.ledger.findings.push(format!(
+                                "node {node} changed the members of group {group} by entry {index} and did not write that it is committed"
+                            )),
                         }
                     }
                 }

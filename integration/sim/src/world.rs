@@ -53,6 +53,8 @@ pub struct World {
     pub is_done: bool,
     /// Steps of groups.
     pub steps: u64,
+    /// Steps that are under way: what one leads to may be another one.
+    pub depth: u32,
     /// Answered operations.
     pub answered: u64,
     /// Streams' keys by group.
@@ -106,6 +108,7 @@ impl World {
             is_closing: false,
             is_done: false,
             steps: 0,
+            depth: 0,
             answered: 0,
             keys: keys(plan.groups as u32, plan.keys),
             siege: Siege::default(),

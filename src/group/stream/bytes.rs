@@ -117,6 +117,13 @@ impl StreamBytes {
         &self.chunks
     }
 
+    /// Chunks with bytes that are needed, not in memory, and not in the cold store.
+    pub(crate) fn chunks_not_hot(&self) -> impl Iterator<Item = &ChunkRef> {
+        let (from, to) = (self.cold_end(), self.hot_start);
+        let chunks = self.chunks.iter();
+        chunks.filter(move |c| c.end() > from && c.start < to)
+    }
+
     /// Chunks added since the last call; the caller writes them into a state table.
     pub(crate) fn take_unsaved_chunks(&mut self) -> &[ChunkRef] {
         let from = std::mem::replace(&mut self.chunks_saved, self.chunks.len());
