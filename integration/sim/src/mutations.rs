@@ -136,11 +136,7 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("membership", "removed-raft-id-again", 300),
     bug("membership", "checkpoint-without-removed", 300),
     bug("membership", "silent-member-left-out", UNKNOWN),
-    unbound(
-        "membership",
-        "unclaimed-replica-speaks",
-        "not found in 400 seeds: the disk must be lost before a second member has met it, and the first not answer; a unit test has it",
-    ),
+    bug("membership", "unclaimed-replica-speaks", UNKNOWN),
     bug("upgrade", "new-command-before-all-can", 300),
     bug("upgrade", "silent-member-can", 300),
     bug("placement", "slots-not-checkpointed", 300),
