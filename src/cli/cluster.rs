@@ -269,7 +269,7 @@ pub async fn cluster_status(
         with_hashes,
         ..StatusRequest::default()
     };
-    let first = caller.status(at, request).await;
+    let first = caller.status(at, request.clone()).await;
     let first = first.map_err(|e| failed(at, &e))?;
     let mut others: Vec<String> = Vec::new();
     for address in first.peers.iter().map(|p| p.cluster_address.clone()) {
@@ -279,7 +279,7 @@ pub async fn cluster_status(
     }
     let mut all = vec![(at.to_owned(), Ok(first))];
     for address in others {
-        let status = caller.status(&address, request).await;
+        let status = caller.status(&address, request.clone()).await;
         all.push((address, status));
     }
     Ok(all)

@@ -79,7 +79,7 @@ impl Core {
             .borrow()
             .get(&node)
             .map(|l| l.address().to_owned());
-        let own = self.node_status(request).await;
+        let own = self.node_status(request.clone()).await;
         let told = match address {
             _ if is_own => Some(own.clone()),
             Some(address) => self.caller.status(&address, request).await.ok(),

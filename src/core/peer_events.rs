@@ -42,12 +42,7 @@ impl PeerEvents for PeerShell {
             level: core.tables.borrow().level,
         };
         admit(hello, known)?;
-        let Some(disk) = &core.disk else {
-            return Ok(());
-        };
-        let (path, hello) = (disk.dir.join("peers"), hello.clone());
-        let bound = storage::blocking::run(move || bind(&path, &hello)).await;
-        bound.unwrap_or_else(|error| Err(error.to_string()))
+        core.bind(hello).await
     }
 
     fn on_batch(&self, from_node: u64, batch: Batch) {
@@ -293,6 +288,10 @@ impl Core {
                 ..StatusReply::default()
             };
         }
+        let claim_refused = match &request.claim {
+            Some(claim) => self.note_claim(claim).await.err(),
+            None => None,
+        };
         let reports = self.probe_all(request.with_hashes).await;
         let cores = core_statuses(&reports, self.identity.raft_id);
         let mut groups: Vec<_> = reports
@@ -332,7 +331,30 @@ impl Core {
             bound_raft_ids: self.bound_raft_ids(),
             level: tables.level,
             cores,
+            claim_refused: claim_refused.unwrap_or_default(),
         }
+    }
+
+    /// Notes a new data directory that says nothing yet.
+    async fn note_claim(&self, claim: &Hello) -> Result<(), String> {
+        let known = (self.config.cluster_id.as_str(), claim.raft_id & 0xffff);
+        if (claim.cluster_id.as_str(), claim.node_id) != known || claim.raft_id == 0 {
+            return Err(format!(
+                "raft id {:#x} of node {} in cluster {} is none of this cluster {}",
+                claim.raft_id, claim.node_id, claim.cluster_id, self.config.cluster_id
+            ));
+        }
+        self.bind(claim).await
+    }
+
+    /// Notes on disk which data directory a replica has.
+    async fn bind(&self, hello: &Hello) -> Result<(), String> {
+        let Some(disk) = &self.disk else {
+            return Ok(());
+        };
+        let (path, hello) = (disk.dir.join("peers"), hello.clone());
+        let bound = storage::blocking::run(move || bind(&path, &hello)).await;
+        bound.unwrap_or_else(|error| Err(error.to_string()))
     }
 
     /// The raft ids that are known with their data directories.

@@ -56,6 +56,44 @@ pub fn judge(node_id: u64, replies: &[StatusReply]) -> Result<u64, String> {
     Ok(raft_id)
 }
 
+/// Whether the replicas of a new data directory may speak: as many others have noted it as any later question of a directory
+/// without a log meets ([`judge`]); else what they acknowledge now could be forgotten under the same raft id. `false`: the
+/// raft id was given up meanwhile.
+///
+/// # Errors
+/// Why not yet, and what an operator can do.
+pub fn judge_claim(raft_id: u64, replies: &[StatusReply]) -> Result<bool, String> {
+    let node_id = raft_id & 0xffff;
+    let own = |reply: &StatusReply| {
+        let ids = reply.members.iter().map(|m| m.raft_id);
+        ids.filter(|id| id & 0xffff == node_id).max()
+    };
+    let newest = replies.iter().filter(|r| own(r).is_some());
+    let Some(newest) = newest.max_by_key(|r| own(r)) else {
+        return Err(format!("nobody who answers knows node {node_id}"));
+    };
+    if own(newest).is_some_and(|id| id > raft_id) {
+        return Ok(false);
+    }
+    if let Some(refused) = replies.iter().find(|r| !r.claim_refused.is_empty()) {
+        return Err(refused.claim_refused.clone());
+    }
+    let others = newest.members.iter().map(|m| m.raft_id & 0xffff);
+    let others: Vec<u64> = others.filter(|node| *node != node_id).collect();
+    // One that knows of no claims is of the version before, and is believed, as all were.
+    let answered = replies.iter().filter_map(|r| r.node.as_ref());
+    let noted = answered
+        .filter(|hello| others.contains(&hello.node_id))
+        .count();
+    let needed = newest.members.len() / 2;
+    match noted >= needed || mutation::is_on("unclaimed-replica-speaks") {
+        true => Ok(true),
+        false => Err(format!(
+            "{noted} of the other members have noted the new data directory, {needed} must"
+        )),
+    }
+}
+
 /// What is known of a node that shall be replaced.
 #[derive(Debug, Clone, Copy)]
 pub struct Replaced {
@@ -210,6 +248,45 @@ mod tests {
                 is_good,
                 "{replies:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_new_data_directory_is_noted_by_as_many_as_any_later_question_meets() {
+        let reply = |node_id, members: &[u64], refused: &str| StatusReply {
+            node: Some(Hello {
+                node_id,
+                ..Hello::default()
+            }),
+            members: members
+                .iter()
+                .map(|raft_id| Member {
+                    raft_id: *raft_id,
+                    ..Member::default()
+                })
+                .collect(),
+            claim_refused: refused.to_owned(),
+            ..StatusReply::default()
+        };
+        let (three, five) = ([1, 2, 3], [1, 2, 3, 4, 5]);
+        for (replies, verdict) in [
+            (vec![], None),
+            (vec![reply(1, &[], "")], None),
+            (vec![reply(1, &three, "")], Some(true)),
+            (vec![reply(1, &five, "")], None),
+            (vec![reply(1, &five, ""), reply(3, &[], "")], Some(true)),
+            // Its own word counts for nothing, nor a stranger's.
+            (vec![reply(1, &five, ""), reply(2, &five, "")], None),
+            (vec![reply(1, &five, ""), reply(6, &five, "")], None),
+            (vec![reply(1, &three, ""), reply(3, &three, "known")], None),
+            (vec![reply(1, &[1, (1 << 16) + 2, 3], "known")], Some(false)),
+        ] {
+            assert_eq!(judge_claim(2, &replies).ok(), verdict, "{replies:?}");
+        }
+        // Whoever asks for a raft id later hears of it.
+        for len in 2..=9 {
+            let needed = (len - 1).min(len / 2 + 1);
+            assert!(needed + len / 2 > len - 1, "{len}");
         }
     }
 

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
 use raftproto::command::{ChangeMembers, change_members::Change};
-use raftproto::peer::{AdminRequest, StatusRequest, admin_request::Order};
+use raftproto::peer::{AdminRequest, Hello, StatusReply, StatusRequest, admin_request::Order};
 
+use super::identity::Identity;
 use super::{NodeError, notify};
-use crate::config::Config;
-use crate::meta::joining::{judge, lacks_order};
+use crate::config::{Config, Peer};
+use crate::meta::joining::{judge, judge_claim, lacks_order};
 use crate::peer::Caller;
 
 /// Between two rounds of questions.
@@ -39,61 +40,118 @@ pub fn await_replacement(config: &Config, damaged: u64) -> Result<u64, NodeError
     run(config, Some(damaged))
 }
 
+/// Has the others note a new data directory, before its replicas say or write anything; answers whether its raft id is still
+/// the one that the cluster wants of this node.
+///
+/// # Errors
+/// The machine's.
+pub fn await_claim(config: &Config, identity: &Identity) -> Result<bool, NodeError> {
+    let hello = Hello {
+        version: raftproto::version::PEER,
+        cluster_id: config.cluster_id.clone(),
+        node_id: config.node_id,
+        store_id: identity.store_id.to_vec().into(),
+        raft_id: identity.raft_id,
+        commands_version: raftproto::version::COMMANDS,
+        ..Hello::default()
+    };
+    let doing = "waiting until the other nodes have noted the new data directory";
+    in_background(config, doing, async move |config, caller| {
+        claim(config, caller, &hello).await
+    })
+}
+
 fn run(config: &Config, damaged: Option<u64>) -> Result<u64, NodeError> {
+    let doing = match damaged {
+        None => "waiting until an order makes this node a member",
+        Some(_) => "waiting until a majority has replaced the damaged replicas",
+    };
+    in_background(config, doing, async move |config, caller| {
+        ask(config, caller, damaged).await
+    })
+}
+
+/// Asks the other nodes on an executor of its own, as no core runs yet; says meanwhile that the node is starting.
+fn in_background<T: Send + 'static>(
+    config: &Config,
+    doing: &str,
+    asks: impl AsyncFnOnce(&Config, &Caller) -> T + Send + 'static,
+) -> Result<T, NodeError> {
     let failed = NodeError::Join;
     let config = config.clone();
     let (done, answer) = std::sync::mpsc::channel();
     let asking = LocalExecutorBuilder::new(Placement::Unbound)
         .io_memory(64 << 10)
         .spawn(move || async move {
+            let timeouts: Rc<crate::core::timeouts::Timeouts> = Rc::default();
+            glommio::spawn_local(timeouts.clone().run()).detach();
+            let caller = Caller::new(Rc::default(), timeouts);
             // Nobody listens if the node is gone.
-            let _ = done.send(ask(&config, damaged).await);
+            let _ = done.send(asks(&config, &caller).await);
         });
     let asking = asking.map_err(|e| failed(e.to_string()))?;
-    let raft_id = loop {
-        notify::starting(match damaged {
-            None => "waiting until an order makes this node a member",
-            Some(_) => "waiting until a majority has replaced the damaged replicas",
-        });
+    let answered = loop {
+        notify::starting(doing);
         match answer.recv_timeout(PAUSE) {
-            Ok(raft_id) => break Some(raft_id),
+            Ok(answered) => break Some(answered),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break None,
         }
     };
     asking.join().map_err(|e| failed(e.to_string()))?;
-    raft_id.ok_or_else(|| failed("the question broke off".to_owned()))
+    answered.ok_or_else(|| failed("the question broke off".to_owned()))
 }
 
-async fn ask(config: &Config, damaged: Option<u64>) -> u64 {
-    let timeouts: Rc<crate::core::timeouts::Timeouts> = Rc::default();
-    glommio::spawn_local(timeouts.clone().run()).detach();
-    let caller = Caller::new(Rc::default(), timeouts);
-    let others: Vec<_> = config
-        .peers
-        .iter()
-        .filter(|p| p.id != config.node_id)
-        .collect();
+/// What the other nodes say of themselves, and who does not answer.
+async fn ask_all(
+    config: &Config,
+    caller: &Caller,
+    request: &StatusRequest,
+) -> (Vec<StatusReply>, Vec<String>) {
+    let (mut replies, mut errors) = (Vec::new(), Vec::new());
+    for peer in others(config) {
+        match caller.status(&peer.address, request.clone()).await {
+            Ok(reply) => replies.push(reply),
+            Err(error) => errors.push(format!("{}: {error}", peer.address)),
+        }
+    }
+    (replies, errors)
+}
+
+fn others(config: &Config) -> impl Iterator<Item = &Peer> {
+    config.peers.iter().filter(|p| p.id != config.node_id)
+}
+
+async fn claim(config: &Config, caller: &Caller, hello: &Hello) -> bool {
+    let request = StatusRequest {
+        claim: Some(hello.clone()),
+        ..StatusRequest::default()
+    };
+    for round in 0u32.. {
+        let (replies, errors) = ask_all(config, caller, &request).await;
+        match judge_claim(hello.raft_id, &replies) {
+            Ok(is_wanted) => return is_wanted,
+            Err(reason) if round.is_multiple_of(ROUNDS_PER_LINE) => {
+                let errors = errors.join(", ");
+                log::info!("event=waiting_to_be_noted {reason} {errors}");
+            }
+            Err(_) => {}
+        }
+        glommio::timer::sleep(PAUSE).await;
+    }
+    false
+}
+
+async fn ask(config: &Config, caller: &Caller, damaged: Option<u64>) -> u64 {
     let mut round = 0;
     loop {
-        let mut replies = Vec::new();
-        let mut errors = Vec::new();
-        for peer in &others {
-            let request = StatusRequest::default();
-            match caller.status(&peer.address, request).await {
-                Ok(reply) => replies.push(reply),
-                Err(error) => errors.push(format!("{}: {error}", peer.address)),
-            }
-        }
+        let request = StatusRequest::default();
+        let (replies, mut errors) = ask_all(config, caller, &request).await;
         if let Some(damaged) = damaged
             && round % ROUNDS_PER_ORDER == 0
             && lacks_order(config.node_id, damaged, &replies)
         {
-            errors.extend(
-                order_replacement(&caller, config.node_id, &others)
-                    .await
-                    .err(),
-            );
+            errors.extend(order_replacement(config, caller).await.err());
         }
         match judge(config.node_id, &replies) {
             // The old one, by the word of those who have not heard yet.
@@ -114,13 +172,10 @@ async fn ask(config: &Config, damaged: Option<u64>) -> u64 {
 }
 
 /// Has a node put the order to the meta group, which takes it once a majority has it.
-async fn order_replacement(
-    caller: &Caller,
-    node_id: u64,
-    others: &[&crate::config::Peer],
-) -> Result<(), String> {
+async fn order_replacement(config: &Config, caller: &Caller) -> Result<(), String> {
+    let node_id = config.node_id;
     let mut errors = Vec::new();
-    for peer in others {
+    for peer in others(config) {
         let change = ChangeMembers {
             base: Vec::new(),
             change: Some(Change::Replace(node_id)),

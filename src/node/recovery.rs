@@ -11,7 +11,8 @@ use storage::wal::{IoMode, Record, WalConfig};
 use storage::{StorageError, framed, wal};
 
 use super::cold_place;
-use super::identity::Identity;
+use super::identity::{Identity, draw_store_id, identity_path};
+use super::join;
 use super::place::misfit;
 use super::rebuild::{is_damage, rebuild, resume};
 use super::replay::{is_needed, replay};
@@ -95,6 +96,29 @@ fn is_of_the_disk(error: &std::io::Error) -> bool {
     )
 }
 
+/// A directory that joins speaks only once enough others have noted it: else it could be lost, and what it acknowledged be
+/// forgotten, without anybody who knows.
+fn noted_by_others(
+    dir: &Path,
+    config: &Config,
+    mut identity: Identity,
+) -> Result<Identity, NodeError> {
+    // Nothing is acknowledged that was not written there.
+    let has_log = std::fs::read_dir(dir.join("wal")).is_ok_and(|mut files| files.next().is_some());
+    if !identity.voters.is_empty() || has_log {
+        return Ok(identity);
+    }
+    while !join::await_claim(config, &identity)? {
+        identity = Identity {
+            store_id: draw_store_id()?,
+            voters: Vec::new(),
+            raft_id: join::await_membership(config)?,
+        };
+        identity.write(&identity_path(dir), config)?;
+    }
+    Ok(identity)
+}
+
 fn read_all(config: &Config) -> Result<Start, NodeError> {
     let cores = config.core_count as u32;
     let groups = 0..=config.raft_group_count as u32;
@@ -113,6 +137,7 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
     notify::starting("recovering");
     resume(dir, config)?;
     let identity = Identity::of(dir, config)?;
+    let identity = noted_by_others(dir, config, identity)?;
     if let Some(noted) = framed::read(&damage_note_path(dir))? {
         return Err(NodeError::Damaged(
             String::from_utf8_lossy(&noted).into_owned(),

@@ -3,8 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use ursula::group::node_of;
-
 use crate::world::World;
 
 impl World {
@@ -26,18 +24,6 @@ impl World {
         let mut lost = self.lost.clone();
         lost.insert(raft_id);
         let wanted: Vec<u64> = self.members().iter().map(|m| m.raft_id).collect();
-        if identity.voters.is_empty() && wanted.contains(&raft_id) {
-            // Open, see FOUND.md: whoever joins and loses its disk before most members have met it may join under the same
-            // raft id again.
-            let has_met = |id: &&u64| {
-                let other = &self.nodes[node_of(**id) as usize - 1];
-                **id != raft_id && other.bound.raft_ids().any(|known| known == raft_id)
-            };
-            let asked = wanted.len() / 2 + 1;
-            if wanted.iter().filter(has_met).count() + asked < wanted.len() {
-                return false;
-            }
-        }
         self.bears(&wanted, &lost)
     }
 

@@ -13,6 +13,7 @@ pub const PATHS: &[&str] = &[
     "a leader ends with an outage",
     "a leader ordered away while another node joins",
     "a lost disk's replicas replaced",
+    "a new directory not noted yet",
     "a new node joined",
     "a node added",
     "a node drained or not",

@@ -7,7 +7,7 @@ use raftproto::checkpoint::{Member as StoredMember, Membership};
 use raftproto::peer::{Hello, StatusReply};
 use ursula::group::{Input, node_of};
 use ursula::meta::admission::{Known, admit};
-use ursula::meta::joining::{judge, lacks_order};
+use ursula::meta::joining::{judge, judge_claim, lacks_order};
 use ursula::protocol::{Member, MemberChange, Outcome, Refusal};
 
 use crate::disk::Disk;
@@ -48,11 +48,13 @@ pub struct Introduced {
 }
 
 /// A node without a data directory that counts.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Joining {
     /// The replicas whose disk was found damaged; `None`: there is nothing on the disk.
     damaged: Option<u64>,
     rounds: u32,
+    /// The new directory, which the others are to note.
+    claim: Option<Identity>,
 }
 
 /// The operator's work.
@@ -138,59 +140,95 @@ impl World {
     /// A node without a data directory asks the others what its replicas are to be called.
     pub fn try_join(&mut self, node: u64) {
         let me = self.node(node);
-        let Some(mut joining) = me.joining.filter(|_| !me.is_up && !me.is_broken) else {
+        let is_down = !me.is_up && !me.is_broken;
+        let Some(mut joining) = me.joining.clone().filter(|_| is_down) else {
             return;
         };
+        let (reached, replies) = self.ask_all(node, joining.claim.as_ref());
+        if let Some(identity) = &joining.claim {
+            match judge_claim(identity.raft_id, &replies) {
+                Ok(true) => {
+                    let me = self.node(node);
+                    me.identity = joining.claim;
+                    me.joining = None;
+                    return self.start(node);
+                }
+                Ok(false) => joining.claim = None,
+                Err(_) => self.coverage.hit("a new directory not noted yet"),
+            }
+        } else {
+            if let Some(damaged) = joining.damaged
+                && joining.rounds.is_multiple_of(ROUNDS_PER_ORDER)
+                && lacks_order(node, damaged, &replies)
+                && let Some(asked) = reached.first()
+            {
+                self.coverage.hit("a damaged node orders its replacement");
+                self.order(*asked, usize::MAX, MemberChange::Replace(node));
+            }
+            joining.rounds += 1;
+            let named = judge(node, &replies);
+            let named = named
+                .ok()
+                .filter(|id| joining.damaged.is_none_or(|d| *id > d));
+            if let Some(raft_id) = named {
+                joining.claim = Some(self.make_directory(node, raft_id, joining.damaged));
+            }
+        }
+        self.node(node).joining = Some(joining);
+        self.queue
+            .at(self.now_us + JOIN_PAUSE_US, Event::Join(node));
+    }
+
+    /// What the others say who are reached, and who they are; they note what is claimed.
+    fn ask_all(&mut self, node: u64, claim: Option<&Identity>) -> (Vec<u64>, Vec<StatusReply>) {
         let others: Vec<u64> = self.all_nodes().filter(|n| *n != node).collect();
-        let mut replies = Vec::new();
-        let mut reached = Vec::new();
+        let (mut reached, mut replies) = (Vec::new(), Vec::new());
         for other in others {
             let ways = [(node, other), (other, node)].map(|(from, to)| {
                 self.net
                     .link(&self.plan, &mut self.rng, from, to, self.now_us)
             });
-            let there = &self.nodes[other as usize - 1];
-            if ways.iter().all(Option::is_some) && there.is_up && !there.is_paused {
-                replies.extend(there.status());
+            let there = &mut self.nodes[other as usize - 1];
+            if ways[0].is_none() || !there.is_up || there.is_paused {
+                continue;
+            }
+            let refused = claim.and_then(|claim| {
+                let introduced = Introduced {
+                    raft_id: claim.raft_id,
+                    store: claim.store,
+                    version: 0,
+                };
+                there.bound.bind(&hello(node, introduced)).err()
+            });
+            // It may note what is claimed, and its answer be lost.
+            if ways[1].is_some() {
+                replies.extend(there.status().map(|reply| StatusReply {
+                    claim_refused: refused.unwrap_or_default(),
+                    ..reply
+                }));
                 reached.push(other);
             }
         }
-        if let Some(damaged) = joining.damaged
-            && joining.rounds.is_multiple_of(ROUNDS_PER_ORDER)
-            && lacks_order(node, damaged, &replies)
-            && let Some(asked) = reached.first()
-        {
-            self.coverage.hit("a damaged node orders its replacement");
-            self.order(*asked, usize::MAX, MemberChange::Replace(node));
-        }
-        joining.rounds += 1;
-        self.node(node).joining = Some(joining);
-        match judge(node, &replies) {
-            Ok(raft_id) if joining.damaged.is_none_or(|damaged| raft_id > damaged) => {
-                self.coverage.hit(match joining.damaged {
-                    None if raft_id == node => "a new node joined",
-                    None => "a node without its disk joined",
-                    Some(_) => "a damaged node joined anew",
-                });
-                self.trace
-                    .show(self.now_us, || format!("node {node} joins as {raft_id:#x}"));
-                self.stores += 1;
-                let store = self.stores;
-                let me = self.node(node);
-                me.joining = None;
-                me.disk = Disk::default();
-                me.identity = Some(Identity {
-                    raft_id,
-                    store,
-                    voters: Vec::new(),
-                });
-                me.configs.clear();
-                self.start(node);
-            }
-            _ => {
-                self.queue
-                    .at(self.now_us + JOIN_PAUSE_US, Event::Join(node));
-            }
+        (reached, replies)
+    }
+
+    fn make_directory(&mut self, node: u64, raft_id: u64, damaged: Option<u64>) -> Identity {
+        self.coverage.hit(match damaged {
+            None if raft_id == node => "a new node joined",
+            None => "a node without its disk joined",
+            Some(_) => "a damaged node joined anew",
+        });
+        self.trace
+            .show(self.now_us, || format!("node {node} joins as {raft_id:#x}"));
+        self.stores += 1;
+        let store = self.stores;
+        let me = self.node(node);
+        me.disk = Disk::default();
+        me.configs.clear();
+        Identity {
+            raft_id,
+            store,
+            voters: Vec::new(),
         }
     }
 
@@ -207,7 +245,7 @@ impl World {
         }
         me.joining = Some(Joining {
             damaged: damaged.filter(|_| is_damage),
-            rounds: 0,
+            ..Joining::default()
         });
         me.identity = None;
         me.configs.clear();

@@ -131,6 +131,7 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("membership", "removed-raft-id-again", 300),
     bug("membership", "checkpoint-without-removed", 300),
     bug("membership", "silent-member-left-out", UNKNOWN),
+    bug("membership", "unclaimed-replica-speaks", UNKNOWN),
     bug("upgrade", "new-command-before-all-can", 300),
     bug("upgrade", "silent-member-can", 300),
     bug("placement", "slots-not-checkpointed", 300),
