@@ -16,7 +16,7 @@ impl World {
             None => self.find(format!(
                 "node {node} answers {reply_to:?} twice: {outcome:?}"
             )),
-            Some(Waiting::Node(asker, group, token)) => {
+            Some(Waiting::Node(asker, group, token, _)) => {
                 if let Outcome::Refused(Refusal::NotLeader { .. }) = outcome {
                     self.coverage.hit("not the leader any more");
                 }

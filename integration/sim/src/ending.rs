@@ -126,14 +126,19 @@ impl World {
             if tasks.any(|t| is_clients(&t)) {
                 self.find(format!("node {} owes a client an answer", node + 1));
             }
-            let waiting = &self.nodes[node].process.waiting;
-            if let Some((_, Waiting::Node(life, group, _))) = waiting.iter().next() {
-                let text = format!(
-                    "node {} owes node {} an answer of group {group}",
-                    node + 1,
-                    life.node
-                );
-                self.find(text);
+            // A group may ask another one at any time what became of a fork.
+            let mut waiting = self.nodes[node].process.waiting.values();
+            let late = waiting.find_map(|waiting| match waiting {
+                Waiting::Node(life, group, _, since_us) => {
+                    (since_us + ANSWERS_WITHIN_US <= self.now_us).then_some((life.node, *group))
+                }
+                _ => None,
+            });
+            if let Some((asker, group)) = late {
+                let node = node + 1;
+                self.find(format!(
+                    "node {node} owes node {asker} an answer of group {group}"
+                ));
             }
         }
         let until_us = self.now_us + AGREE_WITHIN_US;

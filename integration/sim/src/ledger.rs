@@ -114,6 +114,11 @@ impl Ledger {
         self.groups.get(&0).map_or(&[], |g| &g.model.meta.members)
     }
 
+    /// How few members the cluster ever was to have; `None`: never fewer than it was founded with.
+    pub fn fewest_members(&self) -> Option<usize> {
+        self.groups.get(&0).and_then(|g| g.model.meta.fewest)
+    }
+
     /// The raft id that a node gets if it is added now.
     pub fn raft_id_if_added(&self, node: u64) -> u64 {
         let meta = self.groups.get(&0).map(|g| &g.model.meta);
@@ -388,22 +393,29 @@ impl GroupLedger {
         })
     }
 
-    /// Any replica answers with what it has, be that old: what comes after it is told.
-    fn judge_follow(&self, op: &Op, outcome: &Outcome) -> Result<(), String> {
+    /// Any replica answers with what it has, be that old: what comes after it is told. Whoever asks later is told no less.
+    fn judge_follow(&mut self, op: &Op, outcome: &Outcome) -> Result<(), String> {
         let meta = match outcome {
             Outcome::Watched(watched) => &watched.meta,
             Outcome::Refused(Refusal::NotFound | Refusal::Gone) => return Ok(()),
             _ => return Err("not an answer to this".to_owned()),
         };
-        let told = (meta.incarnation.0, meta.tail.0, meta.closed);
-        let was = |v: &Version| {
-            v.seen
-                .is_some_and(|s| (s.incarnation, s.tail, s.closed) == told)
-        };
-        match self.model.versions(&op.key, 0).iter().any(was) {
+        match self.learn(&op.key, meta) {
             true => Ok(()),
             false => Err("the stream never was so".to_owned()),
         }
+    }
+
+    /// Somebody was told that a stream is so; `false`: it never was.
+    fn learn(&mut self, key: &str, meta: &Meta) -> bool {
+        let told = (meta.incarnation.0, meta.tail.0, meta.closed);
+        let versions = self.model.versions(key, 0);
+        let first = versions.iter().find(|v| {
+            v.seen
+                .is_some_and(|s| (s.incarnation, s.tail, s.closed) == told)
+        });
+        self.known = self.known.max(first.map_or(0, |v| v.since));
+        first.is_some()
     }
 
     fn judge_absence(&mut self, op: &Op) -> Result<(), String> {
@@ -455,6 +467,8 @@ impl GroupLedger {
         let meta = &plan.meta;
         let is_partial = plan.end < meta.tail;
         if is_partial || matches!(op.what, What::Read { is_live: true, .. }) {
+            // What a replica has may be old, and no answer to a later question is older.
+            self.learn(&op.key, meta);
             return Ok(());
         }
         self.see(op, |v| {

@@ -15,6 +15,8 @@ const MEMBERS_MAX: usize = 9;
 pub struct MetaModel {
     /// Raft id, and whether it is drained; empty: as they were founded.
     pub members: Vec<(u64, bool)>,
+    /// How many there were when they were fewest; `None`: as they were founded.
+    pub fewest: Option<usize>,
     /// The last raft ids of nodes that are gone, by node.
     pub removed: BTreeMap<u64, u64>,
     /// Version of commands that every member can apply; 0: none was noted.
@@ -47,6 +49,8 @@ impl MetaModel {
                 };
                 match self.changed(base, c.change.as_ref()?, version >= 4) {
                     Some(members) => {
+                        let fewest = members.len().min(self.fewest.unwrap_or(usize::MAX));
+                        self.fewest = Some(fewest);
                         self.members = members.clone();
                         Some(Verdict::Members(members))
                     }

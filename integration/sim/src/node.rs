@@ -29,8 +29,8 @@ use crate::saga::Task;
 pub enum Waiting {
     /// A client's operation.
     Client(u64),
-    /// Another node: which process, group, token.
-    Node(Life, u32, u64),
+    /// Another node: which process, group, token, and since when.
+    Node(Life, u32, u64, u64),
     /// A task of the node's own.
     Task(u64),
 }

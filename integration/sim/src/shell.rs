@@ -168,7 +168,8 @@ impl World {
             Packet::Ask(group, token, bytes) => {
                 let request = wire::decode_request(bytes).unwrap();
                 let asker = life_of(self, from);
-                let reply_to = self.node(node).reply_to(Waiting::Node(asker, group, token));
+                let waiting = Waiting::Node(asker, group, token, self.now_us);
+                let reply_to = self.node(node).reply_to(waiting);
                 self.coverage.hit("request forwarded");
                 self.step(node, group, Input::Forwarded { request, reply_to });
             }

@@ -5,6 +5,7 @@ use ursula::group::{CheckpointPlan, Effect, Input};
 
 use crate::checkpoint::{Checkpoint, Placer};
 use crate::event::Event;
+use crate::members::ids_of;
 use crate::node::Written;
 use crate::world::World;
 
@@ -217,6 +218,20 @@ impl World {
                             true if now.learners.is_empty() => "membership settled",
                             true => "learner",
                         });
+                        let fewest = self.ledger.fewest_members().unwrap_or(usize::MAX);
+                        let fewest = fewest.min(self.plan.nodes as usize);
+                        if now.voters.len() < fewest {
+                            self.ledger.findings.push(format!(
+                                "group {group} has the voters {:?} after entry {index}, fewer than the cluster ever was to have",
+                                now.voters
+                            ));
+                        }
+                        let own = hosted.group.raft_id();
+                        if hosted.group.is_leader() && !ids_of(&now).contains(&own) {
+                            self.ledger.findings.push(format!(
+                                "{own:#x} goes on to lead group {group}, of which it is no member after entry {index}"
+                            ));
+                        }
                         me.configs.entry(group).or_default().push(now.clone());
                         // What says that it is committed is written with it: a start must not go back behind it.
                         let written = effects.iter().find_map(|e| match e {
