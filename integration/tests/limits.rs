@@ -160,6 +160,32 @@ fn headers_that_never_end_are_cut() {
     assert_eq!(server.client().get("/healthz").status, 200);
 }
 
+/// Clients and balancers keep connections for the next request longer than a request's headers may take.
+#[test]
+fn a_connection_may_be_idle_for_longer_than_headers_may_take() {
+    let settings = ["--core-count", "1", "--header-timeout-ms", "200ms"];
+    let server = Server::start(&settings);
+    let (mut idle, mut slow) = (server.client(), server.client());
+    assert_eq!(idle.get("/healthz").status, 200);
+    assert_eq!(slow.get("/healthz").status, 200);
+    slow.write(b"GET /healthz HTTP/1.1\r\nhost: ").unwrap();
+    let cut = slow.read_reply(false).expect_err("its headers never end");
+    assert!(has_ended(&cut), "{cut}");
+    // Idle since before those headers began.
+    assert_eq!(idle.get("/healthz").status, 200);
+    assert!(server.stop().success());
+    let server = Server::start(&[&settings[..], &["--idle-timeout-ms", "500ms"]].concat());
+    let mut idle = server.client();
+    assert_eq!(idle.get("/healthz").status, 200);
+    let cut = idle.read_reply(false).expect_err("nobody asked");
+    assert!(has_ended(&cut), "{cut}");
+}
+
+fn has_ended(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset)
+}
+
 #[test]
 fn who_never_says_a_whole_request_is_cut() {
     let server = Server::start(&["--core-count", "1", "--header-timeout-ms", "300ms"]);

@@ -106,6 +106,7 @@ pub fn start(start: AdminStart) -> Result<Admin, String> {
             let limits = ConnectionLimits {
                 connections_max: CONNECTIONS_MAX,
                 header_timeout_ms: 10_000,
+                idle_timeout_ms: 75_000,
                 header_bytes_max: 32 << 10,
                 h2_streams_max: 64,
                 shutdown_timeout_ms: 0,

@@ -343,6 +343,8 @@ settings! {
         |t| within(t.parse().ok(), 1, 10_000_000), "client connections, over all cores.";
     header_timeout_ms: u64, "10s", "a time from 10ms to 10min",
         |t| within(millis(t), 10, 600_000), "time for a request's headers to arrive.";
+    idle_timeout_ms: u64, "75s", "a time from 10ms to 60min",
+        |t| within(millis(t), 10, 3_600_000), "time that a client's HTTP/1 connection may stay open between two requests; keep it above a load balancer's (60 s is common).";
     header_bytes_max: u64, "32KiB", "bytes from 8KiB to 1MiB",
         |t| within(bytes(t), 8 << 10, 1 << 20), "bytes of a request's headers.";
     body_timeout_ms: u64, "30s", "a time from 10ms to 60min",

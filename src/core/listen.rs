@@ -17,7 +17,7 @@ use hyper::{Request, Response, Version};
 use hyper_util::server::conn::auto;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::hyper_rt::{CoreTimer, LocalExec};
+use super::hyper_rt::{CoreTimer, LocalExec, RequestTimer};
 use super::net::{Listener, Socket as CoreSocket};
 use super::signal::Event;
 use super::timeouts::Timeouts;
@@ -123,8 +123,10 @@ pub fn listener(addr: SocketAddr) -> Result<Listener, ListenError> {
 pub struct ConnectionLimits {
     /// Connections at once.
     pub connections_max: u64,
-    /// Time for a request's headers to arrive.
+    /// Time for a request's headers to arrive, from their first bytes; a connection's first ones from its beginning.
     pub header_timeout_ms: u64,
+    /// Time that a connection of HTTP/1 may stay open between two requests.
+    pub idle_timeout_ms: u64,
     /// Bytes of a request's headers.
     pub header_bytes_max: u64,
     /// Requests at once on an HTTP/2 connection.
@@ -249,7 +251,7 @@ async fn connection<S, F>(
     let is_last = Rc::new(Cell::new(false));
     let (last, is_h2) = (is_last.clone(), Rc::new(Cell::new(false)));
     let h2 = is_h2.clone();
-    let idle = timer
+    let too_long = timer
         .0
         .after(Duration::from_millis(limits.header_timeout_ms));
     let service = service_fn(move |request| {
@@ -266,11 +268,16 @@ async fn connection<S, F>(
             Ok::<_, std::convert::Infallible>(response)
         }
     });
+    let request_timer = RequestTimer {
+        timeouts: timer.0.clone(),
+        receipts: stream.receipts(),
+        headers: Duration::from_millis(limits.header_timeout_ms),
+    };
     let mut builder = auto::Builder::new(LocalExec);
     builder
         .http1()
-        .timer(timer.clone())
-        .header_read_timeout(Duration::from_millis(limits.header_timeout_ms))
+        .timer(request_timer)
+        .header_read_timeout(Duration::from_millis(limits.idle_timeout_ms))
         .max_buf_size((limits.header_bytes_max as usize).max(8192))
         .max_headers(128);
     builder
@@ -291,7 +298,7 @@ async fn connection<S, F>(
     };
     // hyper's own time-out begins once it knows the version of HTTP; this one is for who never says a whole request.
     let silent = async {
-        idle.await;
+        too_long.await;
         if has_begun.get() {
             std::future::pending().await
         } else {

@@ -277,6 +277,7 @@ fn limits(core: &Core) -> ConnectionLimits {
     ConnectionLimits {
         connections_max: config.connections_max.div_ceil(u64::from(core.cores)),
         header_timeout_ms: config.header_timeout_ms,
+        idle_timeout_ms: config.idle_timeout_ms,
         header_bytes_max: config.header_bytes_max,
         h2_streams_max: config.h2_streams_max,
         shutdown_timeout_ms: config.shutdown_timeout_ms,

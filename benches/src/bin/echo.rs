@@ -49,6 +49,7 @@ async fn core(addr: SocketAddr) {
     let limits = ConnectionLimits {
         connections_max: 100_000,
         header_timeout_ms: 30_000,
+        idle_timeout_ms: 75_000,
         header_bytes_max: 16 << 10,
         h2_streams_max: 100,
         shutdown_timeout_ms: 1000,

@@ -17,4 +17,4 @@ use std::time::Duration;
 pub const PREEMPT_TIMER: Duration = Duration::from_millis(10);
 
 pub use self::listener::Listener;
-pub use self::socket::Socket;
+pub use self::socket::{Receipts, Socket};

@@ -34,6 +34,8 @@ pub(super) struct Readiness {
     pub writable: Cell<bool>,
     /// The other side sends no more: that is told once, and stays so.
     pub ended: Cell<bool>,
+    /// Times that something was received: wraps, and is only compared.
+    pub receipts: Cell<u32>,
     pub reader: RefCell<Option<Waker>>,
     pub writer: RefCell<Option<Waker>>,
 }

@@ -31,7 +31,23 @@ pub struct Socket {
     sent: Cell<usize>,
 }
 
+/// Tells whether a socket has received something, also when somebody else owns the socket.
+#[derive(Clone)]
+pub struct Receipts(Rc<Readiness>);
+
+impl Receipts {
+    /// How many times something was received; wraps.
+    pub fn count(&self) -> u32 {
+        self.0.receipts.get()
+    }
+}
+
 impl Socket {
+    /// See [`Receipts`].
+    pub fn receipts(&self) -> Receipts {
+        Receipts(self.readiness.clone())
+    }
+
     /// A socket that does not block, from now on this executor's.
     pub(super) fn new(fd: OwnedFd) -> std::io::Result<Socket> {
         let poller = Poller::of_executor()?;
@@ -98,6 +114,8 @@ impl Socket {
             let n =
                 unsafe { libc::recv(self.fd.as_raw_fd(), free.cast(), len, libc::MSG_DONTWAIT) };
             if n >= 0 {
+                let receipts = &self.readiness.receipts;
+                receipts.set(receipts.get().wrapping_add(1));
                 // What did not fill the buffer was all there was; what comes later, the end included, is told anew.
                 if (n as usize) < len && !self.readiness.ended.get() {
                     self.readiness.readable.set(false);
