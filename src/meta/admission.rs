@@ -56,6 +56,7 @@ pub fn admit(hello: &Hello, known: Known) -> Result<(), String> {
 }
 
 /// Which data directory each replica has, of all that ever introduced themselves: the lines of a file, `RAFT_ID STORE_ID`.
+/// Without a store id: others have met it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Bound(BTreeMap<u64, String>);
 
@@ -78,6 +79,15 @@ impl Bound {
         self.0.keys().copied()
     }
 
+    /// Notes that these replicas have data directories, as others say; answers whether some are new here.
+    pub fn note(&mut self, raft_ids: impl IntoIterator<Item = u64>) -> bool {
+        let before = self.0.len();
+        for raft_id in raft_ids {
+            self.0.entry(raft_id).or_default();
+        }
+        self.0.len() > before
+    }
+
     /// Notes which data directory a replica has; answers whether that is new, and must reach the disk first.
     ///
     /// # Errors
@@ -87,12 +97,12 @@ impl Bound {
         let store: String = hello.store_id.iter().map(|b| format!("{b:02x}")).collect();
         match self.0.get(&hello.raft_id) {
             Some(known) if *known == store || mutation::is_on("wiped-disk-votes") => Ok(false),
-            Some(_) => Err(format!(
+            Some(known) if !known.is_empty() => Err(format!(
                 "node {} has another data directory than before, so it may have lost what it acknowledged: \
                  bring its disk back, or give it up with `ursula cluster replace {}`",
                 hello.node_id, hello.node_id
             )),
-            None => {
+            _ => {
                 self.0.insert(hello.raft_id, store);
                 Ok(true)
             }
@@ -116,8 +126,24 @@ mod tests {
             assert_eq!(bound.bind(&hello), Ok(true));
             assert_eq!(bound.bind(&hello), Ok(false));
         }
+        assert!(bound.note([1, 4]) && !bound.note([1, 4]));
         assert_eq!(Bound::parse(&bound.text()), bound);
-        assert_eq!(bound.raft_ids().collect::<Vec<_>>(), [1, 2, (1 << 16) + 2]);
+        let known = [1, 2, 4, (1 << 16) + 2];
+        assert_eq!(bound.raft_ids().collect::<Vec<_>>(), known);
+    }
+
+    #[test]
+    fn of_whom_others_have_told_has_one_directory_once_it_speaks() {
+        let mut bound = Bound::default();
+        bound.note([2]);
+        let hello = |store| Hello {
+            raft_id: 2,
+            store_id: vec![store; 16].into(),
+            ..Hello::default()
+        };
+        assert_eq!(bound.bind(&hello(1)), Ok(true));
+        assert_eq!(bound.bind(&hello(1)), Ok(false));
+        assert!(bound.bind(&hello(2)).is_err());
     }
 
     #[test]

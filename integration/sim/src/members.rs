@@ -151,7 +151,8 @@ impl World {
                     let me = self.node(node);
                     me.identity = joining.claim;
                     me.joining = None;
-                    return self.start(node);
+                    self.start(node);
+                    return self.expose_newborn(node);
                 }
                 Ok(false) => joining.claim = None,
                 Err(_) => self.coverage.hit("a new directory not noted yet"),
@@ -172,6 +173,9 @@ impl World {
                 .filter(|id| joining.damaged.is_none_or(|d| *id > d));
             if let Some(raft_id) = named {
                 joining.claim = Some(self.make_directory(node, raft_id, joining.damaged));
+                let known = replies.iter().flat_map(|r| &r.bound_raft_ids);
+                self.node(node).bound.note(known.copied());
+                self.seclude_newborn(node);
             }
         }
         self.node(node).joining = Some(joining);
