@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from machines import BUCKET, CONTROLLER, PLACE, STORE_KEY, STORE_PORT, STORE_SECRET, Laboratory, wait_until
+from machines import BUCKET, CONTROLLER, PLACE, REPOSITORY, STORE_KEY, STORE_PORT, STORE_SECRET, Laboratory, wait_until
 from versions import Release
 
 NAMES = "abcd"
@@ -69,7 +69,8 @@ class Site:
             "ansible_user": "root",
             "ansible_ssh_private_key_file": str(lab.key),
             "ursula_version": self.release.version,
-            "ursula_source": str(self.release.package),
+            # As one would write it, where the commands are run.
+            "ursula_source": os.path.relpath(self.release.package, REPOSITORY),
             "ursula_cluster_id": "deploy-test",
             # The machines share two CPUs, and a disk that others write to.
             "ursula_settings": {
@@ -122,12 +123,15 @@ class Site:
             command += ["-e", json.dumps(variables)]
         return self.run(command, wanted)
 
+    def environment(self):
+        """Of a command at the top of the repository."""
+        return {**os.environ, "PWD": str(REPOSITORY), "ANSIBLE_CONFIG": str(self.settings), "ANSIBLE_NOCOLOR": "1"}
+
     def run(self, command, wanted=0):
         """Runs a command of Ansible."""
-        environment = {**os.environ, "ANSIBLE_CONFIG": str(self.settings), "ANSIBLE_NOCOLOR": "1"}
         done = self.lab.start(
-            *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-            start_new_session=True,
+            *command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=self.environment(), start_new_session=True,
         )
         try:
             text, _none = done.communicate(timeout=240)
@@ -146,10 +150,10 @@ class Site:
         """Kills a playbook once it is so, as a controller's end does; what it had said."""
         out = self.lab.place / "broken-off.log"
         command = ["ansible-playbook", "-i", self.inventory(), f"ursula.cluster.{playbook}"]
-        environment = {**os.environ, "ANSIBLE_CONFIG": str(self.settings), "ANSIBLE_NOCOLOR": "1"}
         with open(out, "w") as file:
             playing = self.lab.start(
-                *command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, start_new_session=True
+                *command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=self.environment(),
+                start_new_session=True,
             )
             try:
                 wait_until(f"{playbook} is so far", 120, when)

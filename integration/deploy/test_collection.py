@@ -1,5 +1,6 @@
 """The collection's own order, without machines: each variable is declared, described and has a default."""
 
+import ast
 import json
 import re
 
@@ -178,3 +179,67 @@ def test_what_the_readme_says_is_there():
         assert unknown == set(), page
         playbooks = {path.stem for path in (COLLECTION / "playbooks").glob("*.yml")}
         assert set(re.findall(r"ursula\.cluster\.(\w+)", text)) <= playbooks | {"variables", "health"}
+
+
+RULES = COLLECTION / "roles/monitoring/files/ursula.rules.yml"
+
+
+def test_each_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not():
+    fires, quiet = set(), set()
+    for test in parsed(COLLECTION / "tests/ursula.rules.test.yml")["tests"]:
+        for asked in test["alert_rule_test"]:
+            (fires if asked["exp_alerts"] else quiet).add(asked["alertname"])
+    alerts = {rule["alert"] for group in parsed(RULES)["groups"] for rule in group["rules"]}
+    assert alerts == fires == quiet
+
+
+def sources():
+    for part in ("src", "storage/src"):
+        for path in sorted((REPOSITORY / part).rglob("*.rs")):
+            yield path.read_text()
+
+
+def test_what_a_runbook_names_is_there():
+    """Metrics, bounds, settings and events of the log: who looks for them at night finds them."""
+    source = "\n".join(sources())
+    events = set(re.findall(r"\bevent=(\w+)", source))
+    settings = (REPOSITORY / "src/config/settings.rs").read_text()
+    unknown = []
+    for page in sorted((COLLECTION / "runbooks").glob("*.md")):
+        text = page.read_text()
+        for code in re.findall(r"`([^`\n]+)`", text):
+            for metric in re.findall(r"\bursula_\w+", code):
+                name = re.sub(r"_(bucket|count|sum)$", "", metric.removeprefix("ursula_"))
+                if metric not in DECLARED and not re.search(rf"\b(ursula_)?{name}\b", source):
+                    unknown.append(f"{page.stem}: metric {metric}")
+            looked_for = re.findall(r"\bevent=(\w+)", code)
+            if found := re.search(r"\| grep (?:-E )?['\"]?([^'\"]+)", code):
+                looked_for += [part for part in found[1].split("|") if not part.startswith("level=")]
+            unknown += [f"{page.stem}: event {part}" for part in looked_for
+                        if "level=" not in code and not any(part in event for event in events)]
+            if re.fullmatch(r"(?!ursula_)[a-z0-9_]+_(max|ms|bytes|file|dir)", code) and not re.search(rf'\b{code}\b', settings + source):
+                unknown.append(f"{page.stem}: {code}")
+            if command := re.match(r"ursula (cluster|doctor|version|config|backup|scrub)\b", code):
+                assert f'"{command[1]}"' in source, code
+    assert unknown == []
+
+
+# What came after systemd 249 and Prometheus 2.31, which Ubuntu 22.04 has: no machine of the tests is as old.
+TOO_NEW = (
+    "--timestamp=unix", "--syntax-only", "Type=notify-reload", "ExitType", "RestrictFileSystems", "MemoryZSwapMax", "MemoryKSM", "OpenFile",
+    "RestartSteps", "RestartMaxDelaySec", "RestartMode", "FileDescriptorStorePreserve", "ImportCredential", "DelegateSubgroup",
+    "SurviveFinalKillSignal", "PrivatePIDs", "ProtectControlGroups=private", "ProtectControlGroups=strict", "PrivateTmp=disconnected",
+    "ManagedOOMMemoryPressureDurationSec", "CPUSetPartition",
+)
+
+
+def test_the_oldest_systems_know_what_they_are_asked():
+    asked = [*files(), *(COLLECTION / "roles/ursula/files").iterdir(), *(COLLECTION / "packaging/debian").iterdir()]
+    found = [f"{path.name}: {word}" for path in asked for word in TOO_NEW if re.search(rf"(?m)^[^#\n]*{re.escape(word)}\b", path.read_text())]
+    assert found == []
+
+
+def test_modules_are_of_the_oldest_python_that_the_readme_names():
+    (minor,) = re.findall(r"Python 3\.(\d+) or newer", re.sub(r"\s+", " ", (COLLECTION / "README.md").read_text()))
+    for path in (COLLECTION / "plugins").rglob("*.py"):
+        ast.parse(path.read_text(), feature_version=(3, int(minor)))

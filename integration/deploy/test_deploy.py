@@ -66,7 +66,9 @@ mount -t tmpfs tmpfs /sys/kernel/mm/transparent_hugepage
 echo 'always' >/sys/kernel/mm/transparent_hugepage/enabled
 mount -t tmpfs tmpfs /proc/irq
 for irq in 24 25; do mkdir /proc/irq/$irq; echo 0-1 >/proc/irq/$irq/smp_affinity_list; done
-for path in vm/swappiness fs/nr_open; do name=/run/$(basename $path); cat /proc/sys/$path >$name; mount --bind $name /proc/sys/$path; done
+for path in vm/swappiness kernel/io_uring_disabled; do
+  name=/run/$(basename $path); echo 2 >$name; [ ! -e /proc/sys/$path ] || mount --bind $name /proc/sys/$path
+done
 printf '#!/bin/sh\necho "$@" >>/run/udevadm\n' >/usr/local/bin/udevadm
 chmod +x /usr/local/bin/udevadm
 printf '[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n' >/etc/systemd/system/irqbalance.service
@@ -86,7 +88,7 @@ def spare(site, bare):
     yield machine
     machine.ssh(f"systemctl disable -q --now irqbalance ursula-irq; rm -f /etc/systemd/system/irqbalance.service {' '.join(TUNING)}; "
                 "systemctl daemon-reexec; rm /usr/local/bin/udevadm; umount /proc/irq /sys/kernel/mm/transparent_hugepage "
-                "/proc/sys/vm/swappiness /proc/sys/fs/nr_open")
+                "/proc/sys/vm/swappiness; umount -q /proc/sys/kernel/io_uring_disabled || true")
     del site.nodes["d"]
 
 
@@ -94,7 +96,7 @@ def test_a_machine_is_tuned_by_files_that_can_be_taken_away(site, spare):
     """As on one that is no container; what a kernel does with what is written is not seen here."""
     tuning = {
         "ursula_is_container": False, "ursula_cpus": "1", "ursula_host_irq_cpus": "0", "ursula_host_system_cpus": "0",
-        "ursula_host_disk": "vda",
+        "ursula_host_disk": "vda", "ursula_allow_io_uring": True,
     }
     only = ("--tags", "host", "--limit", "d")
     before = site.tree("d")
@@ -109,10 +111,13 @@ def test_a_machine_is_tuned_by_files_that_can_be_taken_away(site, spare):
 
     assert read("/sys/kernel/mm/transparent_hugepage/enabled") == ["madvise"]
     assert read("/proc/irq/24/smp_affinity_list", "/proc/irq/25/smp_affinity_list") == ["0", "0"]
-    assert read("/proc/sys/vm/swappiness", "/proc/sys/fs/nr_open") == ["1", "1048576"]
+    # Kernels before 6.6 do not have the other one.
+    assert read("/proc/sys/vm/swappiness", "$(ls -d /proc/sys/kernel/io_uring_disabled)") in (["1", "0"], ["1"])
+    assert "kernel.io_uring_disabled = 0" in spare.ssh("cat /etc/sysctl.d/60-ursula.conf").stdout
     # Those of a network are the container's own, and its kernel's answer.
     assert read("/proc/sys/net/core/somaxconn", "/proc/sys/net/ipv4/tcp_slow_start_after_idle") == ["65535", "0"]
     assert read("/run/udevadm") == ["trigger", "--settle", "--action=change", "/sys/class/block/vda"]
+    assert spare.ssh("systemd-analyze verify --man=no ursula-irq.service").stderr.strip() == ""
     rule = 'ACTION=="add|change", KERNEL=="vda", ATTR{queue/scheduler}="none"'
     assert rule in spare.ssh("cat /etc/udev/rules.d/60-ursula.rules").stdout
     state = "systemctl is-active irqbalance ursula-irq; systemctl is-enabled irqbalance ursula-irq"
@@ -309,6 +314,20 @@ def test_a_rolling_upgrade_is_not_seen_by_clients(site, cluster):
     assert f'version="{new}"' in site.fetch("a", "/metrics")[1]
     assert site.play("rolling_upgrade").changed == 0, "nodes that run it are passed over"
     assert old in site.lab["a"].ssh("ls /opt/ursula").stdout.split(), "the way back is there"
+
+
+def test_the_way_back_is_an_upgrade_to_the_version_before(site, cluster):
+    """Which is still there: nothing is given to install it from."""
+    running, old = versions(site), site.release.version
+    back = {"ursula_version": old, "ursula_source": ""}
+    before = {n: site.tree(n) for n in FIRST}
+    shown = site.play("rolling_upgrade", "--check", "--diff", variables=back)
+    assert shown.changed > 0 or set(running.values()) == {old}
+    assert {n: site.tree(n) for n in FIRST} == before
+    with site.load():
+        site.play("rolling_upgrade", variables=back)
+    assert versions(site) == dict.fromkeys(FIRST, old)
+    site.variables.update(ursula_version=old, ursula_source=str(site.release.package))
 
 
 def test_an_upgrade_that_does_not_start_goes_back_and_stops(site, cluster):

@@ -123,6 +123,20 @@ def without_data(prometheus):
     return found
 
 
+def test_every_choice_of_a_dashboard_has_something_to_choose(prometheus):
+    """Without it, all panels are empty."""
+    found = {}
+    for file in sorted((ROLE / "dashboards").glob("*.json")):
+        for variable in json.loads(file.read_text())["templating"]["list"]:
+            if variable["type"] == "query":
+                series, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"]).groups()
+                series = re.sub(r"\$(cluster|node)\b", ".*", series)
+                rows = prometheus.get("/api/v1/query", query=f"count by ({label}) ({series})")["result"]
+                found[file.stem, variable["name"]] = sorted(row["metric"].get(label, "") for row in rows)
+    assert found[("node", "node")] == found[("streams", "node")] == list(FIRST)
+    assert [found[(name, "cluster")] for name in ("cluster", "node", "streams")] == [["deploy-test"]] * 3
+
+
 def test_every_rule_is_evaluated_on_series_that_are_there(prometheus):
     rules = prometheus.get("/api/v1/rules")["groups"][0]["rules"]
     written = yaml.safe_load((ROLE / "ursula.rules.yml").read_text())["groups"][0]["rules"]

@@ -35,12 +35,12 @@ SOUND = {
 }
 
 
-def found(monkeypatch, tmp_path, files=None, wish=None, release="6.18.1", rings=True, synced=True):
-    """The findings of a machine: id to severity."""
+def found(monkeypatch, tmp_path, files=None, wish=None, release="6.18.1", rings=True, synced=True, said=None):
+    """The findings of a machine: id to severity. `said`: what its programs answer to which command."""
     files = {**SOUND, **(files or {})}
     wishes = {
         "data_dir": str(tmp_path), "programs": [], "settings": "", "service": "ursula", "listen": [], "names": [], "core_count": 1,
-        "free_bytes_min": 1, "sync_p99_ms_max": 10_000, "probe_ms": 20, "warn_only": [], **(wish or {}),
+        "free_bytes_min": 1, "sync_p99_ms_max": 10_000, "probe_ms": 20, "lifts_io_uring": False, "warn_only": [], **(wish or {}),
     }
 
     class Libc:
@@ -56,7 +56,12 @@ def found(monkeypatch, tmp_path, files=None, wish=None, release="6.18.1", rings=
     monkeypatch.setattr(preflight.platform, "release", lambda: release)
     monkeypatch.setattr(preflight.ctypes, "CDLL", lambda *_given, **_more: Libc())
     monkeypatch.setattr(preflight.os.path, "isdir", lambda path, isdir=os.path.isdir: path == "/run/systemd/system" or isdir(path))
-    module = types.SimpleNamespace(params=wishes, run_command=lambda *_given, **_more: (1, "", ""))
+
+    def run_command(command, **_more):
+        return (said or {}).get(" ".join(command), (1, "", ""))
+
+    programs = {command.split()[0] for command in said or {}}
+    module = types.SimpleNamespace(params=wishes, run_command=run_command, get_bin_path=lambda name: name if name in programs else None)
     checks = preflight.Checks(module)
     checks.run()
     assert all(one["current"] and one["wanted"] and one["fix"] for one in checks.findings), checks.findings
@@ -91,6 +96,9 @@ FAULTS = [
     ("disk.fsync", "warning", {"wish": {"sync_p99_ms_max": 0}}),
     ("net.listen", "fatal", {"wish": {"listen": ["192.0.2.1:4437"]}}),
     ("net.names", "fatal", {"wish": {"names": ["no.such.host.invalid"]}}),
+    # As RHEL 9 has it, and Ubuntu where someone has switched it on.
+    ("net.firewall", "warning", {"wish": {"listen": ["127.0.0.1:0", "0.0.0.0:0"]}, "said": {"firewall-cmd --state": (0, "running", "")}}),
+    ("net.firewall", "warning", {"wish": {"listen": ["0.0.0.0:0"]}, "said": {"ufw status": (0, "Status: active\n22/tcp  ALLOW  Anywhere", "")}}),
 ]
 
 
@@ -105,6 +113,23 @@ def test_each_fault_is_found_and_nothing_else(monkeypatch, tmp_path, check, seve
     faults = found(monkeypatch, tmp_path, **fault)
     assert faults.pop(check) == severity
     assert set(faults) <= others, faults
+
+
+SOUND_SYSTEMS = {
+    "firewalld lets in": {"wish": {"listen": ["0.0.0.0:0"]},
+                          "said": {"firewall-cmd --state": (0, "running", ""), "firewall-cmd --query-port=0/tcp": (0, "yes", "")}},
+    "firewalld does not run": {"wish": {"listen": ["0.0.0.0:0"]}, "said": {"firewall-cmd --state": (252, "", "not running")}},
+    "ufw lets in": {"wish": {"listen": ["0.0.0.0:0"]}, "said": {"ufw status": (0, "Status: active\n0/tcp    ALLOW   10.0.0.0/24", "")}},
+    "ufw is off": {"wish": {"listen": ["0.0.0.0:0"]}, "said": {"ufw status": (0, "Status: inactive", "")}},
+    # A kernel of RHEL 9, which the role host then has allow it.
+    "io_uring is allowed later": {"release": "5.14.0-427.el9", "rings": False, "wish": {"lifts_io_uring": True},
+                                  "files": {"/proc/sys/kernel/io_uring_disabled": "2"}},
+}
+
+
+@pytest.mark.parametrize("name", SOUND_SYSTEMS)
+def test_what_other_systems_have_is_no_finding_where_it_is_in_order(monkeypatch, tmp_path, name):
+    assert found(monkeypatch, tmp_path, **SOUND_SYSTEMS[name]) == {}
 
 
 def test_a_port_that_is_taken_is_found_and_one_of_the_node_itself_is_not(monkeypatch, tmp_path):

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use integration::cluster::Cluster;
 use integration::{Client, Server, repository, scratch_dir};
@@ -73,6 +75,15 @@ fn drive(workshop: &Path, browser: &Path, admin: &str, last: Option<u32>) {
     );
 }
 
+/// Says that it is over at the end of its scope, whatever ends it.
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn an_operator_sees_the_cores_of_all_nodes_at_one_of_them() {
     let Some(browser) = browser() else {
@@ -126,7 +137,22 @@ fn an_operator_sees_the_node_and_works_on_streams_by_keyboard() {
     for number in 0..300 {
         c.create(&format!("/v1/stream/many/{number}"), "text/plain");
     }
-    drive(&workshop, &browser, &admin_of(&server.log()), None);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut c = server.client();
+            for number in (0..300).cycle() {
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
+                c.append(&format!("/v1/stream/many/{number}"), "text/plain", b"x");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        // Also where the page is not as it should be.
+        let _ends = OnDrop(&is_over);
+        drive(&workshop, &browser, &admin_of(&server.log()), None);
+    });
     let body = c.get("/v1/stream/chat/alice").text();
     assert!(body.contains("from the console"), "{body}");
 }

@@ -341,6 +341,7 @@ fn a_scrape_passes_promtool() {
         "s3_requests_max",
         "streams",
         "uncommitted_bytes_max",
+        "unconfirmed_holds_max",
     ] {
         let name = format!("ursula_saturation_ratio{{core=\"0\",bound=\"{bound}\"}}");
         assert!(text.contains(&name), "{name} is not in\n{text}");

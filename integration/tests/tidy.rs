@@ -224,6 +224,22 @@ fn every_bound_that_a_refusal_names_is_known_to_other_nodes_and_counted() {
     assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
 
+/// What is refused at a bound shows before, in the metric of saturation. Room on the disk has gauges of its own.
+#[test]
+fn every_bound_that_is_counted_says_how_full_it_is() {
+    let top = repository();
+    let counted = std::fs::read_to_string(top.join("src/ops/metrics.rs")).unwrap();
+    let shown = std::fs::read_to_string(top.join("src/core/status.rs")).unwrap();
+    let (_, list) = counted.split_once("const BOUNDS: ").unwrap();
+    let (list, _) = list.split_once("];").unwrap();
+    let bounds: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+    assert!(bounds.len() >= 10, "{bounds:?}");
+    let is_missing =
+        |bound: &&&str| **bound != "disk_space" && !shown.contains(&format!("\"{bound}\","));
+    let missing: Vec<_> = bounds.iter().filter(is_missing).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 /// Values that may have spaces or quotes.
 const FREE_TEXTS: [&str; 7] = [
     "error", "reason", "text", "what", "path", "stream", "trouble",

@@ -277,6 +277,7 @@ impl Core {
                 ratio(plain.cold_requests_in_flight.get(), config.s3_requests_max),
             ),
             ("streams", fullest(Group::streams_filled)),
+            ("unconfirmed_holds_max", fullest(Group::unconfirmed_holds)),
             ("uncommitted_bytes_max", fullest(Group::uncommitted)),
         ]
     }

@@ -1,9 +1,12 @@
 //! What others may know of a replica: who leads, how far it is, who takes part.
 
+use std::collections::BTreeMap;
+
 use raftproto::checkpoint::Membership;
 
 use super::holds::ABANDONED_MAX;
 use super::route::HELD_MAX;
+use super::stream::UNCONFIRMED_MAX;
 use super::{BadMessage, Group, Replica};
 use crate::protocol::{ChunkRef, ColdChunk, Incarnation, Meta, PackName, StreamKey};
 
@@ -101,6 +104,16 @@ impl Group {
     /// The same of the forks that are known to stand never.
     pub fn abandoned_forks(&self) -> f64 {
         self.machine.abandoned.len() as f64 / ABANDONED_MAX as f64
+    }
+
+    /// The same of the unconfirmed holds of the stream that has most of them. Costs a look at each hold that is unconfirmed.
+    pub fn unconfirmed_holds(&self) -> f64 {
+        let mut by_source = BTreeMap::new();
+        for source in self.machine.hold_checks.values() {
+            *by_source.entry(source).or_insert(0_usize) += 1;
+        }
+        let most = by_source.into_values().max().unwrap_or(0);
+        most as f64 / UNCONFIRMED_MAX as f64
     }
 
     /// How much was applied since the start, in bytes; a command costs some besides its own.

@@ -61,8 +61,9 @@ plain_metrics! {
     groups_at_risk: "gauge", "Groups led here that have no majority any more once one more voter goes.";
     /// The WAL failed.
     core_failed: "gauge", "Whether a write or sync of the core's log failed: its groups have stopped for good.";
-    /// The disk is full.
+    /// The disk is slow.
     core_disk_slow: "gauge", "Whether a sync of the core took over a second within the last minute: it leads no group that another node could.";
+    /// The disk is full.
     core_disk_full: "gauge", "Whether the core refuses writes until its disk has room.";
     /// Groups that take requests.
     groups_ready: "gauge", "Groups of this core that have a leader, here or elsewhere.";

@@ -59,6 +59,10 @@ options:
     description: Time that the disk is measured, in milliseconds. 0 leaves it out.
     type: int
     default: 2000
+  lifts_io_uring:
+    description: Whether a later step sets the kernel's V(kernel.io_uring_disabled) to 0; then that setting is no finding.
+    type: bool
+    default: false
   warn_only:
     description: Checks by their id whose findings are warnings on this machine.
     type: list
@@ -150,7 +154,7 @@ class Checks:
 
     def run(self):
         self.asked = next((program for program in self.wish["programs"] if self.ask(program)), "")
-        checks = [self.systemd, self.limits, self.space, self.content, self.disk]
+        checks = [self.systemd, self.limits, self.space, self.content, self.disk, self.firewall]
         if not self.asked:
             checks += [self.kernel, self.io_uring, self.processors, self.memory, self.clock, self.filesystem, self.ports, self.resolve]
         for check in checks:
@@ -171,6 +175,8 @@ class Checks:
         for one in checks:
             if one["severity"] == "ok" or one["id"] in NOT_ASKED or is_running and one["id"] in PORTS:
                 continue
+            if one["id"] == "kernel.io_uring" and self.is_lifted():
+                continue
             severity = "fatal" if one["severity"] == "fatal" or one["id"] in FATAL_HERE else "warning"
             self.find(one["id"], severity, one["current"], one["wanted"], one["fix"])
         return True
@@ -186,10 +192,16 @@ class Checks:
             wanted = "6.6.86, 6.12.21, 6.13.9, 6.14 or newer in these series"
             self.find("kernel.io_uring_bugs", "warning", release, wanted, "this kernel can refuse rings after restarts: update it")
 
+    def is_lifted(self):
+        """The kernel's setting denies io_uring, and that ends before a node starts."""
+        return self.wish["lifts_io_uring"] and text_of("/proc/sys/kernel/io_uring_disabled", "0") != "0"
+
     def io_uring(self):
         disabled = text_of("/proc/sys/kernel/io_uring_disabled", "0")
+        if self.is_lifted():
+            return
         if disabled != "0":
-            fix = "sysctl kernel.io_uring_disabled=0, and in /etc/sysctl.d to keep it"
+            fix = "ursula_allow_io_uring: true in the inventory, or sysctl kernel.io_uring_disabled=0 and in /etc/sysctl.d to keep it"
             self.find("kernel.io_uring", "fatal", "kernel.io_uring_disabled = " + disabled, "0", fix)
             return
         libc = ctypes.CDLL(None, use_errno=True)
@@ -383,6 +395,25 @@ class Checks:
             finally:
                 probe.close()
 
+    def firewall(self):
+        """Only a warning: a rule for some addresses may let in whom it should."""
+        ports = [a.rpartition(":")[2] for a in self.wish["listen"] if not a.startswith(("127.", "[::1]", "localhost:"))]
+        manager = self.module.get_bin_path("firewall-cmd")
+        if manager and self.module.run_command([manager, "--state"])[0] == 0:
+            closed = [p for p in ports if self.module.run_command([manager, "--query-port=%s/tcp" % p])[0] != 0]
+            fix = "firewall-cmd --permanent %s; firewall-cmd --reload" % " ".join("--add-port=%s/tcp" % p for p in closed)
+            self.closed("firewalld", closed, fix)
+        manager = self.module.get_bin_path("ufw")
+        said = self.module.run_command([manager, "status"])[1] if manager else ""
+        if re.search("^Status: active", said, re.M):
+            closed = [p for p in ports if not re.search(r"^%s(/tcp)? .*ALLOW" % p, said, re.M)]
+            self.closed("ufw", closed, "; ".join("ufw allow %s/tcp" % p for p in closed))
+
+    def closed(self, name, ports, fix):
+        if ports:
+            self.find("net.firewall", "warning", "%s has no rule that lets in port %s" % (name, ", ".join(ports)),
+                      "open to the other nodes, clients and Prometheus", fix + "; or rules for their addresses")
+
     def resolve(self):
         loops = []
         for name in sorted(set(self.wish["names"])):
@@ -422,6 +453,7 @@ def main():
             "free_bytes_min": {"type": "int", "default": 10 << 30},
             "sync_p99_ms_max": {"type": "int", "default": 50},
             "probe_ms": {"type": "int", "default": 2000},
+            "lifts_io_uring": {"type": "bool", "default": False},
             "warn_only": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,

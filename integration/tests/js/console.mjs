@@ -66,7 +66,15 @@ const alone = async () => {
     await has('#health', 'ready');
     await until(() => document.querySelectorAll('#cores tr').length === 2);
     await until(() => /301/.test(document.querySelector('#tiles').textContent));
+    // Somebody appends all the time.
     await until(() => document.querySelector('#rate-chart path'));
+    await until(() => /^[1-9]/.test(document.querySelector('#rate-now').textContent));
+    await until(() => /^[\d.]+ [mµ]?s, at most [\d.]+ [mµ]?s/.test(document.querySelector('#late-now').textContent));
+    // A line has some points: waited for once.
+    if (colours === 'light') {
+      await until(() => document.querySelector('#late-chart path.l').getAttribute('d').split('L').length >= 4);
+    }
+    await until(() => [...document.querySelectorAll('#stages tr')].filter(row => /\d [mµ]?s/.test(row.textContent)).length >= 2);
     await picture(`overview-${colours}`);
     await page.keyboard.press('2');
     await until(() => document.querySelectorAll('#map .cell').length === 17);

@@ -13,9 +13,7 @@ mod retention;
 pub use self::bytes::{ALONE_BYTES_MIN, StreamBytes};
 pub(super) use self::codec::{combine, decode, describe, encode, encode_replicated};
 pub use self::cold::Places;
-pub(super) use self::fork::HOLD_UNCONFIRMED_MS;
-#[cfg(test)]
-pub(super) use self::fork::UNCONFIRMED_MAX;
+pub(super) use self::fork::{HOLD_UNCONFIRMED_MS, UNCONFIRMED_MAX};
 pub use self::fork::{HeldFor, Holds};
 pub use self::producer::{Producers, Verdict};
 pub use self::retention::Kept;

@@ -86,6 +86,7 @@ fn unconfirmed_holds_have_a_bound_and_are_asked_about_in_shares() {
         panic!("held without bound");
     };
     assert_eq!(bound, "unconfirmed_holds_max");
+    assert!(world.group.unconfirmed_holds() >= 1.0);
     let again = held(world.ask("a", hold(1)));
     world.now_ms = HOLD_UNCONFIRMED_MS;
     assert_eq!(asked(&mut world).len(), CHECKS_PER_TICK);
