@@ -14,6 +14,13 @@ use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, StreamKey};
 /// How long a request waits for a leader, and for a leader's answer, in microseconds.
 const PATIENCE_US: u64 = 5_000_000;
 
+/// Where nobody has led for so long, an election has failed and the next may too: who comes then is told soon to come back, and
+/// may find another node that is not cut off.
+const ELECTION_PATIENCE_US: u64 = 3_000_000;
+
+/// How long a request waits all the same.
+const SHORT_PATIENCE_US: u64 = 500_000;
+
 /// Requests of one group that wait for a leader.
 pub(super) const HELD_MAX: usize = 4096;
 
@@ -42,6 +49,8 @@ struct Underway {
 pub(super) struct Waiting {
     /// Without a leader.
     held: VecDeque<Asked>,
+    /// Since when requests have found none.
+    leaderless_since_us: Option<u64>,
     underway: BTreeMap<u64, Underway>,
     next_token: u64,
     /// Confirmed reads that wait until their index is applied.
@@ -258,12 +267,18 @@ impl Group {
         }
     }
 
-    fn hold(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
+    fn hold(&mut self, mut asked: Asked, effects: &mut Vec<Effect>) {
         if self.waiting.held.len() >= HELD_MAX {
             let bound = "requests_without_leader";
             return reply(asked.reply_to, Refusal::Overloaded { bound }, effects);
         }
         self.wake();
+        if self.raft.leader() == 0 {
+            let now_us = self.now.monotonic_us;
+            let since_us = *self.waiting.leaderless_since_us.get_or_insert(now_us);
+            let until_us = (since_us + ELECTION_PATIENCE_US).max(now_us + SHORT_PATIENCE_US);
+            asked.until_us = asked.until_us.min(until_us);
+        }
         self.waiting.held.push_back(asked);
     }
 
@@ -358,6 +373,9 @@ impl Group {
     /// Another leader, or a tick: what waited for one is tried again, and what waited too long is refused.
     pub(super) fn retry_held(&mut self, effects: &mut Vec<Effect>) {
         let now_us = self.now.monotonic_us;
+        if self.raft.leader() != 0 {
+            self.waiting.leaderless_since_us = None;
+        }
         for asked in std::mem::take(&mut self.waiting.held) {
             if asked.until_us <= now_us {
                 reply(asked.reply_to, Refusal::Unavailable, effects);
