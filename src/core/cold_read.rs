@@ -272,11 +272,11 @@ impl Core {
 
     fn read_failed(&self, id: &ChunkId, error: &ColdError) -> Refusal {
         let (group, pack) = (id.group, id.pack);
-        let event = match error {
-            ColdError::NotFound { .. } => "cold_pack_missing",
-            _ => "cold_read_failed",
-        };
-        log::error!("event={event} group={group} pack={pack} {error}");
+        if let ColdError::NotFound { .. } = error {
+            log::error!("event=cold_pack_missing group={group} pack={pack} {error}");
+        } else {
+            log::error!("event=cold_read_failed group={group} pack={pack} {error}");
+        }
         add(&self.metrics.plain.cold_read_failures_total, 1);
         refusal_of(error)
     }
