@@ -3,6 +3,7 @@
 use super::replicas::{Cluster, TICKS, others};
 use super::*;
 use crate::group::replicas::UNSYNCED_MAX;
+use crate::protocol::Producer;
 
 /// The answers of a follower wait for its disk, those to heartbeats too: while that is full they must not gather for ever.
 #[test]
@@ -100,4 +101,35 @@ fn a_node_that_has_been_without_a_leader_for_long_lets_nobody_wait() {
         cluster.tick();
     }
     assert!(cluster.group(lonely).leader() != 0);
+}
+
+/// What a producer sent may be asked again of the next leader; what the first one did with it stays unknown if there is none.
+#[test]
+fn a_repeated_append_that_nobody_takes_stays_in_doubt() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    cluster.ask(leader, "a", create(Expiry::Never));
+    let (lonely, _) = others(leader);
+    cluster.cut.insert(lonely);
+    let Op::Append(mut op) = append("x") else {
+        unreachable!("an append");
+    };
+    op.producer = Some(Producer {
+        id: "p".to_owned(),
+        epoch: 0,
+        seq: 0,
+    });
+    let id = cluster.send(lonely, "a", Op::Append(op));
+    let mut ticks = 0;
+    while !cluster.answers.contains_key(&id) {
+        cluster.step(lonely, Input::AnswersLost(leader));
+        cluster.tick();
+        ticks += 1;
+        assert!(ticks < 400, "no answer");
+    }
+    let told = cluster.answers.remove(&id).expect("it was told");
+    assert!(
+        matches!(told, Outcome::Refused(Refusal::OutcomeUnknown)),
+        "{told:?}"
+    );
 }
