@@ -14,10 +14,17 @@ pub struct Known {
     pub raft_id: Option<u64>,
     /// The replica that it speaks for is a member of a group that lives here.
     pub is_in_a_group: bool,
-    /// No leader of the meta group is known here: the member list may be old.
+    /// The member list here may be old: [`may_be_behind`].
     pub may_be_behind: bool,
     /// Commands up to this version may be in the logs.
     pub level: u32,
+}
+
+/// Whether the member list of a node may be old: it knows no leader of the meta group, or the list does not name its own replicas.
+/// The latter is a node that joins and has not applied the meta group's log: having heard a leader once is not having learnt from
+/// it who the others are, and the leader itself must be heard again when it has started anew.
+pub fn may_be_behind(meta_leader: u64, own_raft_id: u64, listed: Option<u64>) -> bool {
+    meta_leader == 0 || listed != Some(own_raft_id)
 }
 
 /// Says whether a node may speak for its replicas.
@@ -144,6 +151,18 @@ mod tests {
         assert_eq!(bound.bind(&hello(1)), Ok(true));
         assert_eq!(bound.bind(&hello(1)), Ok(false));
         assert!(bound.bind(&hello(2)).is_err());
+    }
+
+    #[test]
+    fn a_list_without_oneself_is_old_whoever_leads() {
+        for (leader, listed, is_behind) in [
+            (0, Some(7), true),
+            (4, None, true),
+            (4, Some(2), true),
+            (4, Some(7), false),
+        ] {
+            assert_eq!(may_be_behind(leader, 7, listed), is_behind, "{listed:?}");
+        }
     }
 
     #[test]
