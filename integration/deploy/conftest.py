@@ -98,6 +98,15 @@ class Site:
         self.play("site")
         self.is_formed = True
 
+    def wipe(self):
+        """The first machines are as if nothing had been deployed, but for their user and kernel settings."""
+        for name in FIRST:
+            self.lab[name].ssh("systemctl disable --quiet --now ursula")
+        for name in FIRST:
+            self.lab[name].ssh("rm -rf /etc/ursula /opt/ursula /usr/local/bin/ursula /etc/systemd/system/ursula.service*; "
+                               "find /var/lib/ursula -mindepth 1 -delete; systemctl daemon-reload")
+        self.is_formed = False
+
     def grow(self):
         """One machine more, where it is not there yet."""
         if "d" not in self.nodes:
@@ -123,15 +132,15 @@ class Site:
             command += ["-e", json.dumps(variables)]
         return self.run(command, wanted)
 
-    def environment(self):
-        """Of a command at the top of the repository."""
-        return {**os.environ, "PWD": str(REPOSITORY), "ANSIBLE_CONFIG": str(self.settings), "ANSIBLE_NOCOLOR": "1"}
+    def environment(self, place=REPOSITORY):
+        """Of a command in a directory."""
+        return {**os.environ, "PWD": str(place), "ANSIBLE_CONFIG": str(self.settings), "ANSIBLE_NOCOLOR": "1"}
 
-    def run(self, command, wanted=0):
-        """Runs a command of Ansible."""
+    def run(self, command, wanted=0, place=REPOSITORY, more=None):
+        """Runs a command of Ansible, with `more` in its environment."""
         done = self.lab.start(
-            *command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env=self.environment(), start_new_session=True,
+            *command, cwd=place, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**self.environment(place), **(more or {})}, start_new_session=True,
         )
         try:
             text, _none = done.communicate(timeout=240)

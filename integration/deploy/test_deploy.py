@@ -9,11 +9,12 @@ import re
 import shutil
 import subprocess
 import tarfile
+import textwrap
 
 import pytest
 
 from conftest import FIRST, SECRET
-from machines import STORE_SECRET, wait_until
+from machines import PLACE, REPOSITORY, STORE_SECRET, wait_until
 from versions import broken_version
 
 
@@ -162,6 +163,26 @@ def test_a_broken_setting_is_refused_by_name_before_anything_runs(site, bare):
         assert site.lab[name].ssh("ls /etc/ursula /etc/systemd/system/ursula.service", check=False).returncode != 0
 
 
+def test_the_readmes_inventory_and_command_make_a_cluster_of_bare_machines(site, bare):
+    """As they stand there, in a checkout after its build. Beside them only what these machines have otherwise than real ones."""
+    text = (REPOSITORY / "README.md").read_text()
+    place = site.lab.place / "checkout"
+    (place / "target/release").mkdir(parents=True)
+    shutil.copy(PLACE / "ursula", place / "target/release/ursula")
+    (place / "ansible").symlink_to(REPOSITORY / "ansible")
+    (place / "hosts.yml").write_text(textwrap.dedent(re.search(r"(?m)^    ursula:\n(?:      .*\n)+", text)[0]))
+    (command,) = re.findall(r"(?m)^    (ansible-galaxy collection install .*)$", text)
+    otherwise = {"ursula_preflight_free_bytes_min": 100 << 20, "ursula_preflight_warn_only": ["clock.sync"], "ursula_wait_s": 60}
+    access = {"ANSIBLE_PRIVATE_KEY_FILE": str(site.lab.key), "ANSIBLE_REMOTE_USER": "root", "ANSIBLE_COLLECTIONS_PATH": str(place / "collections")}
+    played = site.run(["bash", "-c", f"{command} -e '{json.dumps(otherwise)}'"], place=place, more=access)
+    assert all(row[1] > 10 for row in played.hosts.values()) and set(played.hosts) == set(FIRST)
+    assert {n["node"] for n in site.status()["nodes"]} == {1, 2, 3} and not site.status()["groups_waiting"]
+    assert site.fetch("a", "/v1/stream/first", "PUT", "")[0] == 201
+    assert site.fetch("b", "/v1/stream/first", "POST", "hello")[0] == 204
+    assert site.fetch("c", "/v1/stream/first?offset=-1") == (200, "hello")
+    site.wipe()
+
+
 def test_site_forms_a_cluster_from_bare_machines(site, bare):
     site.form()
     status = site.status()
@@ -177,6 +198,63 @@ def test_site_forms_a_cluster_from_bare_machines(site, bare):
 def test_a_second_run_changes_nothing(site, cluster):
     assert site.play("site").changed == 0
     assert site.play("site", "--check", "--diff").changed == 0
+
+
+def started(site, name):
+    return site.lab[name].ssh("systemctl show ursula --property=ExecMainStartTimestampMonotonic,ExecMainPID").stdout
+
+
+def state(site, names="abcd"):
+    """What nobody may have changed where only a look was asked for; what a node writes into its data directory is its own."""
+    found = {n: [line for line in site.tree(n) if not line.startswith("/var/lib/ursula/")] + [started(site, n)] for n in names}
+    return {**found, "members": [(m["node"], m["drained"]) for m in site.status()["members"]]}
+
+
+def differences(played):
+    """By machine, the lines that `--diff` shows of each file."""
+    found = {}
+    for lines in re.findall(r"(?ms)^--- before: (\S+)\n\+\+\+ [^\n]*\n(.*?)^changed: \[(\w+)\]", played.text):
+        path, text, host = lines
+        found.setdefault(host, {})[path] = re.findall(r"(?m)^[+-].*", text)
+    return found
+
+
+def test_check_and_diff_tell_what_a_run_would_do_and_do_nothing(site, cluster, tmp_path):
+    before = state(site)
+
+    def check(playbook, wanted=0, **variables):
+        return site.play(playbook, "--check", "--diff", variables=variables, wanted=wanted)
+
+    changed = check("site", ursula_settings={**site.variables["ursula_settings"], "long_poll_ms": "11s"})
+    assert differences(changed) == {name: {"/etc/ursula/config.toml": ['+long_poll_ms = "11s"']} for name in FIRST}
+    assert {row[1] for row in changed.hosts.values()} == {2}, "the file, and the restart that it needs"
+    restart = check("rolling_restart")
+    assert differences(restart) == {} and {name: row[1] for name, row in restart.hosts.items()} == dict.fromkeys(FIRST, 1)
+
+    def peers(*names):
+        return f'peers = "{",".join(f"{site.lab[n].number}={site.lab[n].address}:4447" for n in names)}"'
+
+    removed = check("remove_node", ursula_node="c")
+    lines = {"/etc/ursula/config.toml": ["-" + peers(*FIRST), "+" + peers("a", "b")]}
+    assert differences(removed) == {"a": lines, "b": lines}
+    assert "would get the order `remove 3`" in removed.said() and removed.hosts["c"][1] == 2, "it would be stopped, and that noted"
+    site.nodes["d"] = site.lab["d"].number
+    try:
+        added = check("add_node", ursula_node="d")
+    finally:
+        del site.nodes["d"]
+    lines = {"/etc/ursula/config.toml": ["-" + peers(*FIRST), "+" + peers(*"abcd")]}
+    assert {name: differences(added)[name] for name in FIRST} == dict.fromkeys(FIRST, lines)
+    assert f"would get the order `add 4={site.lab['d'].address}:4447`" in added.said() and added.hosts["d"][1] > 4
+
+    refused = check("replace_node", wanted=2, ursula_node="b")
+    assert "Nothing was changed. b has data" in refused.said() and refused.changed == 0
+    refused = check("restore", wanted=2, ursula_restore_from="s3://elsewhere/x")
+    assert "Nothing was changed. a has data" in refused.said() and refused.changed == 0
+    collected = check("collect_support", ursula_support_dir=str(tmp_path / "bundles"))
+    assert "bundles/a.tar.gz would be written" in collected.said() and not (tmp_path / "bundles").exists()
+    assert wait_until("there is a backup", 30, lambda: check("backup", wanted=None).code == 0)
+    assert state(site) == before
 
 
 def exposure(machine):
@@ -233,10 +311,6 @@ def test_a_failing_preflight_of_a_running_cluster_asks_its_program_and_changes_n
     assert {n: site.tree(n) for n in FIRST} == before
 
 
-def started(site, name):
-    return site.lab[name].ssh("systemctl show ursula --property=ExecMainStartTimestampMonotonic,ExecMainPID").stdout
-
-
 def test_a_rolling_restart_is_not_seen_by_clients_and_goes_on_where_it_was_broken_off(site, cluster):
     before = {n: started(site, n) for n in FIRST}
     with site.load() as report:
@@ -258,8 +332,6 @@ def test_a_changed_setting_rolls_through_the_cluster(site, cluster):
     site.variables["ursula_settings"]["long_poll_ms"] = "10s"
     # One of them on a CPU of its own.
     site.own["c"] = {"ursula_cpus": "1", "ursula_settings": {**site.variables["ursula_settings"], "no_pin": False}}
-    shown = site.play("site", "--check", "--diff")
-    assert '+long_poll_ms = "10s"' in shown.text and shown.changed > 0
     with site.load():
         site.play("site")
     for name in FIRST:
@@ -320,10 +392,10 @@ def test_the_way_back_is_an_upgrade_to_the_version_before(site, cluster):
     """Which is still there: nothing is given to install it from."""
     running, old = versions(site), site.release.version
     back = {"ursula_version": old, "ursula_source": ""}
-    before = {n: site.tree(n) for n in FIRST}
+    before = state(site)
     shown = site.play("rolling_upgrade", "--check", "--diff", variables=back)
-    assert shown.changed > 0 or set(running.values()) == {old}
-    assert {n: site.tree(n) for n in FIRST} == before
+    assert {row[1] for row in shown.hosts.values()} == ({0} if set(running.values()) == {old} else {2}), "the link, and the restart"
+    assert state(site) == before
     with site.load():
         site.play("rolling_upgrade", variables=back)
     assert versions(site) == dict.fromkeys(FIRST, old)

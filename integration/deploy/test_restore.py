@@ -35,13 +35,14 @@ def test_a_cluster_that_lost_all_nodes_is_restored_from_its_backup(site, cluster
     said = site.play("restore", variables={"ursula_restore_from": BACKUP}, wanted=2).said()
     assert "has data in /var/lib/ursula" in said and "Nothing was changed" in said
 
-    for name in FIRST:
-        site.lab[name].ssh("systemctl stop ursula")
-    for name in FIRST:
-        site.lab[name].ssh("rm -rf /etc/ursula /opt/ursula /etc/systemd/system/ursula.service*; find /var/lib/ursula -mindepth 1 -delete")
+    site.wipe()
     site.variables["ursula_cluster_id"] = "deploy-restored"
     assert "Say where the backup is" in site.play("restore", wanted=2).said()
-    site.play("restore", variables={"ursula_restore_from": BACKUP, "ursula_restore_cluster": "deploy-test"})
+    given = {"ursula_restore_from": BACKUP, "ursula_restore_cluster": "deploy-test"}
+    before = {n: site.tree(n) for n in FIRST}
+    shown = site.play("restore", "--check", "--diff", variables=given)
+    assert f"The node's data would be made from {BACKUP}" in shown.said() and {n: site.tree(n) for n in FIRST} == before
+    site.play("restore", variables=given)
     for name in FIRST:
         for path, text in kept.items():
             assert site.fetch(name, f"{path}?offset=-1") == (200, text), f"{path} at {name}"
