@@ -11,6 +11,7 @@ from grafana_foundation_sdk.cog import plugins
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+import runbooks
 from machines import REPOSITORY
 
 COLLECTION = REPOSITORY / "ansible"
@@ -213,7 +214,7 @@ def test_what_a_runbook_names_is_there():
                 if metric not in DECLARED and not re.search(rf"\b(ursula_)?{name}\b", source):
                     unknown.append(f"{page.stem}: metric {metric}")
             looked_for = re.findall(r"\bevent=(\w+)", code)
-            if found := re.search(r"\| grep (?:-E )?['\"]?([^'\"]+)", code):
+            if found := re.search(r"^journalctl.*\| grep (?:-E )?['\"]?([^'\"]+)", code):
                 looked_for += [part for part in found[1].split("|") if not part.startswith("level=")]
             unknown += [f"{page.stem}: event {part}" for part in looked_for
                         if "level=" not in code and not any(part in event for event in events)]
@@ -222,6 +223,21 @@ def test_what_a_runbook_names_is_there():
             if command := re.match(r"ursula (cluster|doctor|version|config|backup|scrub)\b", code):
                 assert f'"{command[1]}"' in source, code
     assert unknown == []
+
+
+def test_commands_and_panels_of_runbooks_are_ones_that_are_known():
+    """The commands are run on a machine by test_monitoring.py, all but those of the hardware."""
+    known = runbooks.PROGRAMS | runbooks.OF_THE_HARDWARE | runbooks.ON_THE_CONTROLLER
+    found = [*runbooks.commands("What to look at"), *runbooks.commands("What to do"), *runbooks.commands("What it means")]
+    assert [(page, code) for page, code in found if runbooks.program(code) not in known] == []
+    titles = {panel["title"] for path in DASHBOARDS for panel in json.loads(path.read_text())["panels"]}
+    assert [(page, title) for page, title in runbooks.panels() if title not in titles] == []
+    # A panel is named in the way that is looked at here.
+    assert [page.stem for page in runbooks.PAGES if re.search(r"\b[Pp]anels?\s+[^*\s]", page.read_text())] == []
+    for page in runbooks.PAGES:
+        text = page.read_text()
+        assert [part for part in re.findall(r"(?m)^#+ .*", text)] == [f"# {page.stem}", "## What it means", "## What to look at", "## What to do"]
+        assert [name for name in re.findall(r"\]\((\w+)\.md\)", text) if not (page.parent / f"{name}.md").exists()] == []
 
 
 # What came after systemd 249 and Prometheus 2.31, which Ubuntu 22.04 has: no machine of the tests is as old.
