@@ -66,6 +66,7 @@ const alone = async () => {
     await has('#health', 'ready');
     await until(() => document.querySelectorAll('#cores tr').length === 2);
     await until(() => /301/.test(document.querySelector('#tiles').textContent));
+    check(/no other node/.test(await text('#tiles')), 'a node alone has no replica that is behind');
     // Somebody appends all the time.
     await until(() => document.querySelector('#rate-chart path'));
     await until(() => /^[1-9]/.test(document.querySelector('#rate-now').textContent));
