@@ -240,6 +240,69 @@ def test_commands_and_panels_of_runbooks_are_ones_that_are_known():
         assert [name for name in re.findall(r"\]\((\w+)\.md\)", text) if not (page.parent / f"{name}.md").exists()] == []
 
 
+# Modules that do the same on each distribution; `package` asks whatever manager there is.
+OF_ANY_LINUX = {
+    "assert", "command", "copy", "debug", "fail", "fetch", "file", "find", "group", "group_by", "import_playbook", "include_role",
+    "include_tasks", "package", "set_fact", "shell", "slurp", "stat", "systemd_service", "tempfile", "template", "uri", "user",
+}
+OF_DEBIAN = r"\b(apt(-get)?|dpkg(-deb)?|debconf|update-rc\.d|adduser|/etc/default|/etc/apt)\b"
+OF_OTHERS = r"\b(yum|dnf|rpm|zypper|/etc/sysconfig)\b"
+
+
+def steps(node):
+    """Each task of a file, also those in blocks."""
+    for one in node if isinstance(node, list) else [node]:
+        if isinstance(one, dict):
+            yield one
+            for part in ("block", "rescue", "always", "tasks", "pre_tasks", "post_tasks"):
+                yield from steps(one.get(part) or [])
+
+
+def test_roles_do_the_same_on_each_distribution_but_for_what_asks_which_it_is():
+    text = {path: re.sub(r"(?m)(^|\s)#.*$", "", path.read_text()) for path in files()}
+    facts = {fact for one in text.values() for fact in re.findall(r"ansible_facts\.(\w+)", one)}
+    assert facts == {"distribution", "os_family", "selinux", "virtualization_role", "virtualization_type"}
+    modules = {name for one in text.values() for name in re.findall(r"(?m)^ *(?:- )?ansible\.builtin\.(\w+):", one)}
+    assert modules <= OF_ANY_LINUX
+    for path in (path for path in files() if path.suffix == ".yml"):
+        for step in steps(parsed(path)):
+            shown = json.dumps({key: value for key, value in step.items() if key not in ("block", "rescue", "always", "tasks", "name")})
+            assert not re.search(OF_OTHERS, shown), f"{path}: {step}"
+            if re.search(OF_DEBIAN, shown):
+                assert "package" in str(step.get("when")) or "os_family" in shown, f"{path}: {step}"
+    # A play has the facts that its roles ask for, from itself or from one before.
+    for path in sorted((COLLECTION / "playbooks").glob("*.yml")):
+        gathered = [play.get("gather_subset", []) for play in parsed(path) if play.get("gather_facts")]
+        roles = {role["role"] for play in parsed(path) for role in play.get("roles", [])}
+        if roles & {"ursula.cluster.install", "ursula.cluster.host"}:
+            assert gathered and {"distribution", "selinux", "virtual"} <= set(gathered[0]), path
+
+
+FACTS = {
+    "Debian 12": ("Debian", "Debian", "disabled"), "Ubuntu 22.04": ("Ubuntu", "Debian", "disabled"),
+    "Ubuntu 24.04": ("Ubuntu", "Debian", "disabled"), "Rocky 9": ("Rocky", "RedHat", "enabled"),
+}
+
+
+@pytest.mark.parametrize("system", FACTS)
+def test_what_a_role_asks_of_a_distribution_is_answered_for_each(system):
+    """The conditions of the role install, as Ansible evaluates them, with what the modules find on these systems."""
+    distribution, family, selinux = FACTS[system]
+    role = list(steps(parsed(COLLECTION / "roles/install/tasks/unpack.yml")))
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+
+    def holds(condition, **variables):
+        facts = {"distribution": distribution, "os_family": family, "selinux": {"status": selinux}}
+        return environment.compile_expression(condition)(ansible_facts=facts, **variables)
+
+    (refuses,) = (step for step in role if "package where it cannot" in step["name"])
+    allowed = refuses["ansible.builtin.assert"]["that"]
+    assert holds(allowed, ursula_install_kind="tarball")
+    assert holds(allowed, ursula_install_kind="package") == (family == "Debian")
+    (labels,) = (step for step in role if "restorecon" in json.dumps(step.get("ansible.builtin.command", "")))
+    assert holds(labels["when"]) == (selinux == "enabled")
+
+
 # What came after systemd 249 and Prometheus 2.31, which Ubuntu 22.04 has: no machine of the tests is as old.
 TOO_NEW = (
     "--timestamp=unix", "--syntax-only", "Type=notify-reload", "ExitType", "RestrictFileSystems", "MemoryZSwapMax", "MemoryKSM", "OpenFile",
