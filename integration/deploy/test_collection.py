@@ -172,7 +172,9 @@ def test_what_the_readme_says_is_there():
         inventory = yaml.safe_load(block)["ursula"]
         assert len(inventory["hosts"]) == 3 and len(block.splitlines()) <= 10, "an inventory of a few lines"
         assert len({host["ursula_node_id"] for host in inventory["hosts"].values()}) == 3
-        settings = {name for host in [inventory["vars"], *inventory["hosts"].values()] for name in host}
+        watchers = [yaml.safe_load(found[0]) for found in re.finditer(r"(?m)^    ursula_monitoring:\n((?:      .*\n)+)", text)]
+        machines = [*inventory["hosts"].values(), *(host for found in watchers for host in found["ursula_monitoring"]["hosts"].values())]
+        settings = {name for host in [inventory["vars"], *machines] for name in host}
         named = set(re.findall(r"-e (ursula_\w+)=", text))
         if page.parent == COLLECTION:
             named |= set(NAME.findall(text))
