@@ -228,6 +228,13 @@ def site():
 
 
 @pytest.fixture
+def bare(site):
+    """Machines on which nothing was deployed yet."""
+    assert not site.is_formed
+    return site
+
+
+@pytest.fixture
 def cluster(site):
     """A cluster of the first machines, from the package; formed here where the test that shows it was left out."""
     if not site.is_formed:
