@@ -101,7 +101,7 @@ class Site:
     def wipe(self):
         """The first machines are as if nothing had been deployed, but for their user and kernel settings."""
         for name in FIRST:
-            self.lab[name].ssh("systemctl disable --quiet --now ursula")
+            self.lab[name].ssh("systemctl disable --quiet --now ursula", check=False)
         for name in FIRST:
             self.lab[name].ssh("rm -rf /etc/ursula /opt/ursula /usr/local/bin/ursula /etc/systemd/system/ursula.service*; "
                                "find /var/lib/ursula -mindepth 1 -delete; systemctl daemon-reload")

@@ -155,6 +155,8 @@ def test_a_broken_setting_is_refused_by_name_before_anything_runs(site, bare):
 
 def test_the_readmes_inventory_and_command_make_a_cluster_of_bare_machines(site, bare):
     """As they stand there, in a checkout after its build. Beside them only what these machines have otherwise than real ones."""
+    # Where settings are refused, the version is there already.
+    site.wipe()
     text = (REPOSITORY / "README.md").read_text()
     place = site.lab.place / "checkout"
     (place / "target/release").mkdir(parents=True)
