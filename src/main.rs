@@ -219,6 +219,7 @@ fn scrub(dir: &std::path::Path) -> ExitCode {
         ("chunks", report.chunks),
         ("pack_bytes", report.pack_bytes),
         ("segments", report.segments),
+        ("cold_packs", report.cold_packs),
         ("damaged", report.damage.len() as u64),
     ];
     let lines = figures

@@ -241,7 +241,17 @@ fn a_damaged_object_is_named_and_never_served() {
     }
     let server = start(&settings);
     let mut c = server.client();
-    let reply = c.send("GET", "/v1/stream/a?offset=-1", &[], b"");
+    // While a copy is looked for, the client is asked to come again.
+    let deadline = Instant::now() + PATIENCE;
+    let reply = loop {
+        let reply = c.send("GET", "/v1/stream/a?offset=-1", &[], b"");
+        if reply.status != 503 {
+            break reply;
+        }
+        assert!(reply.text().contains("data_sought"), "{}", reply.text());
+        assert!(Instant::now() < deadline, "{}", reply.text());
+        std::thread::sleep(Duration::from_millis(20));
+    };
     // The log may have it still: then it is right.
     assert!(
         reply.status == 500 || reply.body == body,

@@ -107,6 +107,51 @@ fn a_stopped_node_is_read_through_and_each_damage_is_named() {
 }
 
 #[test]
+fn the_objects_of_a_cold_directory_are_read_too() {
+    let (dir, cold) = (scratch_dir(), scratch_dir());
+    let settings = [
+        "--wal-dir",
+        dir.path().to_str().unwrap(),
+        "--cold",
+        cold.path().to_str().unwrap(),
+        "--no-pin",
+        "--checkpoint-bytes",
+        "64KiB",
+        "--cold-pack-bytes",
+        "16KiB",
+        "--cold-flush-age-ms",
+        "20ms",
+    ];
+    let server = Server::start(&settings);
+    let mut client = server.client();
+    client.create("/v1/stream/a", "text/plain");
+    for _ in 0..20 {
+        let reply = client.append("/v1/stream/a", "text/plain", &[b'a'; 10_000]);
+        assert_eq!(reply.status, 204);
+    }
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while integration::metric(&mut server.client(), "ursula_cold_behind_bytes") > 0 {
+        assert!(std::time::Instant::now() < deadline, "{}", server.log());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(server.stop().success());
+    let sound = scrub(dir.path());
+    assert!(sound.status.success());
+    let packs = count(&sound, "cold_packs");
+    let mut found = Vec::new();
+    files(cold.path(), "0", &mut found);
+    assert_eq!(packs, found.len() as u64);
+    let mut bytes = std::fs::read(&found[0]).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&found[0], bytes).unwrap();
+    let damaged = scrub(dir.path());
+    assert_eq!(damaged.status.code(), Some(1));
+    assert_eq!(count(&damaged, "cold_packs"), packs - 1);
+    let words = String::from_utf8_lossy(&damaged.stderr).into_owned();
+    assert!(words.contains(found[0].to_str().unwrap()), "{words}");
+}
+
+#[test]
 fn what_is_no_data_directory_is_left_as_it_is() {
     let dir = scratch_dir();
     let refused = scrub(dir.path());

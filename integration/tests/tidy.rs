@@ -287,3 +287,43 @@ fn log_lines_begin_with_their_event_and_quote_what_may_have_spaces() {
     assert!(found >= 100, "only {found} found: the pattern is outdated");
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
+
+/// `integration/FAULTS.md` says what would catch a guard that is gone: each test, deliberate bug, file and function there exists.
+#[test]
+fn what_the_table_of_faults_names_is_there() {
+    let top = repository();
+    let mut files = Vec::new();
+    for folder in ["src", "storage/src", "integration"] {
+        sources(&top.join(folder), &mut files);
+    }
+    let read = |path: &PathBuf| std::fs::read_to_string(path).unwrap();
+    let all: Vec<String> = files.iter().map(read).collect();
+    let bugs = read(&top.join("integration/sim/src/mutations.rs"));
+    let table = read(&top.join("integration/FAULTS.md"));
+    let rows = table.lines().filter(|line| line.starts_with("| "));
+    let (mut found, mut missing) = (0, Vec::new());
+    for name in rows.flat_map(|row| row.split('`').skip(1).step_by(2)) {
+        let is_there = if let Some((file, function)) = name.split_once("::") {
+            let source = std::fs::read_to_string(top.join("src").join(file));
+            source.is_ok_and(|s| s.contains(&format!("fn {function}(")))
+        } else if name.contains('/') {
+            [top.join(name), top.join("src").join(name)]
+                .iter()
+                .any(|p| p.exists())
+        } else if name.matches('_').count() > 1 && !name.contains(char::is_uppercase) {
+            let test = format!("    fn {name}(");
+            all.iter()
+                .any(|s| s.contains(&test) || s.contains(&format!("\nfn {name}(")))
+        } else if name.contains('-') {
+            bugs.contains(&format!("\"{name}\""))
+        } else {
+            continue;
+        };
+        found += 1;
+        if !is_there {
+            missing.push(name);
+        }
+    }
+    assert!(found >= 150, "only {found} found: the pattern is outdated");
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}

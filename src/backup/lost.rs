@@ -59,11 +59,14 @@ impl Needed {
 pub fn ranges<'a>(
     needed: impl Iterator<Item = &'a Needed>,
 ) -> BTreeMap<&'a StreamKey, Vec<(u64, u64)>> {
-    let mut all: BTreeMap<&StreamKey, Vec<(u64, u64)>> = BTreeMap::new();
-    for needed in needed {
-        let (start, length) = (needed.chunk.start, u64::from(needed.chunk.length));
-        let own = all.entry(&needed.key).or_default();
-        own.push((start, start + length));
+    joined(needed.map(|needed| (&needed.key, needed.chunk.start, needed.chunk.end())))
+}
+
+/// Ranges by what they are of, in order, those that meet taken together.
+pub fn joined<K: Ord>(ranges: impl Iterator<Item = (K, u64, u64)>) -> BTreeMap<K, Vec<(u64, u64)>> {
+    let mut all: BTreeMap<K, Vec<(u64, u64)>> = BTreeMap::new();
+    for (of, from, to) in ranges {
+        all.entry(of).or_default().push((from, to));
     }
     for own in all.values_mut() {
         own.sort_unstable();

@@ -2,6 +2,7 @@
 
 mod address;
 mod json;
+mod places;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -190,6 +191,9 @@ impl Operator {
             level(&all),
             can.join(", ")
         );
+        if let Some(text) = places::differ(&all) {
+            say!("\n{text}");
+        }
         say!("\n{}", told(&progress));
         Ok(())
     }

@@ -16,6 +16,17 @@ pub enum ColdPlace {
     },
 }
 
+impl ColdPlace {
+    /// What all nodes of a cluster must agree on: the bucket and its prefix, as settings say them. A directory is each node's own.
+    pub fn shared_name(&self) -> String {
+        match self {
+            ColdPlace::Dir(_) => "local".to_owned(),
+            ColdPlace::S3 { bucket, prefix } if prefix.is_empty() => format!("s3://{bucket}"),
+            ColdPlace::S3 { bucket, prefix } => format!("s3://{bucket}/{prefix}"),
+        }
+    }
+}
+
 /// What nobody is shown.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(pub String);

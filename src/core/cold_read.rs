@@ -15,11 +15,12 @@ use storage::cold::ColdError;
 
 use super::Core;
 use super::cold_cache::{ChunkCache, ChunkId, location_of};
-use super::packs::Unsure;
+use super::packs::{Unsure, refusal_of};
 use super::rescue::Rescue;
 use super::signal::{Event, Slot};
+use crate::group::ChunkVerdict;
 use crate::ops::metrics::add;
-use crate::protocol::{ColdChunk, PackName, Piece, Refusal};
+use crate::protocol::{ColdChunk, Offset, PackName, Piece, Refusal};
 
 /// Shares of the queue for the cold store; all else has 1000.
 const SHARES: usize = 200;
@@ -57,6 +58,8 @@ pub(super) struct Tier {
     pub(super) rescue: Rescue,
     /// Chunks that other cores were asked for.
     pub(super) asked: RefCell<AHashMap<u64, Slot<Option<Bytes>>>>,
+    /// Chunks that other cores are to judge.
+    pub(super) judging: RefCell<AHashMap<u64, Slot<ChunkVerdict>>>,
 }
 
 /// The right to build a pack.
@@ -91,6 +94,7 @@ impl Tier {
             unsure: RefCell::default(),
             rescue: Rescue::default(),
             asked: RefCell::default(),
+            judging: RefCell::default(),
         }
     }
 
@@ -244,20 +248,37 @@ impl Core {
             Ok(chunks) => return chunks.into_iter().next().ok_or(Refusal::DataDamaged),
             Err(error) => error,
         };
-        if is_damage(&error) {
-            self.found_damaged_object(id);
-            if let Some(bytes) = self.chunk_of_cores(id, chunk).await {
-                return Ok(bytes);
-            }
+        if !is_damage(&error) {
+            return Err(self.read_failed(&id, &error));
         }
-        Err(self.read_failed(&id, &error))
+        if let Some(bytes) = self.chunk_of_cores(id, chunk).await {
+            let core = self.clone();
+            // So that it is seen to.
+            self.spawn_cold(async move {
+                core.judge_chunk(id, true).await;
+            });
+            return Ok(bytes);
+        }
+        let (from, to) = (Offset(chunk.start), Offset(chunk.end()));
+        let refusal = match self.judge_chunk(id, true).await {
+            // A plan from before it was given up: whoever comes back has a new one.
+            ChunkVerdict::Unneeded => return Err(Refusal::Unavailable),
+            ChunkVerdict::Sought => Refusal::BytesSought { from, to },
+            ChunkVerdict::Lost => Refusal::BytesLost { from, to },
+        };
+        self.read_failed(&id, &error);
+        Err(refusal)
     }
 
     fn read_failed(&self, id: &ChunkId, error: &ColdError) -> Refusal {
         let (group, pack) = (id.group, id.pack);
-        log::error!("event=cold_read_failed group={group} pack={pack} {error}");
+        if let ColdError::NotFound { .. } = error {
+            log::error!("event=cold_pack_missing group={group} pack={pack} {error}");
+        } else {
+            log::error!("event=cold_read_failed group={group} pack={pack} {error}");
+        }
         add(&self.metrics.plain.cold_read_failures_total, 1);
-        self.cold_refusal(group, pack, error)
+        refusal_of(error)
     }
 
     /// Reads chunks that follow each other, and verifies them. Where one is damaged, each is read by itself: the others are

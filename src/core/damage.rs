@@ -1,18 +1,16 @@
 //! Damage that is found while the node serves: noted for the start that follows, which has the others build the replicas anew.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use glommio::sync::Semaphore;
 use raftproto::peer::StatusRequest;
-use storage::cold::ColdError;
 use storage::{StorageError, framed};
 
 use super::Core;
-use super::packs::refusal_of;
 use super::signal::Event;
 use crate::group::BadMessage;
 use crate::meta::joining::are_sound;
@@ -37,8 +35,6 @@ pub(super) struct Damage {
     pub(super) at_work: Semaphore,
     /// What is known to be damaged now.
     known: RefCell<BTreeSet<Damaged>>,
-    /// Packs that a read did not find, and when that was first, in monotonic microseconds.
-    not_found: RefCell<BTreeMap<(u32, PackName), u64>>,
 }
 
 impl Default for Damage {
@@ -49,7 +45,6 @@ impl Default for Damage {
             mending: RefCell::default(),
             at_work: Semaphore::new(1),
             known: RefCell::default(),
-            not_found: RefCell::default(),
         }
     }
 }
@@ -62,9 +57,6 @@ pub(super) enum Damaged {
     /// An object of the cold store: the pack of a group.
     Object(u32, PackName),
 }
-
-/// Packs that were not found are noted up to here; reads of more of them are told to come back.
-const NOT_FOUND_MAX: usize = 1000;
 
 /// Directories of damaged files that a node keeps; with so many, it does not start.
 pub const SET_ASIDE_MAX: u64 = 3;
@@ -91,20 +83,28 @@ impl Core {
         }
     }
 
-    /// It was put right, or has no meaning any more.
+    /// It was put right, or another file stands in its place.
     pub(super) fn note_sound(&self, what: &Damaged) {
-        self.forget_damaged(|known| known == what);
+        if self.damage.known.borrow_mut().remove(what) {
+            add(&self.metrics.plain.scrub_repaired_total, 1);
+            self.report_damage();
+        }
     }
 
-    /// Forgets damage that has no meaning any more.
+    /// Forgets damage that has no meaning any more, which is no repair.
     pub(super) fn forget_damaged(&self, is_gone: impl Fn(&Damaged) -> bool) {
-        let mut known = self.damage.known.borrow_mut();
-        let before = known.len();
-        known.retain(|what| !is_gone(what));
-        let fewer = (before - known.len()) as u64;
-        drop(known);
-        add(&self.metrics.plain.scrub_repaired_total, fewer);
+        self.damage.known.borrow_mut().retain(|what| !is_gone(what));
         self.report_damage();
+    }
+
+    /// The objects that are known to be damaged.
+    pub(super) fn damaged_objects(&self) -> Vec<(u32, PackName)> {
+        let known = self.damage.known.borrow();
+        let objects = known.iter().filter_map(|what| match what {
+            Damaged::Object(group, name) => Some((*group, *name)),
+            Damaged::File(_) => None,
+        });
+        objects.collect()
     }
 
     fn report_damage(&self) {
@@ -116,49 +116,6 @@ impl Core {
         plain
             .scrub_damaged_objects
             .set((known.len() - files) as u64);
-    }
-
-    /// What a reader is told of a pack that could not be read. One that is not there may have been given up since the plan:
-    /// whoever comes back has a new one. It is lost where its leader's state names it, or where it is still asked for when all
-    /// plans from before the first miss have ended.
-    pub(super) fn cold_refusal(&self, group: u32, pack: PackName, error: &ColdError) -> Refusal {
-        if matches!(error, ColdError::Corrupt { .. }) {
-            self.note_damaged(Damaged::Object(group, pack));
-        }
-        if !matches!(error, ColdError::NotFound { .. }) {
-            return refusal_of(error);
-        }
-        let led = self
-            .groups
-            .borrow()
-            .get(&group)
-            .is_some_and(|g| g.is_ready());
-        let is_lost = match led {
-            true => self.is_needed(group, pack),
-            false => self.is_missing_for_long(group, pack),
-        };
-        if !is_lost {
-            return Refusal::Unavailable;
-        }
-        log::error!("event=cold_pack_missing group={group} pack={pack:?} {error}");
-        self.note_damaged(Damaged::Object(group, pack));
-        Refusal::DataDamaged
-    }
-
-    fn is_missing_for_long(&self, group: u32, pack: PackName) -> bool {
-        let now_us = self.clock.monotonic_us();
-        let plans_us = 2 * self.config.cold_read_timeout_ms * 1000;
-        let mut not_found = self.damage.not_found.borrow_mut();
-        // Who asks on does so again soon.
-        not_found.retain(|_, first_us| now_us - *first_us < 20 * plans_us);
-        match not_found.get(&(group, pack)) {
-            Some(first_us) => now_us - first_us > plans_us,
-            None if not_found.len() < NOT_FOUND_MAX => {
-                not_found.insert((group, pack), now_us);
-                false
-            }
-            None => false,
-        }
     }
 
     /// A file did not hold what was written, and could not be put right. Where other nodes have it too, this one stops in good

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use raftproto::peer::Hello;
 use storage::cold_pack::Source;
 
 use super::Core;
@@ -12,6 +13,7 @@ use super::packs::{BlockingThreads, FlushError, PackStore};
 use crate::config::Config;
 use crate::group::{ColdAnswer, ColdSettings, Group, Input, PackSource};
 use crate::ops::metrics::add;
+use crate::peer::handshake::places_differ;
 use crate::protocol::{PackName, Piece, Refusal};
 
 impl Config {
@@ -72,6 +74,34 @@ impl Core {
         }
     }
 
+    /// Notes whether another node has its old data elsewhere, as its introduction says. While one does, nothing is put into the
+    /// cold store and nothing looked for: that node would not find what the others drop.
+    pub(super) fn compare_places(&self, node: u64, hello: &Hello) {
+        let own = self.hello();
+        let mut places = self.other_places.borrow_mut();
+        if !places_differ(&own, hello) {
+            places.remove(&node);
+            return;
+        }
+        let news =
+            places.insert(node, hello.cold_place.clone()).as_ref() != Some(&hello.cold_place);
+        if news && self.id == 0 {
+            log::error!(
+                "event=cold_places_differ node={node} its_cold={:?} own_cold={:?} give all nodes the same `cold`: until then nothing \
+                 goes to the store",
+                hello.cold_place,
+                own.cold_place
+            );
+        }
+    }
+
+    /// A member whose old data is elsewhere, and where.
+    pub(super) fn other_place(&self) -> Option<(u64, String)> {
+        let (places, links) = (self.other_places.borrow(), self.links.borrow());
+        let mut known = places.iter().filter(|(node, _)| links.contains_key(node));
+        known.next().map(|(node, place)| (*node, place.clone()))
+    }
+
     /// Builds a pack and puts it, in a task of its own.
     pub(super) fn write_pack(self: &Rc<Self>, group: u32, name: PackName, chunks: Vec<PackSource>) {
         let core = self.clone();
@@ -96,6 +126,9 @@ impl Core {
         name: PackName,
         chunks: Vec<PackSource>,
     ) -> Result<ColdAnswer, FlushError> {
+        if let Some((node, place)) = self.other_place() {
+            return Err(FlushError::PlacesDiffer { node, place });
+        }
         let packs = self.packs()?;
         let put = packs.put(group, name, self.sources_of(&chunks)).await?;
         if let Some(bytes) = put.put_bytes {
@@ -111,7 +144,7 @@ impl Core {
         let mut sources = Vec::with_capacity(chunks.len());
         for chunk in chunks {
             let pieces = self.materialize_pieces(&chunk.pieces).await;
-            if let Err(Refusal::BytesLost { .. } | Refusal::DataDamaged) = &pieces {
+            if let Err(Refusal::BytesSought { .. } | Refusal::BytesLost { .. }) = &pieces {
                 self.leave_out(chunk);
             }
             let pieces = pieces.map_err(|r| FlushError::Source(chunk.key.clone(), r))?;

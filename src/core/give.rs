@@ -2,16 +2,17 @@
 //! before the first byte is sent, so a later checkpoint cannot take them away. All that a core gives goes through one
 //! [`Throttle`], so that groups which lag together do not take the disk and the network from appends.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::{Stream, StreamExt, stream};
 use glommio::sync::{Semaphore, StaticPermit};
+use glommio::{GlommioError, Task};
 use prost::Message as _;
 use raftproto::checkpoint::GroupManifest;
 use raftproto::peer::{CheckpointFile, CheckpointPart, FetchCheckpointRequest};
@@ -20,6 +21,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::Core;
 use super::checkpoint::{group_dir, manifest_path};
+use super::clock;
 use super::transfer::TransferError;
 
 /// Bytes of a part.
@@ -28,6 +30,9 @@ const PART_BYTES: usize = 256 << 10;
 /// Checkpoints that a core gives at once; who asks for another one waits before its first part. So few that each gets its
 /// parts within a call's time-out, however slow all of them together may be.
 const GIVEN_AT_ONCE: u64 = 4;
+
+/// A taker that asks for nothing for so long (its disk may hang) loses its turn to others until it goes on.
+const TAKER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Attempts to find a manifest whose files are all still there.
 const ATTEMPTS: usize = 5;
@@ -55,6 +60,63 @@ impl Throttle {
         let takes_us = (bytes as u64).saturating_mul(1_000_000) / self.bytes_per_second.max(1);
         self.next_us.set(from_us + takes_us);
         from_us - now_us
+    }
+}
+
+/// A place among those that a core gives to at once, held while the taker takes.
+struct Turn {
+    turns: Rc<Semaphore>,
+    permit: Rc<RefCell<Option<StaticPermit>>>,
+    /// What it was given last, it has not asked beyond yet.
+    given_at: Rc<Cell<Option<Instant>>>,
+    _watch: Task<()>,
+}
+
+impl Turn {
+    /// Waits for one.
+    async fn begin(turns: &Rc<Semaphore>, patience: Duration) -> Result<Turn, GlommioError<()>> {
+        let permit = turns.acquire_static_permit(1).await?;
+        let permit = Rc::new(RefCell::new(Some(permit)));
+        let given_at = Rc::new(Cell::new(Some(clock::instant())));
+        let (watched, given) = (permit.clone(), given_at.clone());
+        let watch = glommio::spawn_local(async move {
+            loop {
+                glommio::timer::sleep(patience / 4).await;
+                let now = clock::instant();
+                let is_late = |at: Instant| now.duration_since(at) >= patience;
+                if given.get().is_some_and(is_late) {
+                    drop(watched.take());
+                }
+            }
+        });
+        Ok(Turn {
+            turns: turns.clone(),
+            permit,
+            given_at,
+            _watch: watch,
+        })
+    }
+
+    /// The taker wants more.
+    async fn asked(&self) -> Result<(), GlommioError<()>> {
+        self.given_at.set(None);
+        if self.permit.borrow().is_none() {
+            let permit = self.turns.acquire_static_permit(1).await?;
+            self.permit.replace(Some(permit));
+        }
+        Ok(())
+    }
+
+    /// It has something to take.
+    fn gave(&self) {
+        self.given_at.set(Some(clock::instant()));
+    }
+}
+
+impl Drop for Turn {
+    /// At once, also while the watch has not been ended yet.
+    fn drop(&mut self) {
+        drop(self.permit.take());
     }
 }
 
@@ -162,9 +224,13 @@ fn hash_to(path: &Path, file: &File, end: u64) -> Result<(u64, bytes::Bytes), St
     let mut length = 0;
     loop {
         let room = (end - length).min(PART_BYTES as u64) as usize;
+        let began = clock::instant();
         let read = file
             .read_at(&mut buffer[..room], length)
             .map_err(|e| io_error(path, "read", e))?;
+        // Half of the disk's time is left to appends: a bound in bytes would make long checkpoints wait for longer than the
+        // taker does.
+        std::thread::sleep(clock::instant().duration_since(began));
         if read == 0 {
             return Ok((length, digest(&hash)));
         }
@@ -187,14 +253,17 @@ fn digest(hash: &Xxh3) -> bytes::Bytes {
 /// A checkpoint under way.
 struct Giving {
     core: Rc<Core>,
+    group: u32,
     wanted: Vec<Wanted>,
     open: Option<Wanted>,
-    _turn: StaticPermit,
+    turn: Turn,
 }
 
 impl Giving {
     /// The next part, when it may leave.
     async fn next(&mut self) -> Result<Option<CheckpointPart>, TransferError> {
+        let asked = self.turn.asked().await;
+        asked.map_err(|e| no_turn(&self.core, self.group, &e))?;
         let is_read = |w: &Wanted| w.from >= w.file.length;
         if self.open.as_ref().is_none_or(is_read) {
             self.open = self.wanted.pop();
@@ -218,12 +287,21 @@ impl Giving {
             .await
             .map_err(|e| io_error(Path::new(&name), "read", e))?;
         open.from += length as u64;
+        self.turn.gave();
         Ok(Some(CheckpointPart {
             name,
             position,
             data: data.into(),
             ..CheckpointPart::default()
         }))
+    }
+}
+
+fn no_turn(core: &Core, group: u32, error: &GlommioError<()>) -> TransferError {
+    TransferError::Bad {
+        group,
+        node: core.config.node_id,
+        what: format!("no turn: {error}"),
     }
 }
 
@@ -238,12 +316,11 @@ impl Core {
         request: FetchCheckpointRequest,
     ) -> Result<impl Stream<Item = Result<CheckpointPart, TransferError>> + use<>, TransferError>
     {
-        let turn = self.giving.turns.acquire_static_permit(1).await;
-        let turn = turn.map_err(|e| TransferError::Bad {
-            group: request.group,
-            node: self.config.node_id,
-            what: format!("no turn: {e}"),
-        })?;
+        let group = request.group;
+        let turn = Turn::begin(&self.giving.turns, TAKER_PATIENCE).await;
+        let turn = turn.map_err(|e| no_turn(self, group, &e))?;
+        // Reading the files through is the giver's own time.
+        turn.asked().await.map_err(|e| no_turn(self, group, &e))?;
         let source = blocking::run(move || open_source(&dir, &request)).await?;
         let first = CheckpointPart {
             manifest_hash: hash_of_bytes(&source.manifest),
@@ -251,11 +328,13 @@ impl Core {
             files: source.files,
             ..CheckpointPart::default()
         };
+        turn.gave();
         let giving = Giving {
             core: self.clone(),
+            group,
             wanted: source.wanted,
             open: None,
-            _turn: turn,
+            turn,
         };
         let rest = stream::try_unfold(giving, |mut giving| async move {
             Ok(giving.next().await?.map(|part| (part, giving)))
@@ -277,6 +356,27 @@ mod tests {
         // What was not used is not saved up.
         assert_eq!(throttle.wait_us(60_000_000, 500), 0);
         assert_eq!(throttle.wait_us(60_000_000, 1), 500_000);
+    }
+
+    #[test]
+    fn a_taker_that_takes_nothing_keeps_no_turn_from_others() {
+        let executor = glommio::LocalExecutorBuilder::default().make().unwrap();
+        executor.run(async {
+            let turns = Rc::new(Semaphore::new(1));
+            let patience = Duration::from_millis(20);
+            let stuck = Turn::begin(&turns, patience).await.unwrap();
+            stuck.asked().await.unwrap();
+            stuck.gave();
+            // It takes nothing.
+            let other = Turn::begin(&turns, Duration::from_secs(600)).await.unwrap();
+            assert!(stuck.permit.borrow().is_none());
+            drop(other);
+            stuck.asked().await.unwrap();
+            assert!(stuck.permit.borrow().is_some(), "it goes on");
+            assert_eq!(turns.available(), 0);
+            drop(stuck);
+            assert_eq!(turns.available(), 1, "what ended holds nothing");
+        });
     }
 
     #[test]

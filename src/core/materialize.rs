@@ -9,7 +9,7 @@ use storage::pack::ChunkLocation;
 
 use super::Core;
 use crate::ops::metrics::add;
-use crate::protocol::{ColdChunk, Offset, Op, Outcome, Piece, ReadPlan, Refusal, Request};
+use crate::protocol::{Op, Outcome, Piece, ReadPlan, Refusal, Request};
 
 impl Core {
     /// Fetches a plan's bytes in order.
@@ -81,8 +81,7 @@ impl Core {
                     from,
                     to,
                 } => {
-                    let whole = self.cold_chunk(group, pack, &chunk).await;
-                    let whole = whole.map_err(|refusal| lost_of(refusal, &chunk))?;
+                    let whole = self.cold_chunk(group, pack, &chunk).await?;
                     bytes.push(whole.slice(from as usize..to as usize));
                 }
                 Piece::Inherited {
@@ -117,16 +116,5 @@ impl Core {
             }
         }
         Ok(bytes)
-    }
-}
-
-/// Which bytes of the stream it is that cannot be had.
-fn lost_of(refusal: Refusal, chunk: &ColdChunk) -> Refusal {
-    match refusal {
-        Refusal::DataDamaged => Refusal::BytesLost {
-            from: Offset(chunk.start),
-            to: Offset(chunk.end()),
-        },
-        other => other,
     }
 }

@@ -304,6 +304,7 @@ impl Core {
                 incarnation: held.incarnation.0,
                 start: held.needed_from(),
                 end: chunk.end(),
+                only_copies: false,
             };
             let reply = match self.caller.fetch_bytes(&address, request).await {
                 Ok(reply) => reply,
@@ -361,6 +362,10 @@ impl Core {
         };
         let key = StreamKey::from_stored(&request.key);
         let pieces = match self.ask(Request::on_key(key, op)).await {
+            Outcome::Read(plan) if request.only_copies => {
+                let copies = self.copies_of(&plan.pieces).await;
+                return copies.ok_or(Refusal::NotFound);
+            }
             Outcome::Read(plan) => self.materialize_plan(&plan).await?,
             Outcome::Refused(refusal) => return Err(refusal),
             _ => return Err(Refusal::Unavailable),

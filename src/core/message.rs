@@ -7,6 +7,7 @@ use raftproto::peer::{Batch, GroupStatus};
 use storage::StorageError;
 
 use super::cold_cache::ChunkId;
+use crate::group::ChunkVerdict;
 use crate::meta::Tables;
 use crate::ops::metrics::CoreSnapshot;
 use crate::protocol::{ColdChunk, Outcome, Request, TailNews};
@@ -85,10 +86,21 @@ pub enum Message {
         /// What is damaged.
         error: Option<StorageError>,
     },
-    /// A reader found a chunk of the cold store damaged that the other core's group refers to.
-    DamagedObject {
+    /// A reader found a chunk of the cold store damaged that the other core's group refers to: what is known of it?
+    JudgeChunk {
+        /// The asking core's number for it.
+        id: u64,
         /// Which.
         chunk: ChunkId,
+        /// The node that leads the group may be asked.
+        may_ask: bool,
+    },
+    /// To `JudgeChunk`.
+    ChunkJudged {
+        /// The number that it was asked under.
+        id: u64,
+        /// What is known.
+        verdict: ChunkVerdict,
     },
     /// Have you this chunk of the cold store?
     WantChunk {

@@ -19,6 +19,7 @@ mod guests;
 mod hand_over;
 mod http_client;
 pub mod hyper_rt;
+mod judge;
 mod level;
 pub mod listen;
 mod load;
@@ -149,6 +150,8 @@ pub struct Core {
     pace: pace::Pace,
     /// The longest time for which another node's backup keeps what is deleted.
     others_keep_ms: Cell<u64>,
+    /// Nodes that have their old data in another place, and where.
+    other_places: RefCell<BTreeMap<u64, String>>,
     /// Of all groups of the node.
     loads: std::sync::Arc<load::Loads>,
     /// What spreads leadership.

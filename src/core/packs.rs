@@ -40,6 +40,14 @@ pub enum FlushError {
     /// What is there.
     #[error("{0}: {1}")]
     Damaged(ColdKey, PackDamage),
+    /// The replicas would not find it.
+    #[error("node {node} has its old data elsewhere ({place}): give all nodes the same `cold`")]
+    PlacesDiffer {
+        /// Which.
+        node: u64,
+        /// Where.
+        place: String,
+    },
     /// None is set.
     #[error("there is no cold store")]
     NoStore,

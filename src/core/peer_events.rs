@@ -9,17 +9,19 @@ use raftproto::checkpoint::Member as StoredMember;
 use raftproto::command::change_members::Change;
 use raftproto::peer::{
     AdminReply, AdminRequest, Batch, FetchBytesReply, FetchBytesRequest, FetchCheckpointRequest,
-    Hello, PeerStatus, StatusReply, StatusRequest, admin_request::Order,
+    Hello, JudgeChunkReply, JudgeChunkRequest, PeerStatus, StatusReply, StatusRequest,
+    admin_request::Order,
 };
 use storage::{StorageError, framed};
 
+use super::cold_cache::ChunkId;
 use super::members::listed;
 use super::transfer::TransferError;
 use super::{Core, Message, core_statuses};
-use crate::group::Input;
+use crate::group::{ChunkVerdict, Input};
 use crate::meta::admission::{Bound, Known, admit};
 use crate::peer::{CheckpointParts, Code, GrpcError, PeerEvents};
-use crate::protocol::{GroupTarget, MemberChange, Op, Outcome, Request};
+use crate::protocol::{GroupTarget, MemberChange, Op, Outcome, PackName, Request};
 
 /// The [`PeerEvents`] of one core.
 pub struct PeerShell(pub(super) Rc<Core>);
@@ -57,6 +59,8 @@ impl PeerEvents for PeerShell {
             drop(addresses);
             self.0.clock.heed(node, hello.now_ms);
             self.0.keep_backup_of(node, hello.dr_keep_ms);
+            self.0.compare_places(node, hello);
+            self.0.ask_again();
         }
         self.0.on_link_change(node, hello.is_some());
     }
@@ -124,6 +128,19 @@ impl PeerEvents for PeerShell {
         Ok(FetchBytesReply { data, crc32c })
     }
 
+    async fn judge_chunk(&self, request: JudgeChunkRequest) -> JudgeChunkReply {
+        let chunk = ChunkId {
+            group: request.group,
+            pack: PackName::from_message(request.pack.as_ref()),
+            position: request.position,
+        };
+        let verdict = self.0.judge_chunk(chunk, false).await;
+        JudgeChunkReply {
+            is_lost: verdict == ChunkVerdict::Lost,
+            is_unneeded: verdict == ChunkVerdict::Unneeded,
+        }
+    }
+
     async fn checkpoint(
         &self,
         request: FetchCheckpointRequest,
@@ -182,6 +199,10 @@ impl Core {
             } else {
                 0
             },
+            cold_place: self
+                .config
+                .cold_place()
+                .map_or_else(String::new, |place| place.shared_name()),
         }
     }
 

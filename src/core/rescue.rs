@@ -3,7 +3,7 @@
 //! written again under a new name, as the chunks of a sparse pack are, so the damaged object is given up once nothing refers to it.
 //! What is found nowhere stays where it is, is named in the log by stream and range, and is looked for again by each scrub.
 //!
-//! The leader does it, since only it writes packs; who reads elsewhere lets it know by reading the same bytes there.
+//! The leader does it, since only it writes packs; who reads elsewhere asks it what is known (`judge.rs`).
 //! Owns what was found until it is written. Invariants: one object at a time on a core, which bounds its memory.
 
 use std::cell::{Cell, RefCell};
@@ -18,8 +18,10 @@ use storage::cold::ColdError;
 
 use super::cold_cache::{ChunkId, location_of};
 use super::cold_read::{Wanted, is_damage};
+use super::damage::Damaged;
 use super::signal::slot;
 use super::{Core, Message};
+use crate::backup::lost::joined;
 use crate::group::HeldColdChunk;
 use crate::ops::metrics::add;
 use crate::protocol::{ColdChunk, Offset, Op, Outcome, PackName, Piece, Request};
@@ -62,32 +64,8 @@ impl Rescue {
     }
 }
 
-/// What became of a damaged object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rescued {
-    /// All that was needed of it is in another one now.
-    All,
-    /// Nothing refers to it any more, or it is sound after all.
-    Unneeded,
-    /// Some bytes were found nowhere.
-    Not,
-    /// Another one is being seen to, or it could not be written: the next round sees to it.
-    Later,
-}
-
 impl Core {
-    /// A reader of this core found a chunk damaged: its group's core sees to it.
-    pub(super) fn found_damaged_object(self: &Rc<Self>, chunk: ChunkId) {
-        let owner = self.owner(chunk.group);
-        if owner == self.id {
-            self.see_to_object(chunk);
-        } else {
-            // If there is no room for it now, the next reader says it again.
-            let _ = self.post(owner, Message::DamagedObject { chunk });
-        }
-    }
-
-    /// Sees to a damaged object of an own group, in a task of its own.
+    /// Sees to a damaged object of a group that is led here, in a task of its own.
     pub(super) fn see_to_object(self: &Rc<Self>, chunk: ChunkId) {
         if self.tier.rescue.is_at_work.get() {
             return;
@@ -102,55 +80,54 @@ impl Core {
         drop(seen_to);
         let core = self.clone();
         self.spawn_cold(async move {
-            if core.leads_now(chunk.group) {
-                core.rescue(chunk.group, chunk.pack, false).await;
-            } else {
-                core.tell_leader(chunk).await;
-            }
+            core.rescue(chunk.group, chunk.pack, false).await;
         });
     }
 
     /// Writes again what is left of an object. `is_damaged`: the caller knows that it is, be it in what nobody refers to.
-    pub(super) async fn rescue(
-        self: &Rc<Self>,
-        group: u32,
-        name: PackName,
-        is_damaged: bool,
-    ) -> Rescued {
+    pub(super) async fn rescue(self: &Rc<Self>, group: u32, name: PackName, is_damaged: bool) {
         // What came too late may have a pack in mind that was given up since.
         let Some(number) = self.number_of(group, name) else {
-            return Rescued::Unneeded;
+            return;
         };
-        if self.tier.rescue.is_at_work.replace(true) {
-            return Rescued::Later;
+        // Where the nodes look in different places, not to find it says nothing.
+        if self.other_place().is_some() || self.tier.rescue.is_at_work.replace(true) {
+            return;
         }
         let rescued = self.try_rescue(group, name, number, is_damaged).await;
         self.tier.rescue.found.borrow_mut().clear();
         self.tier.rescue.is_at_work.set(false);
-        let rescued = rescued.unwrap_or_else(|error| {
-            log::warn!("event=object_not_rescued group={group} pack={name} {error}");
-            Rescued::Later
-        });
-        if rescued == Rescued::All {
-            log::warn!("event=object_rescued group={group} pack={name}");
-            add(&self.metrics.plain.cold_packs_rescued_total, 1);
+        match rescued {
+            Ok(true) => {
+                log::warn!("event=object_rescued group={group} pack={name}");
+                add(&self.metrics.plain.cold_packs_rescued_total, 1);
+                self.note_sound(&Damaged::Object(group, name));
+            }
+            // The next round, or the next reader after a while, sees to it.
+            Ok(false) => {}
+            Err(error) => {
+                log::warn!("event=object_not_rescued group={group} pack={name} {error}");
+            }
         }
-        rescued
     }
 
+    /// Says whether all that was needed of it is in another one now.
     async fn try_rescue(
         self: &Rc<Self>,
         group: u32,
         name: PackName,
         number: u32,
         is_damaged: bool,
-    ) -> Result<Rescued, ColdError> {
+    ) -> Result<bool, ColdError> {
         let mut held = self.chunks_of_object(group, number).await;
         held.sort_by_key(|held| held.chunk.position);
         let unsound = self.unsound(group, name, &held).await?;
         if unsound.is_empty() && !is_damaged {
-            return Ok(Rescued::Unneeded);
+            return Ok(false);
         }
+        self.note_damaged(Damaged::Object(group, name));
+        // Before the first is asked: who comes meanwhile may have been left out.
+        let silent = self.silent_nodes();
         let mut lost = BTreeMap::new();
         let mut ranges = Vec::new();
         for held in held.iter().filter(|h| unsound.contains(&h.chunk.position)) {
@@ -175,17 +152,17 @@ impl Core {
             unsound.len(),
             lost.len()
         );
-        self.name_lost(group, name, ranges);
+        self.name_lost(group, name, &ranges);
+        if !lost.is_empty() && !silent.is_empty() {
+            log::error!(
+                "event=copies_not_asked group={group} pack={name} nodes={silent:?} they are down, and may have what is missing"
+            );
+        }
         let lost_bytes = lost.values().map(|length| u64::from(*length)).sum();
         if let Some(state) = self.groups.borrow_mut().get_mut(&group) {
-            state.write_again(number, lost);
+            state.write_again(number, lost, silent.is_empty());
         }
-        let is_written = self.until_written(group, number, lost_bytes).await;
-        Ok(match (is_written, lost_bytes) {
-            (true, 0) => Rescued::All,
-            (true, _) => Rescued::Not,
-            (false, _) => Rescued::Later,
-        })
+        Ok(self.until_written(group, number, lost_bytes).await && lost_bytes == 0)
     }
 
     fn number_of(&self, group: u32, name: PackName) -> Option<u32> {
@@ -279,6 +256,7 @@ impl Core {
             incarnation: held.incarnation.0,
             start: held.chunk.start,
             end: held.chunk.end(),
+            only_copies: true,
         }
     }
 
@@ -292,12 +270,37 @@ impl Core {
         let Outcome::Read(plan) = self.ask(Request::on_key(held.key.clone(), op)).await else {
             return None;
         };
-        let is_here = |piece: &Piece| matches!(piece, Piece::Hot(_) | Piece::Cold { .. });
-        if !plan.pieces.iter().all(is_here) {
-            return None;
+        self.copies_of(&plan.pieces).await
+    }
+
+    /// The bytes of pieces, if all of them are on this node: in memory, in local packs, in the caches.
+    pub(super) async fn copies_of(self: &Rc<Self>, pieces: &[Piece]) -> Option<Bytes> {
+        let mut all: Vec<Bytes> = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            match piece {
+                Piece::Hot(_) | Piece::Cold { .. } => {
+                    let one = self.materialize_pieces(std::slice::from_ref(piece)).await;
+                    all.extend(one.ok()?);
+                }
+                Piece::Stored {
+                    chunk,
+                    group,
+                    pack,
+                    from,
+                    to,
+                } => {
+                    let id = ChunkId {
+                        group: *group,
+                        pack: *pack,
+                        position: chunk.position,
+                    };
+                    let whole = self.chunk_of_cores(id, *chunk).await?;
+                    all.push(whole.slice(*from as usize..*to as usize));
+                }
+                Piece::Inherited { .. } => return None,
+            }
         }
-        let pieces = self.materialize_pieces(&plan.pieces).await.ok()?;
-        Some(pieces.concat().into())
+        Some(all.concat().into())
     }
 
     /// A chunk from the caches of the node's cores.
@@ -380,7 +383,7 @@ impl Core {
     }
 
     /// Says which bytes of which streams are nowhere.
-    fn name_lost(&self, group: u32, pack: PackName, mut lost: Vec<&HeldColdChunk>) {
+    fn name_lost(&self, group: u32, pack: PackName, lost: &[&HeldColdChunk]) {
         let bytes: u64 = lost.iter().map(|h| u64::from(h.chunk.length)).sum();
         {
             let mut known = self.tier.rescue.lost.borrow_mut();
@@ -390,15 +393,18 @@ impl Core {
             }
         }
         self.count_lost();
-        lost.sort_by_key(|held| (held.key.clone(), held.chunk.start));
-        let mut ranges: Vec<(&HeldColdChunk, u64, u64)> = Vec::new();
-        for held in lost {
-            let (from, to) = (held.chunk.start.max(held.kept_from), held.chunk.end());
-            match ranges.last_mut() {
-                Some((before, _, end)) if before.key == held.key && *end == from => *end = to,
-                _ => ranges.push((held, from, to)),
-            }
-        }
+        let lost = lost.iter().map(|held| {
+            let from = held.chunk.start.max(held.kept_from);
+            (&held.key, from, held.chunk.end())
+        });
+        let ranges = joined(lost);
+        let ranges = ranges.iter().flat_map(|(key, ranges)| {
+            let text = move |(from, to): &(u64, u64)| {
+                format!("{key} {} to {}", Offset(*from), Offset(*to))
+            };
+            ranges.iter().map(text)
+        });
+        let ranges: Vec<String> = ranges.collect();
         let key = super::packs::pack_key(&self.config.cluster_id, group, pack);
         let object = key.map(|key| key.to_string()).unwrap_or_default();
         for (line, some) in ranges.chunks(RANGES_PER_LINE).enumerate() {
@@ -407,10 +413,7 @@ impl Core {
                 log::error!("event=bytes_lost object={object} and {more} more ranges");
                 return;
             }
-            let named = some.iter().map(|(held, from, to)| {
-                format!("{} {} to {}", held.key, Offset(*from), Offset(*to))
-            });
-            let named = named.collect::<Vec<_>>().join(", ");
+            let named = some.join(", ");
             log::error!("event=bytes_lost object={object} ranges={named:?} no copy was found");
         }
     }
@@ -423,7 +426,7 @@ impl Core {
             && let Some(state) = self.groups.borrow_mut().get_mut(&group)
         {
             log::warn!("event=object_sound_again group={group} pack={name}");
-            state.write_again(number, BTreeMap::new());
+            state.write_again(number, BTreeMap::new(), true);
         }
     }
 
@@ -435,26 +438,16 @@ impl Core {
         self.metrics.plain.cold_lost_bytes.set(bytes);
     }
 
-    /// The leader reads what was found damaged here, and so finds it too.
-    async fn tell_leader(self: &Rc<Self>, chunk: ChunkId) {
-        if self.tier.rescue.is_at_work.replace(true) {
-            return;
-        }
-        let number = {
-            let groups = self.groups.borrow();
-            let group = groups.get(&chunk.group);
-            group.and_then(|g| g.number_of(chunk.pack))
-        };
-        if let (Some(number), Some(address)) = (number, self.leader_address(chunk.group)) {
-            let held = self.chunks_of_object(chunk.group, number).await;
-            let held = held.iter().find(|h| h.chunk.position == chunk.position);
-            if let Some(held) = held {
-                // Whatever it answers: it knows then.
-                let request = self.request_of(held);
-                let _ = self.caller.fetch_bytes(&address, request).await;
-            }
-        }
-        self.tier.rescue.is_at_work.set(false);
+    /// A node can be asked again: readers need not wait for the next look at what it may have a copy of.
+    pub(super) fn ask_again(&self) {
+        self.tier.rescue.seen_to.borrow_mut().clear();
+    }
+
+    /// Nodes that cannot be asked now.
+    fn silent_nodes(&self) -> Vec<u64> {
+        let links = self.links.borrow();
+        let silent = links.iter().filter(|(_, link)| !link.is_up());
+        silent.map(|(node, _)| *node).collect()
     }
 
     fn leads_now(&self, group: u32) -> bool {
@@ -462,7 +455,7 @@ impl Core {
         groups.get(&group).is_some_and(|g| g.is_ready())
     }
 
-    fn leader_address(&self, group: u32) -> Option<String> {
+    pub(super) fn leader_address(&self, group: u32) -> Option<String> {
         let leader = self.leaders.borrow().get(group as usize).copied()?;
         let links = self.links.borrow();
         links.get(&leader).map(|link| link.address().to_owned())

@@ -349,7 +349,15 @@ impl Core {
             Message::TransferLeaders { group, to_node } => self.transfer_leaders(group, to_node),
             Message::Leader { group, node } => self.note_leader(group, node),
             Message::DamagedPack { group, pack, error } => self.see_to_pack(group, pack, error),
-            Message::DamagedObject { chunk } => self.see_to_object(chunk),
+            Message::JudgeChunk { id, chunk, may_ask } => {
+                self.judge_for_core(from, id, chunk, may_ask);
+            }
+            Message::ChunkJudged { id, verdict } => {
+                let judging = self.tier.judging.borrow_mut().remove(&id);
+                if let Some(slot) = judging {
+                    slot.fill(verdict);
+                }
+            }
             Message::WantChunk { id, chunk, is } => self.give_chunk(from, id, chunk, is),
             Message::Chunk { id, bytes } => {
                 let slot = self.tier.asked.borrow_mut().remove(&id);

@@ -23,7 +23,6 @@ use super::checkpoint::{manifest_path, pack_path, table_path, tables};
 use super::cold_read::is_damage;
 use super::damage::Damaged;
 use super::packs::pack_key;
-use super::rescue::Rescued;
 use crate::ops::metrics::add;
 use crate::protocol::PackName;
 
@@ -32,6 +31,9 @@ const OBJECT_BYTES_MAX: u64 = 64 << 20;
 
 /// A scrub that waits for its next round looks at the clock so often: it may have been set.
 const LOOK_MS: u64 = 60_000;
+
+/// Objects that are known to be damaged are looked at so often: who puts one back need not wait for the next round.
+const AGAIN_MS: u64 = 10 * 60_000;
 
 /// What a look at something came to.
 enum Found {
@@ -56,11 +58,16 @@ impl Core {
         loop {
             let last_ms = last_round_ms(note.clone()).await;
             let due_ms = last_ms.saturating_add(self.config.scrub_interval_ms);
+            let mut looked_ms = self.clock.now_ms();
             while let left_ms = due_ms.saturating_sub(self.clock.now_ms())
                 && left_ms > 0
             {
                 self.sleep(Duration::from_millis(left_ms.min(LOOK_MS)))
                     .await;
+                if self.clock.now_ms().saturating_sub(looked_ms) >= AGAIN_MS {
+                    self.scrub_damaged_objects().await;
+                    looked_ms = self.clock.now_ms();
+                }
             }
             let began_ms = self.clock.now_ms();
             self.scrub_files().await;
@@ -69,8 +76,7 @@ impl Core {
             self.scrub_objects().await;
             self.forget_damaged(|damaged| match damaged {
                 Damaged::File(path) => !path.exists(),
-                // Others say so who lead its group.
-                Damaged::Object(group, name) => !self.is_needed(*group, *name),
+                Damaged::Object(group, name) => self.size_of(*group, *name).is_none(),
             });
             let plain = &self.metrics.plain;
             add(&plain.scrub_rounds_total, 1);
@@ -220,44 +226,70 @@ impl Core {
         for group in groups {
             let packs = self.groups.borrow().get(&group).map(|g| g.cold_packs());
             for (name, length) in packs.unwrap_or_default() {
-                let Some(key) = pack_key(&self.config.cluster_id, group, name) else {
-                    continue;
-                };
-                let header = header_of(group, name);
-                let first = check_object(&*store, &key, header, length).await;
-                let read = match first {
-                    Err(ColdError::Corrupt { key, what }) => {
-                        log::warn!("event=scrub_again key={key} what={what:?}");
-                        let second = check_object(&*store, &key, header, length).await;
-                        if second.is_ok() {
-                            add(&self.metrics.plain.scrub_repaired_total, 1);
-                            add(&self.metrics.plain.scrub_damaged_total, 1);
-                        }
-                        second
-                    }
-                    first => first,
-                };
-                let is_sound = read.is_ok();
-                if let Err(error) = read
-                    && self.is_needed(group, name)
-                {
-                    log::error!("event=scrub_damage {error}");
-                    if is_damage(&error) {
-                        let damaged = Damaged::Object(group, name);
-                        self.note_damaged(damaged.clone());
-                        if self.rescue(group, name, true).await == Rescued::All {
-                            self.note_sound(&damaged);
-                        }
-                    }
-                }
-                if is_sound {
-                    self.found_sound(group, name);
-                    self.note_sound(&Damaged::Object(group, name));
-                }
-                self.count_lost();
-                self.rest(length).await;
+                self.scrub_object(&*store, group, name, length).await;
             }
         }
+    }
+
+    /// Looks whether what is known to be damaged is so still. What other nodes lead by now is their matter, but for that.
+    async fn scrub_damaged_objects(self: &Rc<Self>) {
+        let Some(store) = self.cold.clone() else {
+            return;
+        };
+        for (group, name) in self.damaged_objects() {
+            match self.size_of(group, name) {
+                Some(length) => self.scrub_object(&*store, group, name, length).await,
+                None => self.forget_damaged(|damaged| *damaged == Damaged::Object(group, name)),
+            }
+        }
+    }
+
+    async fn scrub_object(
+        self: &Rc<Self>,
+        store: &dyn ColdStore,
+        group: u32,
+        name: PackName,
+        length: u64,
+    ) {
+        let Some(key) = pack_key(&self.config.cluster_id, group, name) else {
+            return;
+        };
+        let header = header_of(group, name);
+        let read = match check_object(store, &key, header, length).await {
+            Err(ColdError::Corrupt { key, what }) => {
+                log::warn!("event=scrub_again key={key} what={what:?}");
+                let second = check_object(store, &key, header, length).await;
+                if second.is_ok() {
+                    add(&self.metrics.plain.scrub_repaired_total, 1);
+                    add(&self.metrics.plain.scrub_damaged_total, 1);
+                }
+                second
+            }
+            first => first,
+        };
+        match read {
+            Ok(()) => {
+                self.found_sound(group, name);
+                self.note_sound(&Damaged::Object(group, name));
+            }
+            Err(error) if self.is_needed(group, name) => {
+                log::error!("event=scrub_damage {error}");
+                if is_damage(&error) {
+                    self.note_damaged(Damaged::Object(group, name));
+                    self.rescue(group, name, true).await;
+                }
+            }
+            Err(_) => {}
+        }
+        self.count_lost();
+        self.rest(length).await;
+    }
+
+    /// The size of a pack that streams have bytes in, whoever leads its group.
+    fn size_of(&self, group: u32, name: PackName) -> Option<u64> {
+        let groups = self.groups.borrow();
+        let (_, length) = groups.get(&group)?.known_pack(name)?;
+        Some(length)
     }
 
     /// The pack still counts, and it is this node that says so.
@@ -309,15 +341,8 @@ async fn check_object(
     };
     if length <= OBJECT_BYTES_MAX {
         let object = store.get_range(key, 0, length).await?;
-        let checked = blocking::run(move || {
-            cold_pack::check_header(&object, header)?;
-            let index = cold_pack::index_position(&object, length)?;
-            let entries = cold_pack::read_index(&object[index as usize..])?;
-            entries
-                .iter()
-                .try_for_each(|entry| open_at(&object, 0, &entry.location))
-        });
-        return checked.await.map_err(corrupt);
+        let checked = blocking::run(move || cold_pack::verify(&object, header));
+        return checked.await.map(|_| ()).map_err(corrupt);
     }
     let end = store
         .get_range(

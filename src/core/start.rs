@@ -376,6 +376,7 @@ async fn build(
         sync_began_us: Cell::new(0),
         pace: super::pace::Pace::default(),
         others_keep_ms: Cell::new(0),
+        other_places: RefCell::default(),
         loads,
         balancing: super::balance::Balancing::default(),
         giving,

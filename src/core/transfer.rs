@@ -140,6 +140,11 @@ fn take_part(root: &Path, group: u32, part: &CheckpointPart) -> Result<(), Stora
         .map_err(failed("write"))
 }
 
+/// The manifest is the one that was sent, for all that is said of it: who gives it may be older than the hash.
+fn is_as_given(first: &CheckpointPart) -> bool {
+    first.manifest_hash.is_empty() || hash_of_bytes(&first.manifest) == first.manifest_hash
+}
+
 /// Verifies and syncs what was gathered, and loads its state. Blocks.
 fn load(
     root: &Path,
@@ -308,9 +313,7 @@ impl Core {
         if let Some(file) = first.files.iter().find(|f| !is_name(&f.name)) {
             return Err(bad(format!("{:?} is not a file's name", file.name)));
         }
-        // Who gives it may be older than the hash.
-        let is_hashed = !first.manifest_hash.is_empty();
-        if is_hashed && hash_of_bytes(&first.manifest) != first.manifest_hash {
+        if !is_as_given(&first) {
             return Err(bad("its manifest did not arrive as it was".to_owned()));
         }
         while let Some(part) = parts.next().await.map_err(broken)? {
@@ -377,6 +380,21 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_manifest_counts_only_as_it_was_given() {
+        let part = |hashed: &'static [u8], hash: Option<&[u8]>| CheckpointPart {
+            manifest: bytes::Bytes::from_static(hashed),
+            manifest_hash: hash.map(hash_of_bytes).unwrap_or_default(),
+            ..CheckpointPart::default()
+        };
+        assert!(is_as_given(&part(b"as it was", Some(b"as it was"))));
+        assert!(!is_as_given(&part(b"as it was", Some(b"as it is not"))));
+        assert!(is_as_given(&part(b"of an older node", None)));
+        let mut cut = part(b"as it was", Some(b"as it was"));
+        cut.manifest_hash.truncate(8);
+        assert!(!is_as_given(&cut));
+    }
 
     #[test]
     fn own_files_are_not_fetched_again_nor_written_over() {

@@ -56,10 +56,11 @@ pub fn check(config: &Config, scope: Scope) -> Vec<Finding> {
     sorted(findings.0)
 }
 
-/// All checks, and the cold store's. On an executor.
+/// All checks, those of the cold store, and what the other nodes say. On an executor.
 pub async fn check_all(config: &Config, scope: Scope) -> Vec<Finding> {
     let mut all = check(config, scope);
     all.extend(store::check(config).await);
+    all.extend(store::check_place(config).await);
     sorted(all)
 }
 

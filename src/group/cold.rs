@@ -111,6 +111,8 @@ pub(super) struct ColdWork {
     delete_after_ms: u64,
     /// Chunks that cannot be read, and packs that are written again although they are not sparse.
     pub(super) lost: Lost,
+    /// Of those, by pack, what no node has a copy of.
+    pub(super) judged: BTreeMap<u32, BTreeSet<u64>>,
     pub(super) damaged: BTreeSet<u32>,
     /// Packs whose end is on its way into the log, and when it must have been lost.
     forgetting: BTreeMap<u32, u64>,

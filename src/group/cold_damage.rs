@@ -7,16 +7,47 @@ use super::Group;
 use super::cold::ColdSettings;
 use crate::protocol::PackName;
 
+/// What is known of a chunk that its object does not hold any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChunkVerdict {
+    /// No node has a copy.
+    Lost,
+    /// Copies are looked for.
+    Sought,
+    /// The streams have nothing in that object any more.
+    Unneeded,
+}
+
 impl Group {
     /// An object is damaged: all of it that can be read is written again, and chunks at these places, of these lengths, are left
-    /// where they are. Only on a leader.
-    pub fn write_again(&mut self, pack: u32, lost: BTreeMap<u64, u32>) {
+    /// where they are. `is_final`: all who may have a copy of those were asked. Only on a leader.
+    pub fn write_again(&mut self, pack: u32, lost: BTreeMap<u64, u32>, is_final: bool) {
         self.cold.damaged.insert(pack);
+        self.cold.judged.remove(&pack);
+        if is_final {
+            let positions = lost.keys().copied().collect();
+            self.cold.judged.insert(pack, positions);
+        }
         if lost.is_empty() {
             self.cold.lost.remove(&pack);
         } else {
             self.cold.lost.insert(pack, lost);
         }
+    }
+
+    /// What a leader knows of a chunk that its object does not hold; `None`: it does not lead.
+    pub fn judge_chunk(&self, pack: PackName, position: u64) -> Option<ChunkVerdict> {
+        if !self.is_ready {
+            return None;
+        }
+        let Some((number, _)) = self.cold_pack(pack) else {
+            return Some(ChunkVerdict::Unneeded);
+        };
+        let judged = self.cold.judged.get(&number);
+        Some(match judged.is_some_and(|lost| lost.contains(&position)) {
+            true => ChunkVerdict::Lost,
+            false => ChunkVerdict::Sought,
+        })
     }
 
     /// A chunk at this place cannot be read: what is written again is so without it.
@@ -27,17 +58,14 @@ impl Group {
 
     /// A pack that counts, by its name: its number, and its size in bytes. Only on a leader.
     pub fn cold_pack(&self, name: PackName) -> Option<(u32, u64)> {
-        let mut packs = self.machine.cold.packs.iter();
-        let found = packs.find(|(_, p)| p.name == name && p.live_bytes > 0);
-        let (number, pack) = found.filter(|_| self.is_ready)?;
-        Some((*number, pack.object_bytes))
+        self.known_pack(name).filter(|_| self.is_ready)
     }
 
-    /// The number of a pack, by its name, on any replica.
-    pub fn number_of(&self, name: PackName) -> Option<u32> {
+    /// A pack that streams have bytes in, by its name, on any replica: its number, and its size in bytes.
+    pub fn known_pack(&self, name: PackName) -> Option<(u32, u64)> {
         let mut packs = self.machine.cold.packs.iter();
-        let found = packs.find(|(_, p)| p.name == name)?;
-        Some(*found.0)
+        let found = packs.find(|(_, p)| p.name == name && p.live_bytes > 0);
+        found.map(|(number, pack)| (*number, pack.object_bytes))
     }
 
     /// Bytes that streams have in a pack.

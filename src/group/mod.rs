@@ -51,6 +51,7 @@ pub use self::checkpoint::{
 };
 pub use self::choose::PackSource;
 pub use self::cold::{ColdAnswer, ColdFigures, ColdSettings, PackedChunk};
+pub use self::cold_damage::ChunkVerdict;
 pub use self::cold_state::ColdPack;
 pub use self::effects::{Effect, Fetched, Input, Now, ReplyTo};
 pub use self::log::LogPosition;

@@ -172,6 +172,9 @@ impl Raft {
             // It would lead at once, and raft-rs ends the process if the log of one that does is not on disk.
             return;
         }
+        if self.waits_too_long_for_the_disk() {
+            return self.lead_no_more();
+        }
         self.draw_time_out();
         self.node.tick();
         self.draw_time_out();
@@ -197,6 +200,9 @@ impl Raft {
     /// # Errors
     /// [`BadMessage`]; nothing was changed.
     pub(super) fn step(&mut self, message: RaftMessage) -> Result<(), BadMessage> {
+        if self.waits_too_long_for_the_disk() {
+            return Ok(());
+        }
         let known = (self.term(), self.commit(), self.is_leader());
         let (message, payloads) = peer::incoming(self.id(), self.node.store(), known, message)?;
         for (position, payload) in payloads {
@@ -234,18 +240,6 @@ impl Raft {
         let _ = self.node.step(message);
         self.hold_next_above_matched(from);
         self.draw_time_out();
-    }
-
-    /// A refusal that came late can put what is sent next below what the follower is known to have (raft-rs issue 555).
-    fn hold_next_above_matched(&mut self, follower: u64) {
-        if !self.is_leader() {
-            return;
-        }
-        if let Some(progress) = self.node.raft.mut_prs().get_mut(follower)
-            && progress.next_idx <= progress.matched
-        {
-            progress.next_idx = progress.matched + 1;
-        }
     }
 
     pub(super) fn is_leader(&self) -> bool {

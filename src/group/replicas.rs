@@ -10,6 +10,10 @@ use super::raft::Raft;
 use super::settings::Replica;
 use crate::mutation;
 
+/// Readies that may wait for the disk. A follower's answers wait with them, those to heartbeats too, which come for as long as
+/// the disk is full. Beyond this the replica lets no time pass and hears nothing until they are written, as if it were cut off.
+pub(super) const UNSYNCED_MAX: usize = 8192;
+
 impl Raft {
     /// Leadership is on its way to another replica: nothing can be proposed.
     pub(super) fn is_transferring(&self) -> bool {
@@ -109,6 +113,31 @@ impl Raft {
         }
     }
 
+    /// A refusal that came late can put what is sent next below what the follower is known to have (raft-rs issue 555).
+    pub(super) fn hold_next_above_matched(&mut self, follower: u64) {
+        if !self.is_leader() {
+            return;
+        }
+        if let Some(progress) = self.node.raft.mut_prs().get_mut(follower)
+            && progress.next_idx <= progress.matched
+        {
+            progress.next_idx = progress.matched + 1;
+        }
+    }
+
+    /// Steps down, if it leads.
+    pub(super) fn lead_no_more(&mut self) {
+        if self.is_leader() {
+            let term = self.node.raft.term;
+            self.node.raft.become_follower(term, 0);
+        }
+    }
+
+    /// The disk stands still, and [`UNSYNCED_MAX`] waits for it.
+    pub(super) fn waits_too_long_for_the_disk(&self) -> bool {
+        self.unsynced() >= UNSYNCED_MAX
+    }
+
     /// A membership change is in the log and not applied.
     pub(super) fn has_pending_change(&self) -> bool {
         self.node.raft.has_pending_conf()
@@ -135,10 +164,9 @@ impl Raft {
                     || conf_state.voters_outgoing.contains(&id)
                     || conf_state.learners.contains(&id);
                 self.node.mut_store().set_conf_state(conf_state);
-                if !is_in && self.is_leader() && !mutation::is_on("removed-leader-goes-on") {
+                if !is_in && !mutation::is_on("removed-leader-goes-on") {
                     // raft-rs would go on to lead a group that it is no member of.
-                    let term = self.node.raft.term;
-                    self.node.raft.become_follower(term, 0);
+                    self.lead_no_more();
                 }
             }
             Err(error) => panic!("group {}: a membership change: {error}", self.group),

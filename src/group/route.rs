@@ -14,6 +14,13 @@ use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, StreamKey};
 /// How long a request waits for a leader, and for a leader's answer, in microseconds.
 const PATIENCE_US: u64 = 5_000_000;
 
+/// Where nobody has led for so long, an election has failed and the next may too: who comes then is told soon to come back, and
+/// may find another node that is not cut off.
+const ELECTION_PATIENCE_US: u64 = 3_000_000;
+
+/// How long a request waits all the same.
+const SHORT_PATIENCE_US: u64 = 500_000;
+
 /// Requests of one group that wait for a leader.
 pub(super) const HELD_MAX: usize = 4096;
 
@@ -25,6 +32,8 @@ pub(super) struct Asked {
     /// Another node sent it: it is not sent on.
     pub(super) is_forwarded: bool,
     pub(super) until_us: u64,
+    /// A leader that was asked before may have done it: no refusal may say that it was certainly not done.
+    pub(super) in_doubt: bool,
 }
 
 /// A question to the leader.
@@ -42,6 +51,8 @@ struct Underway {
 pub(super) struct Waiting {
     /// Without a leader.
     held: VecDeque<Asked>,
+    /// Since when requests have found none.
+    leaderless_since_us: Option<u64>,
     underway: BTreeMap<u64, Underway>,
     next_token: u64,
     /// Confirmed reads that wait until their index is applied.
@@ -97,6 +108,7 @@ impl Group {
             reply_to,
             is_forwarded,
             until_us: self.now.monotonic_us + PATIENCE_US,
+            in_doubt: false,
         };
         self.dispatch(asked, effects);
     }
@@ -108,7 +120,7 @@ impl Group {
         if !self.raft.is_leader() || self.installing.is_some() {
             if asked.is_forwarded {
                 let node = node_of(self.raft.leader());
-                reply(asked.reply_to, Refusal::NotLeader { node }, effects);
+                refuse_asked(asked, Refusal::NotLeader { node }, effects);
                 return;
             }
             return self.follow(asked, effects);
@@ -140,14 +152,15 @@ impl Group {
             && !mutation::is_on("proposals-unbounded")
         {
             let bound = "uncommitted_bytes_max";
-            return reply(asked.reply_to, Refusal::Overloaded { bound }, effects);
+            return refuse_asked(asked, Refusal::Overloaded { bound }, effects);
         }
         if let Some(refusal) = self.refuse_early(&asked.request) {
-            return reply(asked.reply_to, refusal, effects);
+            return refuse_asked(asked, refusal, effects);
         }
         if let Ok(kind) = command_of(asked.request) {
             if self.is_too_new(&kind) {
-                return reply(asked.reply_to, Refusal::Unavailable, effects);
+                let refusal = not_done(asked.in_doubt, Refusal::Unavailable);
+                return refuse([Some(asked.reply_to)], &refusal, effects);
             }
             self.pending.push(kind, Some(asked.reply_to));
         }
@@ -161,10 +174,10 @@ impl Group {
         }
         let leader = node_of(self.heard_leader.1);
         if asked.is_forwarded {
-            return reply(asked.reply_to, Refusal::NotLeader { node: leader }, effects);
+            return refuse_asked(asked, Refusal::NotLeader { node: leader }, effects);
         }
         if leader == 0 || leader == node_of(self.raft.id()) || !is_command(&asked.request.op) {
-            return reply(asked.reply_to, Refusal::Unavailable, effects);
+            return refuse_asked(asked, Refusal::Unavailable, effects);
         }
         let request = asked.request.clone();
         self.ask_leader(leader, request, Some(asked), false, effects);
@@ -258,12 +271,18 @@ impl Group {
         }
     }
 
-    fn hold(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
+    fn hold(&mut self, mut asked: Asked, effects: &mut Vec<Effect>) {
         if self.waiting.held.len() >= HELD_MAX {
             let bound = "requests_without_leader";
-            return reply(asked.reply_to, Refusal::Overloaded { bound }, effects);
+            return refuse_asked(asked, Refusal::Overloaded { bound }, effects);
         }
         self.wake();
+        if self.raft.leader() == 0 {
+            let now_us = self.now.monotonic_us;
+            let since_us = *self.waiting.leaderless_since_us.get_or_insert(now_us);
+            let until_us = (since_us + ELECTION_PATIENCE_US).max(now_us + SHORT_PATIENCE_US);
+            asked.until_us = asked.until_us.min(until_us);
+        }
         self.waiting.held.push_back(asked);
     }
 
@@ -277,7 +296,7 @@ impl Group {
         let Some(underway) = self.waiting.underway.remove(&token) else {
             return;
         };
-        let Some(asked) = underway.asked else {
+        let Some(mut asked) = underway.asked else {
             return;
         };
         let is_safe = underway.is_confirmation || is_repeatable(&asked.request);
@@ -290,7 +309,11 @@ impl Group {
                 self.ask_again(underway.node, asked, effects);
             }
             Outcome::Refused(Refusal::OutcomeUnknown) if is_safe => {
+                asked.in_doubt |= !underway.is_confirmation;
                 self.ask_again(underway.node, asked, effects);
+            }
+            Outcome::Refused(refusal @ Refusal::Overloaded { .. }) => {
+                refuse_asked(asked, refusal, effects);
             }
             outcome => effects.push(Effect::Reply {
                 reply_to: asked.reply_to,
@@ -358,9 +381,12 @@ impl Group {
     /// Another leader, or a tick: what waited for one is tried again, and what waited too long is refused.
     pub(super) fn retry_held(&mut self, effects: &mut Vec<Effect>) {
         let now_us = self.now.monotonic_us;
+        if self.raft.leader() != 0 {
+            self.waiting.leaderless_since_us = None;
+        }
         for asked in std::mem::take(&mut self.waiting.held) {
             if asked.until_us <= now_us {
-                reply(asked.reply_to, Refusal::Unavailable, effects);
+                refuse_asked(asked, Refusal::Unavailable, effects);
             } else {
                 self.dispatch(asked, effects);
             }
@@ -391,7 +417,7 @@ impl Group {
         }
         for late in self.waiting.confirmed.values_mut() {
             for asked in late.extract_if(.., |asked| asked.until_us <= now_us) {
-                reply(asked.reply_to, Refusal::Unavailable, effects);
+                refuse_asked(asked, Refusal::Unavailable, effects);
             }
         }
         self.waiting.confirmed.retain(|_, asked| !asked.is_empty());
@@ -404,9 +430,18 @@ impl Group {
     }
 }
 
-fn reply(reply_to: ReplyTo, refusal: Refusal, effects: &mut Vec<Effect>) {
-    let outcome = Outcome::Refused(refusal);
-    effects.push(Effect::Reply { reply_to, outcome });
+fn refuse_asked(asked: Asked, refusal: Refusal, effects: &mut Vec<Effect>) {
+    let refusal = not_done(asked.in_doubt, refusal);
+    refuse([Some(asked.reply_to)], &refusal, effects);
+}
+
+/// A refusal of what this replica did not do, and a leader that was asked before may have done.
+fn not_done(in_doubt: bool, refusal: Refusal) -> Refusal {
+    if in_doubt {
+        Refusal::OutcomeUnknown
+    } else {
+        refusal
+    }
 }
 
 fn key_of(request: &Request) -> Option<StreamKey> {

@@ -12,6 +12,7 @@ mod level;
 mod members;
 mod replicas;
 mod retention;
+mod standstill;
 
 use std::collections::{BTreeMap, VecDeque};
 

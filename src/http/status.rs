@@ -9,7 +9,12 @@ use crate::protocol::{KeyError, Refusal};
 /// An error answer: a status, a code for programs, a text for people.
 pub fn refused(refusal: &Refusal, retry_after_s: u64) -> Reply {
     let (status, code, message) = describe(refusal);
-    let text = serde_json::json!({ "error": { "code": code, "message": message } }).to_string();
+    let mut error = serde_json::json!({ "code": code, "message": message });
+    if let Refusal::BytesSought { from, to } | Refusal::BytesLost { from, to } = refusal {
+        error["from"] = from.to_string().into();
+        error["to"] = to.to_string().into();
+    }
+    let text = serde_json::json!({ "error": error }).to_string();
     let mut reply = Reply::new(status).body_json(text);
     reply.no_store();
     match refusal {
@@ -25,6 +30,7 @@ pub fn refused(refusal: &Refusal, retry_after_s: u64) -> Reply {
         Refusal::Overloaded { .. }
         | Refusal::Unavailable
         | Refusal::NotLeader { .. }
+        | Refusal::BytesSought { .. }
         | Refusal::BucketStale
         | Refusal::HoldExpired => {
             reply.set_number(hyper::header::RETRY_AFTER, retry_after_s);
@@ -194,6 +200,14 @@ fn describe(refusal: &Refusal) -> (StatusCode, &'static str, String) {
             S::INTERNAL_SERVER_ERROR,
             "data_damaged",
             "stored data of this stream is damaged; the server's log names the file".into(),
+        ),
+        Refusal::BytesSought { from, to } => (
+            S::SERVICE_UNAVAILABLE,
+            "data_sought",
+            format!(
+                "the bytes of this stream from offset {from} up to {to} are damaged in the cold store, and copies of them are looked \
+                 for; try again"
+            ),
         ),
         Refusal::BytesLost { from, to } => (
             S::INTERNAL_SERVER_ERROR,

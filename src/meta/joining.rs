@@ -251,22 +251,26 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_new_data_directory_is_noted_by_as_many_as_any_later_question_meets() {
-        let reply = |node_id, members: &[u64], refused: &str| StatusReply {
+    fn reply_of(node_id: u64, members: &[u64]) -> StatusReply {
+        let member = |raft_id: &u64| Member {
+            raft_id: *raft_id,
+            ..Member::default()
+        };
+        StatusReply {
             node: Some(Hello {
                 node_id,
                 ..Hello::default()
             }),
-            members: members
-                .iter()
-                .map(|raft_id| Member {
-                    raft_id: *raft_id,
-                    ..Member::default()
-                })
-                .collect(),
-            claim_refused: refused.to_owned(),
+            members: members.iter().map(member).collect(),
             ..StatusReply::default()
+        }
+    }
+
+    #[test]
+    fn a_new_data_directory_is_noted_by_as_many_as_any_later_question_meets() {
+        let reply = |node_id, members: &[u64], refused: &str| StatusReply {
+            claim_refused: refused.to_owned(),
+            ..reply_of(node_id, members)
         };
         let (three, five) = ([1, 2, 3], [1, 2, 3, 4, 5]);
         for (replies, verdict) in [
@@ -293,19 +297,8 @@ mod tests {
     #[test]
     fn a_raft_id_is_taken_once() {
         let reply = |node_id, members: &[u64], bound: &[u64]| StatusReply {
-            node: Some(Hello {
-                node_id,
-                ..Hello::default()
-            }),
-            members: members
-                .iter()
-                .map(|raft_id| Member {
-                    raft_id: *raft_id,
-                    ..Member::default()
-                })
-                .collect(),
             bound_raft_ids: bound.to_vec(),
-            ..StatusReply::default()
+            ..reply_of(node_id, members)
         };
         let replaced = (1 << 16) + 2;
         let (old, new) = ([1, 2, 3], [1, replaced, 3]);

@@ -49,6 +49,16 @@ pub fn check(dir: &Path, config: &Config) -> Result<(), NodeError> {
     Ok(())
 }
 
+/// The directory that a data directory's old data is in, if it is one. Blocks.
+///
+/// # Errors
+/// The disk's.
+pub fn noted_dir(dir: &Path) -> Result<Option<PathBuf>, StorageError> {
+    let noted = framed::read(&note_path(dir))?.unwrap_or_default();
+    let known = String::from_utf8_lossy(&noted);
+    Ok(known.strip_prefix(DIR).map(|left| dir.join(left)))
+}
+
 /// Before a directory's path, which could be that of a bucket.
 const DIR: &str = "dir ";
 
@@ -62,8 +72,7 @@ fn name(place: &ColdPlace, dir: &Path) -> String {
                 cold.strip_prefix(&dir).unwrap_or(&cold).display()
             )
         }
-        ColdPlace::S3 { bucket, prefix } if prefix.is_empty() => format!("s3://{bucket}"),
-        ColdPlace::S3 { bucket, prefix } => format!("s3://{bucket}/{prefix}"),
+        ColdPlace::S3 { .. } => place.shared_name(),
     }
 }
 

@@ -1,16 +1,18 @@
-//! Reads all that a stopped node has on its disk and checks it: identity, manifests, state tables, packs, the log.
+//! Reads all that a stopped node has on its disk and checks it: identity, manifests, state tables, packs, the log, and the objects of a
+//! cold store that is a directory.
 //! Changes nothing that a start would not change either. What is damaged is named, and the rest is still checked.
 
 use std::path::Path;
 
 use raftproto::checkpoint::GroupManifest;
+use storage::cold_pack::{self, Header};
 use storage::lock::DirLock;
-use storage::{framed, pack, table, wal};
+use storage::{framed, io_error, pack, table, wal};
 
-use super::NodeError;
 use super::identity::Identity;
 use super::recovery::read_manifest;
 use super::replay::is_needed;
+use super::{NodeError, cold_place};
 use crate::core::{pack_path, table_path, tables};
 
 /// What was checked, and what is damaged.
@@ -28,6 +30,8 @@ pub struct Report {
     pub pack_bytes: u64,
     /// Segments of the log.
     pub segments: u64,
+    /// Objects of the cold store, if it is a directory.
+    pub cold_packs: u64,
     /// Damage, in words that name file and place.
     pub damage: Vec<String>,
 }
@@ -73,6 +77,11 @@ pub fn scrub(dir: &Path) -> Result<Report, NodeError> {
     if let Err(error) = recovered {
         report.damage.push(error.to_string());
     }
+    match cold_place::noted_dir(dir) {
+        Ok(Some(cold)) => report.check_cold(&cold),
+        Ok(None) => {}
+        Err(error) => report.damage.push(error.to_string()),
+    }
     Ok(report)
 }
 
@@ -97,6 +106,48 @@ impl Report {
             }
         }
     }
+}
+
+impl Report {
+    /// The packs below a directory, `CLUSTER/packs/GROUP/NAME`.
+    fn check_cold(&mut self, dir: &Path) {
+        let list = |dir: &Path| {
+            let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path()).collect::<Vec<_>>()
+        };
+        for cluster in list(dir) {
+            for group in list(&cluster.join("packs")) {
+                for path in list(&group) {
+                    let Some(header) = header_of(&path) else {
+                        continue;
+                    };
+                    let checked = std::fs::read(&path)
+                        .map_err(|e| io_error(&path, "read", e).to_string())
+                        .and_then(|object| {
+                            let checked = cold_pack::verify(&object.into(), header);
+                            checked.map_err(|e| format!("{}: {e}", path.display()))
+                        });
+                    match checked {
+                        Ok(_) => self.cold_packs += 1,
+                        Err(error) => self.damage.push(error),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a pack must be by its name; `None`: it is another file.
+fn header_of(path: &Path) -> Option<Header> {
+    let group = path.parent()?.file_name()?.to_str()?.parse().ok()?;
+    let mut parts = path.file_name()?.to_str()?.split('-');
+    let header = Header {
+        group,
+        term: parts.next()?.parse().ok()?,
+        number: parts.next()?.parse().ok()?,
+        nonce: u64::from_str_radix(parts.next()?, 16).ok()?,
+    };
+    parts.next().is_none().then_some(header)
 }
 
 impl Identity {

@@ -174,7 +174,7 @@ plain_metrics! {
     /// Objects that are so now.
     scrub_damaged_objects: "gauge", "Objects of the cold store that are known to be damaged or missing now, by the scrub or by a read.";
     /// What became of it.
-    scrub_repaired_total: "counter", "Those of them that are sound again or count no more: fetched anew, read again, written again, or the node's replicas built anew by the others.";
+    scrub_repaired_total: "counter", "Those of them that were made good: fetched anew, read again, written again, or the node's replicas built anew by the others.";
     /// Packs put right.
     packs_mended_total: "counter", "Local packs that were damaged and got the same bytes from other nodes.";
     /// Objects put right.

@@ -12,7 +12,7 @@ use hyper::client::conn::http2::SendRequest;
 use prost::Message;
 use raftproto::peer::{
     AdminReply, AdminRequest, CheckpointPart, FetchBytesReply, FetchBytesRequest,
-    FetchCheckpointRequest, StatusReply, StatusRequest,
+    FetchCheckpointRequest, JudgeChunkReply, JudgeChunkRequest, StatusReply, StatusRequest,
 };
 
 use super::PeerSettings;
@@ -86,6 +86,18 @@ impl Caller {
         request: FetchBytesRequest,
     ) -> Result<FetchBytesReply, GrpcError> {
         self.unary(address, "FetchBytes", &request).await
+    }
+
+    /// What the node at `address`, which leads the group, knows of a chunk that its object does not hold.
+    ///
+    /// # Errors
+    /// The call's, or the node's refusal.
+    pub async fn judge_chunk(
+        &self,
+        address: &str,
+        request: JudgeChunkRequest,
+    ) -> Result<JudgeChunkReply, GrpcError> {
+        self.unary(address, "JudgeChunk", &request).await
     }
 
     /// Begins to fetch a checkpoint from the node at `address`.

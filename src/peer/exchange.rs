@@ -42,7 +42,7 @@ impl Refused {
 
 enum State<E: PeerEvents> {
     Greeting(Messages<Incoming>),
-    Listening(Messages<Incoming>, Speaker<E>),
+    Listening(Messages<Incoming>, Box<Speaker<E>>),
     Ended,
 }
 
@@ -72,7 +72,7 @@ pub(super) fn exchange<E: PeerEvents>(
                     match greet(&transport, &refused, &mut messages).await {
                         Ok((own, hello)) => {
                             transport.events.on_incoming(&hello, true);
-                            let speaker = Speaker { transport, hello };
+                            let speaker = Box::new(Speaker { transport, hello });
                             Some((Ok(own), State::Listening(messages, speaker)))
                         }
                         Err(error) => Some((Err(error), State::Ended)),

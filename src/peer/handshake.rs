@@ -41,6 +41,10 @@ pub fn judge(own: &Hello, other: &Hello, expected_node: Option<u64>) -> Result<(
             &other.election_timeout_ms,
         );
     }
+    // What one puts into a bucket, the others do not find in another. (`local` beside a bucket is what a rolling change looks like.)
+    if places_differ(own, other) && own.cold_place != LOCAL && other.cold_place != LOCAL {
+        return differs("cold", &own.cold_place, &other.cold_place);
+    }
     if other.node_id == 0 {
         return Err(format!("node_id is 0 at {there}: it begins with 1"));
     }
@@ -62,6 +66,14 @@ pub fn judge(own: &Hello, other: &Hello, expected_node: Option<u64>) -> Result<(
         )),
         _ => Ok(()),
     }
+}
+
+/// A node that keeps its old data itself.
+const LOCAL: &str = "local";
+
+/// Whether two nodes have their old data in different places, as far as both say.
+pub fn places_differ(own: &Hello, other: &Hello) -> bool {
+    own.cold_place != other.cold_place && !own.cold_place.is_empty() && !other.cold_place.is_empty()
 }
 
 /// By how many milliseconds the other's wall clock differs, if that is worth a warning.
@@ -95,6 +107,7 @@ mod tests {
             commands_version: 1,
             election_timeout_ms: 300,
             dr_keep_ms: 0,
+            cold_place: "s3://b/x".into(),
             now_ms: 1_000_000,
             ..Hello::default()
         }
@@ -103,7 +116,7 @@ mod tests {
     #[test]
     fn each_difference_is_named_with_both_values() {
         type Change = fn(&mut Hello);
-        let table: [(Change, &str); 8] = [
+        let table: [(Change, &str); 9] = [
             (
                 |h| h.version = 3,
                 "version is 1 here and 3 at node 2 (127.0.0.1:4438)",
@@ -123,6 +136,10 @@ mod tests {
             (
                 |h| h.election_timeout_ms = 900,
                 "election_timeout_ms is 300 here and 900 at node 2 (127.0.0.1:4438)",
+            ),
+            (
+                |h| h.cold_place = "s3://b/y".into(),
+                "cold is \"s3://b/x\" here and \"s3://b/y\" at node 2 (127.0.0.1:4438)",
             ),
             (
                 |h| h.node_id = 0,
@@ -150,6 +167,18 @@ mod tests {
         (other.version, other.commands_version) = (2, 2);
         assert_eq!(judge(&hello(1), &other, None), Ok(()));
         assert_eq!(judge(&other, &hello(1), None), Ok(()));
+    }
+
+    #[test]
+    fn a_node_that_has_no_bucket_yet_is_spoken_with_and_known() {
+        let mut other = hello(2);
+        other.cold_place = LOCAL.into();
+        assert_eq!(judge(&hello(1), &other, None), Ok(()));
+        assert!(places_differ(&hello(1), &other));
+        // One of an earlier version.
+        other.cold_place = String::new();
+        assert_eq!(judge(&hello(1), &other, None), Ok(()));
+        assert!(!places_differ(&hello(1), &other));
     }
 
     #[test]

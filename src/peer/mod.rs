@@ -30,7 +30,7 @@ use std::time::Duration;
 use futures_lite::Stream;
 use raftproto::peer::{
     AdminReply, AdminRequest, Batch, CheckpointPart, FetchBytesReply, FetchBytesRequest,
-    FetchCheckpointRequest, Hello, StatusReply, StatusRequest,
+    FetchCheckpointRequest, Hello, JudgeChunkReply, JudgeChunkRequest, StatusReply, StatusRequest,
 };
 
 use crate::core::signal::Event;
@@ -71,6 +71,8 @@ pub trait PeerEvents: 'static {
         &self,
         request: FetchBytesRequest,
     ) -> impl Future<Output = Result<FetchBytesReply, GrpcError>>;
+    /// What is known of a damaged chunk of a group that is led here; who asks has passed [`handshake::judge`].
+    fn judge_chunk(&self, request: JudgeChunkRequest) -> impl Future<Output = JudgeChunkReply>;
     /// A group's checkpoint; who asks has passed [`handshake::judge`].
     fn checkpoint(
         &self,

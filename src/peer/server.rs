@@ -13,7 +13,7 @@ use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use prost::Message;
-use raftproto::peer::{FetchBytesRequest, FetchCheckpointRequest, Hello};
+use raftproto::peer::{FetchBytesRequest, FetchCheckpointRequest, Hello, JudgeChunkRequest};
 
 use super::connection::{
     FRAME_BYTES, HEADERS_BYTES_MAX, SEND_BUFFER_BYTES, WINDOW_BYTES, prepare, tasks, within,
@@ -194,6 +194,14 @@ fn answer<E: PeerEvents>(
                 let request: FetchBytesRequest = request;
                 introduce(events, request.from.as_ref())?;
                 events.bytes(request).await
+            })
+        }
+        Some("JudgeChunk") => {
+            let messages = messages(REQUEST_BYTES_MAX);
+            unary(own, messages, encoder, async |events: &E, request| {
+                let request: JudgeChunkRequest = request;
+                introduce(events, request.from.as_ref())?;
+                Ok(events.judge_chunk(request).await)
             })
         }
         Some("FetchCheckpoint") => {

@@ -14,7 +14,7 @@ use futures_lite::{FutureExt, StreamExt, stream};
 use glommio::LocalExecutorBuilder;
 use raftproto::peer::{
     AdminReply, AdminRequest, Batch, CheckpointPart, FetchBytesReply, FetchBytesRequest,
-    FetchCheckpointRequest, Hello, StatusReply, StatusRequest,
+    FetchCheckpointRequest, Hello, JudgeChunkReply, JudgeChunkRequest, StatusReply, StatusRequest,
 };
 
 use super::{Caller, CheckpointParts, Code, GrpcError, Link, PeerEvents, PeerSettings, Transport};
@@ -151,6 +151,13 @@ impl PeerEvents for Node {
             data: data.into(),
             crc32c: 0,
         })
+    }
+
+    async fn judge_chunk(&self, request: JudgeChunkRequest) -> JudgeChunkReply {
+        JudgeChunkReply {
+            is_lost: request.position == 7,
+            is_unneeded: false,
+        }
     }
 
     async fn checkpoint(

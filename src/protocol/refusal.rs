@@ -110,8 +110,15 @@ pub enum Refusal {
     OutcomeUnknown,
     /// Bytes on disk are damaged; the log names file and offset.
     DataDamaged,
-    /// The object that had these bytes of the stream is damaged, and no copy was found. Where they are read; between nodes it is
-    /// `DataDamaged`.
+    /// The object that had these bytes of the stream is damaged, and whether there is a copy is not known yet. Only where they
+    /// are read, as the next one.
+    BytesSought {
+        /// First of them.
+        from: Offset,
+        /// One past the last.
+        to: Offset,
+    },
+    /// The object that had these bytes of the stream is damaged, and no node has a copy.
     BytesLost {
         /// First of them.
         from: Offset,

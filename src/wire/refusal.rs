@@ -78,7 +78,7 @@ pub(super) fn refusal_message(refusal: &Refusal) -> wire::Refusal {
         Refusal::BodyTimeout => Kind::BodyTimeout(Nothing {}),
         Refusal::Overloaded { bound } => Kind::Overloaded((*bound).to_owned()),
         Refusal::LimitReached { bound } => Kind::LimitReached((*bound).to_owned()),
-        Refusal::Unavailable => Kind::Unavailable(Nothing {}),
+        Refusal::Unavailable | Refusal::BytesSought { .. } => Kind::Unavailable(Nothing {}),
         Refusal::BadMembers(text) => Kind::BadMembers(text.clone()),
         Refusal::NotLeader { node } => Kind::NotLeader(*node),
         Refusal::OutcomeUnknown => Kind::OutcomeUnknown(Nothing {}),

@@ -121,10 +121,10 @@ pub const MUTATIONS: &[Mutation] = &[
     aimed(
         "membership",
         "leaving-leader-teaches",
-        2000,
+        500,
         concat!(
             calm!(),
-            ",operate_us=2000000,oust=1000000,spares=2,nodes=3,delay_us=30000,groups=3,chaos_us=10000000,clients=1,\
+            ",fault_siege=0,operate_us=2000000,oust=1000000,spares=1,nodes=3,delay_us=60000,groups=3,chaos_us=10000000,clients=1,\
              think_us=200000"
         ),
     ),

@@ -1,6 +1,7 @@
 //! A backup that is not whole is refused, and what is wrong is named.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use integration::{Server, scratch_dir};
 
@@ -164,9 +165,15 @@ fn all_but_the_damaged_is_restored(place: &Place, written: &Written, pack: &str)
         damaged += 1;
         // What is before the lost bytes may be there.
         let mut reply = client.get(&format!("{path}?offset=-1"));
-        while reply.status == 200 {
-            assert!(!reply.body.is_empty(), "{path} is read to its end");
-            reply = client.get(&format!("{path}?offset={}", reply.next()));
+        let mut from = "-1".to_owned();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while reply.status == 200 || reply.status == 503 && Instant::now() < deadline {
+            if reply.status == 200 {
+                assert!(!reply.body.is_empty(), "{path} is read to its end");
+                from = reply.next();
+            }
+            // Until it is known that there is no copy.
+            reply = client.get(&format!("{path}?offset={from}"));
         }
         let text = reply.text();
         assert!(

@@ -5,6 +5,7 @@ mod contract;
 mod credentials;
 mod encryption;
 mod faults;
+mod lost;
 mod scrub;
 mod server;
 mod suite;

@@ -33,7 +33,7 @@ fn until(server: &Server, what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-fn flip(path: &Path, position: u64) {
+pub(super) fn flip(path: &Path, position: u64) {
     let file = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -208,9 +208,9 @@ fn what_has_no_copy_is_named_by_stream_and_range_and_the_rest_of_its_object_is_s
 }
 
 /// The objects of packs, as files.
-fn packs(store: &S3Server) -> Vec<PathBuf> {
+pub(super) fn packs(store: &S3Server) -> Vec<PathBuf> {
     let files = store.files().into_iter();
-    let packs = files.filter(|file| file.contains("/old/ursula/packs/"));
+    let packs = files.filter(|file| file.contains("/packs/"));
     packs.map(|pack| found(store, &pack)).collect()
 }
 

@@ -16,6 +16,7 @@ pub fn cluster_as_json(all: &[NodeStatus]) -> serde_json::Value {
                 "commands_version": hello.commands_version,
                 "clients": hello.client_address,
                 "cluster": hello.cluster_address,
+                "cold": hello.cold_place,
                 "groups_led": status.groups_led,
                 "groups_without_leader": status.groups_without_leader,
                 "groups": status.groups.iter().map(replica_json).collect::<Vec<_>>(),

@@ -129,6 +129,14 @@ impl Socket {
         }
     }
 
+    /// What may still be sent in this turn; all of a turn where the next call ends this one.
+    fn room(&self) -> usize {
+        match TURN_BYTES.saturating_sub(self.sent.get()) {
+            0 => TURN_BYTES,
+            left => left,
+        }
+    }
+
     fn send(
         &self,
         cx: &mut Context<'_>,
@@ -218,7 +226,7 @@ impl hyper::rt::Write for Socket {
     ) -> Poll<std::io::Result<usize>> {
         self.send(cx, |fd, flags| {
             // SAFETY: the slice is valid for its length, and the call only reads it.
-            unsafe { libc::send(fd, buf.as_ptr().cast(), buf.len().min(TURN_BYTES), flags) }
+            unsafe { libc::send(fd, buf.as_ptr().cast(), buf.len().min(self.room()), flags) }
         })
     }
 
@@ -243,18 +251,25 @@ impl hyper::rt::Write for Socket {
             }
             return hyper::rt::Write::poll_write(self, cx, &small[..len]);
         }
+        let room = self.room();
         let first = slices.iter().find(|s| !s.is_empty());
-        if let Some(first) = first.filter(|s| s.len() >= TURN_BYTES) {
+        if let Some(first) = first.filter(|s| s.len() >= room) {
             return hyper::rt::Write::poll_write(self, cx, first);
         }
-        // As many as one turn takes.
-        let mut bytes = 0;
-        let count = slices.iter().take_while(|s| {
-            let is_room = bytes < TURN_BYTES;
-            bytes += s.len();
-            is_room
-        });
-        let slices = &slices[..count.count()];
+        // As much as this turn takes: a long body that stands behind its headers is cut.
+        let mut cut = Vec::new();
+        let mut slices = slices;
+        if total > room {
+            let mut left = room;
+            for slice in slices {
+                cut.push(IoSlice::new(&slice[..slice.len().min(left)]));
+                left -= slice.len().min(left);
+                if left == 0 {
+                    break;
+                }
+            }
+            slices = &cut;
+        }
         self.send(cx, |fd, flags| {
             // SAFETY: all fields of a msghdr may be zero.
             let mut message: libc::msghdr = unsafe { std::mem::zeroed() };

@@ -8,7 +8,7 @@ use raftproto::peer::RaftMessage;
 use super::*;
 
 /// Ticks within which a leader is found.
-const TICKS: usize = 40;
+pub(super) const TICKS: usize = 40;
 
 pub(super) struct Cluster {
     pub(super) groups: Vec<Group>,

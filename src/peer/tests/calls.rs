@@ -96,6 +96,7 @@ fn a_range_is_given_to_a_node_of_the_same_cluster_only() {
             incarnation: 1,
             start: 1,
             end: 4,
+            only_copies: false,
         };
         let caller = one.caller();
         let given = caller.fetch_bytes(&address, range("a")).await;
@@ -106,6 +107,17 @@ fn a_range_is_given_to_a_node_of_the_same_cluster_only() {
         nobody.from = None;
         let refused = caller.fetch_bytes(&address, nobody).await;
         assert_eq!(refused.unwrap_err().code, Code::InvalidArgument);
+        let chunk = |cluster: &str, position| JudgeChunkRequest {
+            from: Some(Node::new(1, cluster).hello()),
+            position,
+            ..JudgeChunkRequest::default()
+        };
+        for (position, is_lost) in [(7, true), (8, false)] {
+            let judged = caller.judge_chunk(&address, chunk("a", position)).await;
+            assert_eq!(judged.unwrap().is_lost, is_lost);
+        }
+        let refused = caller.judge_chunk(&address, chunk("b", 7)).await;
+        assert_eq!(refused.unwrap_err().code, Code::FailedPrecondition);
     });
 }
 

@@ -310,7 +310,7 @@ fn refusal_after(refusal: Option<&Refusal>) -> Option<Refusal> {
         R::NotLeader { .. } => R::OutcomeUnknown,
         R::OutcomeUnknown => R::DataDamaged,
         // Never on the wire.
-        R::DataDamaged | R::BytesLost { .. } => return None,
+        R::DataDamaged | R::BytesSought { .. } | R::BytesLost { .. } => return None,
     })
 }
 

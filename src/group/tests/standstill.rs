@@ -1,0 +1,135 @@
+//! Disks that stand still, and nodes that have long been cut off: what gathers there has a bound, and nobody waits in vain.
+
+use super::replicas::{Cluster, TICKS, others};
+use super::*;
+use crate::group::replicas::UNSYNCED_MAX;
+use crate::protocol::Producer;
+
+/// The answers of a follower wait for its disk, those to heartbeats too: while that is full they must not gather for ever.
+#[test]
+fn a_disk_that_stands_still_gathers_a_bounded_number_of_answers() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    let (follower, other) = others(leader);
+    cluster.ask(leader, "a", create(Expiry::Never));
+    cluster.slow_disk = Some(follower);
+    cluster.ask(leader, "a", append("two"));
+    for _ in 0..3 * UNSYNCED_MAX {
+        cluster.tick();
+    }
+    let unsynced = cluster.group(follower).footprint().unsynced;
+    assert!(unsynced > 100, "it heard nothing: {unsynced}");
+    assert!(unsynced <= UNSYNCED_MAX + 1, "{unsynced} readies wait");
+    assert!(cluster.group(leader).is_ready(), "it was deposed");
+    cluster.slow_disk = None;
+    cluster.settle();
+    cluster.ask(leader, "a", append("three"));
+    for _ in 0..TICKS {
+        cluster.tick();
+    }
+    assert_eq!(cluster.group(follower).footprint().unsynced, 0);
+    let hashes = [leader, follower, other].map(|node| cluster.group(node).state_hash());
+    assert!(hashes.iter().all(|h| *h == hashes[0]), "{hashes:?}");
+}
+
+/// A leader's own disk too: it leads no more, and others do.
+#[test]
+fn a_leader_whose_disk_stands_still_for_too_long_leads_no_more() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    cluster.ask(leader, "a", create(Expiry::Never));
+    cluster.slow_disk = Some(leader);
+    let mut rounds = 0;
+    while cluster.group(leader).is_leader() {
+        cluster.send(leader, "a", append("x"));
+        rounds += 1;
+        if rounds % 10 == 0 {
+            cluster.tick();
+        }
+        assert!(rounds < 3 * UNSYNCED_MAX, "it leads for ever");
+    }
+    let (one, two) = others(leader);
+    let next = cluster.elect(&[one, two]);
+    cluster.ask(next, "a", append("y"));
+    cluster.slow_disk = None;
+    cluster.settle();
+    for _ in 0..TICKS {
+        cluster.tick();
+    }
+    let hashes = [1, 2, 3].map(|node| cluster.group(node).state_hash());
+    assert!(hashes.iter().all(|h| *h == hashes[0]), "{hashes:?}");
+}
+
+/// Who asks a node that is cut off is told soon to go elsewhere, once an election has had its time.
+#[test]
+fn a_node_that_has_been_without_a_leader_for_long_lets_nobody_wait() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    cluster.ask(leader, "a", create(Expiry::Never));
+    let (lonely, _) = others(leader);
+    cluster.cut.insert(lonely);
+    let ticks_until_told = |cluster: &mut Cluster| {
+        let id = cluster.send(lonely, "a", append("x"));
+        let mut ticks = 0;
+        while !cluster.answers.contains_key(&id) {
+            cluster.tick();
+            ticks += 1;
+            assert!(ticks < 400, "no answer");
+        }
+        let told = cluster.answers.remove(&id).expect("it was told");
+        (ticks, told)
+    };
+    // The leader that it knew of says nothing: that may be done.
+    let (_, told) = ticks_until_told(&mut cluster);
+    assert!(
+        matches!(told, Outcome::Refused(Refusal::OutcomeUnknown)),
+        "{told:?}"
+    );
+    let (first, told) = ticks_until_told(&mut cluster);
+    assert!(
+        matches!(told, Outcome::Refused(Refusal::Unavailable)),
+        "{told:?}"
+    );
+    let (second, told) = ticks_until_told(&mut cluster);
+    assert!(
+        matches!(told, Outcome::Refused(Refusal::Unavailable)),
+        "{told:?}"
+    );
+    assert!(first <= 61 && second <= 11, "{first} and {second} ticks");
+    cluster.cut.clear();
+    for _ in 0..TICKS {
+        cluster.tick();
+    }
+    assert!(cluster.group(lonely).leader() != 0);
+}
+
+/// What a producer sent may be asked again of the next leader; what the first one did with it stays unknown if there is none.
+#[test]
+fn a_repeated_append_that_nobody_takes_stays_in_doubt() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    cluster.ask(leader, "a", create(Expiry::Never));
+    let (lonely, _) = others(leader);
+    cluster.cut.insert(lonely);
+    let Op::Append(mut op) = append("x") else {
+        unreachable!("an append");
+    };
+    op.producer = Some(Producer {
+        id: "p".to_owned(),
+        epoch: 0,
+        seq: 0,
+    });
+    let id = cluster.send(lonely, "a", Op::Append(op));
+    let mut ticks = 0;
+    while !cluster.answers.contains_key(&id) {
+        cluster.step(lonely, Input::AnswersLost(leader));
+        cluster.tick();
+        ticks += 1;
+        assert!(ticks < 400, "no answer");
+    }
+    let told = cluster.answers.remove(&id).expect("it was told");
+    assert!(
+        matches!(told, Outcome::Refused(Refusal::OutcomeUnknown)),
+        "{told:?}"
+    );
+}
