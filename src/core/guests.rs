@@ -9,6 +9,7 @@ use std::rc::Rc;
 use raftproto::peer::Hello;
 
 use super::{Core, Message};
+use crate::meta::admission::may_be_behind;
 
 /// Nodes more than members that are answered.
 const GUESTS_MAX: usize = 64;
@@ -62,9 +63,11 @@ impl Guests {
 }
 
 impl Core {
-    /// No leader of the meta group is known: the own member list may be old.
+    /// The own member list may be old.
     pub(super) fn may_be_behind(&self) -> bool {
-        self.leaders.borrow().first().is_none_or(|node| *node == 0)
+        let leader = self.leaders.borrow().first().copied().unwrap_or_default();
+        let listed = self.known_raft_id(self.config.node_id);
+        may_be_behind(leader, self.identity.raft_id, listed)
     }
 
     /// A node began to speak to this core, after it was admitted, or ended.

@@ -60,6 +60,7 @@ pub use load::Loads;
 pub use mesh::{Mesh, MeshEnds, mesh};
 pub use message::{CoreReport, Message};
 pub use packs::pack_key;
+pub use peer_events::bound_path;
 pub use pulse::Pulse;
 pub use start::{
     CoreError, CoreStart, GroupStart, Progress, StopHandle, WalStart, control_stream, run,

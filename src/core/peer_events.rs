@@ -1,6 +1,6 @@
 //! This node as the other nodes see it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 
@@ -160,6 +160,11 @@ impl PeerEvents for PeerShell {
 
 /// One writer of the file at a time, of all cores.
 static BINDING: Mutex<()> = Mutex::new(());
+
+/// Which data directories the replicas of all nodes have, as this one has noted it.
+pub fn bound_path(dir: &Path) -> PathBuf {
+    dir.join("peers")
+}
 
 /// Notes which data directory a replica has, or refuses one that has another: it lost its log, and with it the votes and
 /// entries that others count on (Raft, section 5.2). Before anything that it says counts, this is on disk. Blocks.
@@ -373,7 +378,7 @@ impl Core {
         let Some(disk) = &self.disk else {
             return Ok(());
         };
-        let (path, hello) = (disk.dir.join("peers"), hello.clone());
+        let (path, hello) = (bound_path(&disk.dir), hello.clone());
         let bound = storage::blocking::run(move || bind(&path, &hello)).await;
         bound.unwrap_or_else(|error| Err(error.to_string()))
     }
@@ -383,7 +388,7 @@ impl Core {
         let Some(disk) = &self.disk else {
             return Vec::new();
         };
-        let known = framed::read(&disk.dir.join("peers")).ok().flatten();
+        let known = framed::read(&bound_path(&disk.dir)).ok().flatten();
         let known = known.unwrap_or_default();
         let bound = Bound::parse(&String::from_utf8_lossy(&known));
         bound.raft_ids().chain([self.identity.raft_id]).collect()

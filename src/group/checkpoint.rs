@@ -309,7 +309,6 @@ impl Machine {
             outbox: self
                 .outbox
                 .iter()
-                .filter(|_| !mutation::is_on("checkpoint-without-outbox"))
                 .map(|(id, command)| OutboxMessage {
                     id: *id,
                     command: command.encode_to_vec().into(),
@@ -369,7 +368,8 @@ impl Machine {
         machine.last_stamp_ms = state.last_stamp_ms;
         machine.next_incarnation = state.next_incarnation.max(1);
         machine.next_outbox = state.next_outbox.max(1);
-        for message in &state.outbox {
+        let outbox = state.outbox.iter();
+        for message in outbox.filter(|_| !mutation::is_on("checkpoint-without-outbox")) {
             machine
                 .outbox
                 .insert(message.id, Command::decode(message.command.clone())?);

@@ -14,10 +14,17 @@ pub struct Known {
     pub raft_id: Option<u64>,
     /// The replica that it speaks for is a member of a group that lives here.
     pub is_in_a_group: bool,
-    /// No leader of the meta group is known here: the member list may be old.
+    /// The member list here may be old: [`may_be_behind`].
     pub may_be_behind: bool,
     /// Commands up to this version may be in the logs.
     pub level: u32,
+}
+
+/// Whether the member list of a node may be old: it knows no leader of the meta group, or the list does not name its own replicas.
+/// The latter is a node that joins and has not applied the meta group's log: having heard a leader once is not having learnt from
+/// it who the others are, and the leader itself must be heard again when it has started anew.
+pub fn may_be_behind(meta_leader: u64, own_raft_id: u64, listed: Option<u64>) -> bool {
+    meta_leader == 0 || listed != Some(own_raft_id)
 }
 
 /// Says whether a node may speak for its replicas.
@@ -56,6 +63,7 @@ pub fn admit(hello: &Hello, known: Known) -> Result<(), String> {
 }
 
 /// Which data directory each replica has, of all that ever introduced themselves: the lines of a file, `RAFT_ID STORE_ID`.
+/// Without a store id: others have met it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Bound(BTreeMap<u64, String>);
 
@@ -78,6 +86,15 @@ impl Bound {
         self.0.keys().copied()
     }
 
+    /// Notes that these replicas have data directories, as others say; answers whether some are new here.
+    pub fn note(&mut self, raft_ids: impl IntoIterator<Item = u64>) -> bool {
+        let before = self.0.len();
+        for raft_id in raft_ids {
+            self.0.entry(raft_id).or_default();
+        }
+        self.0.len() > before
+    }
+
     /// Notes which data directory a replica has; answers whether that is new, and must reach the disk first.
     ///
     /// # Errors
@@ -87,12 +104,12 @@ impl Bound {
         let store: String = hello.store_id.iter().map(|b| format!("{b:02x}")).collect();
         match self.0.get(&hello.raft_id) {
             Some(known) if *known == store || mutation::is_on("wiped-disk-votes") => Ok(false),
-            Some(_) => Err(format!(
+            Some(known) if !known.is_empty() => Err(format!(
                 "node {} has another data directory than before, so it may have lost what it acknowledged: \
                  bring its disk back, or give it up with `ursula cluster replace {}`",
                 hello.node_id, hello.node_id
             )),
-            None => {
+            _ => {
                 self.0.insert(hello.raft_id, store);
                 Ok(true)
             }
@@ -116,8 +133,36 @@ mod tests {
             assert_eq!(bound.bind(&hello), Ok(true));
             assert_eq!(bound.bind(&hello), Ok(false));
         }
+        assert!(bound.note([1, 4]) && !bound.note([1, 4]));
         assert_eq!(Bound::parse(&bound.text()), bound);
-        assert_eq!(bound.raft_ids().collect::<Vec<_>>(), [1, 2, (1 << 16) + 2]);
+        let known = [1, 2, 4, (1 << 16) + 2];
+        assert_eq!(bound.raft_ids().collect::<Vec<_>>(), known);
+    }
+
+    #[test]
+    fn of_whom_others_have_told_has_one_directory_once_it_speaks() {
+        let mut bound = Bound::default();
+        bound.note([2]);
+        let hello = |store| Hello {
+            raft_id: 2,
+            store_id: vec![store; 16].into(),
+            ..Hello::default()
+        };
+        assert_eq!(bound.bind(&hello(1)), Ok(true));
+        assert_eq!(bound.bind(&hello(1)), Ok(false));
+        assert!(bound.bind(&hello(2)).is_err());
+    }
+
+    #[test]
+    fn a_list_without_oneself_is_old_whoever_leads() {
+        for (leader, listed, is_behind) in [
+            (0, Some(7), true),
+            (4, None, true),
+            (4, Some(2), true),
+            (4, Some(7), false),
+        ] {
+            assert_eq!(may_be_behind(leader, 7, listed), is_behind, "{listed:?}");
+        }
     }
 
     #[test]

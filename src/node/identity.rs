@@ -164,7 +164,7 @@ fn make(dir: &Path, path: &Path, config: &Config) -> Result<Identity, NodeError>
     }
     let store_id = draw_store_id()?;
     let (voters, raft_id) = match (config.join, config.peers.is_empty()) {
-        (true, _) => (Vec::new(), super::join::await_membership(config)?),
+        (true, _) => (Vec::new(), super::join::await_membership(dir, config)?),
         (false, true) => (vec![config.node_id], config.node_id),
         (false, false) => (config.peers.iter().map(|p| p.id).collect(), config.node_id),
     };

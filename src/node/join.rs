@@ -1,6 +1,7 @@
 //! A new data directory of a cluster that is not new: its replicas get their raft id from the cluster. So do those that take
 //! the place of damaged ones.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
@@ -8,10 +9,13 @@ use std::time::Duration;
 use glommio::{LocalExecutorBuilder, Placement};
 use raftproto::command::{ChangeMembers, change_members::Change};
 use raftproto::peer::{AdminRequest, Hello, StatusReply, StatusRequest, admin_request::Order};
+use storage::framed;
 
 use super::identity::Identity;
 use super::{NodeError, notify};
 use crate::config::{Config, Peer};
+use crate::core::bound_path;
+use crate::meta::admission::Bound;
 use crate::meta::joining::{judge, judge_claim, lacks_order};
 use crate::peer::Caller;
 
@@ -24,20 +28,29 @@ const ROUNDS_PER_ORDER: u32 = 40;
 /// Rounds between two lines of the log.
 const ROUNDS_PER_LINE: u32 = 20;
 
-/// Asks the other nodes until an order has made this one a member; answers the raft id of its replicas.
+/// What the others say of a node that joins.
+struct Named {
+    /// Of its replicas.
+    raft_id: u64,
+    /// Replicas that have a data directory, as far as anybody knows.
+    bound: Vec<u64>,
+}
+
+/// Asks the other nodes until an order has made this one a member; answers the raft id of its replicas. Notes in `dir` which
+/// replicas they have met: this node may have been one of those who knew, before it lost its disk.
 ///
 /// # Errors
 /// The machine's.
-pub fn await_membership(config: &Config) -> Result<u64, NodeError> {
-    run(config, None)
+pub fn await_membership(dir: &Path, config: &Config) -> Result<u64, NodeError> {
+    run(dir, config, None)
 }
 
 /// Has the replicas of this node, whose raft id was `damaged`, replaced by a majority; answers the raft id of the new ones.
 ///
 /// # Errors
 /// The machine's.
-pub fn await_replacement(config: &Config, damaged: u64) -> Result<u64, NodeError> {
-    run(config, Some(damaged))
+pub fn await_replacement(dir: &Path, config: &Config, damaged: u64) -> Result<u64, NodeError> {
+    run(dir, config, Some(damaged))
 }
 
 /// Has the others note a new data directory, before its replicas say or write anything; answers whether its raft id is still
@@ -61,14 +74,21 @@ pub fn await_claim(config: &Config, identity: &Identity) -> Result<bool, NodeErr
     })
 }
 
-fn run(config: &Config, damaged: Option<u64>) -> Result<u64, NodeError> {
+fn run(dir: &Path, config: &Config, damaged: Option<u64>) -> Result<u64, NodeError> {
     let doing = match damaged {
         None => "waiting until an order makes this node a member",
         Some(_) => "waiting until a majority has replaced the damaged replicas",
     };
-    in_background(config, doing, async move |config, caller| {
+    let named = in_background(config, doing, async move |config, caller| {
         ask(config, caller, damaged).await
-    })
+    })?;
+    let path = bound_path(dir);
+    let known = framed::read(&path)?.unwrap_or_default();
+    let mut bound = Bound::parse(&String::from_utf8_lossy(&known));
+    if bound.note(named.bound) {
+        framed::write_atomic(&path, bound.text().as_bytes())?;
+    }
+    Ok(named.raft_id)
 }
 
 /// Asks the other nodes on an executor of its own, as no core runs yet; says meanwhile that the node is starting.
@@ -142,7 +162,7 @@ async fn claim(config: &Config, caller: &Caller, hello: &Hello) -> bool {
     false
 }
 
-async fn ask(config: &Config, caller: &Caller, damaged: Option<u64>) -> u64 {
+async fn ask(config: &Config, caller: &Caller, damaged: Option<u64>) -> Named {
     let mut round = 0;
     loop {
         let request = StatusRequest::default();
@@ -158,7 +178,11 @@ async fn ask(config: &Config, caller: &Caller, damaged: Option<u64>) -> u64 {
             Ok(raft_id) if damaged.is_some_and(|damaged| raft_id <= damaged) => {}
             Ok(raft_id) => {
                 log::info!("event=joining node={} raft_id={raft_id}", config.node_id);
-                return raft_id;
+                let bound = replies.iter().flat_map(|r| &r.bound_raft_ids);
+                return Named {
+                    raft_id,
+                    bound: bound.copied().collect(),
+                };
             }
             Err(reason) if round % ROUNDS_PER_LINE == 0 => {
                 let errors = errors.join(", ");

@@ -67,7 +67,7 @@ pub fn rebuild(dir: &Path, config: &Config, error: NodeError) -> Result<(), Node
     let Ok(identity) = Identity::of(dir, config) else {
         return Err(error);
     };
-    let raft_id = super::join::await_replacement(config, identity.raft_id)?;
+    let raft_id = super::join::await_replacement(dir, config, identity.raft_id)?;
     let plan = Plan {
         number: (1..).find(|n| !set_aside(dir, *n).exists()).unwrap_or(0),
         store_id: draw_store_id()?,

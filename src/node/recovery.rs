@@ -112,7 +112,7 @@ fn noted_by_others(
         identity = Identity {
             store_id: draw_store_id()?,
             voters: Vec::new(),
-            raft_id: join::await_membership(config)?,
+            raft_id: join::await_membership(dir, config)?,
         };
         identity.write(&identity_path(dir), config)?;
     }

@@ -13,6 +13,7 @@ pub const PATHS: &[&str] = &[
     "a leader ends with an outage",
     "a leader ordered away while another node joins",
     "a lost disk's replicas replaced",
+    "a new directory lost",
     "a new directory not noted yet",
     "a new node joined",
     "a node added",
@@ -127,6 +128,7 @@ pub const PATHS: &[&str] = &[
     "unsynced records lost",
     "unsynced records stay",
     "wall clock jumped",
+    "who joins reaches only leaders",
 ];
 
 /// How often each path was hit.

@@ -96,6 +96,8 @@ pub enum Event {
     TakeBack(u64),
     /// A node without a data directory asks what it is to be called.
     Join(u64),
+    /// A node that joined a moment ago loses its disk.
+    Newborn(Life),
     /// A node hears nothing for a while.
     Deafen(u64),
     /// A siege goes on.

@@ -31,6 +31,7 @@ pub mod meta_model;
 pub mod model;
 pub mod mutations;
 pub mod net;
+pub mod newborn;
 pub mod node;
 pub mod oust;
 pub mod plan;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use raftproto::checkpoint::{Member as StoredMember, Membership};
 use raftproto::peer::{Hello, StatusReply};
 use ursula::group::{Input, node_of};
-use ursula::meta::admission::{Known, admit};
+use ursula::meta::admission::{Known, admit, may_be_behind};
 use ursula::meta::joining::{judge, judge_claim, lacks_order};
 use ursula::protocol::{Member, MemberChange, Outcome, Refusal};
 
@@ -105,23 +105,21 @@ impl World {
         let founders = self.plan.nodes;
         let me = &mut self.nodes[node as usize - 1];
         let members = &me.process.tables.members;
-        let known = match members.is_empty() {
-            true => Some(from.node).filter(|n| *n <= founders),
+        let known_raft_id = |node: u64| match members.is_empty() {
+            true => Some(node).filter(|n| *n <= founders),
             false => {
-                let found = members.iter().find(|m| m.node() == from.node);
+                let found = members.iter().find(|m| m.node() == node);
                 found.map(|m| m.raft_id)
             }
         };
-        let groups = me.process.groups.values();
-        let mut memberships = groups.map(|h| h.group.membership());
+        let groups = &me.process.groups;
+        let mut memberships = groups.values().map(|h| h.group.membership());
+        let leader = groups.get(&0).map_or(0, |h| node_of(h.group.leader()));
+        let own = me.identity.as_ref().map_or(0, |identity| identity.raft_id);
         let known = Known {
-            raft_id: known,
+            raft_id: known_raft_id(from.node),
             is_in_a_group: memberships.any(|m| ids_of(&m).contains(&raft_id)),
-            may_be_behind: me
-                .process
-                .groups
-                .get(&0)
-                .is_none_or(|h| node_of(h.group.leader()) == 0),
+            may_be_behind: may_be_behind(leader, own, known_raft_id(node)),
             level: me.process.tables.level,
         };
         let admitted = admit(&hello, known).and_then(|()| me.bound.bind(&hello));
@@ -130,8 +128,11 @@ impl World {
                 me.process.admitted.insert(from);
                 true
             }
-            Err(_) => {
+            Err(why) => {
                 self.coverage.hit("a node refused at the door");
+                self.trace.show(self.now_us, || {
+                    format!("node {node} refuses {raft_id:#x}: {why}")
+                });
                 false
             }
         }
@@ -151,7 +152,8 @@ impl World {
                     let me = self.node(node);
                     me.identity = joining.claim;
                     me.joining = None;
-                    return self.start(node);
+                    self.start(node);
+                    return self.expose_newborn(node);
                 }
                 Ok(false) => joining.claim = None,
                 Err(_) => self.coverage.hit("a new directory not noted yet"),
@@ -172,6 +174,9 @@ impl World {
                 .filter(|id| joining.damaged.is_none_or(|d| *id > d));
             if let Some(raft_id) = named {
                 joining.claim = Some(self.make_directory(node, raft_id, joining.damaged));
+                let known = replies.iter().flat_map(|r| &r.bound_raft_ids);
+                self.node(node).bound.note(known.copied());
+                self.seclude_newborn(node);
             }
         }
         self.node(node).joining = Some(joining);

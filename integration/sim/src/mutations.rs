@@ -7,14 +7,11 @@ pub struct Mutation {
     pub name: &'static str,
     /// What it breaks.
     pub area: &'static str,
-    /// It is found by one of the first so many seeds; 0: how many is not known since seeds mean other runs.
+    /// It is found by one of the first so many seeds.
     pub within: u64,
     /// Changes of their plans, as `--set` has them: what is rare among all seeds is looked for where it is not.
     pub set: &'static str,
 }
-
-/// Found by some seed before live readers were in the simulator; not searched for long enough since.
-const UNKNOWN: u64 = 0;
 
 const fn bug(area: &'static str, name: &'static str, within: u64) -> Mutation {
     aimed(area, name, within, "")
@@ -78,7 +75,16 @@ pub const MUTATIONS: &[Mutation] = &[
         40,
         concat!(sieges!(), ",siege_aim=3"),
     ),
-    bug("lease", "lease-reads-applied", UNKNOWN),
+    aimed(
+        "lease",
+        "lease-reads-applied",
+        40,
+        concat!(
+            calm!(),
+            ",fault_slow_disk=100,fault_us=500000,read_index=0,delay_us=100,sync_us=1000,think_us=5000,clients=6,keys=1,\
+             groups=1,nodes=3,spares=0,operate_us=0,cold=0,forks=0,mortal=0,chaos_us=30000000,patience_us=20000,fault_siege=0"
+        ),
+    ),
     aimed(
         "reads",
         "round-context-reused",
@@ -116,29 +122,68 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("membership", "membership-forgotten", 300),
     bug("membership", "learner-without-log", 300),
     bug("membership", "checkpoint-leaves-the-joint", 300),
-    bug("membership", "removed-leader-goes-on", UNKNOWN),
-    bug("membership", "new-members-untaught", UNKNOWN),
+    aimed(
+        "membership",
+        "removed-leader-goes-on",
+        200,
+        concat!(
+            calm!(),
+            ",fault_siege=0,fault_hand_over=100,fault_us=300000,operate_us=1000000,oust=500000,spares=2,nodes=3,delay_us=30000,groups=3,\
+             chaos_us=20000000,clients=1,think_us=200000,cold=0"
+        ),
+    ),
+    aimed(
+        "membership",
+        "new-members-untaught",
+        40,
+        concat!(
+            calm!(),
+            ",fault_siege=0,timed_checkpoints=0,fault_checkpoint=0,fault_jump=0,log_bytes_max=4194304,uncommitted_bytes_max=4194304,\
+             operate_us=2000000,oust=0,spares=2,nodes=3,groups=3,delay_us=1000,clients=1,think_us=200000,rest=1000000,\
+             rest_us=60000000,chaos_us=20000000,cold=0,newborn=0"
+        ),
+    ),
     aimed(
         "membership",
         "leaving-leader-teaches",
         500,
         concat!(
             calm!(),
-            ",fault_siege=0,operate_us=2000000,oust=1000000,spares=1,nodes=3,delay_us=60000,groups=3,chaos_us=10000000,clients=1,\
+            ",fault_siege=0,newborn=0,operate_us=2000000,oust=1000000,spares=1,nodes=3,delay_us=60000,groups=3,chaos_us=10000000,clients=1,\
              think_us=200000"
         ),
     ),
     bug("membership", "removed-raft-id-again", 300),
     bug("membership", "checkpoint-without-removed", 300),
-    bug("membership", "silent-member-left-out", UNKNOWN),
-    bug("membership", "unclaimed-replica-speaks", UNKNOWN),
+    aimed(
+        "membership",
+        "silent-member-left-out",
+        100,
+        "fault_siege=0,operate_us=1000000,spares=0,nodes=3,upgrade=1,upgrade_us=300000000,fault_partition=100,fault_us=1000000,\
+         chaos_us=60000000,cold=0,clients=2",
+    ),
+    aimed(
+        "membership",
+        "unclaimed-replica-speaks",
+        100,
+        concat!(
+            calm!(),
+            ",fault_siege=0,newborn=1000000,operate_us=1000000,oust=0,upgrade=1,upgrade_us=300000000,nodes=5,spares=0,groups=1,delay_us=1000,clients=2,think_us=50000,\
+             chaos_us=60000000,cold=0,lasting=0"
+        ),
+    ),
     bug("upgrade", "new-command-before-all-can", 300),
     bug("upgrade", "silent-member-can", 300),
     bug("placement", "slots-not-checkpointed", 300),
     bug("forks", "held-source-removed", 300),
     bug("forks", "abandoned-fork-created", 300),
     bug("forks", "checkpoint-without-holds", 300),
-    bug("forks", "checkpoint-without-outbox", UNKNOWN),
+    aimed(
+        "forks",
+        "checkpoint-without-outbox",
+        100,
+        "forks=1,deliver_us=5000000",
+    ),
     bug("forks", "fork-one-byte-more", 300),
     bug("TTL", "expiry-unchecked", 300),
     bug("TTL", "expiry-of-another-stream", 300),
@@ -154,7 +199,13 @@ pub const MUTATIONS: &[Mutation] = &[
     ),
     bug("cold tier", "unsure-pack-cancelled", 300),
     bug("cold tier", "checkpoint-without-intents", 300),
-    bug("cold tier", "dropped-before-published", UNKNOWN),
+    aimed(
+        "cold tier",
+        "dropped-before-published",
+        100,
+        "cold=1,lasting=1,keep=0,keys=1,groups=1,body_max=20000,cold_pack_bytes=3000,cold_flush_age_ms=500,cold_hot_bytes=0,\
+         think_us=5000,mortal=0,aim=0,chaos_us=60000000",
+    ),
     bug("collection", "deleted-without-grace", 300),
     bug("collection", "moved-chunk-not-counted", 300),
     bug("collection", "moved-chunk-forgotten", 600),
@@ -176,7 +227,18 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("bounds", "proposals-unbounded", 300),
     bug("bounds", "given-up-and-counted", 300),
     bug("bounds", "hot-bytes-kept", 300),
-    bug("bounds", "later-pack-forgotten", UNKNOWN),
+    aimed(
+        "bounds",
+        "later-pack-forgotten",
+        600,
+        concat!(
+            calm!(),
+            ",cold=1,cold_pack_bytes=300,cold_flush_age_ms=500,cold_hot_bytes=0,store_us=500000,store_fails=0,store_lost=0,\
+             store_late=0,store_flip=0,store_out_us=0,sync_us=10000,fault_slow_disk=100,fault_checkpoint=100,fault_us=300000,\
+             think_us=50000,rest=300000,rest_us=5000000,clients=3,mortal=0,keep=0,operate_us=0,spares=0,forks=0,\
+             fault_siege=0,fault_jump=0,chaos_us=100000000"
+        ),
+    ),
 ];
 
 /// The deliberate bug of that name.

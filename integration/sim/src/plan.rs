@@ -97,6 +97,8 @@ plan! {
     fault_checkpoint,
     /// Several nodes crash at once.
     fault_crash_many,
+    /// 1: checkpoints come by time; 0: only when a group wants one.
+    timed_checkpoints,
     /// A disk is damaged.
     fault_damage,
     /// A disk is lost.
@@ -111,6 +113,8 @@ plan! {
     operate_us,
     /// Who leads a group is ordered away just when a node was added or replaced.
     oust,
+    /// A node that joined loses its disk soon after, while the leaders that it met do not hear it.
+    newborn,
     /// A new stream's time is limited.
     mortal,
     /// A client appends again just when its stream's time is over.
@@ -218,12 +222,14 @@ impl Plan {
         plan.operate_us = rng.pick(&[0, 1_000_000, 5_000_000, 20_000_000]);
         plan.drift = rng.range(0, 50_000);
         plan.wall_offset_ms = rng.pick(&[0, 5, 500, 60_000]);
+        plan.timed_checkpoints = 1;
         plan.add_store();
         plan.add_ends();
         plan.add_lasting();
         plan.add_sieges();
         plan.add_delays();
         plan.add_upgrade();
+        plan.add_newborn();
         plan.uncommitted_bytes_max = match plan.log_bytes_max {
             300 => 2_000,
             _ => 4 << 20,
@@ -274,6 +280,12 @@ impl Plan {
         let rng = &mut Rng::new(self.seed ^ 0x7570_6772);
         self.upgrade = rng.pick(&[0, 0, 1, 2]);
         self.upgrade_us = rng.pick(&[5_000_000, 30_000_000]);
+    }
+
+    /// In some seeds, who has just joined is gone again.
+    fn add_newborn(&mut self) {
+        let rng = &mut Rng::new(self.seed ^ 0x6e65_7762);
+        self.newborn = rng.pick(&[0, 0, 0, 300_000]);
     }
 
     /// Version of commands that nodes apply at the beginning.

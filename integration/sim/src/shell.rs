@@ -58,7 +58,9 @@ impl World {
             Event::CheckpointDue(life) => {
                 let at_us = self.now_us + self.rng.range(500_000, 20_000_000);
                 self.queue.at(at_us, Event::CheckpointDue(life));
-                self.begin_round(node);
+                if self.plan.timed_checkpoints > 0 {
+                    self.begin_round(node);
+                }
             }
             Event::Checkpointed(_, group, planned) => self.on_checkpointed(node, group, *planned),
             Event::Exchanged(_, group) => self.on_exchanged(node, group),

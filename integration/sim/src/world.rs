@@ -204,6 +204,7 @@ impl World {
             Event::Upgrade => self.upgrade(),
             Event::TakeBack(node) => self.take_back(node),
             Event::Join(node) => self.try_join(node),
+            Event::Newborn(life) => self.lose_newborn(life),
             Event::Deafen(node) => self.deafen(node),
             Event::Siege(blow) => self.blow(blow),
             Event::Reconnect if self.net.is_calm => {}
