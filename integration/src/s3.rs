@@ -13,6 +13,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use crate::repository;
 
 mod message;
+mod pieces;
 
 use self::message::{Message, read_answer, read_request};
 
@@ -150,6 +151,8 @@ pub enum Fault {
     FlipRequest,
     /// The request is done, and its answer is lost.
     LoseAnswer,
+    /// The answer's body comes in so many pieces, each once the one before was taken.
+    Pieces(usize),
 }
 
 /// A proxy before an S3 server; it ends when dropped.
@@ -164,6 +167,7 @@ struct Shared {
     fault: Mutex<Option<(Fault, u64)>>,
     requests: AtomicU64,
     faults: AtomicU64,
+    acknowledgements: AtomicU64,
     is_over: AtomicBool,
 }
 
@@ -177,6 +181,7 @@ impl FaultProxy {
             fault: Mutex::new(None),
             requests: AtomicU64::new(0),
             faults: AtomicU64::new(0),
+            acknowledgements: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
         });
         let taken = shared.clone();
@@ -200,6 +205,11 @@ impl FaultProxy {
     /// Requests that had a fault.
     pub fn faults(&self) -> u64 {
         self.shared.faults.load(Ordering::Relaxed)
+    }
+
+    /// Segments that came while answers went out in pieces.
+    pub fn acknowledgements(&self) -> u64 {
+        self.shared.acknowledgements.load(Ordering::Relaxed)
     }
 
     /// Requests.
@@ -270,6 +280,13 @@ impl Shared {
                     return;
                 }
                 Some(Fault::FlipAnswer) => answer.flip(number),
+                Some(Fault::Pieces(count)) => {
+                    match pieces::write(&answer, count, &mut client, socket) {
+                        Ok(came) => self.acknowledgements.fetch_add(came, Ordering::Relaxed),
+                        Err(_) => return,
+                    };
+                    continue;
+                }
                 _ => {}
             }
             if answer.write(&mut client).is_err() {

@@ -5,12 +5,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use futures_lite::FutureExt;
+use futures_lite::{AsyncRead, AsyncWrite, FutureExt};
 use futures_rustls::TlsConnector;
 use futures_rustls::rustls::pki_types::ServerName;
 use glommio::net::TcpStream;
@@ -149,6 +150,7 @@ impl CoreHttp {
             stream
                 .set_nodelay(true)
                 .map_err(|e| failed(&std::io::Error::from(e)))?;
+            let stream = Acknowledging(stream);
             if !request.is_tls {
                 return handshake(FuturesIo(stream)).await;
             }
@@ -164,6 +166,61 @@ impl CoreHttp {
             return handshake(FuturesIo(stream)).await;
         }
         Err(reason)
+    }
+}
+
+/// A stream that acknowledges at once what came, instead of some 40 ms later in the hope of something to send along. A server
+/// that sends its headers and its body apart, with Nagle's algorithm on, sends the body only then. The kernel forgets this
+/// with each answer, so it is said with each.
+struct Acknowledging(TcpStream);
+
+impl Acknowledging {
+    fn acknowledge(&self) {
+        let on: libc::c_int = 1;
+        // SAFETY: the descriptor is open, and the value and its size are those of the option. Where it fails, the other side
+        // waits a while longer.
+        unsafe {
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_QUICKACK,
+                std::ptr::from_ref(&on).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            );
+        }
+    }
+}
+
+impl AsyncRead for Acknowledging {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let n = ready!(Pin::new(&mut self.0).poll_read(cx, buf))?;
+        // What filled the buffer has more behind it.
+        if n < buf.len() {
+            self.acknowledge();
+        }
+        Poll::Ready(Ok(n))
+    }
+}
+
+impl AsyncWrite for Acknowledging {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_close(cx)
     }
 }
 

@@ -8,7 +8,7 @@ pub struct Message {
     /// First line.
     line: String,
     headers: Vec<(String, String)>,
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
 }
 
 /// Reads a request; `None` where the connection ends before one.
@@ -122,7 +122,7 @@ impl Message {
         }
     }
 
-    fn head(&self) -> Vec<u8> {
+    pub(super) fn head(&self) -> Vec<u8> {
         let mut head = format!("{}\r\n", self.line);
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));

@@ -107,6 +107,35 @@ fn flipped_bits_in_what_is_read_are_read_again() {
     });
 }
 
+/// A server with Nagle's algorithm on sends what follows a small piece only when that was acknowledged.
+#[test]
+fn what_came_is_acknowledged_when_it_is_taken() {
+    on_executor(|| async {
+        const PIECES: u64 = 64;
+        let server = S3Server::start();
+        let proxy = FaultProxy::start(&server.address, None);
+        let settings = [("s3_request_timeout_ms", "20s")];
+        let opened = Opened::s3(&format!("http://{}", proxy.address), &settings);
+        let (k, content) = (key("pieces"), bytes(3, 6400));
+        opened
+            .store
+            .put(&k, ColdBody::from(content.clone()))
+            .await
+            .unwrap();
+        // A connection's first segments are acknowledged at once by the kernel itself.
+        assert_eq!(opened.store.get(&k).await.unwrap(), content);
+        proxy.set(Some(Fault::Pieces(PIECES as usize)), 1);
+        assert_eq!(opened.store.get(&k).await.unwrap(), content);
+        assert_eq!(proxy.faults(), 1);
+        // Who takes a piece and loses its CPU before it says so acknowledges it with the next.
+        let came = proxy.acknowledgements();
+        assert!(
+            came >= PIECES * 3 / 4,
+            "{came} segments for {PIECES} pieces"
+        );
+    });
+}
+
 #[test]
 fn a_store_that_says_nothing_is_given_up_in_time_and_used_again_later() {
     on_executor(|| async {
