@@ -55,6 +55,30 @@ pub(super) struct Rescue {
 }
 
 impl Rescue {
+    /// Whether an object that a reader asks for is to be seen to now; if so, that is noted.
+    fn is_due(&self, object: (u32, PackName), now_us: u64) -> bool {
+        if self.is_at_work.get() {
+            return false;
+        }
+        let mut seen_to = self.seen_to.borrow_mut();
+        seen_to.retain(|_, at_us| now_us - *at_us < AGAIN.as_micros() as u64);
+        if seen_to.contains_key(&object) {
+            return false;
+        }
+        seen_to.insert(object, now_us);
+        true
+    }
+
+    /// Whether it is this object's turn. If not, it was not seen to: readers of two objects may have found both due before the
+    /// first was begun, and the other one must not wait for [`AGAIN`].
+    fn begin(&self, object: (u32, PackName)) -> bool {
+        let may_begin = !self.is_at_work.replace(true);
+        if !may_begin {
+            self.seen_to.borrow_mut().remove(&object);
+        }
+        may_begin
+    }
+
     pub(super) fn has(&self, id: &ChunkId) -> bool {
         self.found.borrow().contains_key(id)
     }
@@ -67,17 +91,10 @@ impl Rescue {
 impl Core {
     /// Sees to a damaged object of a group that is led here, in a task of its own.
     pub(super) fn see_to_object(self: &Rc<Self>, chunk: ChunkId) {
-        if self.tier.rescue.is_at_work.get() {
-            return;
-        }
         let now_us = self.clock.monotonic_us();
-        let mut seen_to = self.tier.rescue.seen_to.borrow_mut();
-        seen_to.retain(|_, at_us| now_us - *at_us < AGAIN.as_micros() as u64);
-        if seen_to.contains_key(&(chunk.group, chunk.pack)) {
+        if !self.tier.rescue.is_due((chunk.group, chunk.pack), now_us) {
             return;
         }
-        seen_to.insert((chunk.group, chunk.pack), now_us);
-        drop(seen_to);
         let core = self.clone();
         self.spawn_cold(async move {
             core.rescue(chunk.group, chunk.pack, false).await;
@@ -91,7 +108,7 @@ impl Core {
             return;
         };
         // Where the nodes look in different places, not to find it says nothing.
-        if self.other_place().is_some() || self.tier.rescue.is_at_work.replace(true) {
+        if self.other_place().is_some() || !self.tier.rescue.begin((group, name)) {
             return;
         }
         let rescued = self.try_rescue(group, name, number, is_damaged).await;
@@ -459,5 +476,28 @@ impl Core {
         let leader = self.leaders.borrow().get(group as usize).copied()?;
         let links = self.links.borrow();
         links.get(&leader).map(|link| link.address().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_objects_that_are_due_at_once_the_second_is_due_after_the_first() {
+        let rescue = Rescue::default();
+        let name = PackName {
+            term: 1,
+            number: 1,
+            nonce: 1,
+        };
+        let objects = [(1, name), (2, name)];
+        assert!(objects.iter().all(|object| rescue.is_due(*object, 10)));
+        assert!(rescue.begin(objects[0]));
+        assert!(!rescue.begin(objects[1]) && !rescue.is_due(objects[1], 11));
+        rescue.is_at_work.set(false);
+        assert!(!rescue.is_due(objects[0], 12), "it was just seen to");
+        assert!(rescue.is_due(objects[1], 12), "it was not");
+        assert!(rescue.begin(objects[1]));
     }
 }
