@@ -167,7 +167,7 @@ struct Shared {
     fault: Mutex<Option<(Fault, u64)>>,
     requests: AtomicU64,
     faults: AtomicU64,
-    acknowledgements: AtomicU64,
+    acknowledgements: Mutex<Option<u64>>,
     is_over: AtomicBool,
 }
 
@@ -181,7 +181,7 @@ impl FaultProxy {
             fault: Mutex::new(None),
             requests: AtomicU64::new(0),
             faults: AtomicU64::new(0),
-            acknowledgements: AtomicU64::new(0),
+            acknowledgements: Mutex::default(),
             is_over: AtomicBool::new(false),
         });
         let taken = shared.clone();
@@ -207,9 +207,17 @@ impl FaultProxy {
         self.shared.faults.load(Ordering::Relaxed)
     }
 
-    /// Segments that came while answers went out in pieces.
+    /// Segments that came while an answer went out in pieces, once all of it was taken.
     pub fn acknowledgements(&self) -> u64 {
-        self.shared.acknowledgements.load(Ordering::Relaxed)
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let taken = self.shared.acknowledgements.lock();
+            if let Some(came) = *taken.expect("no one panics with it") {
+                return came;
+            }
+            assert!(Instant::now() < deadline, "no answer was taken in pieces");
+            std::thread::yield_now();
+        }
     }
 
     /// Requests.
@@ -281,10 +289,11 @@ impl Shared {
                 }
                 Some(Fault::FlipAnswer) => answer.flip(number),
                 Some(Fault::Pieces(count)) => {
-                    match pieces::write(&answer, count, &mut client, socket) {
-                        Ok(came) => self.acknowledgements.fetch_add(came, Ordering::Relaxed),
-                        Err(_) => return,
+                    let Ok(came) = pieces::write(&answer, count, &mut client, socket) else {
+                        return;
                     };
+                    let mut taken = self.acknowledgements.lock().expect("no one panics with it");
+                    *taken = Some(came);
                     continue;
                 }
                 _ => {}
