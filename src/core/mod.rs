@@ -10,6 +10,7 @@ pub mod cold;
 mod cold_cache;
 mod cold_read;
 mod collect;
+mod copies;
 mod damage;
 mod files;
 mod flush;
