@@ -15,10 +15,10 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use storage::cold::ColdError;
 
+use super::Core;
 use super::cold_cache::ChunkId;
 use super::cold_read::{Wanted, is_damage};
 use super::damage::Damaged;
-use super::Core;
 use crate::backup::lost::joined;
 use crate::group::HeldColdChunk;
 use crate::ops::metrics::add;
