@@ -48,6 +48,7 @@ pub(crate) mod signal;
 mod start;
 mod status;
 mod tails;
+pub(crate) mod tasks;
 pub(crate) mod timeouts;
 pub mod tls;
 mod transfer;
