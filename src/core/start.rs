@@ -12,7 +12,7 @@ use glommio::net::UnixStream;
 use glommio::sync::Semaphore;
 use storage::StorageError;
 use storage::pack::PackReader;
-use storage::wal::{Pin, Ring, Wal, WalConfig};
+use storage::wal::{Pin, Wal, WalConfig};
 
 use super::backend::CoreBackend;
 use super::checkpoint::GroupFiles;
@@ -256,14 +256,6 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     Ok(())
 }
 
-/// A ring for this executor's log.
-fn own_ring() -> std::io::Result<Rc<Ring>> {
-    let ring = Rc::new(Ring::new()?);
-    let watched = ring.clone();
-    super::net::watch_event(ring.event_fd(), Rc::new(move || watched.on_event()))?;
-    Ok(ring)
-}
-
 /// A control as its executor reads it.
 pub fn control_stream(control: StdUnixStream) -> UnixStream {
     let fd = control.into_raw_fd();
@@ -328,7 +320,7 @@ async fn build(
                 .map(|(id, group): (&u32, &Group)| hard_state_record(*id, group.hard_state()));
             let wal = Wal::open(start.config, &hard_states.collect::<Vec<_>>()).await?;
             wal.adopt(start.pins);
-            match own_ring() {
+            match super::net::log_ring() {
                 Ok(ring) => wal.set_ring(ring),
                 Err(error) => {
                     log::warn!("event=no_ring the log is written through glommio's: {error}");

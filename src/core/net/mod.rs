@@ -14,9 +14,11 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::time::Duration;
+
+use storage::wal::Ring;
 
 /// After which time an executor looks at disks, timers and sockets again though tasks are ready. Shorter, it would park
 /// beside ready tasks more often (`poller.rs`); longer, a burst of deliveries would hold up the log.
@@ -26,10 +28,16 @@ pub use self::bell::Bell;
 pub use self::listener::Listener;
 pub use self::socket::{Receipts, Socket};
 
-/// Calls `on_event` each time that a descriptor becomes readable, which must be this executor's for as long as it runs.
+/// A ring for this executor's log, whose completions its poller hears of.
 ///
 /// # Errors
-/// The system's.
-pub fn watch_event(fd: BorrowedFd<'_>, on_event: Rc<dyn Fn()>) -> std::io::Result<()> {
-    poller::Poller::of_executor()?.watch_event(fd.as_raw_fd(), on_event)
+/// The system's: no more descriptors or locked memory.
+pub fn log_ring() -> std::io::Result<Rc<Ring>> {
+    let ring = Rc::new(Ring::new()?);
+    let watched = ring.clone();
+    poller::Poller::of_executor()?.watch_event(
+        ring.event_fd().as_raw_fd(),
+        Rc::new(move || watched.on_event()),
+    )?;
+    Ok(ring)
 }
