@@ -23,9 +23,12 @@ const BATCHES_MAX: usize = 1024;
 /// Until it is tried again whether another core that has so many batches took some.
 const FULL: Duration = Duration::from_millis(1);
 
+/// To one core, and what it is woken by.
+type Sender<M> = (SyncSender<Vec<M>>, Arc<Bell>);
+
 /// One core's ends of the channels, before its executor runs.
 pub struct MeshEnds<M: Send> {
-    senders: Vec<Option<(SyncSender<Vec<M>>, Arc<Bell>)>>,
+    senders: Vec<Option<Sender<M>>>,
     receivers: Vec<Option<Receiver<Vec<M>>>>,
     bell: Arc<Bell>,
 }
