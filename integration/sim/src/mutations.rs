@@ -98,6 +98,7 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("routing", "question-numbers-begin-again", 300),
     bug("routing", "unknown-sent-again", 300),
     bug("routing", "unknown-called-undone", 300),
+    bug("routing", "doubt-forgotten", 300),
     bug("state machine", "apply-by-own-clock", 300),
     bug("state machine", "incarnation-given-twice", 300),
     bug("state machine", "closed-takes-producers", 300),

@@ -185,6 +185,13 @@ impl Way {
             };
             // It may have changed while nothing came.
             let trouble = self.loud_trouble();
+            // A place that was chosen in an earlier trouble may be behind by now.
+            if !matches!(trouble, Trouble::Cut(_)) {
+                cut_at = None;
+            }
+            if !matches!(trouble, Trouble::Flipped(_)) {
+                flip_at = None;
+            }
             match trouble {
                 Trouble::None | Trouble::Silent => {}
                 Trouble::Dripping => std::thread::sleep(LOOK),
