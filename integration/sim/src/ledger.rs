@@ -314,6 +314,9 @@ impl GroupLedger {
     fn judge(&mut self, op: &Op, outcome: &Outcome) -> Result<(), String> {
         match outcome {
             Outcome::Refused(Refusal::OutcomeUnknown) if op.what.is_write() => return Ok(()),
+            Outcome::Refused(_) if self.has_appended(op) => {
+                return Err("it is in the log".to_owned());
+            }
             Outcome::Refused(Refusal::Unavailable | Refusal::Overloaded { .. }) => {
                 return self.not_done(op);
             }
@@ -339,6 +342,14 @@ impl GroupLedger {
             }
             What::Read { .. } => self.judge_read(op, outcome),
         }
+    }
+
+    /// A producer's append is in the log, and was asked by nobody else.
+    fn has_appended(&self, op: &Op) -> bool {
+        let is_fresh = |l: &Logged| matches!(l.verdict, Verdict::Appended(_, _, false, _));
+        op.body_asked_first()
+            .and_then(|body| self.logged.get(&**body))
+            .is_some_and(|logged| logged.iter().any(is_fresh))
     }
 
     fn not_done(&mut self, op: &Op) -> Result<(), String> {

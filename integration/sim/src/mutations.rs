@@ -98,7 +98,12 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("routing", "question-numbers-begin-again", 300),
     bug("routing", "unknown-sent-again", 300),
     bug("routing", "unknown-called-undone", 300),
-    bug("routing", "doubt-forgotten", 300),
+    aimed(
+        "routing",
+        "doubt-forgotten",
+        40,
+        "fault_partition=400,fault_us=1000000,mortal=1000,clients=6",
+    ),
     bug("state machine", "apply-by-own-clock", 300),
     bug("state machine", "incarnation-given-twice", 300),
     bug("state machine", "closed-takes-producers", 300),
