@@ -112,18 +112,6 @@ impl What {
 }
 
 impl Op {
-    /// The body of a producer's append that was not asked before.
-    pub fn body_asked_first(&self) -> Option<&Bytes> {
-        match &self.what {
-            What::Append {
-                producer: Some(_),
-                body,
-                ..
-            } if body.starts_with(format!("[{:06}:", self.id).as_bytes()) => Some(body),
-            _ => None,
-        }
-    }
-
     /// As the group is asked.
     /// `None` for what is more than one request.
     pub fn request(&self) -> Option<Request> {
