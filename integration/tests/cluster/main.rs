@@ -15,11 +15,16 @@ mod formation;
 mod grpc;
 mod hand_over;
 mod idle;
+mod large;
+mod lifetimes;
 mod members;
+mod restart_all;
 mod retention;
 mod rolling;
+mod slow_peer;
 mod storm;
 mod strangers;
+mod taken_back;
 mod transfer;
 mod transfer_bad;
 
