@@ -5,6 +5,7 @@ mod mount;
 mod tree;
 
 use std::ffi::CString;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,8 +32,8 @@ struct State {
     faults: Faults,
     /// The next write to a file with this in its path goes so many bytes further.
     misdirect: Option<(String, u64)>,
-    /// The next read of a file with this in its path at this position or beyond gives what stands so many bytes further.
-    misread: Option<(String, u64, u64)>,
+    /// The next read of a file with this in its path that begins here gives what stands so many bytes further.
+    misread: Option<(String, Range<u64>, u64)>,
     /// What cannot be read until it is written anew: files by number, and the first bytes of sectors.
     bad_sectors: Vec<(u64, u64)>,
     random: Random,
@@ -119,10 +120,9 @@ impl Disk {
         lock(&self.state).misdirect = Some((name.to_owned(), bytes));
     }
 
-    /// The next read of a file with this in its path that begins at this position or beyond gives what stands so many bytes
-    /// further.
-    pub fn misread(&self, name: &str, from: u64, bytes: u64) {
-        lock(&self.state).misread = Some((name.to_owned(), from, bytes));
+    /// The next read of a file with this in its path that begins in this range gives what stands so many bytes further.
+    pub fn misread(&self, name: &str, begins: Range<u64>, bytes: u64) {
+        lock(&self.state).misread = Some((name.to_owned(), begins, bytes));
     }
 
     /// Whether the write of [`Disk::misdirect`] or the read of [`Disk::misread`] is still to come.

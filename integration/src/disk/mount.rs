@@ -245,8 +245,8 @@ impl Filesystem for Mount {
             return reply.error(Errno::EIO);
         }
         let mut at = offset;
-        if let Some((name, from, bytes)) = state.misread.clone()
-            && offset >= from
+        if let Some((name, begins, bytes)) = state.misread.clone()
+            && begins.contains(&offset)
             && state.is_file(number.0, &name)
         {
             at += bytes;

@@ -6,6 +6,7 @@ mod balance;
 mod bridge;
 mod clocks;
 mod conformance;
+mod cut_off;
 mod damage;
 mod disks;
 mod episodes;

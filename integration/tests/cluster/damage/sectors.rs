@@ -1,5 +1,7 @@
 //! A disk of one node that reads elsewhere than it was told to, or cannot read a sector (FAULTS.md, cases 6 and 7).
 
+use std::ops::Range;
+
 use integration::metric;
 
 use super::*;
@@ -35,9 +37,9 @@ fn spoil(cluster: &Cluster, node: u32, file: PathBuf, at: u64) -> PathBuf {
     file
 }
 
-/// The next read at this position or beyond finds what belongs elsewhere.
-fn misread(cluster: &Cluster, node: u32, file: PathBuf, from: u64) -> PathBuf {
-    cluster.disk(node).misread(&name(&file), from, 8192);
+/// The next read that begins there finds what belongs elsewhere.
+fn misread(cluster: &Cluster, node: u32, file: PathBuf, begins: Range<u64>) -> PathBuf {
+    cluster.disk(node).misread(&name(&file), begins, 8192);
     file
 }
 
@@ -61,7 +63,7 @@ fn a_log_that_is_misread_or_cannot_be_read_in_one_place_is_rebuilt_by_the_others
             }),
             ("a misread sealed segment", |cluster, node| {
                 let sealed = segments(cluster, node)[0].clone();
-                misread(cluster, node, sealed, 4096)
+                misread(cluster, node, sealed, 4096..1 << 20)
             }),
         ],
     );
@@ -95,7 +97,7 @@ fn a_checkpoint_that_is_misread_or_cannot_be_read_in_one_place_is_rebuilt_by_the
             }),
             ("a misread table", |cluster, node| {
                 let table = checkpointed(cluster, node, "table-")[0].clone();
-                cluster.disk(node).misread(&name(&table), 0, 16);
+                cluster.disk(node).misread(&name(&table), 0..4096, 16);
                 table
             }),
         ],
@@ -129,7 +131,8 @@ fn a_pack_that_is_misread_or_cannot_be_read_in_one_place_gets_its_bytes_from_the
         let middle = fs::metadata(&pack).expect("it is there").len() / 2;
         let before = cluster.log(3).len();
         if is_misread {
-            misread(&cluster, 3, pack, middle);
+            // Not its index, which stands at its end.
+            misread(&cluster, 3, pack, 1..middle);
         } else {
             spoil(&cluster, 3, pack, middle);
         }
