@@ -40,7 +40,7 @@ fn a_removed_leader_that_hears_no_leader_of_the_meta_group_learns_of_it_from_ano
     wait_for("who is cut off leads on, and is taken for gone", || {
         let status = cluster.status(cut, false).unwrap_or_default();
         let own = status["nodes"].as_array().into_iter().flatten();
-        let own = own.filter(|n| n["node"] == cut).cloned().next();
+        let own = own.into_iter().find(|n| n["node"] == cut).cloned();
         own.is_some_and(|n| {
             n["groups_led"].as_u64() > Some(0) && n["groups_without_leader"].as_u64() > Some(0)
         })

@@ -73,7 +73,7 @@ fn the_largest_body_goes_through_a_follower_to_all() {
     for (at, (follower, body)) in followers.clone().zip(&bodies).enumerate() {
         append(&cluster, follower, (path, at), body);
     }
-    let follower = followers.last().expect("two follow");
+    let follower = followers.max().expect("two follow");
     let mut longer = body(BODIES[1]);
     longer.push(0);
     let length = longer.len().to_string();
