@@ -16,10 +16,10 @@ const STREAMS: usize = 8;
 const BODY_BYTES: u64 = 16 << 10;
 
 /// Of a sender, beyond what it had before: the bounds of its log, its hot bytes and its queue.
-const GROWTH_MAX: u64 = 200 << 20;
+const GROWTH_MAX: u64 = 128 << 20;
 
 /// What the others acknowledge meanwhile is more than they may grow by.
-const WRITTEN_MIN: u64 = GROWTH_MAX + (56 << 20);
+const WRITTEN_MIN: u64 = GROWTH_MAX + (32 << 20);
 
 /// No append may wait longer, on the slowest machine.
 const WAIT_MAX: Duration = Duration::from_secs(5);
