@@ -358,6 +358,7 @@ async fn build(
         mesh: RefCell::new(None),
         links: RefCell::default(),
         guests: RefCell::default(),
+        learnt: super::learn::Learnt::default(),
         damage: Default::default(),
         is_standing_told: Cell::new(false),
         leaving: RefCell::default(),

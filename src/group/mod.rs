@@ -268,7 +268,11 @@ impl Group {
 
     /// A copy of the cluster's tables; only in group 0.
     pub fn tables(&self) -> Option<Tables> {
-        self.machine.meta.as_ref().map(crate::meta::Meta::tables)
+        let meta = self.machine.meta.as_ref()?;
+        Some(Tables {
+            as_of: self.applied.index,
+            ..meta.tables()
+        })
     }
 
     /// Hash of all that replicas agree on (I5).
