@@ -46,6 +46,7 @@ mod ship_chain;
 mod ship_lag;
 mod ship_proof;
 pub(crate) mod signal;
+mod slice;
 mod start;
 mod status;
 mod tails;

@@ -140,6 +140,7 @@ pub enum CoreError {
 /// # Errors
 /// [`CoreError`].
 pub async fn run(start: CoreStart) -> Result<(), CoreError> {
+    super::slice::shorten();
     let progress: Rc<dyn Fn(Progress)> = Rc::from(start.progress as Box<dyn Fn(Progress)>);
     // SAFETY: a call without arguments or effects.
     progress(Progress::Started(unsafe { libc::gettid() }));

@@ -9,6 +9,7 @@ mod doorbell;
 mod listener;
 mod poller;
 mod socket;
+mod turns;
 
 use std::time::Duration;
 

@@ -12,6 +12,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::doorbell::Doorbell;
+use super::turns::{Turn, Turns};
 use crate::core::signal::Event;
 
 /// Events that one look takes.
@@ -38,6 +39,7 @@ pub(super) struct Readiness {
     pub receipts: Cell<u32>,
     pub reader: RefCell<Option<Waker>>,
     pub writer: RefCell<Option<Waker>>,
+    pub turn: Turn,
 }
 
 /// All sockets of one core.
@@ -46,6 +48,7 @@ pub(super) struct Poller {
     places: RefCell<Places>,
     watches: Cell<u32>,
     is_busy: Event,
+    pub(super) turns: Rc<Turns>,
 }
 
 #[derive(Default)]
@@ -91,10 +94,12 @@ impl Poller {
             places: RefCell::default(),
             watches: Cell::new(0),
             is_busy: Event::default(),
+            turns: Rc::default(),
         });
         let doorbell = Doorbell::new(poller.epoll.as_raw_fd())?;
         glommio::spawn_local(poller.clone().run(doorbell)).detach();
         glommio::spawn_local(poller.clone().watchman()).detach();
+        glommio::spawn_local(poller.turns.clone().run()).detach();
         Ok(poller)
     }
 
