@@ -61,6 +61,19 @@ pub enum Damage {
     Unreadable,
     /// The next frame lands where another one stands.
     Misdirected,
+    /// A segment ends early. Like those below, only while no process runs.
+    Cut,
+    /// Two segments have each other's content.
+    Exchanged,
+    /// A segment is missing between two others of its lane.
+    Missing,
+}
+
+impl Damage {
+    /// It comes about while no process runs.
+    pub fn is_at_rest(self) -> bool {
+        matches!(self, Damage::Cut | Damage::Exchanged | Damage::Missing)
+    }
 }
 
 /// See the module's head.
@@ -312,7 +325,48 @@ impl Disk {
                 segment.bytes[byte] ^= 1 << bit;
                 self.is_damaged = true;
             }
+            Damage::Cut | Damage::Exchanged | Damage::Missing => {
+                return self.damage_segments(how, rng);
+            }
         }
         true
+    }
+
+    fn damage_segments(&mut self, how: Damage, rng: &mut Rng) -> bool {
+        let ids: Vec<SegmentId> = self.segments.keys().copied().collect();
+        let is_done = match how {
+            Damage::Cut if !ids.is_empty() => {
+                let bytes = &mut self.of(rng.pick(&ids)).bytes;
+                bytes.truncate(rng.below(bytes.len() as u64) as usize);
+                true
+            }
+            Damage::Exchanged if ids.len() > 1 => {
+                let one = rng.below(ids.len() as u64 - 1) as usize;
+                let other = rng.range(one as u64 + 1, ids.len() as u64 - 1) as usize;
+                let held = std::mem::take(&mut self.of(ids[one]).bytes);
+                let held = std::mem::replace(&mut self.of(ids[other]).bytes, held);
+                self.of(ids[one]).bytes = held;
+                true
+            }
+            Damage::Missing => {
+                let is_between = |ids: &&[SegmentId]| {
+                    let lane = |id: SegmentId| (id.generation, id.lane);
+                    lane(ids[0]) == lane(ids[1]) && lane(ids[1]) == lane(ids[2])
+                };
+                let between = ids.windows(3).filter(is_between).map(|ids| ids[1]);
+                let between: Vec<SegmentId> = between.collect();
+                if !between.is_empty() {
+                    self.segments.remove(&rng.pick(&between));
+                }
+                !between.is_empty()
+            }
+            _ => false,
+        };
+        self.is_damaged |= is_done;
+        is_done
+    }
+
+    fn of(&mut self, id: SegmentId) -> &mut Segment {
+        self.segments.get_mut(&id).expect("it was found")
     }
 }

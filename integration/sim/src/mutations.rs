@@ -51,6 +51,12 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("WAL", "checksum-unchecked", 300),
     bug("WAL", "damage-taken-for-a-tear", 300),
     bug("WAL", "tear-taken-for-damage", 300),
+    aimed(
+        "WAL",
+        "cut-segment-taken",
+        60,
+        "fault_damage=100,fault_us=1000000,cold=0,fault_siege=0",
+    ),
     bug("WAL", "first-entry-wins", 300),
     bug("WAL", "first-vote-wins", 600),
     bug("Raft driving", "answer-before-sync", 300),
