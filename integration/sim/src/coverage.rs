@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 /// All that a run may hit, in alphabetical order.
 pub const PATHS: &[&str] = &[
     "a bit flipped",
+    "a checkpoint damaged",
     "a damaged node joined anew",
     "a damaged node orders its replacement",
     "a former leader hears nothing",

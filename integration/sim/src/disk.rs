@@ -67,12 +67,17 @@ pub enum Damage {
     Exchanged,
     /// A segment is missing between two others of its lane.
     Missing,
+    /// One bit of a checkpoint's state is another.
+    Checkpoint,
 }
 
 impl Damage {
     /// It comes about while no process runs.
     pub fn is_at_rest(self) -> bool {
-        matches!(self, Damage::Cut | Damage::Exchanged | Damage::Missing)
+        !matches!(
+            self,
+            Damage::Flip | Damage::Unreadable | Damage::Misdirected
+        )
     }
 }
 
@@ -104,6 +109,9 @@ impl Disk {
     pub fn start(&mut self, cores: u32) -> Result<BTreeMap<u32, Vec<Record>>, String> {
         if self.is_unreadable {
             return Err("a sector cannot be read".to_owned());
+        }
+        if let Some((group, _)) = self.checkpoints.iter().find(|(_, c)| !c.is_whole()) {
+            return Err(format!("the checkpoint of group {group} is damaged"));
         }
         let images = self.segments.iter();
         let images = images.map(|(id, s)| (*id, s.bytes.as_slice())).collect();
@@ -328,6 +336,15 @@ impl Disk {
             Damage::Cut | Damage::Exchanged | Damage::Missing => {
                 return self.damage_segments(how, rng);
             }
+            Damage::Checkpoint => {
+                let groups: Vec<u32> = self.checkpoints.keys().copied().collect();
+                if groups.is_empty() {
+                    return false;
+                }
+                let found = self.checkpoints.get_mut(&rng.pick(&groups));
+                found.expect("it is there").flip(rng);
+                self.is_damaged = true;
+            }
         }
         true
     }
@@ -336,16 +353,19 @@ impl Disk {
         let ids: Vec<SegmentId> = self.segments.keys().copied().collect();
         let is_done = match how {
             Damage::Cut if !ids.is_empty() => {
-                let bytes = &mut self.of(rng.pick(&ids)).bytes;
-                bytes.truncate(rng.below(bytes.len() as u64) as usize);
+                let Segment { bytes, frames, .. } = self.of(rng.pick(&ids));
+                bytes.truncate(rng.below(bytes.len().max(1) as u64) as usize);
+                frames.retain(|begin| *begin < bytes.len());
                 true
             }
             Damage::Exchanged if ids.len() > 1 => {
                 let one = rng.below(ids.len() as u64 - 1) as usize;
                 let other = rng.range(one as u64 + 1, ids.len() as u64 - 1) as usize;
-                let held = std::mem::take(&mut self.of(ids[one]).bytes);
-                let held = std::mem::replace(&mut self.of(ids[other]).bytes, held);
-                self.of(ids[one]).bytes = held;
+                let mut held = std::mem::take(self.of(ids[one]));
+                let before = self.of(ids[other]);
+                std::mem::swap(&mut held.bytes, &mut before.bytes);
+                std::mem::swap(&mut held.frames, &mut before.frames);
+                *self.of(ids[one]) = held;
                 true
             }
             Damage::Missing => {

@@ -222,6 +222,7 @@ impl World {
             Damage::Cut,
             Damage::Exchanged,
             Damage::Missing,
+            Damage::Checkpoint,
         ]);
         if how.is_at_rest() {
             self.crash(node);
@@ -238,6 +239,7 @@ impl World {
             Damage::Cut => "a segment cut",
             Damage::Exchanged => "two segments exchanged",
             Damage::Missing => "a segment missing",
+            Damage::Checkpoint => "a checkpoint damaged",
         });
         self.trace
             .show(self.now_us, || format!("node {node}: {how:?}"));

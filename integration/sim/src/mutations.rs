@@ -110,6 +110,13 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("producers", "stale-epoch-taken", 300),
     bug("producers", "duplicate-taken", 300),
     bug("producers", "gap-taken", 300),
+    // This one stands in the simulator, whose checksum stands for those of the files.
+    aimed(
+        "checkpoint",
+        "checkpoint-unverified",
+        40,
+        "fault_damage=100,fault_us=1000000,cold=0,fault_siege=0",
+    ),
     bug("checkpoint", "checkpoint-without-producers", 300),
     bug("checkpoint", "chunks-of-another-stream", 300),
     bug("checkpoint", "dropped-before-durable", 300),
