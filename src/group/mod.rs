@@ -14,6 +14,7 @@ mod choose;
 mod cold;
 mod cold_damage;
 mod cold_state;
+mod collect;
 mod effects;
 mod elections;
 mod expiry;
@@ -464,12 +465,11 @@ impl Group {
         let from = effects.len();
         self.work_bytes += payload.len() as u64 + COMMAND_BYTES * batch.commands.len() as u64;
         let mut askers = askers.into_iter();
+        let stamp_ms = match mutation::is_on("apply-by-own-clock") {
+            true => self.now_ms,
+            false => batch.stamp_ms,
+        };
         for command in batch.commands {
-            let stamp_ms = if mutation::is_on("apply-by-own-clock") {
-                self.now_ms
-            } else {
-                batch.stamp_ms
-            };
             let outcome = self
                 .machine
                 .apply(batch.version, stamp_ms, command, effects);
@@ -477,7 +477,7 @@ impl Group {
                 asker.answer(outcome, effects);
             }
         }
-        self.drop_published();
+        self.note_applied(batch.stamp_ms);
         if self.is_ready {
             self.flush_on(effects);
         } else {

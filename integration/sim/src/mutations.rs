@@ -51,6 +51,12 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("WAL", "checksum-unchecked", 300),
     bug("WAL", "damage-taken-for-a-tear", 300),
     bug("WAL", "tear-taken-for-damage", 300),
+    aimed(
+        "WAL",
+        "cut-segment-taken",
+        60,
+        "fault_damage=100,fault_us=1000000,cold=0,fault_siege=0",
+    ),
     bug("WAL", "first-entry-wins", 300),
     bug("WAL", "first-vote-wins", 600),
     bug("Raft driving", "answer-before-sync", 300),
@@ -110,6 +116,13 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("producers", "stale-epoch-taken", 300),
     bug("producers", "duplicate-taken", 300),
     bug("producers", "gap-taken", 300),
+    // This one stands in the simulator, whose checksum stands for those of the files.
+    aimed(
+        "checkpoint",
+        "checkpoint-unverified",
+        40,
+        "fault_damage=100,fault_us=1000000,cold=0,fault_siege=0",
+    ),
     bug("checkpoint", "checkpoint-without-producers", 300),
     bug("checkpoint", "chunks-of-another-stream", 300),
     bug("checkpoint", "dropped-before-durable", 300),
