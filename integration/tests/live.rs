@@ -1,5 +1,6 @@
 //! Live readers: what they are told when characters are cut, when they leave, and when a killed server comes back.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use integration::{Client, Server, scratch_dir};
@@ -53,6 +54,26 @@ fn the_start_of_a_character_is_not_passed_over() {
             "{seen}"
         );
     }
+}
+
+/// Else all readers of a node that dies come to the others at once (FAULTS.md, case 37).
+#[test]
+fn each_reader_is_told_its_own_time_to_come_back() {
+    let server = Server::start(&["--core-count", "1"]);
+    server.client().create("/v1/stream/again", TEXT);
+    let told: BTreeSet<u64> = (0..8)
+        .map(|_| {
+            let seen = until_control(&mut follow(&server, "/v1/stream/again", "-1"));
+            let mut lines = seen.lines().filter_map(|l| l.strip_prefix("retry: "));
+            let line = lines.next().expect("a time");
+            assert!(lines.next().is_none(), "{seen}");
+            line.parse().expect("a number")
+        })
+        .collect();
+    assert!(
+        told.len() > 4 && told.iter().all(|ms| (500..3500).contains(ms)),
+        "{told:?}"
+    );
 }
 
 #[test]

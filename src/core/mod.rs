@@ -21,6 +21,7 @@ mod hand_over;
 mod http_client;
 pub mod hyper_rt;
 mod judge;
+mod learn;
 mod level;
 pub mod listen;
 mod load;
@@ -45,6 +46,7 @@ mod ship_chain;
 mod ship_lag;
 mod ship_proof;
 pub(crate) mod signal;
+mod slice;
 mod start;
 mod status;
 mod tails;
@@ -118,6 +120,8 @@ pub struct Core {
     links: RefCell<BTreeMap<u64, Rc<Link>>>,
     /// Nodes that speak to this one and may have become members while it was away, with their addresses.
     guests: RefCell<guests::Guests>,
+    /// Of the members, what other nodes say while nobody leads the meta group here.
+    learnt: learn::Learnt,
     /// Those that are no members any more, and until when they are spoken to, in monotonic microseconds.
     leaving: RefCell<BTreeMap<u64, u64>>,
     /// Where the clients of the other nodes connect, as far as they said so.

@@ -354,6 +354,7 @@ impl Core {
             groups_led,
             groups_without_leader,
             members: members.collect(),
+            members_as_of: tables.as_of,
             bound_raft_ids: self.bound_raft_ids(),
             level: tables.level,
             cores,

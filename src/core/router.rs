@@ -271,7 +271,7 @@ impl Core {
     }
 
     pub(super) fn share_tables(self: &Rc<Self>) {
-        let Some(tables) = self
+        let Some(mut tables) = self
             .groups
             .borrow()
             .get(&0)
@@ -279,6 +279,7 @@ impl Core {
         else {
             return;
         };
+        self.learnt.add_to(&mut tables);
         let tables = std::sync::Arc::new(tables);
         *self.tables.borrow_mut() = tables.clone();
         self.share_level();

@@ -143,6 +143,7 @@ pub enum CoreError {
 /// # Errors
 /// [`CoreError`].
 pub async fn run(start: CoreStart) -> Result<(), CoreError> {
+    super::slice::shorten();
     let progress: Rc<dyn Fn(Progress)> = Rc::from(start.progress as Box<dyn Fn(Progress)>);
     // SAFETY: a call without arguments or effects.
     progress(Progress::Started(unsafe { libc::gettid() }));
@@ -368,6 +369,7 @@ async fn build(
         mesh: RefCell::new(None),
         links: RefCell::default(),
         guests: RefCell::default(),
+        learnt: super::learn::Learnt::default(),
         damage: Default::default(),
         is_standing_told: Cell::new(false),
         leaving: RefCell::default(),

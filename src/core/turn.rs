@@ -262,6 +262,7 @@ impl Core {
             self.watch_load();
             self.post_late_news();
             self.balance();
+            self.learn_members();
             self.reconcile();
             self.raise_level();
             if self.room.get() == Room::None {

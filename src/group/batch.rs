@@ -8,9 +8,10 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use raftproto::command::{self, Command, CommandBatch, command::Kind};
 
+use super::asker::{Asker, refuse};
 use super::log::LogPosition;
 use super::stream::ALONE_BYTES_MIN;
-use super::{Effect, Group, ReplyTo, refuse};
+use super::{Effect, Group};
 use crate::mutation;
 use crate::protocol::{
     Append, Create, Expiry, GroupTarget, Hold, Member, MemberChange, Op, Refusal, Request,
@@ -21,13 +22,13 @@ use crate::protocol::{
 #[derive(Default)]
 pub(super) struct Pending {
     commands: Vec<Command>,
-    replies: Vec<Option<ReplyTo>>,
+    askers: Vec<Option<Asker>>,
     bytes: u64,
 }
 
 /// An entry that was proposed and not yet applied.
 pub(super) struct Proposed {
-    pub(super) replies: Vec<Option<ReplyTo>>,
+    pub(super) askers: Vec<Option<Asker>>,
     /// Bytes of its payload.
     pub(super) bytes: u64,
     /// How long its answer is waited for if another replica leads by then, or the log stands still.
@@ -43,10 +44,10 @@ const COMMAND_BYTES: u64 = 64;
 
 impl Pending {
     /// Adds a command; `None` where nobody waits for its outcome.
-    pub(super) fn push(&mut self, kind: Kind, reply_to: Option<ReplyTo>) {
+    pub(super) fn push(&mut self, kind: Kind, asker: Option<Asker>) {
         self.bytes += body_len(&kind);
         self.commands.push(Command { kind: Some(kind) });
-        self.replies.push(reply_to);
+        self.askers.push(asker);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -60,15 +61,11 @@ impl Pending {
 
     /// How many wait for an outcome.
     pub(super) fn waiters(&self) -> usize {
-        self.replies.iter().flatten().count()
+        self.askers.iter().flatten().count()
     }
 
     /// Takes the first entry's worth of commands, encoded, with those who wait for them.
-    pub(super) fn take_entry(
-        &mut self,
-        stamp_ms: u64,
-        level: u32,
-    ) -> (Bytes, Vec<Option<ReplyTo>>) {
+    pub(super) fn take_entry(&mut self, stamp_ms: u64, level: u32) -> (Bytes, Vec<Option<Asker>>) {
         let mut count = self.commands.len();
         if self.bytes > ALONE_BYTES_MIN as u64 {
             let mut sum = 0;
@@ -80,9 +77,9 @@ impl Pending {
             count = fits.count().max(1);
         }
         let rest = self.commands.split_off(count);
-        let rest_replies = self.replies.split_off(count);
+        let rest_askers = self.askers.split_off(count);
         let commands = std::mem::replace(&mut self.commands, rest);
-        let replies = std::mem::replace(&mut self.replies, rest_replies);
+        let askers = std::mem::replace(&mut self.askers, rest_askers);
         let remaining = self.commands.iter().filter_map(|c| c.kind.as_ref());
         self.bytes = remaining.map(body_len).sum();
         let batch = CommandBatch {
@@ -92,42 +89,42 @@ impl Pending {
         };
         let mut payload = BytesMut::with_capacity(batch.encoded_len());
         batch.encode(&mut payload).expect("the buffer grows");
-        (payload.freeze(), replies)
+        (payload.freeze(), askers)
     }
 
     /// Gives up what somebody waits for; what the group does by itself stays.
-    pub(super) fn take_asked(&mut self) -> Vec<Option<ReplyTo>> {
-        let replies = std::mem::take(&mut self.replies);
-        let mut is_asked = replies.iter().map(Option::is_some);
+    pub(super) fn take_asked(&mut self) -> Vec<Option<Asker>> {
+        let askers = std::mem::take(&mut self.askers);
+        let mut is_asked = askers.iter().map(Option::is_some);
         self.commands.retain(|_| is_asked.next() == Some(false));
-        self.replies = vec![None; self.commands.len()];
+        self.askers = vec![None; self.commands.len()];
         let kept = self.commands.iter().filter_map(|c| c.kind.as_ref());
         self.bytes = kept.map(body_len).sum();
-        replies
+        askers
     }
 
     /// Gives up all that waits.
-    pub(super) fn take_replies(&mut self) -> Vec<Option<ReplyTo>> {
+    pub(super) fn take_all(&mut self) -> Vec<Option<Asker>> {
         self.commands.clear();
         self.bytes = 0;
-        std::mem::take(&mut self.replies)
+        std::mem::take(&mut self.askers)
     }
 }
 
 impl Proposed {
     /// Those who wait for it; it stays proposed.
-    pub(super) fn take_askers(&mut self) -> Vec<Option<ReplyTo>> {
-        self.replies.iter_mut().map(Option::take).collect()
+    pub(super) fn take_askers(&mut self) -> Vec<Option<Asker>> {
+        self.askers.iter_mut().map(Option::take).collect()
     }
 
-    /// The replies of the entry that was applied at `position`; answers those of entries that another leader
+    /// The askers of the entry that was applied at `position`; answers those of entries that another leader
     /// replaced as lost.
     pub(super) fn take(
         proposed: &mut BTreeMap<LogPosition, Proposed>,
         position: LogPosition,
         uncommitted_bytes: &mut u64,
-        lost: &mut Vec<ReplyTo>,
-    ) -> Vec<Option<ReplyTo>> {
+        lost: &mut Vec<Asker>,
+    ) -> Vec<Option<Asker>> {
         while let Some(first) = proposed.first_entry() {
             if first.key().index > position.index {
                 break;
@@ -135,9 +132,9 @@ impl Proposed {
             let (place, first) = first.remove_entry();
             *uncommitted_bytes -= first.bytes;
             if place == position {
-                return first.replies;
+                return first.askers;
             }
-            lost.extend(first.replies.into_iter().flatten());
+            lost.extend(first.askers.into_iter().flatten());
         }
         Vec::new()
     }
@@ -156,7 +153,7 @@ impl Group {
             } else {
                 Refusal::OutcomeUnknown
             };
-            refuse(first.replies, &refusal, effects);
+            refuse(first.askers, &refusal, effects);
         }
     }
 }

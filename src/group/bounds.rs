@@ -30,7 +30,7 @@ pub struct Footprint {
 impl Group {
     /// What the group holds now.
     pub fn footprint(&self) -> Footprint {
-        let awaited = |p: &Proposed| p.replies.iter().flatten().count();
+        let awaited = |p: &Proposed| p.askers.iter().flatten().count();
         let proposed: usize = self.proposed.values().map(awaited).sum();
         let log = self.raft.node.store();
         Footprint {

@@ -100,22 +100,24 @@ struct Flush {
 /// What a leader has under way. A new leadership begins with nothing.
 #[derive(Debug, Default)]
 pub(super) struct ColdWork {
-    settings: Option<ColdSettings>,
+    pub(super) settings: Option<ColdSettings>,
     flush: Option<Flush>,
     search: Option<Search>,
-    /// Intents that the shell looks for.
+    /// Intents that the shell looks for, and those that it found, until the log has them.
     finding: BTreeSet<PackName>,
     /// When an intent is looked for again.
     find_after_ms: BTreeMap<PackName, u64>,
-    is_deleting: bool,
-    delete_after_ms: u64,
+    pub(super) is_deleting: bool,
+    pub(super) delete_after_ms: u64,
+    /// When something was learned last that had been proposed long before; `None`: nobody knows.
+    pub(super) late_us: Option<u64>,
     /// Chunks that cannot be read, and packs that are written again although they are not sparse.
     pub(super) lost: Lost,
     /// Of those, by pack, what no node has a copy of.
     pub(super) judged: BTreeMap<u32, BTreeSet<u64>>,
     pub(super) damaged: BTreeSet<u32>,
     /// Packs whose end is on its way into the log, and when it must have been lost.
-    forgetting: BTreeMap<u32, u64>,
+    pub(super) forgetting: BTreeMap<u32, u64>,
     term: u64,
     next_number: u32,
     failures: u32,
@@ -149,6 +151,7 @@ impl ColdWork {
     pub(super) fn reset(&mut self) {
         *self = ColdWork {
             settings: self.settings,
+            late_us: self.late_us,
             term: self.term,
             next_number: self.next_number,
             ..ColdWork::default()
@@ -186,7 +189,7 @@ impl Group {
 
     /// The cold store is used, and the machine is another one.
     pub(super) fn keep_cold_on(&mut self) {
-        self.cold.reset();
+        self.cold.is_another();
         if self.cold.settings.is_some() {
             self.machine.turn_cold_on();
         }
@@ -292,15 +295,6 @@ impl Group {
         }
     }
 
-    /// What the cold store has by now leaves memory, on every replica.
-    pub(super) fn drop_published(&mut self) {
-        if std::mem::take(&mut self.machine.cold.has_published)
-            && let Some(settings) = self.cold.settings
-        {
-            self.shed_hot_bytes(settings.hot_bytes_target);
-        }
-    }
-
     /// Commands were applied: the log may have the intent of the flush now, or its pack.
     pub(super) fn flush_on(&mut self, effects: &mut Vec<Effect>) {
         let Some(flush) = &self.cold.flush else {
@@ -363,12 +357,13 @@ impl Group {
                 chunks,
             } => {
                 self.cold.failures = 0;
-                self.cold.finding.remove(&name);
-                self.cold.find_after_ms.remove(&name);
                 if let Some(flush) = self.cold.flush.as_mut().filter(|f| f.name == name) {
                     (flush.stage, flush.since_ms) = (Stage::Publishing, now_ms);
                 }
                 if self.machine.cold.intents.contains_key(&name) {
+                    // It stays among what is looked for: the log may stand still, and meanwhile it is neither proposed
+                    // again nor put once more under another name.
+                    self.cold.find_after_ms.insert(name, now_ms + LOST_AFTER_MS);
                     let publish = packs::publish_command(name, object_bytes, &chunks);
                     self.pending.push(Kind::PublishPack(publish), None);
                 }
@@ -437,33 +432,21 @@ impl Group {
     fn find_intents(&mut self, effects: &mut Vec<Effect>) {
         let own = self.cold.flush.as_ref().map(|f| f.name);
         for name in self.machine.cold.intents.keys() {
-            let is_late = self.cold.find_after_ms.get(name).copied().unwrap_or(0) > self.now_ms;
-            if Some(*name) != own && !is_late && self.cold.finding.insert(*name) {
+            let after_ms = self.cold.find_after_ms.get(name).copied();
+            let is_late = after_ms.is_some_and(|after_ms| after_ms > self.now_ms);
+            if Some(*name) == own || is_late {
+                continue;
+            }
+            // Whether it is looked for, or was found so long ago that its command is lost.
+            let is_again = self.cold.find_after_ms.remove(name).is_some();
+            if self.cold.finding.insert(*name) || is_again {
                 effects.push(Effect::FindPack(*name));
             }
         }
         let intents = &self.machine.cold.intents;
-        let is_known = |name: &PackName| intents.contains_key(name);
-        self.cold.find_after_ms.retain(|name, _| is_known(name));
-    }
-
-    fn delete_dead(&mut self, settings: &ColdSettings, effects: &mut Vec<Effect>) {
-        if self.cold.is_deleting || self.cold.delete_after_ms > self.now_ms {
-            return;
-        }
-        let (packs, now_ms) = (&self.machine.cold.packs, self.now_ms);
-        let is_under_way =
-            |pack: &u32, lost_ms: &mut u64| packs.contains_key(pack) && *lost_ms > now_ms;
-        self.cold.forgetting.retain(is_under_way);
-        let Some(dead_before_ms) = self.cold.dead_before_ms(settings, now_ms) else {
-            return;
-        };
-        let mut dead = self.machine.cold.deletable(dead_before_ms);
-        dead.retain(|(pack, _)| !self.cold.forgetting.contains_key(pack));
-        if !dead.is_empty() {
-            self.cold.is_deleting = true;
-            effects.push(Effect::DeletePacks(dead));
-        }
+        self.cold.finding.retain(|name| intents.contains_key(name));
+        let after_ms = &mut self.cold.find_after_ms;
+        after_ms.retain(|name, _| intents.contains_key(name));
     }
 
     /// One share of the look for live chunks of packs that are mostly dead; answers them once all streams were seen.

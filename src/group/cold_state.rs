@@ -42,8 +42,10 @@ pub(super) struct ColdState {
     pub(super) queue: BTreeSet<(u64, StreamKey)>,
     pub(super) unflushed_bytes: u64,
     appended_ms: u64,
-    /// A pack counts since [`Group::drop_published`] was called last.
+    /// A pack counts since [`Group::note_applied`] was called last.
     pub(super) has_published: bool,
+    /// Nothing refers to some pack any more, since then too.
+    pub(super) has_ended: bool,
 }
 
 impl ColdState {
@@ -70,6 +72,7 @@ impl ColdState {
             pack.live_bytes -= u64::from(chunk.length);
             if pack.live_bytes == 0 {
                 pack.dead_since_ms = Some(stamp_ms);
+                self.has_ended = true;
             }
         }
     }

@@ -2,10 +2,11 @@
 
 use raftproto::peer::RaftMessage;
 
+use super::asker::{Asker, refuse};
 use super::batch::Proposed;
 use super::log::LogPosition;
 use super::peer::{BadMessage, node_of};
-use super::{Effect, Fetched, Group, Persist, ReplyTo, refuse};
+use super::{Effect, Fetched, Group, Persist};
 use crate::mutation;
 use crate::protocol::Refusal;
 
@@ -68,7 +69,7 @@ impl Group {
         self.refuse_pending(effects);
         // What was proposed may still be committed: its answer comes when its place in the log is known.
         for asked in self.take_unconfirmed() {
-            self.on_request(asked.request, asked.reply_to, asked.is_forwarded, effects);
+            self.dispatch(asked, effects);
         }
     }
 
@@ -133,7 +134,7 @@ impl Group {
         // What is proposed stays in the log, and is done once there is room: only its askers are told that they cannot know.
         let now_us = self.now.monotonic_us;
         let late = self.proposed.values_mut().filter(|p| p.until_us <= now_us);
-        let askers: Vec<Option<ReplyTo>> = late.flat_map(Proposed::take_askers).collect();
+        let askers: Vec<Option<Asker>> = late.flat_map(Proposed::take_askers).collect();
         refuse(askers, &Refusal::OutcomeUnknown, effects);
     }
 
@@ -151,7 +152,7 @@ impl Group {
                 if !mutation::is_on("given-up-and-counted") {
                     *bytes -= proposed.bytes;
                 }
-                given_up.append(&mut proposed.replies);
+                given_up.append(&mut proposed.askers);
             }
             !is_late
         });

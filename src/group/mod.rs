@@ -5,6 +5,7 @@
 //! the effects out.
 
 mod answers;
+mod asker;
 mod backup;
 mod batch;
 mod bounds;
@@ -13,6 +14,7 @@ mod choose;
 mod cold;
 mod cold_damage;
 mod cold_state;
+mod collect;
 mod effects;
 mod elections;
 mod expiry;
@@ -43,6 +45,7 @@ use std::collections::BTreeMap;
 use raftproto::command::{Expire, command::Kind};
 
 pub use self::answers::is_commit_notice;
+use self::asker::{Asker, refuse};
 pub use self::backup::{BaseMisfit, Exported, own_from, stamp_of};
 pub use self::batch::request_of;
 pub use self::bounds::Footprint;
@@ -237,7 +240,7 @@ impl Group {
     /// Nothing is on its way to the disk, and nobody waits. What was proposed and given up may stay for ever: where no
     /// leader tells what became of it.
     pub fn is_idle(&self) -> bool {
-        let awaited = |p: &Proposed| p.replies.iter().any(Option::is_some);
+        let awaited = |p: &Proposed| p.askers.iter().any(Option::is_some);
         self.pending.is_empty()
             && !self.proposed.values().any(awaited)
             && self.waiting.is_empty()
@@ -266,7 +269,11 @@ impl Group {
 
     /// A copy of the cluster's tables; only in group 0.
     pub fn tables(&self) -> Option<Tables> {
-        self.machine.meta.as_ref().map(crate::meta::Meta::tables)
+        let meta = self.machine.meta.as_ref()?;
+        Some(Tables {
+            as_of: self.applied.index,
+            ..meta.tables()
+        })
     }
 
     /// Hash of all that replicas agree on (I5).
@@ -364,19 +371,19 @@ impl Group {
             return;
         }
         while !self.pending.is_empty() {
-            let (payload, replies) = self.pending.take_entry(self.now_ms, self.level());
+            let (payload, askers) = self.pending.take_entry(self.now_ms, self.level());
             let bytes = payload.len() as u64;
             match self.raft.propose(payload) {
                 Ok(position) => {
                     self.uncommitted_bytes += bytes;
                     let proposed = Proposed {
-                        replies,
+                        askers,
                         bytes,
                         until_us: self.now.monotonic_us + PROPOSED_PATIENCE_US,
                     };
                     self.proposed.insert(position, proposed);
                 }
-                Err(_) => refuse(replies, &Refusal::Unavailable, effects),
+                Err(_) => refuse(askers, &Refusal::Unavailable, effects),
             }
         }
     }
@@ -422,7 +429,7 @@ impl Group {
     }
 
     /// The entry at `position` is the log's: answers for others that stood there are certain.
-    fn passed(&mut self, position: LogPosition, effects: &mut Vec<Effect>) -> Vec<Option<ReplyTo>> {
+    fn passed(&mut self, position: LogPosition, effects: &mut Vec<Effect>) -> Vec<Option<Asker>> {
         assert_eq!(
             position.index,
             self.applied.index + 1,
@@ -430,7 +437,7 @@ impl Group {
         );
         self.applied = position;
         let mut lost = Vec::new();
-        let replies = Proposed::take(
+        let askers = Proposed::take(
             &mut self.proposed,
             position,
             &mut self.uncommitted_bytes,
@@ -438,11 +445,11 @@ impl Group {
         );
         // Another leader's entry stands in the place: this one never will.
         refuse(lost.into_iter().map(Some), &Refusal::Unavailable, effects);
-        replies
+        askers
     }
 
     fn apply(&mut self, position: LogPosition, payload: &bytes::Bytes, effects: &mut Vec<Effect>) {
-        let replies = self.passed(position, effects);
+        let askers = self.passed(position, effects);
         if payload.is_empty() {
             return;
         }
@@ -457,21 +464,20 @@ impl Group {
         self.note_level(batch.version);
         let from = effects.len();
         self.work_bytes += payload.len() as u64 + COMMAND_BYTES * batch.commands.len() as u64;
-        let mut replies = replies.into_iter();
+        let mut askers = askers.into_iter();
+        let stamp_ms = match mutation::is_on("apply-by-own-clock") {
+            true => self.now_ms,
+            false => batch.stamp_ms,
+        };
         for command in batch.commands {
-            let stamp_ms = if mutation::is_on("apply-by-own-clock") {
-                self.now_ms
-            } else {
-                batch.stamp_ms
-            };
             let outcome = self
                 .machine
                 .apply(batch.version, stamp_ms, command, effects);
-            if let Some(reply_to) = replies.next().flatten() {
-                effects.push(Effect::Reply { reply_to, outcome });
+            if let Some(asker) = askers.next().flatten() {
+                asker.answer(outcome, effects);
             }
         }
-        self.drop_published();
+        self.note_applied(batch.stamp_ms);
         if self.is_ready {
             self.flush_on(effects);
         } else {
@@ -487,14 +493,3 @@ const COMMAND_BYTES: u64 = 512;
 
 /// How long the answer to a proposal is waited for after its leader was deposed, in microseconds.
 const PROPOSED_PATIENCE_US: u64 = 5_000_000;
-
-fn refuse(
-    replies: impl IntoIterator<Item = Option<ReplyTo>>,
-    refusal: &Refusal,
-    effects: &mut Vec<Effect>,
-) {
-    for reply_to in replies.into_iter().flatten() {
-        let outcome = Outcome::Refused(refusal.clone());
-        effects.push(Effect::Reply { reply_to, outcome });
-    }
-}

@@ -60,6 +60,7 @@ impl Machine {
             && known.live_bytes == 0
         {
             known.dead_since_ms = Some(self.last_stamp_ms);
+            self.cold.has_ended = true;
         }
         Outcome::Done
     }

@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::asker::{Asker, refuse};
 use super::batch::{Pending, command_of, is_command};
 use super::peer::node_of;
-use super::{Effect, Group, ReplyTo, refuse};
+use super::{Effect, Group, ReplyTo};
 use crate::mutation;
 use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, StreamKey};
 
@@ -28,12 +29,10 @@ pub(super) const HELD_MAX: usize = 4096;
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
     pub(super) request: Request,
-    pub(super) reply_to: ReplyTo,
+    pub(super) asker: Asker,
     /// Another node sent it: it is not sent on.
     pub(super) is_forwarded: bool,
     pub(super) until_us: u64,
-    /// A leader that was asked before may have done it: no refusal may say that it was certainly not done.
-    pub(super) in_doubt: bool,
 }
 
 /// A question to the leader.
@@ -105,15 +104,14 @@ impl Group {
     ) {
         let asked = Asked {
             request,
-            reply_to,
+            asker: Asker::new(reply_to),
             is_forwarded,
             until_us: self.now.monotonic_us + PATIENCE_US,
-            in_doubt: false,
         };
         self.dispatch(asked, effects);
     }
 
-    fn dispatch(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
+    pub(super) fn dispatch(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
         if self.trouble.is_some() {
             return self.pass_on(asked, effects);
         }
@@ -159,10 +157,9 @@ impl Group {
         }
         if let Ok(kind) = command_of(asked.request) {
             if self.is_too_new(&kind) {
-                let refusal = not_done(asked.in_doubt, Refusal::Unavailable);
-                return refuse([Some(asked.reply_to)], &refusal, effects);
+                return refuse([Some(asked.asker)], &Refusal::Unavailable, effects);
             }
-            self.pending.push(kind, Some(asked.reply_to));
+            self.pending.push(kind, Some(asked.asker));
         }
     }
 
@@ -186,10 +183,7 @@ impl Group {
     /// Answers from the applied state.
     pub(super) fn answer_here(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
         let outcome = self.answer(key_of(&asked.request), asked.request.op);
-        effects.push(Effect::Reply {
-            reply_to: asked.reply_to,
-            outcome,
-        });
+        asked.asker.answer(outcome, effects);
     }
 
     /// A request that came to a replica which does not lead.
@@ -204,11 +198,7 @@ impl Group {
                 _ => true,
             };
             if is_known {
-                effects.push(Effect::Reply {
-                    reply_to: asked.reply_to,
-                    outcome,
-                });
-                return;
+                return asked.asker.answer(outcome, effects);
             }
         }
         let leader = node_of(self.raft.leader());
@@ -304,21 +294,17 @@ impl Group {
             Outcome::Confirmed { index } if underway.is_confirmation => {
                 self.answer_at(index, asked, effects);
             }
-            // Certainly not done.
+            // This time certainly not done.
             Outcome::Refused(Refusal::NotLeader { .. } | Refusal::Unavailable) => {
                 self.ask_again(underway.node, asked, effects);
             }
             Outcome::Refused(Refusal::OutcomeUnknown) if is_safe => {
-                asked.in_doubt |= !underway.is_confirmation;
+                if !underway.is_confirmation {
+                    asked.asker.doubt();
+                }
                 self.ask_again(underway.node, asked, effects);
             }
-            Outcome::Refused(refusal @ Refusal::Overloaded { .. }) => {
-                refuse_asked(asked, refusal, effects);
-            }
-            outcome => effects.push(Effect::Reply {
-                reply_to: asked.reply_to,
-                outcome,
-            }),
+            outcome => asked.asker.answer(outcome, effects),
         }
     }
 
@@ -413,7 +399,7 @@ impl Group {
             } else {
                 Refusal::OutcomeUnknown
             };
-            refuse(underway.asked.map(|a| Some(a.reply_to)), &refusal, effects);
+            refuse(underway.asked.map(|a| Some(a.asker)), &refusal, effects);
         }
         for late in self.waiting.confirmed.values_mut() {
             for asked in late.extract_if(.., |asked| asked.until_us <= now_us) {
@@ -423,25 +409,15 @@ impl Group {
         self.waiting.confirmed.retain(|_, asked| !asked.is_empty());
     }
 
-    /// The commands that were not proposed yet are refused: certainly not done.
+    /// The commands that were not proposed yet are refused: here they were not done.
     pub(super) fn refuse_pending(&mut self, effects: &mut Vec<Effect>) {
-        refuse(self.pending.take_replies(), &Refusal::Unavailable, effects);
+        refuse(self.pending.take_all(), &Refusal::Unavailable, effects);
         self.pending = Pending::default();
     }
 }
 
 fn refuse_asked(asked: Asked, refusal: Refusal, effects: &mut Vec<Effect>) {
-    let refusal = not_done(asked.in_doubt, refusal);
-    refuse([Some(asked.reply_to)], &refusal, effects);
-}
-
-/// A refusal of what this replica did not do, and a leader that was asked before may have done.
-fn not_done(in_doubt: bool, refusal: Refusal) -> Refusal {
-    if in_doubt {
-        Refusal::OutcomeUnknown
-    } else {
-        refusal
-    }
+    asked.asker.answer(Outcome::Refused(refusal), effects);
 }
 
 fn key_of(request: &Request) -> Option<StreamKey> {

@@ -25,6 +25,9 @@ use crate::protocol::{Incarnation, Offset, ReadFrom, Refusal, StreamKey, cursor:
 /// Bytes of an event of a reader that catches up. It is rendered for that reader alone, who may stop reading.
 const CATCH_UP_BYTES: u64 = 64 << 10;
 
+/// Between these times, each at its own, those come back whose node died: not all at once. Browsers left alone wait for 3 to 5 s.
+const RETRY_MS: std::ops::Range<u64> = 500..3500;
+
 /// Starts to follow a stream.
 pub async fn follow<B: Backend>(
     backend: Rc<B>,
@@ -41,6 +44,7 @@ pub async fn follow<B: Backend>(
     let life = settings.sse_rotate_ms;
     let jitter = backend.random() % (life / 3).max(1);
     let ends_at_us = backend.monotonic_us() + (life - life / 6 + jitter) * 1000;
+    let retry_ms = RETRY_MS.start + backend.random() % (RETRY_MS.end - RETRY_MS.start);
     let mut reader = Reader {
         key,
         representation,
@@ -48,7 +52,7 @@ pub async fn follow<B: Backend>(
         position: first.plan.start,
         client_cursor: query.cursor,
         held_back: Vec::new(),
-        ready: VecDeque::new(),
+        ready: VecDeque::from([sse_text::retry(retry_ms)]),
         has_spoken: false,
         is_over: false,
         ends_at_us,

@@ -48,6 +48,11 @@ pub struct Control {
 /// A comment that keeps proxies from closing an idle connection.
 pub const HEARTBEAT: Bytes = Bytes::from_static(b": heartbeat\n\n");
 
+/// How long a client that is cut off shall wait before it comes back, in milliseconds: what it says first.
+pub fn retry(millis: u64) -> Bytes {
+    format!("retry: {millis}\n\n").into()
+}
+
 /// A data event and the control event that follows it.
 pub fn data(representation: Representation, pieces: &[Bytes], control: &Control) -> Bytes {
     let len: usize = pieces.iter().map(Bytes::len).sum();

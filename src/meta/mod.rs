@@ -54,6 +54,8 @@ pub struct Tables {
     pub history: u64,
     /// Version of commands that every member can apply; 0: none was noted.
     pub level: u32,
+    /// The entry of the meta group's log by which the members are.
+    pub as_of: u64,
 }
 
 impl Tables {
@@ -170,7 +172,7 @@ impl Meta {
     }
 
     /// What every core gets a copy of.
-    pub fn tables(&self) -> Tables {
+    pub(crate) fn tables(&self) -> Tables {
         let open = self.buckets.iter().filter(|(_, bucket)| !bucket.deleting);
         Tables {
             buckets: open
@@ -186,6 +188,7 @@ impl Meta {
             members: self.members.clone(),
             history: self.history,
             level: self.level,
+            as_of: 0,
         }
     }
 

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use prost::Message;
 use raftproto::checkpoint::GroupManifest;
 use ursula::group::{
     CheckpointPlan, Fetched, LogPosition, Machine, PlaceChunk, combine_stream_states,
 };
 use ursula::protocol::{ChunkRef, Incarnation, StreamKey};
+
+use crate::rng::Rng;
 
 /// One group's newest checkpoint: what its directory holds.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +21,8 @@ pub struct Checkpoint {
     pub streams: BTreeMap<String, Vec<u8>>,
     /// Packs by number.
     pub packs: BTreeMap<u32, Bytes>,
+    /// Stands for the checksums of all but the packs.
+    sum: u64,
 }
 
 /// Lays out a new pack.
@@ -92,7 +97,40 @@ impl Checkpoint {
         manifest.packs = plan.packs.clone();
         manifest.group_state = plan.group_state.clone().into();
         next.packs.retain(|number, _| plan.packs.contains(number));
+        next.sum = next.sum_now();
         next
+    }
+
+    fn sum_now(&self) -> u64 {
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        hash.update(&self.manifest.encode_to_vec());
+        for (key, value) in &self.streams {
+            hash.update(key.as_bytes());
+            hash.update(value);
+        }
+        hash.digest()
+    }
+
+    /// Its files are as they were written, as far as a start reads them.
+    pub fn is_whole(&self) -> bool {
+        self.sum == self.sum_now() || ursula::mutation::is_on("checkpoint-unverified")
+    }
+
+    /// Another bit is in its state.
+    pub fn flip(&mut self, rng: &mut Rng) {
+        let mut state = self.manifest.group_state.to_vec();
+        let streams = self.streams.values_mut().filter(|v| !v.is_empty());
+        let mut values: Vec<&mut Vec<u8>> = streams.collect();
+        let chosen = rng.below(values.len() as u64 + 1) as usize;
+        let value = match values.get_mut(chosen) {
+            Some(value) => &mut **value,
+            None => &mut state,
+        };
+        if !value.is_empty() {
+            let at = rng.below(value.len() as u64) as usize;
+            value[at] ^= 1 << rng.below(8);
+        }
+        self.manifest.group_state = state.into();
     }
 
     /// The state that it holds.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 /// All that a run may hit, in alphabetical order.
 pub const PATHS: &[&str] = &[
     "a bit flipped",
+    "a checkpoint damaged",
     "a damaged node joined anew",
     "a damaged node orders its replacement",
     "a former leader hears nothing",
@@ -30,6 +31,8 @@ pub const PATHS: &[&str] = &[
     "a replaced node wiped",
     "a restart without a disk",
     "a sector unreadable",
+    "a segment cut",
+    "a segment missing",
     "a stream followed",
     "a voter starts again at once",
     "a write misdirected",
@@ -124,6 +127,7 @@ pub const PATHS: &[&str] = &[
     "those who promised start again",
     "torn frame",
     "trimmed",
+    "two segments exchanged",
     "unavailable",
     "unsynced records lost",
     "unsynced records stay",

@@ -61,6 +61,24 @@ pub enum Damage {
     Unreadable,
     /// The next frame lands where another one stands.
     Misdirected,
+    /// A segment ends early. Like those below, only while no process runs.
+    Cut,
+    /// Two segments have each other's content.
+    Exchanged,
+    /// A segment is missing between two others of its lane.
+    Missing,
+    /// One bit of a checkpoint's state is another.
+    Checkpoint,
+}
+
+impl Damage {
+    /// It comes about while no process runs.
+    pub fn is_at_rest(self) -> bool {
+        !matches!(
+            self,
+            Damage::Flip | Damage::Unreadable | Damage::Misdirected
+        )
+    }
 }
 
 /// See the module's head.
@@ -91,6 +109,9 @@ impl Disk {
     pub fn start(&mut self, cores: u32) -> Result<BTreeMap<u32, Vec<Record>>, String> {
         if self.is_unreadable {
             return Err("a sector cannot be read".to_owned());
+        }
+        if let Some((group, _)) = self.checkpoints.iter().find(|(_, c)| !c.is_whole()) {
+            return Err(format!("the checkpoint of group {group} is damaged"));
         }
         let images = self.segments.iter();
         let images = images.map(|(id, s)| (*id, s.bytes.as_slice())).collect();
@@ -312,7 +333,60 @@ impl Disk {
                 segment.bytes[byte] ^= 1 << bit;
                 self.is_damaged = true;
             }
+            Damage::Cut | Damage::Exchanged | Damage::Missing => {
+                return self.damage_segments(how, rng);
+            }
+            Damage::Checkpoint => {
+                let groups: Vec<u32> = self.checkpoints.keys().copied().collect();
+                if groups.is_empty() {
+                    return false;
+                }
+                let found = self.checkpoints.get_mut(&rng.pick(&groups));
+                found.expect("it is there").flip(rng);
+                self.is_damaged = true;
+            }
         }
         true
+    }
+
+    fn damage_segments(&mut self, how: Damage, rng: &mut Rng) -> bool {
+        let ids: Vec<SegmentId> = self.segments.keys().copied().collect();
+        let is_done = match how {
+            Damage::Cut if !ids.is_empty() => {
+                let Segment { bytes, frames, .. } = self.of(rng.pick(&ids));
+                bytes.truncate(rng.below(bytes.len().max(1) as u64) as usize);
+                frames.retain(|begin| *begin < bytes.len());
+                true
+            }
+            Damage::Exchanged if ids.len() > 1 => {
+                let one = rng.below(ids.len() as u64 - 1) as usize;
+                let other = rng.range(one as u64 + 1, ids.len() as u64 - 1) as usize;
+                let mut held = std::mem::take(self.of(ids[one]));
+                let before = self.of(ids[other]);
+                std::mem::swap(&mut held.bytes, &mut before.bytes);
+                std::mem::swap(&mut held.frames, &mut before.frames);
+                *self.of(ids[one]) = held;
+                true
+            }
+            Damage::Missing => {
+                let is_between = |ids: &&[SegmentId]| {
+                    let lane = |id: SegmentId| (id.generation, id.lane);
+                    lane(ids[0]) == lane(ids[1]) && lane(ids[1]) == lane(ids[2])
+                };
+                let between = ids.windows(3).filter(is_between).map(|ids| ids[1]);
+                let between: Vec<SegmentId> = between.collect();
+                if !between.is_empty() {
+                    self.segments.remove(&rng.pick(&between));
+                }
+                !between.is_empty()
+            }
+            _ => false,
+        };
+        self.is_damaged |= is_done;
+        is_done
+    }
+
+    fn of(&mut self, id: SegmentId) -> &mut Segment {
+        self.segments.get_mut(&id).expect("it was found")
     }
 }

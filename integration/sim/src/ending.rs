@@ -19,6 +19,10 @@ const LEADERS_AGAIN_US: u64 = 3_000_000;
 /// After that, and after clients have stopped, every request is answered within so much.
 const ANSWERS_WITHIN_US: u64 = 12_000_000;
 
+/// Where messages take longer, an answer takes about as long as a turn, and all of this may take as long as this.
+const SLOW_DELAY_US: u64 = 30_000;
+const SLOW_WITHIN_US: u64 = 30_000_000;
+
 /// After the end of faults all replicas agree within so much.
 const AGREE_WITHIN_US: u64 = 40_000_000;
 
@@ -57,7 +61,8 @@ impl World {
                 == 1
         };
         let all_have = (0..=self.plan.groups as u32).all(has_leader);
-        if !all_have && self.now_us < self.plan.chaos_us + LEADERS_WITHIN_US + LEADERS_AGAIN_US {
+        let within_us = self.within_us(LEADERS_WITHIN_US + LEADERS_AGAIN_US);
+        if !all_have && self.now_us < self.plan.chaos_us + within_us {
             // Where messages are slow, a leader gives up now and then, since nobody answered in time.
             return self.queue.at(self.now_us + 100_000, Event::LeadersDue);
         }
@@ -65,7 +70,7 @@ impl World {
             let reached = self.nodes.iter().filter(|n| self.is_reached(n));
             let ready = reached.filter(|n| n.process.groups[&group].group.is_ready());
             if ready.count() != 1 {
-                let seconds = (LEADERS_WITHIN_US + LEADERS_AGAIN_US) / 1_000_000;
+                let seconds = within_us / 1_000_000;
                 let all: Vec<String> = self.nodes.iter().map(|n| shown(n, group)).collect();
                 self.find(format!(
                     "group {group} has no leader {seconds} s after the end of faults: {all:?}"
@@ -95,13 +100,16 @@ impl World {
                 }
             }
         }
-        self.queue
-            .at(self.now_us + ANSWERS_WITHIN_US, Event::AnswersDue);
+        self.queue.at(
+            self.now_us + self.within_us(ANSWERS_WITHIN_US),
+            Event::AnswersDue,
+        );
     }
 
     /// Nobody may wait any more.
     pub fn answers_due(&mut self) {
-        let is_due = |op: &&Op| op.call_us + ANSWERS_WITHIN_US <= self.now_us;
+        let within_us = self.within_us(ANSWERS_WITHIN_US);
+        let is_due = |op: &&Op| op.call_us + within_us <= self.now_us;
         let late = self.operations.values().find(is_due);
         if late.is_none() && !self.operations.is_empty() {
             // A damaged node may order its replacement at any time.
@@ -130,7 +138,7 @@ impl World {
             let mut waiting = self.nodes[node].process.waiting.values();
             let late = waiting.find_map(|waiting| match waiting {
                 Waiting::Node(life, group, _, since_us) => {
-                    (since_us + ANSWERS_WITHIN_US <= self.now_us).then_some((life.node, *group))
+                    (since_us + within_us <= self.now_us).then_some((life.node, *group))
                 }
                 _ => None,
             });
@@ -219,6 +227,13 @@ impl World {
 }
 
 impl World {
+    fn within_us(&self, usual_us: u64) -> u64 {
+        match self.plan.delay_us > SLOW_DELAY_US {
+            true => SLOW_WITHIN_US.max(usual_us),
+            false => usual_us,
+        }
+    }
+
     /// What the wall clock that is most behind shows.
     fn oldest_ms(&self) -> u64 {
         let clocks = self.nodes.iter().map(|n| n.clock.at(self.now_us).wall_ms);

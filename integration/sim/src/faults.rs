@@ -219,7 +219,14 @@ impl World {
             Damage::Flip,
             Damage::Misdirected,
             Damage::Unreadable,
+            Damage::Cut,
+            Damage::Exchanged,
+            Damage::Missing,
+            Damage::Checkpoint,
         ]);
+        if how.is_at_rest() {
+            self.crash(node);
+        }
         let me = &mut self.nodes[node as usize - 1];
         if !me.disk.damage(how, &mut self.rng) {
             return;
@@ -229,6 +236,10 @@ impl World {
             Damage::Flip => "a bit flipped",
             Damage::Unreadable => "a sector unreadable",
             Damage::Misdirected => "a write misdirected",
+            Damage::Cut => "a segment cut",
+            Damage::Exchanged => "two segments exchanged",
+            Damage::Missing => "a segment missing",
+            Damage::Checkpoint => "a checkpoint damaged",
         });
         self.trace
             .show(self.now_us, || format!("node {node}: {how:?}"));

@@ -4,11 +4,14 @@ use std::collections::VecDeque;
 
 use raftproto::command::Retention;
 
+use crate::plan::WRONG_MS_MAX;
+
 /// What stays longer than it is to is this part of it at most.
 const PARTS: u64 = 32;
 
-/// A leader's word about what goes is that old at most when the log has it, and what came since it did not know.
-const LATE_MS: u64 = 10_000;
+/// A leader's word about what goes is that old at most when the log has it, and what came since it did not know: so long it
+/// waits for its entry, and meanwhile the clock may jump from one end of what is wrong to the other.
+const LATE_MS: u64 = 10_000 + 2 * WRONG_MS_MAX;
 
 /// One stream's.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use raftproto::command::{CommandBatch, command::Kind};
 use ursula::group::Group;
 use ursula::protocol::{Meta, Outcome, PackName, Refusal, StreamKey};
 
+use crate::attempts::Attempts;
 use crate::client::group_of;
 use crate::history::{Op, What};
 use crate::model::{Model, Seen, Version};
@@ -36,6 +37,7 @@ struct GroupLedger {
     logged: BTreeMap<Vec<u8>, Vec<Logged>>,
     /// What was said not to be done.
     forbidden: BTreeSet<Vec<u8>>,
+    attempts: Attempts,
     hashes: BTreeMap<u64, u64>,
     /// Who leads, by term.
     leaders: BTreeMap<u64, u64>,
@@ -165,9 +167,11 @@ impl Ledger {
         }
     }
 
-    /// What a client knows of a group's log when it asks.
-    pub fn known(&self, group: u32) -> u64 {
-        self.groups.get(&group).map_or(0, |g| g.known)
+    /// A client asks; what is known of the group's log by then.
+    pub fn asked(&mut self, op: &Op) -> u64 {
+        let group = self.groups.entry(op.group).or_default();
+        group.attempts.note(op);
+        group.known
     }
 
     /// Where a group's log ends, as far as somebody has applied it.
@@ -314,6 +318,7 @@ impl GroupLedger {
     fn judge(&mut self, op: &Op, outcome: &Outcome) -> Result<(), String> {
         match outcome {
             Outcome::Refused(Refusal::OutcomeUnknown) if op.what.is_write() => return Ok(()),
+            Outcome::Refused(_) if self.has_appended(op) => return Err("it is in the log".into()),
             Outcome::Refused(Refusal::Unavailable | Refusal::Overloaded { .. }) => {
                 return self.not_done(op);
             }
@@ -339,6 +344,12 @@ impl GroupLedger {
             }
             What::Read { .. } => self.judge_read(op, outcome),
         }
+    }
+
+    /// It is in the log, and nobody else asked for it.
+    fn has_appended(&self, op: &Op) -> bool {
+        let logged = self.attempts.only(op).and_then(|b| self.logged.get(&**b));
+        logged.is_some_and(|all| all.iter().any(|l| l.verdict.is_append()))
     }
 
     fn not_done(&mut self, op: &Op) -> Result<(), String> {

@@ -10,6 +10,7 @@
 
 pub mod answers;
 mod atlas;
+mod attempts;
 pub mod bounds;
 pub mod checkpoint;
 pub mod client;

@@ -18,6 +18,11 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Bytes were appended by this very command.
+    pub fn is_append(&self) -> bool {
+        matches!(self, Verdict::Appended(_, _, false, _))
+    }
+
     /// What a client was told; `None` for reads.
     pub fn of(outcome: &Outcome) -> Option<Verdict> {
         Some(match outcome {

@@ -311,7 +311,7 @@ impl World {
     }
 
     pub fn send_operation(&mut self, mut op: Op) {
-        op.known = self.ledger.known(op.group);
+        op.known = self.ledger.asked(&op);
         let (id, node) = (op.id, op.node);
         self.trace.show(self.now_us, || {
             format!(

@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::random::Random;
 use crate::s3::reset;
@@ -30,6 +30,8 @@ pub enum Trouble {
     Silent,
     /// A few bytes at a time.
     Dripping,
+    /// One byte a second, of what is not an answer.
+    Trickling,
     /// Each connection is reset after at most so many bytes.
     Cut(u64),
     /// Of what is answered, one bit in at most so many bytes is wrong, though TCP's sums are right.
@@ -166,6 +168,14 @@ impl Way {
         std::thread::spawn(move || other.carry(back_from, back_to, true));
     }
 
+    /// Waits for a second while the way is as slow as that.
+    fn trickle(&self) {
+        let until = Instant::now() + Duration::from_secs(1);
+        while self.trouble() == Trouble::Trickling && Instant::now() < until && !self.is_gone() {
+            std::thread::sleep(LOOK);
+        }
+    }
+
     fn carry(&self, mut from: TcpStream, mut to: TcpStream, is_answer: bool) {
         let mut buffer = [0; 16 << 10];
         let mut carried = 0;
@@ -175,6 +185,7 @@ impl Way {
         while !self.is_gone() {
             let room = match self.loud_trouble() {
                 Trouble::Dripping => 16,
+                Trouble::Trickling if !is_answer => 1,
                 _ => buffer.len(),
             };
             let mut count = match from.read(&mut buffer[..room]) {
@@ -185,8 +196,17 @@ impl Way {
             };
             // It may have changed while nothing came.
             let trouble = self.loud_trouble();
+            // A place that was chosen in an earlier trouble may be behind by now.
+            if !matches!(trouble, Trouble::Cut(_)) {
+                cut_at = None;
+            }
+            if !matches!(trouble, Trouble::Flipped(_)) {
+                flip_at = None;
+            }
             match trouble {
                 Trouble::None | Trouble::Silent => {}
+                Trouble::Trickling if is_answer => {}
+                Trouble::Trickling => self.trickle(),
                 Trouble::Dripping => std::thread::sleep(LOOK),
                 Trouble::Late(millis) => {
                     std::thread::sleep(Duration::from_millis(self.below(millis)));

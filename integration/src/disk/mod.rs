@@ -1,10 +1,11 @@
-//! A disk that does what real ones do: it loses what was not synced when the power fails, answers with errors, stalls, and
-//! puts a write where it does not belong. It is in the memory of the test, mounted by FUSE (needs root and `/dev/fuse`).
+//! A disk that does what real ones do: it loses what was not synced when the power fails, answers with errors, stalls, puts
+//! a write where it does not belong, reads from elsewhere, and has sectors that cannot be read. It is in the memory of the test, mounted by FUSE (needs root and `/dev/fuse`).
 
 mod mount;
 mod tree;
 
 use std::ffi::CString;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,7 +32,42 @@ struct State {
     faults: Faults,
     /// The next write to a file with this in its path goes so many bytes further.
     misdirect: Option<(String, u64)>,
+    /// The next read of a file with this in its path that begins here gives what stands so many bytes further.
+    misread: Option<(String, Range<u64>, u64)>,
+    /// What cannot be read until it is written anew: files by number, and the first bytes of sectors.
+    bad_sectors: Vec<(u64, u64)>,
     random: Random,
+}
+
+/// What becomes unreadable at once: a block of the disk.
+const BAD_BYTES: u64 = 4096;
+
+fn touches(sector: u64, from: u64, end: u64) -> bool {
+    sector < end && from < sector + BAD_BYTES
+}
+
+impl State {
+    /// A file with this in its path.
+    fn file_with(&mut self, name: &str) -> Option<u64> {
+        let files = self.tree.files();
+        let mut found = files.into_iter().filter(|(path, _)| path.contains(name));
+        found.next().map(|(_, number)| number)
+    }
+
+    fn is_file(&mut self, number: u64, name: &str) -> bool {
+        let files = self.tree.files();
+        (files.iter()).any(|(path, n)| *n == number && path.contains(name))
+    }
+
+    /// These bytes of a file touch what cannot be read.
+    fn is_bad(&self, file: u64, from: u64, end: u64) -> bool {
+        (self.bad_sectors.iter()).any(|(number, at)| *number == file && touches(*at, from, end))
+    }
+
+    /// A disk puts what is written in place of what it cannot read elsewhere.
+    fn heal(&mut self, file: u64, from: u64, end: u64) {
+        (self.bad_sectors).retain(|(number, at)| *number != file || !touches(*at, from, end));
+    }
 }
 
 /// A mounted disk; unmounted when dropped, which needs that nobody uses it any more.
@@ -55,6 +91,8 @@ impl Disk {
             tree: Tree::default(),
             faults: Faults::default(),
             misdirect: None,
+            misread: None,
+            bad_sectors: Vec::new(),
             random: Random::new(seed),
         }));
         std::fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -82,9 +120,25 @@ impl Disk {
         lock(&self.state).misdirect = Some((name.to_owned(), bytes));
     }
 
-    /// Whether the write of [`Disk::misdirect`] is still to come.
+    /// The next read of a file with this in its path that begins in this range gives what stands so many bytes further.
+    pub fn misread(&self, name: &str, begins: Range<u64>, bytes: u64) {
+        lock(&self.state).misread = Some((name.to_owned(), begins, bytes));
+    }
+
+    /// Whether the write of [`Disk::misdirect`] or the read of [`Disk::misread`] is still to come.
     pub fn is_armed(&self) -> bool {
-        lock(&self.state).misdirect.is_some()
+        let state = lock(&self.state);
+        state.misdirect.is_some() || state.misread.is_some()
+    }
+
+    /// From now on the sector that holds this byte of a file with this in its path cannot be read, until it is written anew.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn spoil(&self, name: &str, at: u64) {
+        let mut state = lock(&self.state);
+        let file = state.file_with(name).expect("there is such a file");
+        state.bad_sectors.push((file, at - at % BAD_BYTES));
     }
 }
 

@@ -240,13 +240,22 @@ impl Filesystem for Mount {
         reply: ReplyData,
     ) {
         let mut state = self.state();
-        if state.faults.reads {
+        let end = offset + u64::from(size);
+        if state.faults.reads || state.is_bad(number.0, offset, end) {
             return reply.error(Errno::EIO);
+        }
+        let mut at = offset;
+        if let Some((name, begins, bytes)) = state.misread.clone()
+            && begins.contains(&offset)
+            && state.is_file(number.0, &name)
+        {
+            at += bytes;
+            state.misread = None;
         }
         let Some(file) = state.tree.file(number.0) else {
             return reply.error(Errno::ENOENT);
         };
-        let from = file.bytes.len().min(offset as usize);
+        let from = file.bytes.len().min(at as usize);
         let end = file.bytes.len().min(from + size as usize);
         reply.data(&file.bytes[from..end]);
     }
@@ -277,6 +286,7 @@ impl Filesystem for Mount {
                 state.misdirect = None;
             }
         }
+        state.heal(number.0, at, at + data.len() as u64);
         let Some(file) = state.tree.file(number.0) else {
             return reply.error(Errno::ENOENT);
         };

@@ -1,9 +1,10 @@
-//! What a node costs that nobody needs: 1,024 groups, no clients.
+//! What a node costs that nobody needs: 1,024 groups, no clients. And sleeping groups whose leader dies (FAULTS.md, R18).
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use integration::cluster::Cluster;
+use integration::load::{Links, Sent};
 use integration::metric;
 
 use crate::formation::{wait_for, works};
@@ -78,4 +79,101 @@ fn idle_groups_send_next_to_nothing() {
         );
     }
     cluster.expect_all_alive();
+}
+
+/// A request to a sleeping group whose leader died is answered so soon, and where nobody asks, there is another leader; once in
+/// two times something else may keep the machine busy.
+const AWAKE: Duration = Duration::from_secs(1);
+
+/// On the slowest machine.
+const AWAKE_LOADED: Duration = Duration::from_secs(5);
+
+const SLEEPERS: u64 = 32;
+
+/// The groups that a node leads, by its own word.
+fn led_by(cluster: &Cluster, at: u32, node: u32) -> Vec<u64> {
+    let status = cluster.status(at, false).unwrap_or_default();
+    let groups = status["groups"].as_array().cloned().unwrap_or_default();
+    let own = groups.iter().filter(|g| g["leader"] == node);
+    own.filter_map(|g| g["group"].as_u64()).collect()
+}
+
+#[test]
+fn sleeping_groups_whose_leader_dies_have_another_soon() {
+    let _alone = alone();
+    if nodes() < 3 {
+        return println!("skipped: nobody takes over");
+    }
+    let groups = SLEEPERS.to_string();
+    let mut cluster = Cluster::start(3, &["--raft-group-count", &groups]);
+    let path = |stream: usize| format!("/v1/stream/asleep/s{stream}");
+    let mut client = cluster.client(1);
+    for stream in 0..24 {
+        assert_eq!(client.create(&path(stream), "text/plain").status, 201);
+    }
+    let addresses = cluster.addresses();
+    let (mut asked, mut unasked) = (Vec::new(), Vec::new());
+    for victim in [1, 2] {
+        let other = 1 + victim % 3;
+        let at = other as usize - 1;
+        wait_for("each node leads some groups", || {
+            let led = |n: u32| metric(&mut cluster.client(n), "ursula_groups_led");
+            cluster.ids().into_iter().all(|node| led(node) > 8)
+        });
+        let mut streams = 0..24;
+        let led = streams.find(|s| cluster.leader_by(other, &path(*s)) == Some(victim));
+        let path = path(led.expect("each node leads some streams"));
+        wait_for("all groups sleep", || {
+            let asleep = |n: u32| metric(&mut cluster.client(n), "ursula_groups_asleep");
+            cluster
+                .ids()
+                .into_iter()
+                .all(|node| asleep(node) == SLEEPERS + 1)
+        });
+        let slept = led_by(&cluster, other, victim);
+        let asleep = metric(&mut cluster.client(other), "ursula_groups_asleep");
+        assert_eq!(asleep, SLEEPERS + 1, "to be asked about groups wakes them");
+        let mut links = Links::new(&addresses, Duration::from_secs(5));
+        cluster.kill(victim);
+        let began = Instant::now();
+        loop {
+            let headers = [("content-type", "text/plain")];
+            match links.send(at, "POST", &path, &headers, b"x") {
+                Sent::Answered(reply) if reply.status == 204 => break,
+                Sent::Answered(reply) => panic!("{} {}", reply.status, reply.text()),
+                Sent::Refused | Sent::Unknown => {}
+            }
+            assert!(began.elapsed() < AWAKE_LOADED, "{path} takes nothing");
+        }
+        asked.push(began.elapsed());
+        // Of all but that stream's, nobody has asked for anything.
+        let is_led = || {
+            let status = cluster.status(other, false).unwrap_or_default();
+            let groups = status["groups"].as_array().cloned().unwrap_or_default();
+            let is_taken_over = |g: &&serde_json::Value| {
+                let leads = g["replicas"].as_array().is_some_and(|r| !r.is_empty());
+                leads && g["leader"] != victim && g["leader"] != 0
+            };
+            let taken = groups.iter().filter(is_taken_over);
+            let taken: Vec<u64> = taken.filter_map(|g| g["group"].as_u64()).collect();
+            slept.iter().all(|group| taken.contains(group))
+        };
+        while !is_led() {
+            assert!(
+                began.elapsed() < AWAKE_LOADED * 2,
+                "groups without a leader"
+            );
+        }
+        unasked.push(began.elapsed());
+        println!(
+            "node {victim} led {} groups: {asked:?} {unasked:?}",
+            slept.len()
+        );
+        cluster.start_node(victim);
+        cluster.wait_ready();
+    }
+    for mut took in [asked, unasked] {
+        took.sort();
+        assert!(took[0] < AWAKE && took[1] < AWAKE_LOADED, "{took:?}");
+    }
 }

@@ -13,6 +13,7 @@ mod poller;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::os::fd::AsRawFd;
 use std::rc::Rc;

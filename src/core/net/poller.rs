@@ -8,8 +8,9 @@
 //!
 //! glommio 0.9 can fall asleep beside tasks that are ready to run: if its preemption timer fires after it was armed and
 //! before the first task runs (the thread lost its CPU just then, as on a loaded machine it does all the time), it takes the
-//! round for one without work and parks. Only a timer, a file or another core wakes it then. While sockets are busy,
-//! `watchman` therefore keeps a timer that is due soon; and `node.rs` asks for a preemption timer that is not short.
+//! round for one without work and parks. Only a timer or a file wakes it then: a bell does not, since the poller, which is
+//! ready, is awake for it. So `watchman` always has a timer, which is due soon while sockets are busy; and `node.rs` asks for a
+//! preemption timer that is not short.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -17,8 +18,11 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use futures_lite::FutureExt;
+
 use super::bell::Hung;
 use super::doorbell::Doorbell;
+use super::turns::{Turn, Turns};
 use crate::core::signal::Event;
 use crate::core::{clock, tasks};
 
@@ -38,6 +42,9 @@ const NAP_MS: i32 = 1;
 /// How long an executor can oversleep while its sockets are busy.
 const WATCH: Duration = Duration::from_millis(2);
 
+/// And while they are not.
+const CALM_WATCH: Duration = Duration::from_millis(25);
+
 /// Watches after the last event.
 const WATCHES: u32 = 50;
 
@@ -52,6 +59,7 @@ pub(super) struct Readiness {
     pub receipts: Cell<u32>,
     pub reader: RefCell<Option<Waker>>,
     pub writer: RefCell<Option<Waker>>,
+    pub turn: Turn,
 }
 
 /// All sockets of one core.
@@ -61,6 +69,7 @@ pub(super) struct Poller {
     bells: RefCell<Vec<Hung>>,
     watches: Cell<u32>,
     is_busy: Event,
+    pub(super) turns: Rc<Turns>,
 }
 
 #[derive(Default)]
@@ -114,10 +123,12 @@ impl Poller {
             bells: RefCell::default(),
             watches: Cell::new(0),
             is_busy: Event::default(),
+            turns: Rc::default(),
         });
         let doorbell = Doorbell::new(poller.epoll.as_raw_fd())?;
         glommio::spawn_local(poller.clone().run(doorbell)).detach();
         glommio::spawn_local(poller.clone().watchman()).detach();
+        glommio::spawn_local(poller.turns.clone().run()).detach();
         Ok(poller)
     }
 
@@ -178,12 +189,16 @@ impl Poller {
 
     /// See the module's head.
     async fn watchman(self: Rc<Self>) {
-        let mut seen = 0;
         loop {
-            seen = self.is_busy.beyond(seen).await;
-            while self.watches.get() > 0 {
+            let seen = self.is_busy.raised();
+            if self.watches.get() > 0 {
                 self.watches.set(self.watches.get() - 1);
                 glommio::timer::sleep(WATCH).await;
+            } else {
+                let is_busy = async {
+                    self.is_busy.beyond(seen).await;
+                };
+                is_busy.or(glommio::timer::sleep(CALM_WATCH)).await;
             }
         }
     }

@@ -1,6 +1,5 @@
 //! A TCP connection as hyper reads and writes it.
 
-use std::cell::Cell;
 use std::io::{ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -13,13 +12,10 @@ use hyper::rt::ReadBufCursor;
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 
 use super::poller::{Poller, Readiness};
+use super::turns::TURN_BYTES;
 
 /// Up to here, copying pieces together is cheaper than telling the kernel of each.
 const SMALL_BYTES: usize = 1024;
-
-/// Bytes that one connection hands to the kernel before the core's other tasks get their turn: copying them is what a request
-/// that came meanwhile waits for, once for each connection that has much to send.
-const TURN_BYTES: usize = 128 << 10;
 
 /// See the module's head.
 pub struct Socket {
@@ -27,8 +23,6 @@ pub struct Socket {
     place: usize,
     readiness: Rc<Readiness>,
     poller: Rc<Poller>,
-    /// Since others had their turn.
-    sent: Cell<usize>,
 }
 
 /// Tells whether a socket has received something, also when somebody else owns the socket.
@@ -57,7 +51,6 @@ impl Socket {
             place,
             readiness,
             poller,
-            sent: Cell::new(0),
         })
     }
 
@@ -131,7 +124,7 @@ impl Socket {
 
     /// What may still be sent in this turn; all of a turn where the next call ends this one.
     fn room(&self) -> usize {
-        match TURN_BYTES.saturating_sub(self.sent.get()) {
+        match TURN_BYTES.saturating_sub(self.readiness.turn.sent.get()) {
             0 => TURN_BYTES,
             left => left,
         }
@@ -142,20 +135,21 @@ impl Socket {
         cx: &mut Context<'_>,
         send: impl Fn(RawFd, i32) -> isize,
     ) -> Poll<std::io::Result<usize>> {
-        if self.sent.get() >= TURN_BYTES {
-            self.sent.set(0);
-            cx.waker().wake_by_ref();
+        let sent = &self.readiness.turn.sent;
+        if sent.get() >= TURN_BYTES {
+            set(&self.readiness.turn.waiter, cx);
+            self.poller.turns.wait(&self.readiness);
             return Poll::Pending;
         }
         loop {
             if !self.readiness.writable.get() {
-                self.sent.set(0);
+                sent.set(0);
                 set(&self.readiness.writer, cx);
                 return Poll::Pending;
             }
             let n = send(self.fd.as_raw_fd(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
             if n >= 0 {
-                self.sent.set(self.sent.get() + n as usize);
+                sent.set(sent.get() + n as usize);
                 return Poll::Ready(Ok(n as usize));
             }
             match last_error() {

@@ -1,5 +1,6 @@
 //! The cold store: what is flushed and when, what counts, what is dropped, and what a new leader finds.
 
+mod found;
 mod late;
 
 use super::checkpoint::checkpointed;

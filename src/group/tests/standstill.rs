@@ -111,15 +111,7 @@ fn a_repeated_append_that_nobody_takes_stays_in_doubt() {
     cluster.ask(leader, "a", create(Expiry::Never));
     let (lonely, _) = others(leader);
     cluster.cut.insert(lonely);
-    let Op::Append(mut op) = append("x") else {
-        unreachable!("an append");
-    };
-    op.producer = Some(Producer {
-        id: "p".to_owned(),
-        epoch: 0,
-        seq: 0,
-    });
-    let id = cluster.send(lonely, "a", Op::Append(op));
+    let id = cluster.send(lonely, "a", produce("x"));
     let mut ticks = 0;
     while !cluster.answers.contains_key(&id) {
         cluster.step(lonely, Input::AnswersLost(leader));
@@ -132,4 +124,42 @@ fn a_repeated_append_that_nobody_takes_stays_in_doubt() {
         matches!(told, Outcome::Refused(Refusal::OutcomeUnknown)),
         "{told:?}"
     );
+}
+
+/// Where the stream has ended since, the refusal of the second attempt says nothing about the first.
+#[test]
+fn a_repeated_append_to_a_stream_that_has_ended_stays_in_doubt() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    cluster.ask(leader, "a", create(Expiry::Never));
+    let (asked, _) = others(leader);
+    // The append arrives and is done, and its answer is lost.
+    cluster.deaf = Some(asked);
+    let id = cluster.send(asked, "a", produce("x"));
+    cluster.settle();
+    assert!(!cluster.answers.contains_key(&id), "it was answered");
+    assert_eq!(tail_of(&cluster.ask(leader, "a", Op::Head)), Some(1));
+    cluster.ask(leader, "a", Op::Delete);
+    cluster.deaf = None;
+    cluster.step(asked, Input::AnswersLost(leader));
+    for _ in 0..TICKS {
+        cluster.tick();
+    }
+    let told = cluster.answers.remove(&id).expect("it was told");
+    assert!(
+        matches!(told, Outcome::Refused(Refusal::OutcomeUnknown)),
+        "{told:?}"
+    );
+}
+
+fn produce(body: &'static str) -> Op {
+    let Op::Append(mut op) = append(body) else {
+        unreachable!("an append");
+    };
+    op.producer = Some(Producer {
+        id: "p".to_owned(),
+        epoch: 0,
+        seq: 0,
+    });
+    Op::Append(op)
 }

@@ -1,0 +1,103 @@
+//! The largest bodies that a cluster takes (FAULTS.md, R21), through nodes that do not lead.
+
+use std::time::{Duration, Instant};
+
+use integration::Client;
+use integration::cluster::{Cluster, PATIENCE};
+
+use crate::{alone, nodes};
+
+const BYTES: &str = "application/octet-stream";
+
+/// The default of `body_bytes_max`, and what a cluster may set at most.
+const BODIES: [usize; 2] = [32 << 20, 60 << 20];
+
+/// Its place in the body tells each piece of it.
+fn body(length: usize) -> Vec<u8> {
+    let words = (0..length as u64 / 8).flat_map(|at| (at * 0x9e37_79b9).to_le_bytes());
+    words.collect()
+}
+
+/// All of a stream is these bodies, one after the other.
+fn expect(client: &mut Client, path: &str, bodies: &[Vec<u8>]) {
+    let found = client.read_all(path);
+    let length: usize = bodies.iter().map(Vec::len).sum();
+    assert_eq!(found.len(), length, "{path}");
+    let mut from = 0;
+    for body in bodies {
+        assert!(
+            found[from..from + body.len()] == body[..],
+            "{path} from {from}"
+        );
+        from += body.len();
+    }
+}
+
+/// As a producer: on a loaded machine the answer may come too late for the node that was asked.
+fn append(cluster: &Cluster, node: u32, (path, number): (&str, usize), body: &[u8]) {
+    let (began, seq) = (Instant::now(), number.to_string());
+    let headers = [
+        ("content-type", BYTES),
+        ("producer-id", "writer"),
+        ("producer-epoch", "0"),
+        ("producer-seq", seq.as_str()),
+    ];
+    for attempt in 1.. {
+        let reply = cluster.client(node).send("POST", path, &headers, body);
+        if matches!(reply.status, 200 | 204) {
+            let took = began.elapsed();
+            println!(
+                "{} bytes through node {node}: attempt {attempt}, {took:?}",
+                body.len()
+            );
+            return;
+        }
+        assert_eq!(reply.status, 503, "{}", reply.text());
+        assert!(began.elapsed() < PATIENCE, "{}", reply.text());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn the_largest_body_goes_through_a_follower_to_all() {
+    let _alone = alone();
+    if nodes() < 3 {
+        return println!("skipped: there is no follower");
+    }
+    let mut cluster = Cluster::start(3, &["--body-bytes-max", "60MiB"]);
+    let path = "/v1/stream/large";
+    assert_eq!(cluster.client(1).create(path, BYTES).status, 201);
+    let leader = cluster.leader(path).expect("it has just answered");
+    let followers = cluster.ids().into_iter().filter(|node| *node != leader);
+    let bodies: Vec<Vec<u8>> = BODIES.into_iter().map(body).collect();
+    for (at, (follower, body)) in followers.clone().zip(&bodies).enumerate() {
+        append(&cluster, follower, (path, at), body);
+    }
+    let follower = followers.max().expect("two follow");
+    let mut longer = body(BODIES[1]);
+    longer.push(0);
+    let length = longer.len().to_string();
+    let mut client = cluster.client(follower);
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {BYTES}\r\ncontent-length: {length}\r\n\r\n"
+    );
+    client.write(head.as_bytes()).expect("it is open");
+    assert_eq!(client.read_head().expect("an answer").0, 413);
+    for node in cluster.ids() {
+        expect(&mut cluster.client(node), path, &bodies);
+    }
+    // Also from what is on the disks, and by the next leader.
+    for node in cluster.ids() {
+        cluster.kill(node);
+    }
+    for node in cluster.ids() {
+        cluster.start_node(node);
+    }
+    cluster.wait_ready();
+    append(&cluster, follower, (path, 2), b"the end;");
+    let bodies = [bodies, vec![b"the end;".to_vec()]].concat();
+    for node in cluster.ids() {
+        expect(&mut cluster.client(node), path, &bodies);
+    }
+    cluster.expect_equal_states(&[1, 2, 3]);
+}
