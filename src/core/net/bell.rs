@@ -53,11 +53,15 @@ impl Bell {
     pub fn hang(self: &Arc<Self>, on_ring: impl Fn() + 'static) -> std::io::Result<()> {
         let poller = Poller::of_executor()?;
         poller.watch_event(self.event.as_raw_fd(), Rc::new(|| ()))?;
-        poller.hang(Hung {
+        let mut hung = Hung {
             bell: self.clone(),
             heard: 0,
             on_ring: Box::new(on_ring),
-        });
+        };
+        // The poller may sleep already, and has told only the bells that hung by then.
+        hung.set_asleep(true);
+        hung.listen();
+        poller.hang(hung);
         Ok(())
     }
 }

@@ -77,6 +77,28 @@ fn each_ring_of_another_thread_is_heard_awake_napping_or_asleep() {
 }
 
 #[test]
+fn a_bell_that_hangs_where_the_poller_sleeps_is_heard() {
+    let bell = Arc::new(Bell::new().unwrap());
+    let ringer = bell.clone();
+    let (hung, hangs) = std::sync::mpsc::channel();
+    let ringing = std::thread::spawn(move || {
+        hangs.recv().unwrap();
+        ringer.ring();
+    });
+    on_executor(move || async move {
+        // Its poller has nothing to do from here on, and sleeps.
+        let _sockets = pair().await;
+        glommio::timer::sleep(Duration::from_millis(300)).await;
+        let event: Rc<Event> = Rc::default();
+        let raised = event.clone();
+        bell.hang(move || raised.raise()).unwrap();
+        hung.send(()).unwrap();
+        event.beyond(0).await;
+    });
+    ringing.join().unwrap();
+}
+
+#[test]
 fn no_task_that_is_ready_waits_for_a_nap() {
     on_executor(|| async {
         let (mut near, mut far) = pair().await;
