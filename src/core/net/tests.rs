@@ -102,7 +102,7 @@ fn a_bell_that_hangs_where_the_poller_sleeps_is_heard() {
 fn no_task_that_is_ready_waits_for_a_nap() {
     on_executor(|| async {
         let (mut near, mut far) = pair().await;
-        let (there, back): (Rc<Event>, Rc<Event>) = Rc::default();
+        let (there, back): (Rc<Event>, Rc<Event>) = Default::default();
         let (asked, answered) = (there.clone(), back.clone());
         tasks::spawn(async move {
             let mut seen = 0;
