@@ -34,6 +34,7 @@ pub mod mutations;
 pub mod net;
 pub mod newborn;
 pub mod node;
+pub mod operator;
 pub mod oust;
 pub mod plan;
 pub mod report;

@@ -57,15 +57,6 @@ pub struct Joining {
     claim: Option<Identity>,
 }
 
-/// The operator's work.
-#[derive(Debug, Default)]
-pub struct Operator {
-    /// The order that is not answered.
-    pub order: Option<u64>,
-    /// An order's outcome is unknown: until a later one is answered, nobody can say what the members will be.
-    pub is_unsure: bool,
-}
-
 impl World {
     /// All node numbers.
     pub fn all_nodes(&self) -> std::ops::RangeInclusive<u64> {
@@ -274,6 +265,9 @@ impl World {
         }
         let members = self.members();
         if self.operator.is_unsure {
+            if self.operator.is_under_way(self.now_us) {
+                return;
+            }
             // Changes nothing; once it is answered, what was ordered before is done or never will be.
             let fence = MemberChange::Drain(members[0].node(), false);
             return self.give_order(fence);
@@ -380,6 +374,7 @@ impl World {
         match outcome {
             None | Some(Outcome::Refused(Refusal::OutcomeUnknown)) => {
                 self.operator.is_unsure = true;
+                self.operator.unsure_since_us = self.now_us;
             }
             Some(Outcome::Members(_)) if self.is_joining(op) && self.rng.chance(self.plan.oust) => {
                 self.operator.is_unsure = false;

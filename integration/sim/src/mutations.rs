@@ -1,5 +1,6 @@
-//! Deliberate bugs, and within how many seeds the simulator must find each. They stand in the product's code behind
-//! `mutation::is_on`, which is the constant `false` but in a build with the feature `mutations`; no release build can have it.
+//! Deliberate bugs, and within how many seeds the simulator must find each. They stand in the product's code, and that of what is
+//! read of a checkpoint's files in the simulator, which stands in for these; behind `mutation::is_on`, which is the constant
+//! `false` but in a build with the feature `mutations`; no release build can have it.
 
 /// A deliberate bug.
 pub struct Mutation {
