@@ -201,7 +201,7 @@ fn run_once(config: &Config, origins: &Origins) -> Result<Ended, NodeError> {
     }
     let mut pulses = Pulses::default();
     let listen = (guard.addr, cluster_address);
-    let mut ends = mesh::<Message>(usize::from(cores) + usize::from(admin_guard.is_some()));
+    let mut ends = mesh::<Message>(usize::from(cores) + usize::from(admin_guard.is_some()))?;
     let mut admin_handle = None;
     if let Some(guard) = admin_guard
         && let Some(mesh) = ends.pop()

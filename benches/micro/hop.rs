@@ -23,6 +23,7 @@ fn ping(ends: MeshEnds<u64>, trips: u64, window: u64) -> Duration {
                 waker.wake();
             }
         }));
+        let mesh = mesh.expect("an epoll is to be had");
         let began = Instant::now();
         let mut sent = 0;
         while back.get() < trips {
@@ -68,7 +69,7 @@ fn pong(ends: MeshEnds<u64>) -> glommio::ExecutorJoinHandle<()> {
                 assert!(mesh.post(from, number).is_ok(), "the window is small");
             }
         }));
-        *mesh.borrow_mut() = Some(connected);
+        *mesh.borrow_mut() = Some(connected.expect("an epoll is to be had"));
         while !over.get() {
             glommio::timer::sleep(Duration::from_millis(5)).await;
         }
@@ -83,7 +84,8 @@ pub fn between_cores(c: &mut Criterion) {
     for window in [1, 64] {
         group.bench_function(format!("round_trip_{window}_under_way"), |b| {
             b.iter_custom(|trips| {
-                let mut ends = mesh::<u64>(2).into_iter();
+                let ends = mesh::<u64>(2).expect("descriptors are to be had");
+                let mut ends = ends.into_iter();
                 let (Some(first), Some(second)) = (ends.next(), ends.next()) else {
                     unreachable!("two cores were asked for");
                 };

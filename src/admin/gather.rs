@@ -25,7 +25,10 @@ pub struct Gatherer {
 
 impl Gatherer {
     /// Connects to the cores.
-    pub fn connect(ends: MeshEnds<Message>, cores: u16) -> Gatherer {
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn connect(ends: MeshEnds<Message>, cores: u16) -> std::io::Result<Gatherer> {
         let probed: Asked<CoreReport> = Rc::default();
         let asked: Asked<Outcome> = Rc::default();
         let (reports, outcomes) = (probed.clone(), asked.clone());
@@ -44,14 +47,14 @@ impl Gatherer {
             }
             // Cores say the rest only to each other.
             _ => {}
-        }));
-        Gatherer {
+        }))?;
+        Ok(Gatherer {
             mesh,
             cores,
             next_id: Cell::new(1),
             probed,
             asked,
-        }
+        })
     }
 
     fn next_id(&self) -> u64 {

@@ -85,8 +85,14 @@ pub fn start(start: AdminStart) -> Result<Admin, String> {
             // SAFETY: a call without arguments or effects.
             (start.started)(unsafe { libc::gettid() });
             let timeouts: Rc<Timeouts> = Rc::default();
-            glommio::spawn_local(timeouts.clone().run()).detach();
-            let gatherer = Gatherer::connect(start.mesh, start.cores);
+            crate::core::tasks::spawn(timeouts.clone().run()).detach();
+            let gatherer = match Gatherer::connect(start.mesh, start.cores) {
+                Ok(gatherer) => gatherer,
+                Err(error) => {
+                    log::error!("event=admin_failed {error}");
+                    return;
+                }
+            };
             let socket = match listener(socket_address) {
                 Ok(socket) => socket,
                 Err(error) => {
@@ -118,7 +124,7 @@ pub fn start(start: AdminStart) -> Result<Admin, String> {
             };
             let end: Rc<Event> = Rc::default();
             let raised = end.clone();
-            glommio::spawn_local(async move {
+            crate::core::tasks::spawn(async move {
                 // Nothing is ever written there: this is the end of it.
                 let mut stopped = control_stream(stopped);
                 let _ = stopped.read(&mut [0]).await;

@@ -100,7 +100,7 @@ impl Service {
         let stream = stream.map_err(|e| format!("{address}: {e}"))?;
         let handshake = hyper::client::conn::http1::handshake(stream).await;
         let (mut sender, connection) = handshake.map_err(|e| e.to_string())?;
-        glommio::spawn_local(connection).detach();
+        crate::core::tasks::spawn(connection).detach();
         let (mut head, body) = request.into_parts();
         let target = head.uri.path_and_query().map_or("", |p| p.as_str());
         let target = target.strip_prefix(PREFIX).unwrap_or("/");

@@ -81,7 +81,7 @@ impl Core {
         disk.wanted.borrow_mut().clear();
         disk.checkpointed_at.set(disk.wal_bytes.get());
         let core = self.clone();
-        glommio::spawn_local(async move {
+        super::tasks::spawn(async move {
             core.checkpoint_all().await;
             drop(turn);
             core.checkpoint_if_due();

@@ -126,8 +126,8 @@ impl Core {
     /// Runs something in the queue for the cold store.
     pub(super) fn spawn_cold(&self, work: impl Future<Output = ()> + 'static) {
         let spawned = match self.tier.queue {
-            Some(queue) => glommio::spawn_local_into(work, queue).map(|task| task.detach()),
-            None => Ok(glommio::spawn_local(work).detach()),
+            Some(queue) => super::tasks::spawn_into(work, queue).map(|task| task.detach()),
+            None => Ok(super::tasks::spawn(work).detach()),
         };
         if let Err(error) = spawned {
             log::error!(

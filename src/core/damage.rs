@@ -140,7 +140,7 @@ impl Core {
             return;
         }
         let core = self.clone();
-        glommio::spawn_local(async move {
+        super::tasks::spawn(async move {
             for look in 0u32.. {
                 if core.stop.raised() > 0 {
                     return;

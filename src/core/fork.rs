@@ -44,7 +44,7 @@ impl Core {
         // From the hold on it is carried through, also if the client goes: else each reset would leave a hold.
         let (slot, filled) = slot();
         let core = self.clone();
-        glommio::spawn_local(async move { core.hold_and_create(fork, asked, hold, slot).await })
+        super::tasks::spawn(async move { core.hold_and_create(fork, asked, hold, slot).await })
             .detach();
         filled.await.unwrap_or(Err(Refusal::OutcomeUnknown))
     }

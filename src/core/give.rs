@@ -79,7 +79,7 @@ impl Turn {
         let permit = Rc::new(RefCell::new(Some(permit)));
         let given_at = Rc::new(Cell::new(Some(clock::instant())));
         let (watched, given) = (permit.clone(), given_at.clone());
-        let watch = glommio::spawn_local(async move {
+        let watch = super::tasks::spawn(async move {
             loop {
                 glommio::timer::sleep(patience / 4).await;
                 let now = clock::instant();

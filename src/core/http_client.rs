@@ -227,6 +227,8 @@ impl AsyncWrite for Acknowledging {
 impl HttpClient for CoreHttp {
     fn send(&self, request: HttpRequest) -> HttpFuture<'_> {
         Box::pin(async move {
+            // Its sockets are glommio's.
+            let _under_way = storage::blocking::under_way();
             let late = async {
                 glommio::timer::sleep(Duration::from_millis(request.timeout_ms)).await;
                 Err(HttpFailure::Timeout(request.timeout_ms))

@@ -23,7 +23,7 @@ where
     fn execute(&self, future: F) {
         // A request of HTTP/2 has a task of its own; its panic must cost no more than its stream.
         let guarded = std::panic::AssertUnwindSafe(future);
-        glommio::spawn_local(futures_lite::FutureExt::catch_unwind(guarded)).detach();
+        super::tasks::spawn(futures_lite::FutureExt::catch_unwind(guarded)).detach();
     }
 }
 

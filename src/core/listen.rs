@@ -184,7 +184,7 @@ pub async fn accept_loop<E, S, F>(
         };
         if open.get() >= limits.connections_max {
             events.refused();
-            glommio::spawn_local(refuse(stream, limits.retry_after_s)).detach();
+            super::tasks::spawn(refuse(stream, limits.retry_after_s)).detach();
             continue;
         }
         open.set(open.get() + 1);
@@ -192,7 +192,7 @@ pub async fn accept_loop<E, S, F>(
         let (open, ended, events) = (open.clone(), ended.clone(), events.clone());
         let timer = CoreTimer(timeouts.clone());
         let connection = connection(stream, limits.clone(), timer, stop.clone(), serve.clone());
-        glommio::spawn_local(async move {
+        super::tasks::spawn(async move {
             if futures_lite::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(connection))
                 .await
                 .is_err()

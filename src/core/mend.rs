@@ -73,7 +73,7 @@ impl Core {
             return;
         }
         let core = self.clone();
-        glommio::spawn_local(async move {
+        super::tasks::spawn(async move {
             match error {
                 Some(error) => {
                     log::error!("event=pack_damaged group={group} pack={pack} {error}");

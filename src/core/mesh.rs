@@ -1,40 +1,59 @@
 //! Channels between the cores: a full mesh, bounded, without locks.
 //!
-//! A wake of another core is dear (some 30 µs of CPU), so what is posted to a core in one turn travels as one
-//! message.
+//! A wake of another core is dear, so what is posted to a core in one turn travels as one message, and its bell
+//! (`net/bell.rs`) is rung only where the core sleeps.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::time::Duration;
 
-use glommio::channels::shared_channel::{self, SharedReceiver, SharedSender};
-
+use super::net::Bell;
 use super::signal::Event;
+use super::tasks;
 
 /// Messages that may wait for one core before posts are refused.
 const OUTBOX_MAX: usize = 64 << 10;
 
+/// Batches that one core may have under way to another.
+const BATCHES_MAX: usize = 1024;
+
+/// Until it is tried again whether another core that has so many batches took some.
+const FULL: Duration = Duration::from_millis(1);
+
+/// To one core, and what it is woken by.
+type Sender<M> = (SyncSender<Vec<M>>, Arc<Bell>);
+
 /// One core's ends of the channels, before its executor runs.
 pub struct MeshEnds<M: Send> {
-    senders: Vec<Option<SharedSender<Vec<M>>>>,
-    receivers: Vec<Option<SharedReceiver<Vec<M>>>>,
+    senders: Vec<Option<Sender<M>>>,
+    receivers: Vec<Option<Receiver<Vec<M>>>>,
+    bell: Arc<Bell>,
 }
 
 /// Makes the channels between `cores` cores.
-pub fn mesh<M: Send>(cores: usize) -> Vec<MeshEnds<M>> {
-    let empty = || MeshEnds {
-        senders: (0..cores).map(|_| None).collect(),
-        receivers: (0..cores).map(|_| None).collect(),
+///
+/// # Errors
+/// The system's: no more descriptors.
+pub fn mesh<M: Send>(cores: usize) -> std::io::Result<Vec<MeshEnds<M>>> {
+    let empty = || -> std::io::Result<MeshEnds<M>> {
+        Ok(MeshEnds {
+            senders: (0..cores).map(|_| None).collect(),
+            receivers: (0..cores).map(|_| None).collect(),
+            bell: Arc::new(Bell::new()?),
+        })
     };
-    let mut ends: Vec<MeshEnds<M>> = (0..cores).map(|_| empty()).collect();
+    let mut ends: Vec<MeshEnds<M>> = (0..cores).map(|_| empty()).collect::<Result<_, _>>()?;
     for from in 0..cores {
         for to in (0..cores).filter(|to| *to != from) {
-            let (sender, receiver) = shared_channel::new_bounded(1024);
-            ends[from].senders[to] = Some(sender);
+            let (sender, receiver) = sync_channel(BATCHES_MAX);
+            ends[from].senders[to] = Some((sender, ends[to].bell.clone()));
             ends[to].receivers[from] = Some(receiver);
         }
     }
-    ends
+    Ok(ends)
 }
 
 /// Posts to the other cores.
@@ -49,51 +68,76 @@ struct Outbox<M> {
 
 impl<M: Send + 'static> MeshEnds<M> {
     /// Connects; `on_message` is called for each message with the core that sent it.
-    pub fn connect(self, on_message: Rc<dyn Fn(u16, M)>) -> Mesh<M> {
+    ///
+    /// # Errors
+    /// The system's: this executor's poller could not be started.
+    pub fn connect(self, on_message: Rc<dyn Fn(u16, M)>) -> std::io::Result<Mesh<M>> {
         let outboxes = self.senders.into_iter().map(|sender| {
             let outbox = Rc::new(Outbox {
                 messages: RefCell::default(),
                 posted: Event::default(),
             });
-            if let Some(sender) = sender {
-                glommio::spawn_local(send_all(sender, outbox.clone())).detach();
+            if let Some((sender, bell)) = sender {
+                tasks::spawn(send_all(sender, bell, outbox.clone())).detach();
             }
             outbox
         });
         let outboxes = outboxes.collect();
-        for (from, receiver) in self.receivers.into_iter().enumerate() {
-            if let Some(receiver) = receiver {
-                glommio::spawn_local(receive_all(from as u16, receiver, on_message.clone()))
-                    .detach();
-            }
-        }
-        Mesh { outboxes }
+        let rung: Rc<Event> = Rc::default();
+        let raised = rung.clone();
+        self.bell.hang(move || raised.raise())?;
+        tasks::spawn(receive_all(self.receivers, rung, on_message)).detach();
+        Ok(Mesh { outboxes })
     }
 }
 
-async fn send_all<M: Send + 'static>(sender: SharedSender<Vec<M>>, outbox: Rc<Outbox<M>>) {
-    let sender = sender.connect().await;
+async fn send_all<M: Send + 'static>(
+    sender: SyncSender<Vec<M>>,
+    bell: Arc<Bell>,
+    outbox: Rc<Outbox<M>>,
+) {
     let mut seen = 0;
     loop {
         seen = outbox.posted.beyond(seen).await;
-        let batch: Vec<M> = outbox.messages.borrow_mut().drain(..).collect();
-        if !batch.is_empty() && sender.send(batch).await.is_err() {
-            return;
+        let mut batch: Vec<M> = outbox.messages.borrow_mut().drain(..).collect();
+        while !batch.is_empty() {
+            match sender.try_send(batch) {
+                Ok(()) => {
+                    bell.ring();
+                    break;
+                }
+                Err(TrySendError::Full(back)) => batch = back,
+                Err(TrySendError::Disconnected(_)) => return,
+            }
+            glommio::timer::sleep(FULL).await;
         }
     }
 }
 
 async fn receive_all<M: Send + 'static>(
-    from: u16,
-    receiver: SharedReceiver<Vec<M>>,
+    receivers: Vec<Option<Receiver<Vec<M>>>>,
+    rung: Rc<Event>,
     on_message: Rc<dyn Fn(u16, M)>,
 ) {
-    let receiver = receiver.connect().await;
-    while let Some(batch) = receiver.recv().await {
-        for message in batch {
-            on_message(from, message);
-            glommio::yield_if_needed().await;
+    let mut receivers = receivers;
+    loop {
+        // Looked at before the channels are: what is sent while they are read rings again.
+        let seen = rung.raised();
+        for (from, place) in receivers.iter_mut().enumerate() {
+            while let Some(receiver) = place {
+                match receiver.try_recv() {
+                    Ok(batch) => {
+                        for message in batch {
+                            on_message(from as u16, message);
+                            glommio::yield_if_needed().await;
+                        }
+                    }
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => *place = None,
+                }
+            }
         }
+        rung.beyond(seen).await;
     }
 }
 

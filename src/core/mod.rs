@@ -50,6 +50,7 @@ mod slice;
 mod start;
 mod status;
 mod tails;
+pub(crate) mod tasks;
 pub(crate) mod timeouts;
 pub mod tls;
 mod transfer;

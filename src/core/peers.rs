@@ -29,7 +29,7 @@ impl Core {
         };
         let socket = super::listen::listener(address)?;
         let serving = crate::peer::serve(socket, self.transport());
-        let serving = glommio::spawn_local(serving).detach();
+        let serving = super::tasks::spawn(serving).detach();
         self.follow_members();
         Ok(Some(serving))
     }
@@ -191,7 +191,7 @@ impl Core {
         if !sent {
             // Not at once: the group is in the middle of a step.
             let core = self.clone();
-            glommio::spawn_local(async move {
+            super::tasks::spawn(async move {
                 futures_lite::future::yield_now().await;
                 core.step(group, Input::NotSent { token });
             })
@@ -392,7 +392,7 @@ impl Core {
         self.ready_changed.raise();
         if group == 0 && is_ready && self.tables.borrow().slots.is_empty() {
             let core = self.clone();
-            glommio::spawn_local(async move { core.assign_slots().await }).detach();
+            super::tasks::spawn(async move { core.assign_slots().await }).detach();
         }
     }
 

@@ -260,7 +260,7 @@ impl Core {
     /// Tells a stream's group that this core has no reader of it, unless one has come meanwhile.
     pub(super) fn unwatch(self: &Rc<Self>, key: StreamKey) {
         let core = self.clone();
-        glommio::spawn_local(async move {
+        super::tasks::spawn(async move {
             if core.hub.follows(&key) {
                 return;
             }

@@ -21,7 +21,7 @@ impl Core {
     /// Carries out an effect that concerns another group.
     pub(super) fn spawn_saga(self: &Rc<Self>, group: u32, effect: Effect) {
         let core = self.clone();
-        glommio::spawn_local(async move {
+        super::tasks::spawn(async move {
             match effect {
                 Effect::Deliver { outbox_id, command } => {
                     if let Some(request) = request_of(&command) {
@@ -100,7 +100,7 @@ impl Core {
     pub(super) async fn remove_bucket(self: &Rc<Self>, name: BucketName) -> Result<(), Refusal> {
         let (answer, filled) = slot();
         let core = self.clone();
-        glommio::spawn_local(async move { answer.fill(core.carry_out_removal(&name).await) })
+        super::tasks::spawn(async move { answer.fill(core.carry_out_removal(&name).await) })
             .detach();
         filled.await.unwrap_or(Err(Refusal::OutcomeUnknown))
     }

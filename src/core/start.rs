@@ -130,6 +130,9 @@ pub enum CoreError {
         /// Why.
         source: raft::Error,
     },
+    /// Its epoll or its doorbell.
+    #[error("cannot wait for other cores: {0}")]
+    Poller(std::io::Error),
     /// The node went away.
     #[error("the control of the core broke off")]
     Control,
@@ -158,7 +161,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     );
     let core = storage::blocking::awake(built).await?;
     if let Some(cold) = core.cold.clone().filter(|_| core.id == 0) {
-        glommio::spawn_local(try_cold(cold)).detach();
+        super::tasks::spawn(try_cold(cold)).detach();
     }
     core.use_cold_store();
     if core.config.dr && core.cold.is_some() {
@@ -179,14 +182,15 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
             core.on_message(from, message);
         }
     }));
+    let mesh = mesh.map_err(CoreError::Poller)?;
     *core.mesh.borrow_mut() = Some(Rc::new(mesh));
-    glommio::spawn_local(core.clone().turns()).detach();
+    super::tasks::spawn(core.clone().turns()).detach();
     let pulse = start.pulse.clone();
-    glommio::spawn_local(core.clone().ticks(start.pulse)).detach();
+    super::tasks::spawn(core.clone().ticks(start.pulse)).detach();
     if core.id == 0 && core.identity.cluster_listen.is_some() {
-        glommio::spawn_local(core.clone().watch_clocks()).detach();
+        super::tasks::spawn(core.clone().watch_clocks()).detach();
     }
-    glommio::spawn_local(core.timeouts.clone().run()).detach();
+    super::tasks::spawn(core.timeouts.clone().run()).detach();
     let alone: Vec<u32> = core
         .groups
         .borrow()
@@ -209,7 +213,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     let backend = Rc::new(CoreBackend(core.clone()));
     let watched = core.clone();
     let told = progress.clone();
-    glommio::spawn_local(async move {
+    super::tasks::spawn(async move {
         watched.damage.found.beyond(0).await;
         told(Progress::Damaged);
     })
@@ -219,7 +223,7 @@ pub async fn run(start: CoreStart) -> Result<(), CoreError> {
         let stop = core.stop.clone();
         let events = Rc::new(Counted(core.clone()));
         let serve = move |request| crate::http::serve(backend.clone(), request);
-        glommio::spawn_local(accept_loop(
+        super::tasks::spawn(accept_loop(
             socket,
             limits(&core),
             timeouts,
@@ -317,6 +321,12 @@ async fn build(
                 .map(|(id, group): (&u32, &Group)| hard_state_record(*id, group.hard_state()));
             let wal = Wal::open(start.config, &hard_states.collect::<Vec<_>>()).await?;
             wal.adopt(start.pins);
+            match super::net::log_ring() {
+                Ok(ring) => wal.set_ring(ring),
+                Err(error) => {
+                    log::warn!("event=no_ring the log is written through glommio's: {error}");
+                }
+            }
             Some(Disk {
                 dir: start.dir,
                 wal: Rc::new(wal),

@@ -244,7 +244,7 @@ impl Core {
     /// one: the leader would ask for it only after a while.
     pub(super) fn fetch_checkpoint(self: &Rc<Self>, group: u32, node: u64, index: u64) {
         let core = self.clone();
-        glommio::spawn_local(async move {
+        super::tasks::spawn(async move {
             for _ in 0..ATTEMPTS {
                 let mut bytes = 0;
                 match core.gather(group, node, index, &mut bytes).await {
@@ -341,7 +341,7 @@ impl Core {
     /// Puts a fetched checkpoint in the place of the group's files; then as any other ready.
     pub(super) fn install(self: &Rc<Self>, group: u32, persist: Persist) {
         let core = self.clone();
-        glommio::spawn_local(async move {
+        super::tasks::spawn(async move {
             let Some(disk) = &core.disk else {
                 return;
             };

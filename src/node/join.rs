@@ -104,7 +104,7 @@ fn in_background<T: Send + 'static>(
         .io_memory(64 << 10)
         .spawn(move || async move {
             let timeouts: Rc<crate::core::timeouts::Timeouts> = Rc::default();
-            glommio::spawn_local(timeouts.clone().run()).detach();
+            crate::core::tasks::spawn(timeouts.clone().run()).detach();
             let caller = Caller::new(Rc::default(), timeouts);
             // Nobody listens if the node is gone.
             let _ = done.send(asks(&config, &caller).await);

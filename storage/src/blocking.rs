@@ -1,7 +1,8 @@
-//! Work on the executor's blocking threads.
+//! Work on the executor's blocking threads, and what else only glommio's reactor hears of.
 
 use std::cell::Cell;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
@@ -13,12 +14,39 @@ use futures_lite::FutureExt;
 /// twenty). So as long as such work is under way, a timer keeps the executor from sleeping for more than a
 /// millisecond.
 pub async fn awake<F: Future>(work: F) -> F::Output {
+    let _under_way = under_way();
     let ticks = async {
         loop {
             glommio::timer::sleep(Duration::from_millis(1)).await;
         }
     };
     work.or(ticks).await
+}
+
+thread_local! {
+    static UNDER_WAY: Cell<usize> = const { Cell::new(0) };
+}
+
+/// While this is kept, something is under way on this executor of whose end only glommio's reactor hears: work of a blocking
+/// thread, or a read or write through glommio's rings.
+#[must_use]
+pub struct UnderWay(PhantomData<*const ()>);
+
+/// See [`UnderWay`].
+pub fn under_way() -> UnderWay {
+    UNDER_WAY.set(UNDER_WAY.get() + 1);
+    UnderWay(PhantomData)
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        UNDER_WAY.set(UNDER_WAY.get() - 1);
+    }
+}
+
+/// Whether the executor's thread may wait elsewhere than in glommio's reactor for a while; see [`UnderWay`].
+pub fn is_any_under_way() -> bool {
+    UNDER_WAY.get() > 0
 }
 
 /// How nice blocking threads are: where they share a CPU with an executor, they get about a fifth of it, as what runs for the

@@ -1,29 +1,49 @@
 //! The epoll of one core, the task that looks at it, and one that keeps the executor from oversleeping.
 //!
+//! glommio's way to sleep is dear: two rings of timers are cancelled and armed again, a barrier interrupts the other cores, and
+//! the epoll is heard of through a ring of its own (`doorbell.rs`). So where a core runs dry, its poller first naps: it waits
+//! in the epoll itself, as a server without glommio would, for a moment that timers can wait too. Sockets, the log's own ring,
+//! and messages of other cores end the nap, since all are in the epoll. It is not taken while another task can run, or while
+//! something is under way of which only glommio's reactor hears (`storage::blocking`).
+//!
 //! glommio 0.9 can fall asleep beside tasks that are ready to run: if its preemption timer fires after it was armed and
 //! before the first task runs (the thread lost its CPU just then, as on a loaded machine it does all the time), it takes the
-//! round for one without work and parks. Only a timer, a file or another core wakes it then. While sockets are busy,
-//! `watchman` therefore keeps a timer that is due soon; and `node.rs` asks for a preemption timer that is not short.
+//! round for one without work and parks. Only a timer or a file wakes it then: a bell does not, since the poller, which is
+//! ready, is awake for it. So `watchman` always has a timer, which is due soon while sockets are busy; and `node.rs` asks for a
+//! preemption timer that is not short.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_lite::FutureExt;
+
+use super::bell::Hung;
 use super::doorbell::Doorbell;
 use super::turns::{Turn, Turns};
 use crate::core::signal::Event;
+use crate::core::{clock, tasks};
 
 /// Events that one look takes.
 const EVENTS: usize = 256;
 
-/// After so many looks in a row that found something, disks, timers and other cores are served too. A round of glommio's
-/// reactor is three system calls or more.
+/// While something is under way of which only glommio's reactor hears, it has its round after so many looks that found
+/// something. A round is three system calls or more.
 const LOOKS_PER_ROUND: u32 = 4;
+
+/// Otherwise it has its round after this time: so late can a timer be, and a nap takes as long again.
+const ROUND: Duration = Duration::from_millis(1);
+
+/// The longest nap.
+const NAP_MS: i32 = 1;
 
 /// How long an executor can oversleep while its sockets are busy.
 const WATCH: Duration = Duration::from_millis(2);
+
+/// And while they are not.
+const CALM_WATCH: Duration = Duration::from_millis(25);
 
 /// Watches after the last event.
 const WATCHES: u32 = 50;
@@ -46,6 +66,7 @@ pub(super) struct Readiness {
 pub(super) struct Poller {
     epoll: OwnedFd,
     places: RefCell<Places>,
+    bells: RefCell<Vec<Hung>>,
     watches: Cell<u32>,
     is_busy: Event,
     pub(super) turns: Rc<Turns>,
@@ -53,8 +74,15 @@ pub(super) struct Poller {
 
 #[derive(Default)]
 struct Places {
-    all: Vec<Option<Rc<Readiness>>>,
+    all: Vec<Option<Watched>>,
     free: Vec<usize>,
+}
+
+/// What a descriptor in the epoll is.
+enum Watched {
+    Socket(Rc<Readiness>),
+    /// What is called at each of its events.
+    Event(Rc<dyn Fn()>),
 }
 
 thread_local! {
@@ -92,6 +120,7 @@ impl Poller {
         let poller = Rc::new(Poller {
             epoll,
             places: RefCell::default(),
+            bells: RefCell::default(),
             watches: Cell::new(0),
             is_busy: Event::default(),
             turns: Rc::default(),
@@ -105,62 +134,85 @@ impl Poller {
 
     async fn run(self: Rc<Self>, mut doorbell: Doorbell) {
         let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS];
+        let mut looks = 0;
+        let mut round = clock::instant();
         loop {
-            let mut looks = 0;
-            while self.look(&mut events) > 0 {
-                looks += 1;
-                if looks % LOOKS_PER_ROUND == 0 {
-                    glommio::timer::sleep(Duration::ZERO).await;
-                } else {
-                    futures_lite::future::yield_now().await;
-                }
+            let is_found = self.look(&mut events, 0);
+            looks += u32::from(is_found);
+            let is_any_under_way = storage::blocking::is_any_under_way();
+            if is_round_due(round, looks, is_any_under_way) {
+                glommio::timer::sleep(Duration::ZERO).await;
+                (looks, round) = (0, clock::instant());
+                continue;
+            }
+            if is_found {
+                futures_lite::future::yield_now().await;
+                continue;
+            }
+            if !is_any_under_way && !is_alone().await {
+                continue;
             }
             // Falling asleep is dear. Where a client or a proxy runs on the same CPU, letting it run first makes more
             // requests arrive at once; where nobody else wants the CPU, this costs a fraction of a microsecond.
             std::thread::yield_now();
-            if self.look(&mut events) > 0 {
+            // Without an await between `is_alone` and the nap, nobody else can become ready beside those that a look wakes.
+            if self.look(&mut events, 0) || (!is_any_under_way && self.nap(&mut events)) {
                 futures_lite::future::yield_now().await;
                 continue;
             }
-            if let Err(error) = doorbell.arm() {
-                log::error!(
-                    "event=doorbell_failed error={error:?}",
-                    error = error.to_string()
-                );
-                glommio::timer::sleep(Duration::from_millis(1)).await;
-                continue;
+            if self.fall_asleep() {
+                park(&mut doorbell).await;
+                (looks, round) = (0, clock::instant());
             }
-            if let Err(error) = doorbell.rung().await {
-                log::error!(
-                    "event=doorbell_failed error={error:?}",
-                    error = error.to_string()
-                );
-                glommio::timer::sleep(Duration::from_millis(1)).await;
-            }
+            self.awake();
         }
+    }
+
+    /// Waits for a moment in the epoll; answers whether something came.
+    fn nap(&self, events: &mut [libc::epoll_event]) -> bool {
+        let is_found = !self.fall_asleep() || self.look(events, NAP_MS);
+        self.awake();
+        is_found
+    }
+
+    /// From now on bells wake the epoll. Answers whether it may wait: no bell was rung before.
+    fn fall_asleep(&self) -> bool {
+        let mut bells = self.bells.borrow_mut();
+        bells.iter().for_each(|bell| bell.set_asleep(true));
+        bells.iter_mut().all(|bell| !bell.listen())
+    }
+
+    fn awake(&self) {
+        let bells = self.bells.borrow();
+        bells.iter().for_each(|bell| bell.set_asleep(false));
     }
 
     /// See the module's head.
     async fn watchman(self: Rc<Self>) {
-        let mut seen = 0;
         loop {
-            seen = self.is_busy.beyond(seen).await;
-            while self.watches.get() > 0 {
+            let seen = self.is_busy.raised();
+            if self.watches.get() > 0 {
                 self.watches.set(self.watches.get() - 1);
                 glommio::timer::sleep(WATCH).await;
+            } else {
+                let is_busy = async {
+                    self.is_busy.beyond(seen).await;
+                };
+                is_busy.or(glommio::timer::sleep(CALM_WATCH)).await;
             }
         }
     }
 
-    /// Takes what is ready and wakes who waits for it.
-    fn look(&self, events: &mut [libc::epoll_event]) -> usize {
+    /// Takes what is ready, waking who waits for it; answers whether there was anything. Waits for it in the kernel if asked
+    /// to.
+    fn look(&self, events: &mut [libc::epoll_event], wait_ms: i32) -> bool {
         // SAFETY: the kernel writes at most as many events as the slice has.
         let count = unsafe {
             libc::epoll_wait(
                 self.epoll.as_raw_fd(),
                 events.as_mut_ptr(),
                 events.len() as i32,
-                0,
+                wait_ms,
             )
         };
         let count = usize::try_from(count).unwrap_or(0);
@@ -170,39 +222,46 @@ impl Poller {
         let places = self.places.borrow();
         for event in &events[..count] {
             let (flags, place) = (event.events as i32, event.u64 as usize);
-            let Some(readiness) = places.all.get(place).and_then(Option::as_ref) else {
-                continue;
-            };
-            let both = libc::EPOLLHUP | libc::EPOLLERR;
-            if flags & (libc::EPOLLIN | libc::EPOLLRDHUP | both) != 0 {
-                let ended = libc::EPOLLRDHUP | both;
-                readiness
-                    .ended
-                    .set(readiness.ended.get() || flags & ended != 0);
-                readiness.readable.set(true);
-                readiness.reader.take().into_iter().for_each(Waker::wake);
-            }
-            if flags & (libc::EPOLLOUT | both) != 0 {
-                readiness.writable.set(true);
-                readiness.writer.take().into_iter().for_each(Waker::wake);
+            match places.all.get(place).and_then(Option::as_ref) {
+                Some(Watched::Socket(readiness)) => readiness.note(flags),
+                Some(Watched::Event(on_event)) => on_event(),
+                None => {}
             }
         }
-        count
+        let mut bells = self.bells.borrow_mut();
+        let rung = bells.iter_mut().filter_map(|b| b.listen().then_some(()));
+        rung.count() + count > 0
     }
 
-    /// Watches a descriptor, from now until it is closed.
+    /// Listens to a bell, from now on.
+    pub(super) fn hang(&self, bell: Hung) {
+        self.bells.borrow_mut().push(bell);
+    }
+
+    /// Watches a socket, from now until it is closed.
     pub(super) fn watch(&self, fd: i32) -> std::io::Result<(usize, Rc<Readiness>)> {
         let readiness = Rc::new(Readiness::default());
         readiness.readable.set(true);
         readiness.writable.set(true);
+        let flags = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP;
+        let place = self.add(fd, flags, Watched::Socket(readiness.clone()))?;
+        Ok((place, readiness))
+    }
+
+    /// Calls `on_event` each time that a descriptor becomes readable, which is this executor's for as long as it runs.
+    pub(super) fn watch_event(&self, fd: i32, on_event: Rc<dyn Fn()>) -> std::io::Result<()> {
+        self.add(fd, libc::EPOLLIN, Watched::Event(on_event))?;
+        Ok(())
+    }
+
+    fn add(&self, fd: i32, flags: i32, watched: Watched) -> std::io::Result<usize> {
         let mut places = self.places.borrow_mut();
         let place = places.free.pop().unwrap_or_else(|| {
             places.all.push(None);
             places.all.len() - 1
         });
-        let flags = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
         let mut event = libc::epoll_event {
-            events: flags as u32,
+            events: (flags | libc::EPOLLET) as u32,
             u64: place as u64,
         };
         // SAFETY: both descriptors are open, and the call only reads the event.
@@ -218,8 +277,8 @@ impl Poller {
             places.free.push(place);
             return Err(std::io::Error::last_os_error());
         }
-        places.all[place] = Some(readiness.clone());
-        Ok((place, readiness))
+        places.all[place] = Some(watched);
+        Ok(place)
     }
 
     /// Forgets a descriptor that is about to be closed, which takes it out of the epoll.
@@ -227,5 +286,53 @@ impl Poller {
         let mut places = self.places.borrow_mut();
         places.all[place] = None;
         places.free.push(place);
+    }
+}
+
+impl Readiness {
+    fn note(&self, flags: i32) {
+        let both = libc::EPOLLHUP | libc::EPOLLERR;
+        if flags & (libc::EPOLLIN | libc::EPOLLRDHUP | both) != 0 {
+            let ended = libc::EPOLLRDHUP | both;
+            self.ended.set(self.ended.get() || flags & ended != 0);
+            self.readable.set(true);
+            self.reader.take().into_iter().for_each(Waker::wake);
+        }
+        if flags & (libc::EPOLLOUT | both) != 0 {
+            self.writable.set(true);
+            self.writer.take().into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+/// Whether glommio's reactor is to look at timers, disks and blocking threads now.
+fn is_round_due(last: Instant, looks: u32, is_any_under_way: bool) -> bool {
+    (is_any_under_way && looks >= LOOKS_PER_ROUND) || clock::instant() - last >= ROUND
+}
+
+/// Lets all tasks run that are ready; answers whether there was none, and is none now. Those of other queues do not count.
+async fn is_alone() -> bool {
+    let runs = tasks::runs();
+    // Taken, they count anew.
+    glommio::executor().executor_stats();
+    futures_lite::future::yield_now().await;
+    // Tasks run in the order in which they became ready, so who was ready has run by now. Only the reactor makes others ready
+    // while nobody runs, and its rounds end that of the queue.
+    let is_same_turn = glommio::executor().executor_stats().scheduler_runs() == 0;
+    is_same_turn && runs == tasks::runs()
+}
+
+/// Sleeps as glommio does, until the epoll has something.
+async fn park(doorbell: &mut Doorbell) {
+    let rung = match doorbell.arm() {
+        Ok(()) => doorbell.rung().await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = rung {
+        log::error!(
+            "event=doorbell_failed error={error:?}",
+            error = error.to_string()
+        );
+        glommio::timer::sleep(Duration::from_millis(1)).await;
     }
 }

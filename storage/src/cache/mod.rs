@@ -210,6 +210,7 @@ impl DiskCache {
     }
 
     async fn read_at(&self, from: u64, length: usize) -> Result<Bytes, StorageError> {
+        let _under_way = crate::blocking::under_way();
         let read = self.file.read_at(from, length).await;
         let read = read.map_err(|e| dma_error(&self.path, "read", e))?;
         Ok(Bytes::copy_from_slice(&read))
@@ -292,6 +293,7 @@ impl DiskCache {
 
     /// Writes a region in the place of the one that was written longest ago.
     async fn write(self: Rc<Self>, full: Rc<Gathering>) {
+        let _under_way = crate::blocking::under_way();
         let region = self.hand.get();
         self.hand.set((region + 1) % self.regions.borrow().len());
         let kept = self.clear(region as u32).await;

@@ -1,11 +1,13 @@
 //! Files of segments: made ready beside the appends, written with direct I/O where the filesystem has it.
 
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use glommio::io::{BufferedFile, DmaBuffer, DmaFile, OpenOptions};
 
+use super::ring::Ring;
 use super::segment::HEADER_BYTES;
 use crate::error::dma_error;
 #[cfg(any(test, feature = "tape"))]
@@ -149,6 +151,37 @@ impl SegmentFile {
         #[cfg(any(test, feature = "tape"))]
         tape::note(path, || tape::Act::Sync(path.to_owned()));
         Ok(())
+    }
+
+    /// Writes as [`SegmentFile::write_all`] and syncs, through a ring of the log's own.
+    pub(super) async fn commit(
+        &self,
+        ring: &Ring,
+        path: &Path,
+        buffer: DmaBuffer,
+        total: usize,
+        position: u64,
+    ) -> Result<(), StorageError> {
+        #[cfg(any(test, feature = "tape"))]
+        let noted = buffer.as_bytes()[..total].to_vec();
+        let has_sync = !matches!(self, SegmentFile::DirectSync(_));
+        let written = ring.write(self.fd(), buffer, (total, position), has_sync);
+        written
+            .await
+            .map_err(|failed| io_error(path, failed.op, failed.source))?;
+        #[cfg(any(test, feature = "tape"))]
+        {
+            tape::note(path, || tape::Act::Write(path.to_owned(), position, noted));
+            tape::note(path, || tape::Act::Sync(path.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn fd(&self) -> RawFd {
+        match self {
+            SegmentFile::Direct(file) | SegmentFile::DirectSync(file) => file.as_raw_fd(),
+            SegmentFile::Buffered(file) => file.as_raw_fd(),
+        }
     }
 
     /// Takes `size` bytes, written once.

@@ -2,6 +2,7 @@
 
 mod crash;
 mod lanes;
+mod ring;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};

@@ -15,6 +15,7 @@ use glommio::sync::Semaphore;
 use super::file::{IoMode, Prepared, SegmentFile, publish};
 use super::legacy::Pin;
 use super::polling;
+use super::ring::Ring;
 use super::segment::{
     CLEAN_END, Cursor, FRAME_BYTES, HEADER_BYTES, Record, SegmentHeader, SegmentId, put_record,
     random_nonce, record_len,
@@ -70,6 +71,7 @@ pub struct Wal {
     pins: RefCell<Vec<Pin>>,
     spare: Rc<Spare>,
     carry: RefCell<Option<Carry>>,
+    ring: RefCell<Option<Rc<Ring>>>,
     /// Whose turn it is to write.
     writing: Semaphore,
     is_closed: Cell<bool>,
@@ -122,6 +124,7 @@ impl Wal {
             pins: RefCell::default(),
             spare: Rc::default(),
             carry: RefCell::new(None),
+            ring: RefCell::new(None),
             writing: Semaphore::new(1),
             is_closed: Cell::new(false),
             is_poisoned: Cell::new(false),
@@ -151,6 +154,11 @@ impl Wal {
     /// Records that stand at the start of each new segment, so that none before it is needed for them.
     pub fn set_carry(&self, carry: Carry) {
         *self.carry.borrow_mut() = Some(carry);
+    }
+
+    /// From now on frames are written through a ring of the log's own, which somebody watches, instead of glommio's.
+    pub fn set_ring(&self, ring: Rc<Ring>) {
+        *self.ring.borrow_mut() = Some(ring);
     }
 
     /// Puts a record behind those that the next commit writes: the one copy of its payload.
@@ -252,8 +260,15 @@ impl Wal {
             }
             (open.file.clone(), open.path.clone(), position, total)
         };
-        file.write_all(&path, buffer, total, position).await?;
-        file.sync(&path).await?;
+        let ring = self.ring.borrow().clone();
+        match ring {
+            Some(ring) => file.commit(&ring, &path, buffer, total, position).await?,
+            None => {
+                let _under_way = blocking::under_way();
+                file.write_all(&path, buffer, total, position).await?;
+                file.sync(&path).await?;
+            }
+        }
         self.supersede();
         Ok(Committed {
             bytes: total as u64,

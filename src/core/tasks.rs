@@ -1,0 +1,64 @@
+//! Spawns an executor's tasks, and counts how often they run.
+//! The count is how the poller (`net/poller.rs`) learns that nobody else has something to do: glommio does not tell.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use glommio::{GlommioError, Task, TaskQueueHandle};
+use storage::blocking::{UnderWay, under_way};
+
+thread_local! {
+    static RUNS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How often tasks have run on this executor; wraps, and is only compared.
+pub(super) fn runs() -> u64 {
+    RUNS.get()
+}
+
+/// Spawns a task on this executor.
+pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
+    glommio::spawn_local(Counted(future))
+}
+
+/// Spawns a task into another queue, which the poller would not see.
+pub(super) fn spawn_into(
+    work: impl Future<Output = ()> + 'static,
+    queue: TaskQueueHandle,
+) -> Result<Task<()>, GlommioError<()>> {
+    let begins = Some(under_way());
+    glommio::spawn_local_into(Begun { begins, work }, queue)
+}
+
+struct Begun<F> {
+    /// Until its first run.
+    begins: Option<UnderWay>,
+    work: F,
+}
+
+impl<F: Future> Future for Begun<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        // SAFETY: `work` is pinned with its owner and never moved out; the other field is not.
+        let this = unsafe { self.get_unchecked_mut() };
+        // SAFETY: as above.
+        let polled = unsafe { Pin::new_unchecked(&mut this.work) }.poll(cx);
+        this.begins = None;
+        polled
+    }
+}
+
+struct Counted<F>(F);
+
+impl<F: Future> Future for Counted<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        RUNS.set(RUNS.get().wrapping_add(1));
+        // SAFETY: the field is pinned with its owner: it is never moved out, and neither has a drop of its own.
+        unsafe { self.map_unchecked_mut(|counted| &mut counted.0) }.poll(cx)
+    }
+}
