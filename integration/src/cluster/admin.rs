@@ -42,6 +42,19 @@ impl Cluster {
         Some(serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}")))
     }
 
+    /// What [`Cluster::status`] says of each group; nothing if the node does not answer.
+    pub fn groups(&self, at: u32) -> Vec<Value> {
+        let status = self.status(at, false).unwrap_or_default();
+        status["groups"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// The groups that `node` leads, by the word of the node `at`.
+    pub fn groups_led(&self, at: u32, node: u32) -> Vec<u64> {
+        let groups = self.groups(at);
+        let own = groups.iter().filter(|g| g["leader"] == node);
+        own.filter_map(|g| g["group"].as_u64()).collect()
+    }
+
     /// Waits until all groups have the members that they shall have, which are these nodes.
     pub fn wait_members(&self, at: u32, wanted: &[u32]) {
         let mut last = None;

@@ -1,5 +1,6 @@
 //! A disk that does what real ones do: it loses what was not synced when the power fails, answers with errors, stalls, puts
-//! a write where it does not belong, reads from elsewhere, and has sectors that cannot be read. It is in the memory of the test, mounted by FUSE (needs root and `/dev/fuse`).
+//! a write where it does not belong, reads from elsewhere, and has sectors that cannot be read. It is in the memory of the
+//! test, mounted by FUSE (needs root and `/dev/fuse`).
 
 mod mount;
 mod tree;

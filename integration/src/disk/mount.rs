@@ -279,12 +279,11 @@ impl Filesystem for Mount {
             return reply.error(Errno::EIO);
         }
         let mut at = offset;
-        if let Some((name, bytes)) = &state.misdirect {
-            let is_it = |(path, n): &(String, u64)| *n == number.0 && path.contains(name);
-            if state.tree.files().iter().any(is_it) {
-                at += bytes;
-                state.misdirect = None;
-            }
+        if let Some((name, bytes)) = state.misdirect.clone()
+            && state.is_file(number.0, &name)
+        {
+            at += bytes;
+            state.misdirect = None;
         }
         state.heal(number.0, at, at + data.len() as u64);
         let Some(file) = state.tree.file(number.0) else {

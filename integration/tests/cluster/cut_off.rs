@@ -8,8 +8,7 @@ use crate::{alone, nodes};
 
 /// The leaders of all groups, as the nodes that this one reaches say.
 fn leaders(cluster: &Cluster, at: u32) -> Vec<(u64, u32)> {
-    let status = cluster.status(at, false).unwrap_or_default();
-    let groups = status["groups"].as_array().cloned().unwrap_or_default();
+    let groups = cluster.groups(at);
     let number = |value: &serde_json::Value| value.as_u64().unwrap_or(0);
     let all = groups.iter();
     all.map(|g| (number(&g["group"]), number(&g["leader"]) as u32))

@@ -17,6 +17,15 @@ mod part;
 mod sectors;
 
 const TEXT: &str = "text/plain";
+
+/// Sealed segments, and a checkpoint, after a few appends.
+const SMALL: [&str; 4] = [
+    "--wal-segment-bytes",
+    "1MiB",
+    "--checkpoint-bytes",
+    "256KiB",
+];
+
 const STREAMS: usize = 24;
 
 fn path(stream: usize) -> String {
@@ -248,13 +257,7 @@ fn a_damaged_checkpoint_of_one_node_is_rebuilt_by_the_others() {
     if nodes() < 3 {
         return println!("skipped: a node alone refuses");
     }
-    let settings = [
-        "--wal-segment-bytes",
-        "1MiB",
-        "--checkpoint-bytes",
-        "256KiB",
-    ];
-    let mut cluster = Cluster::start(3, &settings);
+    let mut cluster = Cluster::start(3, &SMALL);
     each_is_mended(
         &mut cluster,
         &[
@@ -291,14 +294,8 @@ fn a_damaged_pack_of_one_node_gets_the_bytes_that_the_others_have() {
     if nodes() < 3 {
         return println!("skipped: a node alone reports it");
     }
-    let settings = [
-        "--wal-segment-bytes",
-        "1MiB",
-        "--checkpoint-bytes",
-        "256KiB",
-        "--hot-bytes-kept",
-        "0",
-    ];
+    let more = ["--hot-bytes-kept", "0"];
+    let settings = [&SMALL[..], &more].concat();
     let mut cluster = Cluster::start(3, &settings);
     let mut written = Written::create(&cluster);
     written.append(&cluster, 1, 6, "first");
@@ -346,13 +343,7 @@ fn a_newer_version_is_refused_and_a_disk_that_damages_again_and_again_is_given_u
     if nodes() < 3 {
         return println!("skipped: a node alone refuses");
     }
-    let settings = [
-        "--wal-segment-bytes",
-        "1MiB",
-        "--checkpoint-bytes",
-        "256KiB",
-    ];
-    let mut cluster = Cluster::start(3, &settings);
+    let mut cluster = Cluster::start(3, &SMALL);
     let mut written = Written::create(&cluster);
     written.append(&cluster, 1, 6, "first");
     cluster.wait_ready();
@@ -404,16 +395,13 @@ fn the_scrub_finds_damage_that_nobody_reads_and_the_others_mend_it() {
     if nodes() < 3 {
         return println!("skipped: a node alone reports it");
     }
-    let settings = [
-        "--wal-segment-bytes",
-        "1MiB",
-        "--checkpoint-bytes",
-        "256KiB",
+    let more = [
         "--scrub-interval-ms",
         "100ms",
         "--scrub-bytes-per-second",
         "1GiB",
     ];
+    let settings = [&SMALL[..], &more].concat();
     let mut cluster = Cluster::start(3, &settings);
     let mut written = Written::create(&cluster);
     written.append(&cluster, 1, 6, "first");

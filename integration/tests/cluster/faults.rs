@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use integration::cluster::Cluster;
 use integration::history::History;
-use integration::load::{Links, Load, Numbers, Plan, Sent, Stream, judge, position, read_back};
+use integration::load::{Links, Load, Numbers, Plan, Sent, Stream, judge, read_back};
 
 use crate::episodes::SETTINGS;
 use crate::formation::{wait_for, works};
+use crate::writers::{BOUNDED, Writers};
 use crate::{alone, number};
 
 const TEXT: &str = "text/plain";
@@ -181,60 +181,20 @@ fn a_flipped_bit_is_refused_where_nothing_may_be_rebuilt_and_an_order_replaces_t
     cluster.expect_equal_states(&[1, 2, 3]);
 }
 
-/// Appends as fast as it is answered, to one stream; what was acknowledged and what may have been.
-fn write(
-    stream: usize,
-    addresses: &[String],
-    stop: &AtomicBool,
-    acknowledged: &AtomicU64,
-) -> (u64, u64) {
-    let mut links = Links::new(addresses, Duration::from_secs(30));
-    let body = [b'x'; 16 << 10];
-    let (mut sure, mut unsure) = (0, 0);
-    while !stop.load(Ordering::Relaxed) {
-        let headers = [("content-type", TEXT)];
-        match links.send(0, "POST", &path(stream), &headers, &body) {
-            Sent::Answered(reply) => {
-                assert_eq!(reply.status, 204, "{}", reply.text());
-                sure += 1;
-                acknowledged.fetch_add(1, Ordering::Relaxed);
-            }
-            Sent::Refused => std::thread::sleep(Duration::from_millis(5)),
-            Sent::Unknown => unsure += 1,
-        }
-    }
-    (sure, unsure)
-}
-
 #[test]
 fn a_follower_that_stands_still_does_not_make_the_others_grow() {
     let _alone = alone();
     const STREAMS: usize = 8;
     const GROWTH_MAX: u64 = 300 << 20;
-    let settings = [
-        "--hot-bytes-max",
-        "64MiB",
-        "--checkpoint-bytes",
-        "8MiB",
-        "--wal-segment-bytes",
-        "8MiB",
-    ];
-    let cluster = Cluster::start(3, &settings);
+    let cluster = Cluster::start(3, &BOUNDED);
     create(&cluster, STREAMS);
-    let stop = Arc::new(AtomicBool::new(false));
-    let acknowledged = Arc::new(AtomicU64::new(0));
     let addresses = cluster.addresses()[..2].to_vec();
-    let writers: Vec<_> = (0..STREAMS)
-        .map(|stream| {
-            let (addresses, stop) = (addresses.clone(), stop.clone());
-            let acknowledged = acknowledged.clone();
-            std::thread::spawn(move || write(stream, &addresses, &stop, &acknowledged))
-        })
-        .collect();
+    let patience = Duration::from_secs(30);
+    let mut writers = Writers::start((0..STREAMS).map(path), &addresses, |_| 0, patience);
     // Its memory fills as it does without a fault.
     std::thread::sleep(Duration::from_secs(3));
     let before = [1, 2].map(|node| cluster.resident_bytes(node));
-    let written = acknowledged.load(Ordering::Relaxed);
+    let written = writers.acknowledged();
     cluster.pause(3);
     let until = Instant::now() + Duration::from_secs(number("URSULA_TEST_STOP_SECONDS", 20).into());
     let mut most = before;
@@ -244,13 +204,9 @@ fn a_follower_that_stands_still_does_not_make_the_others_grow() {
             *most = (*most).max(cluster.resident_bytes(node));
         }
     }
-    let meanwhile = acknowledged.load(Ordering::Relaxed) - written;
+    let meanwhile = writers.acknowledged() - written;
     cluster.resume(3);
-    stop.store(true, Ordering::Relaxed);
-    let counts: Vec<_> = writers
-        .into_iter()
-        .map(|w| w.join().expect("a writer's claim failed"))
-        .collect();
+    let all = writers.stop();
     let megabytes = |bytes: [u64; 2]| bytes.map(|b| b >> 20);
     println!(
         "{} MiB written meanwhile; nodes 1 and 2 had {:?} MiB, at most {:?}",
@@ -265,19 +221,7 @@ fn a_follower_that_stands_still_does_not_make_the_others_grow() {
             "grew from {before} to {most} bytes"
         );
     }
-    let began = Instant::now();
-    cluster.expect_equal_states(&[1, 2, 3]);
-    println!("it has caught up after {:?}", began.elapsed());
-    for (stream, (sure, unsure)) in counts.into_iter().enumerate() {
-        for node in [1, 2, 3] {
-            let head = cluster.client(node).send("HEAD", &path(stream), &[], b"");
-            let tail = position(head.header("stream-next-offset")) / (16 << 10);
-            assert!(
-                (sure..=sure + unsure).contains(&tail),
-                "stream {stream}: {sure} acknowledged, {tail} there"
-            );
-        }
-    }
+    all.expect_all(&cluster);
 }
 
 #[test]

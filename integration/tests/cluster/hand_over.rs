@@ -11,10 +11,7 @@ use crate::{alone, number};
 
 /// The groups that a node leads.
 fn led(cluster: &Cluster, node: u32) -> Vec<u64> {
-    let status = cluster.status(node, false).unwrap_or_default();
-    let groups = status["groups"].as_array().cloned().unwrap_or_default();
-    let mine = groups.iter().filter(|g| g["leader"] == u64::from(node));
-    mine.filter_map(|g| g["group"].as_u64()).collect()
+    cluster.groups_led(node, node)
 }
 
 /// With one node standing still, the heir needs the vote and the disk of the one that goes.

@@ -90,14 +90,6 @@ const AWAKE_LOADED: Duration = Duration::from_secs(5);
 
 const SLEEPERS: u64 = 32;
 
-/// The groups that a node leads, by its own word.
-fn led_by(cluster: &Cluster, at: u32, node: u32) -> Vec<u64> {
-    let status = cluster.status(at, false).unwrap_or_default();
-    let groups = status["groups"].as_array().cloned().unwrap_or_default();
-    let own = groups.iter().filter(|g| g["leader"] == node);
-    own.filter_map(|g| g["group"].as_u64()).collect()
-}
-
 #[test]
 fn sleeping_groups_whose_leader_dies_have_another_soon() {
     let _alone = alone();
@@ -130,7 +122,7 @@ fn sleeping_groups_whose_leader_dies_have_another_soon() {
                 .into_iter()
                 .all(|node| asleep(node) == SLEEPERS + 1)
         });
-        let slept = led_by(&cluster, other, victim);
+        let slept = cluster.groups_led(other, victim);
         let asleep = metric(&mut cluster.client(other), "ursula_groups_asleep");
         assert_eq!(asleep, SLEEPERS + 1, "to be asked about groups wakes them");
         let mut links = Links::new(&addresses, Duration::from_secs(5));
@@ -148,8 +140,7 @@ fn sleeping_groups_whose_leader_dies_have_another_soon() {
         asked.push(began.elapsed());
         // Of all but that stream's, nobody has asked for anything.
         let is_led = || {
-            let status = cluster.status(other, false).unwrap_or_default();
-            let groups = status["groups"].as_array().cloned().unwrap_or_default();
+            let groups = cluster.groups(other);
             let is_taken_over = |g: &&serde_json::Value| {
                 let leads = g["replicas"].as_array().is_some_and(|r| !r.is_empty());
                 leads && g["leader"] != victim && g["leader"] != 0

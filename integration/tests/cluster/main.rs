@@ -28,6 +28,7 @@ mod strangers;
 mod taken_back;
 mod transfer;
 mod transfer_bad;
+mod writers;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

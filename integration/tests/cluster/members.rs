@@ -300,11 +300,7 @@ fn a_node_that_slept_through_a_change_is_taught_by_leaders_it_does_not_know() {
     for node in ["1", "2", "4", "5"] {
         ordered(&cluster, 1, &["drain", node]);
     }
-    let led_by = |node: u32| {
-        let status = cluster.status(1, false).unwrap_or_default();
-        let groups = status["groups"].as_array().cloned().unwrap_or_default();
-        groups.iter().filter(|g| g["leader"] == node).count()
-    };
+    let led_by = |node: u32| cluster.groups_led(1, node).len();
     wait_for("those that came lead", || {
         led_by(came[0]) + led_by(came[1]) == 5
     });
@@ -353,8 +349,7 @@ fn mistaken_orders_are_refused_and_a_dead_one_holds_up_no_other() {
     noted(&cluster, 1, &["add", &named(&cluster, four)]);
     wait_for("the dead one is named, and the other votes", || {
         let said = cluster.order(2, &["status"]).unwrap_or_default();
-        let status = cluster.status(2, false).unwrap_or_default();
-        let groups = status["groups"].as_array().cloned().unwrap_or_default();
+        let groups = cluster.groups(2);
         let votes = |g: &serde_json::Value| {
             let voters = g["voters"].as_array();
             voters.is_some_and(|v| v.iter().any(|id| id.as_u64() == Some(u64::from(four))))

@@ -27,8 +27,7 @@ fn path(stream: usize) -> String {
 
 /// Every group, also the one of the members, has a leader, and those of the streams have some.
 fn all_lead(cluster: &Cluster, at: u32) -> bool {
-    let status = cluster.status(at, false).unwrap_or_default();
-    let groups = status["groups"].as_array().cloned().unwrap_or_default();
+    let groups = cluster.groups(at);
     // Only who leads knows of the replicas.
     let leads = |g: &serde_json::Value| {
         let replicas = g["replicas"].as_array();

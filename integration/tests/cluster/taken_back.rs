@@ -16,8 +16,7 @@ const GROUPS: usize = 384;
 
 /// How many groups have let a replica out, and how many have it.
 fn counts(cluster: &Cluster, at: u32, raft_id: u64) -> (usize, usize) {
-    let status = cluster.status(at, false).unwrap_or_default();
-    let groups = status["groups"].as_array().cloned().unwrap_or_default();
+    let groups = cluster.groups(at);
     let has = |g: &&serde_json::Value| {
         let voters = g["voters"].as_array().into_iter().flatten();
         voters.into_iter().any(|id| id.as_u64() == Some(raft_id))

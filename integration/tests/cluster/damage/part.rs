@@ -10,11 +10,7 @@ fn a_damaged_pack_is_mended_though_the_others_have_given_up_a_part_of_it() {
     if nodes() < 3 {
         return println!("skipped: a node alone reports it");
     }
-    let settings = [
-        "--wal-segment-bytes",
-        "1MiB",
-        "--checkpoint-bytes",
-        "256KiB",
+    let more = [
         "--hot-bytes-kept",
         "0",
         "--scrub-interval-ms",
@@ -22,6 +18,7 @@ fn a_damaged_pack_is_mended_though_the_others_have_given_up_a_part_of_it() {
         "--scrub-bytes-per-second",
         "1GiB",
     ];
+    let settings = [&SMALL[..], &more].concat();
     let mut cluster = Cluster::start(3, &settings);
     let mut written = Written::create(&cluster);
     written.append(&cluster, 1, 6, "first");

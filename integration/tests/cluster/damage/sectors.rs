@@ -75,13 +75,7 @@ fn a_checkpoint_that_is_misread_or_cannot_be_read_in_one_place_is_rebuilt_by_the
     if nodes() < 3 {
         return println!("skipped: a node alone refuses");
     }
-    let settings = [
-        "--wal-segment-bytes",
-        "1MiB",
-        "--checkpoint-bytes",
-        "256KiB",
-    ];
-    let Some(mut cluster) = on_a_disk(&settings) else {
+    let Some(mut cluster) = on_a_disk(&SMALL) else {
         return;
     };
     each_is_mended(
@@ -110,14 +104,8 @@ fn a_pack_that_is_misread_or_cannot_be_read_in_one_place_gets_its_bytes_from_the
     if nodes() < 3 {
         return println!("skipped: a node alone reports it");
     }
-    let settings = [
-        "--wal-segment-bytes",
-        "1MiB",
-        "--checkpoint-bytes",
-        "256KiB",
-        "--hot-bytes-kept",
-        "0",
-    ];
+    let more = ["--hot-bytes-kept", "0"];
+    let settings = [&SMALL[..], &more].concat();
     let Some(mut cluster) = on_a_disk(&settings) else {
         return;
     };
