@@ -11,7 +11,7 @@ use super::peer_events::PeerShell;
 use super::{Core, Message, Waiting};
 use crate::group::{BadMessage, Input, is_commit_notice, node_of};
 use crate::ops::metrics::add;
-use crate::peer::{BatchItem, Link, Transport};
+use crate::peer::{BatchItem, Link, Question, Transport};
 use crate::protocol::{Outcome, Refusal, Request};
 use crate::wire;
 
@@ -180,12 +180,12 @@ impl Core {
         // What has no encoding is not for other nodes.
         let sent = wire::encode_request(request).ok().zip(link);
         let sent = sent.is_some_and(|(request, link)| {
-            let request = ForwardedRequest {
+            let question = Question {
                 group,
                 token,
                 request,
             };
-            link.post(BatchItem::Request(request)).is_ok()
+            link.post(BatchItem::Request(question)).is_ok()
         });
         add(&self.metrics.plain.forwarded_requests_total, 1);
         if !sent {

@@ -15,6 +15,10 @@ use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, StreamKey};
 /// How long a request waits for a leader, and for a leader's answer, in microseconds.
 const PATIENCE_US: u64 = 5_000_000;
 
+/// What a long body has to be carried at in all, to the leader and to a majority's disks, in bytes per millisecond: a request
+/// waits for so much longer.
+const BODY_BYTES_PER_MS: u64 = 8_000;
+
 /// Where nobody has led for so long, an election has failed and the next may too: who comes then is told soon to come back, and
 /// may find another node that is not cut off.
 const ELECTION_PATIENCE_US: u64 = 3_000_000;
@@ -102,11 +106,12 @@ impl Group {
         is_forwarded: bool,
         effects: &mut Vec<Effect>,
     ) {
+        let patience_us = PATIENCE_US + carrying_us(body_bytes(&request));
         let asked = Asked {
             request,
             asker: Asker::new(reply_to),
             is_forwarded,
-            until_us: self.now.monotonic_us + PATIENCE_US,
+            until_us: self.now.monotonic_us + patience_us,
         };
         self.dispatch(asked, effects);
     }
@@ -413,6 +418,19 @@ impl Group {
     pub(super) fn refuse_pending(&mut self, effects: &mut Vec<Effect>) {
         refuse(self.pending.take_all(), &Refusal::Unavailable, effects);
         self.pending = Pending::default();
+    }
+}
+
+/// How much longer what has so many bytes is waited for, in microseconds.
+pub(super) fn carrying_us(body_bytes: u64) -> u64 {
+    body_bytes / BODY_BYTES_PER_MS * 1000
+}
+
+fn body_bytes(request: &Request) -> u64 {
+    match &request.op {
+        Op::Append(append) => append.body.len() as u64,
+        Op::Create(create) => create.body.len() as u64,
+        _ => 0,
     }
 }
 

@@ -14,11 +14,12 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use prost::Message;
 use raftproto::peer::{
-    Batch, Envelope, ForwardedReply, ForwardedRequest, HibernateGroup, RaftMessage, envelope::Kind,
+    Batch, Envelope, ForwardedReply, HibernateGroup, RaftMessage, envelope::Kind,
 };
 
 use super::PeerSettings;
 use super::message::Encoder;
+use super::question::Question;
 use crate::core::signal::Event;
 
 /// Tag and length of an item in its batch, at most.
@@ -38,7 +39,7 @@ pub enum BatchItem {
     /// Of a group's Raft.
     Raft(RaftMessage),
     /// For the leader there.
-    Request(ForwardedRequest),
+    Request(Question),
     /// To who asked there.
     Reply(ForwardedReply),
     /// A group sleeps.
@@ -49,7 +50,7 @@ impl BatchItem {
     fn bytes(&self) -> u64 {
         let length = match self {
             BatchItem::Raft(message) => message.encoded_len(),
-            BatchItem::Request(request) => request.encoded_len(),
+            BatchItem::Request(question) => question.bytes(),
             BatchItem::Reply(reply) => reply.encoded_len(),
             BatchItem::Hibernate(group) => group.encoded_len(),
         };
@@ -81,6 +82,8 @@ fn add(counter: &Cell<u64>, count: u64) {
 /// The queue of one connection.
 pub(super) struct Outbox {
     waiting: RefCell<VecDeque<(u64, BatchItem)>>,
+    /// Of the frame that is being sent.
+    pieces: RefCell<VecDeque<Bytes>>,
     /// The own introduction, framed; goes first.
     hello: Cell<Option<Bytes>>,
     /// The other side has introduced itself: batches may go.
@@ -107,6 +110,7 @@ impl Outbox {
         stats.queued_bytes.set(0);
         Outbox {
             waiting: RefCell::default(),
+            pieces: RefCell::default(),
             hello: Cell::new(Some(hello)),
             is_open: Cell::new(false),
             is_alive_due: Cell::new(false),
@@ -192,24 +196,22 @@ impl Outbox {
         }
     }
 
-    fn next_frame(&self) -> Option<Bytes> {
+    /// The next piece of a frame.
+    fn next_piece(&self) -> Option<Bytes> {
         if let Some(hello) = self.hello.take() {
             return Some(hello);
         }
-        if !self.is_open.get() {
-            return None;
+        let mut pieces = self.pieces.borrow_mut();
+        if pieces.is_empty() && self.is_open.get() {
+            *pieces = self.next_frame()?.into();
+            add(&self.stats.batches_sent, 1);
+            let bytes = raftproto::pieces::length(pieces.make_contiguous());
+            add(&self.stats.bytes_sent, bytes as u64);
         }
-        let batch = self.next_batch()?;
-        let envelope = Envelope {
-            kind: Some(Kind::Batch(batch)),
-        };
-        let frame = self.encoder.borrow_mut().encode(&envelope);
-        add(&self.stats.batches_sent, 1);
-        add(&self.stats.bytes_sent, frame.len() as u64);
-        Some(frame)
+        pieces.pop_front()
     }
 
-    fn next_batch(&self) -> Option<Batch> {
+    fn next_frame(&self) -> Option<Vec<Bytes>> {
         let mut waiting = self.waiting.borrow_mut();
         if waiting.is_empty() && !self.is_alive_due.get() {
             return None;
@@ -221,16 +223,19 @@ impl Outbox {
             has_no_room: self.has_no_room.get(),
             ..Batch::default()
         };
-        let (mut count, mut bytes) = (0, 0);
-        while let Some((length, _)) = waiting.front()
-            && (count == 0 || bytes + length <= self.batch_bytes_max)
+        let is_long = |item: &BatchItem| matches!(item, BatchItem::Request(q) if q.is_long());
+        let (mut count, mut bytes, mut long) = (0, 0, None);
+        while let Some((length, item)) = waiting.front()
+            && (count == 0 || (bytes + length <= self.batch_bytes_max && !is_long(item)))
+            && long.is_none()
             && let Some((length, item)) = waiting.pop_front()
         {
             count += 1;
             bytes += length;
             match item {
                 BatchItem::Raft(message) => batch.raft.push(message),
-                BatchItem::Request(request) => batch.requests.push(request),
+                BatchItem::Request(question) if question.is_long() => long = Some(question),
+                BatchItem::Request(question) => batch.requests.push(question.into_message()),
                 BatchItem::Reply(reply) => batch.replies.push(reply),
                 BatchItem::Hibernate(group) => batch.hibernate.push(group),
             }
@@ -238,7 +243,13 @@ impl Outbox {
         add(&self.stats.items_sent, count);
         let queued = self.stats.queued_bytes.get();
         self.stats.queued_bytes.set(queued - bytes);
-        Some(batch)
+        if let Some(question) = long {
+            return Some(question.into_frame(&batch));
+        }
+        let envelope = Envelope {
+            kind: Some(Kind::Batch(batch)),
+        };
+        Some(self.encoder.borrow_mut().encode_pieces(&envelope))
     }
 }
 
@@ -253,8 +264,8 @@ impl Body for OutboxBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.0.next_frame() {
-            Some(frame) => Poll::Ready(Some(Ok(Frame::data(frame)))),
+        match self.0.next_piece() {
+            Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
             None => {
                 self.0.waker.set(Some(cx.waker().clone()));
                 Poll::Pending
