@@ -45,7 +45,7 @@ use std::collections::BTreeMap;
 
 use raftproto::command::{Expire, command::Kind};
 
-pub use self::answers::is_commit_notice;
+pub use self::answers::{is_commit_notice, may_overtake};
 use self::asker::{Asker, refuse};
 pub use self::backup::{BaseMisfit, Exported, own_from, stamp_of};
 pub use self::batch::request_of;

@@ -14,7 +14,6 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use prost::Message;
-use raftproto::pieces::Pieces;
 use zstd::bulk::Compressor;
 use zstd::stream::read::Decoder;
 
@@ -24,7 +23,7 @@ const HEADER_BYTES: usize = 5;
 /// The fastest of the ordinary ones.
 const LEVEL: i32 = 1;
 /// Longer messages are not compressed: a core does nothing else meanwhile, for some ten milliseconds with this many.
-const COMPRESS_BYTES_MAX: usize = 2 << 20;
+pub(super) const COMPRESS_BYTES_MAX: usize = 2 << 20;
 /// So much of a long message is here before room is made for all of it.
 const TRUSTED_BYTES: usize = 64 << 10;
 /// The largest window that a peer may make this side allocate: 64 MiB.
@@ -45,17 +44,6 @@ impl Encoder {
             compress_from,
             compressor: None,
         }
-    }
-
-    /// The message with its header. Of a long one the fields of bytes are not copied.
-    pub fn encode_pieces<M: Message>(&mut self, message: &M) -> Vec<Bytes> {
-        let length = message.encoded_len();
-        if length <= COMPRESS_BYTES_MAX {
-            return vec![self.encode(message)];
-        }
-        let mut pieces = vec![header(length)];
-        pieces.extend(Pieces::of(message).finish());
-        pieces
     }
 
     /// The message with its header.

@@ -2,7 +2,7 @@
 //! groups, disks or Raft.
 //!
 //! `server.rs` listens and hands over what arrives; `client.rs` keeps a [`Link`] to each peer; `calls.rs` asks
-//! once; `question.rs` sends requests on; `handshake.rs` says who may speak; `grpc.rs` and `message.rs` are the format.
+//! once; `question.rs` and `parts.rs` are what is long; `handshake.rs` says who may speak; `grpc.rs` and `message.rs` are the format.
 
 mod calls;
 mod client;
@@ -12,6 +12,7 @@ pub mod grpc;
 pub mod handshake;
 pub mod message;
 mod outbox;
+mod parts;
 mod question;
 mod server;
 #[cfg(test)]

@@ -1,12 +1,10 @@
 //! A request on its way to the leader's node. A long body is in it as it was received: it is not copied to be sent.
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use raftproto::peer::{Batch, ForwardedRequest};
 use raftproto::pieces::{Pieces, length};
-
-use super::message::header;
 
 /// What `ForwardedRequest` adds to its request, at most.
 const AROUND_BYTES: usize = 24;
@@ -46,15 +44,14 @@ impl Question {
         }
     }
 
-    /// A frame of `batch`, which has no requests, and of this.
-    pub(super) fn into_frame(self, batch: &Batch) -> Vec<Bytes> {
+    /// An envelope of `batch`, which has no requests, and of this.
+    pub(super) fn into_envelope(self, batch: &Batch) -> Vec<Bytes> {
         assert!(batch.requests.is_empty(), "a long request goes by itself");
         let around = self.around();
         let request_len = length(&self.request);
         let question_len = around.encoded_len() + field_len(request_len);
         let batch_len = batch.encoded_len() + field_len(question_len);
         let mut out = Pieces::default();
-        out.put(header(field_len(batch_len)));
         begin_field(BATCH_TAG, batch_len, &mut out);
         batch.encode_raw(&mut out);
         begin_field(REQUESTS_TAG, question_len, &mut out);
@@ -102,7 +99,7 @@ mod tests {
             ..Batch::default()
         };
         assert!(question.is_long());
-        let frame = question.clone().into_frame(&batch).concat();
+        let envelope = question.clone().into_envelope(&batch).concat();
         let message = ForwardedRequest {
             request: question.request.concat().into(),
             ..question.around()
@@ -111,7 +108,7 @@ mod tests {
         batch.requests.push(message);
         let kind = Some(Kind::Batch(batch));
         let expected = Envelope { kind };
-        assert_eq!(frame[..5], header(expected.encoded_len()));
-        assert!(Envelope::decode(&frame[5..]) == Ok(expected));
+        assert_eq!(envelope.len(), expected.encoded_len());
+        assert!(Envelope::decode(&envelope[..]) == Ok(expected));
     }
 }

@@ -87,6 +87,7 @@ impl Node {
             group_count: 16,
             cluster_address: format!("address-{node_id}"),
             commands_version: 1,
+            takes_parts: true,
             ..Hello::default()
         };
         Rc::new(Node {

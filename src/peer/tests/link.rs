@@ -91,6 +91,48 @@ fn all_that_is_posted_arrives_in_order() {
 }
 
 #[test]
+fn what_others_say_overtakes_a_long_message() {
+    on_executor(async || {
+        for takes_parts in [true, false] {
+            let (one, two) = (peer(1, "a", settings()), peer(2, "a", settings()));
+            two.node.hello.borrow_mut().takes_parts = takes_parts;
+            let link = one.link_to(&two);
+            until("the link is up", || link.is_up()).await;
+            let of = |group, index, length| RaftMessage {
+                group,
+                index,
+                context: Some(noise(length, index)),
+                ..RaftMessage::default()
+            };
+            let sent = [
+                BatchItem::Raft(of(1, 1, 8 << 20)),
+                // As a follower that is probed is sent it again.
+                BatchItem::Raft(of(1, 1, 8 << 20)),
+                BatchItem::Raft(of(1, 2, 10)),
+                BatchItem::Pulse(of(1, 3, 10)),
+                BatchItem::Raft(of(2, 4, 10)),
+            ];
+            for item in sent {
+                link.post(item).unwrap();
+            }
+            until("all arrived", || received(&two) == 4).await;
+            let batches = two.node.batches.borrow();
+            let messages = batches.iter().flat_map(|(_, batch)| &batch.raft);
+            let order: Vec<u64> = messages.clone().map(|m| m.index).collect();
+            let expected = if takes_parts {
+                [3, 4, 1, 2]
+            } else {
+                [1, 2, 3, 4]
+            };
+            assert_eq!(order, expected);
+            let long = messages.max_by_key(|m| m.context.as_ref().map(Bytes::len));
+            assert!(long.and_then(|m| m.context.clone()) == Some(noise(8 << 20, 1)));
+            assert_eq!(link.queued_bytes(), 0);
+        }
+    });
+}
+
+#[test]
 fn a_long_queue_is_sent_as_several_batches() {
     on_executor(async || {
         let small = PeerSettings {
