@@ -31,9 +31,9 @@ pub struct Faults {
 struct State {
     tree: Tree,
     faults: Faults,
-    /// The next write to a file with this in its path goes so many bytes further.
+    /// The next write to a file whose path ends so goes so many bytes further.
     misdirect: Option<(String, u64)>,
-    /// The next read of a file with this in its path that begins here gives what stands so many bytes further.
+    /// The next read of a file whose path ends so that begins here gives what stands so many bytes further.
     misread: Option<(String, Range<u64>, u64)>,
     /// What cannot be read until it is written anew: files by number, and the first bytes of sectors.
     bad_sectors: Vec<(u64, u64)>,
@@ -48,16 +48,16 @@ fn touches(sector: u64, from: u64, end: u64) -> bool {
 }
 
 impl State {
-    /// A file with this in its path.
+    /// A file whose path ends so.
     fn file_with(&mut self, name: &str) -> Option<u64> {
         let files = self.tree.files();
-        let mut found = files.into_iter().filter(|(path, _)| path.contains(name));
+        let mut found = files.into_iter().filter(|(path, _)| path.ends_with(name));
         found.next().map(|(_, number)| number)
     }
 
     fn is_file(&mut self, number: u64, name: &str) -> bool {
         let files = self.tree.files();
-        (files.iter()).any(|(path, n)| *n == number && path.contains(name))
+        (files.iter()).any(|(path, n)| *n == number && path.ends_with(name))
     }
 
     /// These bytes of a file touch what cannot be read.
@@ -116,12 +116,12 @@ impl Disk {
         state.tree.lose_power(&mut state.random);
     }
 
-    /// The next write to a file with this in its path goes so many bytes further than it should.
+    /// The next write to a file whose path ends so goes so many bytes further than it should.
     pub fn misdirect(&self, name: &str, bytes: u64) {
         lock(&self.state).misdirect = Some((name.to_owned(), bytes));
     }
 
-    /// The next read of a file with this in its path that begins in this range gives what stands so many bytes further.
+    /// The next read of a file whose path ends so that begins in this range gives what stands so many bytes further.
     pub fn misread(&self, name: &str, begins: Range<u64>, bytes: u64) {
         lock(&self.state).misread = Some((name.to_owned(), begins, bytes));
     }
@@ -132,7 +132,7 @@ impl Disk {
         state.misdirect.is_some() || state.misread.is_some()
     }
 
-    /// From now on the sector that holds this byte of a file with this in its path cannot be read, until it is written anew.
+    /// From now on the sector that holds this byte of a file whose path ends so cannot be read, until it is written anew.
     ///
     /// # Panics
     /// If there is no such file.
