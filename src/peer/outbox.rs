@@ -20,7 +20,7 @@ use raftproto::pieces::Pieces;
 
 use super::PeerSettings;
 use super::message::{COMPRESS_BYTES_MAX, Encoder, header};
-use super::parts::{EntriesId, PART_BYTES, Sliced};
+use super::parts::{EntriesId, Sliced, is_long};
 use super::question::Question;
 use crate::core::signal::Event;
 
@@ -197,7 +197,7 @@ impl Outbox {
             );
             return Err(item);
         }
-        if is_long(bytes, &item) && self.has_already(&item) {
+        if is_long(bytes) && self.has_already(&item) {
             return Ok(());
         }
         // One item always finds room, however long.
@@ -256,7 +256,9 @@ impl Outbox {
                 let mut ahead = long.overtaking(&mut waiting, self.batch_bytes_max);
                 drop(waiting);
                 if !ahead.is_empty() || self.is_alive_due.get() {
-                    return Some(self.whole(self.next_batch(&mut ahead).0));
+                    let (batch, _) = self.next_batch(&mut ahead);
+                    assert!(ahead.is_empty(), "it is what a batch holds");
+                    return Some(self.whole(batch));
                 }
             }
             if let Some(frame) = long.next_frame() {
@@ -304,17 +306,17 @@ impl Outbox {
             ..Batch::default()
         };
         let (mut count, mut bytes, mut question) = (0, 0, None);
-        while let Some((length, item)) = waiting.front()
+        while let Some((length, _)) = waiting.front()
             // A long one goes by itself.
-            && (count == 0 || (bytes + length <= self.batch_bytes_max && !is_long(*length, item)))
+            && (count == 0 || (bytes + length <= self.batch_bytes_max && !is_long(*length)))
             && let Some((length, item)) = waiting.pop_front()
         {
             count += 1;
             bytes += length;
-            let is_long = is_long(length, &item);
+            let is_long = is_long(length);
             match item {
                 BatchItem::Raft(message) | BatchItem::Pulse(message) => batch.raft.push(message),
-                BatchItem::Request(long) if long.is_long() => question = Some(long),
+                BatchItem::Request(long) if is_long => question = Some(long),
                 BatchItem::Request(short) => batch.requests.push(short.into_message()),
                 BatchItem::Reply(reply) => batch.replies.push(reply),
                 BatchItem::Hibernate(group) => batch.hibernate.push(group),
@@ -328,10 +330,6 @@ impl Outbox {
         self.stats.queued_bytes.set(queued - bytes);
         (batch, question)
     }
-}
-
-fn is_long(length: u64, item: &BatchItem) -> bool {
-    length > PART_BYTES as u64 || matches!(item, BatchItem::Request(q) if q.is_long())
 }
 
 /// The body of an `Exchange` call: the introduction, then batches for ever.

@@ -12,8 +12,13 @@ use super::grpc::{Code, GrpcError};
 use super::message::header;
 use super::outbox::BatchItem;
 
-/// Bytes of a slice; longer items are sent in slices.
-pub(super) const PART_BYTES: usize = 1 << 20;
+/// Bytes of a slice.
+const PART_BYTES: usize = 1 << 20;
+
+/// An item of so many bytes goes by itself, in slices.
+pub(super) fn is_long(bytes: u64) -> bool {
+    bytes > PART_BYTES as u64
+}
 
 /// Which entries a message of Raft has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,8 +101,7 @@ impl Sliced {
         let (ahead, rest) = std::mem::take(waiting)
             .into_iter()
             .partition(|(len, item)| {
-                let is_long = *len > PART_BYTES as u64;
-                let may = !is_long && bytes + len <= bytes_max;
+                let may = !is_long(*len) && bytes + len <= bytes_max;
                 let may = may && (item.may_overtake() || !behind.contains(&item.group()));
                 if may {
                     bytes += len;

@@ -30,16 +30,11 @@ impl Question {
         length(&self.request) + AROUND_BYTES
     }
 
-    /// It goes by itself, in pieces.
-    pub(super) fn is_long(&self) -> bool {
-        self.request.len() > 1
-    }
-
     /// For a batch with others.
     pub(super) fn into_message(self) -> ForwardedRequest {
         let around = self.around();
         ForwardedRequest {
-            request: self.request.into_iter().next().unwrap_or_default(),
+            request: joined(self.request),
             ..around
         }
     }
@@ -67,6 +62,13 @@ impl Question {
             token: self.token,
             request: Bytes::new(),
         }
+    }
+}
+
+fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+    match pieces.len() {
+        1 => pieces.pop().unwrap_or_default(),
+        _ => pieces.concat().into(),
     }
 }
 
@@ -98,7 +100,6 @@ mod tests {
             has_no_room: true,
             ..Batch::default()
         };
-        assert!(question.is_long());
         let envelope = question.clone().into_envelope(&batch).concat();
         let message = ForwardedRequest {
             request: question.request.concat().into(),

@@ -146,9 +146,10 @@ fn a_long_queue_is_sent_as_several_batches() {
             let question = Question {
                 group: 1,
                 token: index,
-                // The last are long and go by themselves.
+                // The last goes by itself.
                 request: match index {
-                    98.. => vec![noise(500, index), noise(20_000, 0), noise(500, 0)],
+                    98 => vec![noise(500, index), noise(20_000, 0), noise(500, 0)],
+                    99 => vec![noise(500, index), noise(2 << 20, 0), noise(500, 0)],
                     _ => vec![noise(1000, index)],
                 },
             };
