@@ -123,7 +123,7 @@ impl Group {
         if !self.raft.is_leader() || self.installing.is_some() {
             if asked.is_forwarded {
                 let node = node_of(self.raft.leader());
-                refuse_asked(asked, Refusal::NotLeader { node }, effects);
+                refuse_one(asked.asker, Refusal::NotLeader { node }, effects);
                 return;
             }
             return self.follow(asked, effects);
@@ -155,14 +155,14 @@ impl Group {
             && !mutation::is_on("proposals-unbounded")
         {
             let bound = "uncommitted_bytes_max";
-            return refuse_asked(asked, Refusal::Overloaded { bound }, effects);
+            return refuse_one(asked.asker, Refusal::Overloaded { bound }, effects);
         }
         if let Some(refusal) = self.refuse_early(&asked.request) {
-            return refuse_asked(asked, refusal, effects);
+            return refuse_one(asked.asker, refusal, effects);
         }
         if let Ok(kind) = command_of(asked.request) {
             if self.is_too_new(&kind) {
-                return refuse([Some(asked.asker)], &Refusal::Unavailable, effects);
+                return refuse_one(asked.asker, Refusal::Unavailable, effects);
             }
             self.pending.push(kind, Some(asked.asker));
         }
@@ -176,10 +176,10 @@ impl Group {
         }
         let leader = node_of(self.heard_leader.1);
         if asked.is_forwarded {
-            return refuse_asked(asked, Refusal::NotLeader { node: leader }, effects);
+            return refuse_one(asked.asker, Refusal::NotLeader { node: leader }, effects);
         }
         if leader == 0 || leader == node_of(self.raft.id()) || !is_command(&asked.request.op) {
-            return refuse_asked(asked, Refusal::Unavailable, effects);
+            return refuse_one(asked.asker, Refusal::Unavailable, effects);
         }
         let request = asked.request.clone();
         self.ask_leader(leader, request, Some(asked), false, effects);
@@ -269,7 +269,7 @@ impl Group {
     fn hold(&mut self, mut asked: Asked, effects: &mut Vec<Effect>) {
         if self.waiting.held.len() >= HELD_MAX {
             let bound = "requests_without_leader";
-            return refuse_asked(asked, Refusal::Overloaded { bound }, effects);
+            return refuse_one(asked.asker, Refusal::Overloaded { bound }, effects);
         }
         self.wake();
         if self.raft.leader() == 0 {
@@ -377,7 +377,7 @@ impl Group {
         }
         for asked in std::mem::take(&mut self.waiting.held) {
             if asked.until_us <= now_us {
-                refuse_asked(asked, Refusal::Unavailable, effects);
+                refuse_one(asked.asker, Refusal::Unavailable, effects);
             } else {
                 self.dispatch(asked, effects);
             }
@@ -408,7 +408,7 @@ impl Group {
         }
         for late in self.waiting.confirmed.values_mut() {
             for asked in late.extract_if(.., |asked| asked.until_us <= now_us) {
-                refuse_asked(asked, Refusal::Unavailable, effects);
+                refuse_one(asked.asker, Refusal::Unavailable, effects);
             }
         }
         self.waiting.confirmed.retain(|_, asked| !asked.is_empty());
@@ -434,8 +434,8 @@ fn body_bytes(request: &Request) -> u64 {
     }
 }
 
-fn refuse_asked(asked: Asked, refusal: Refusal, effects: &mut Vec<Effect>) {
-    asked.asker.answer(Outcome::Refused(refusal), effects);
+fn refuse_one(asker: Asker, refusal: Refusal, effects: &mut Vec<Effect>) {
+    asker.answer(Outcome::Refused(refusal), effects);
 }
 
 fn key_of(request: &Request) -> Option<StreamKey> {
