@@ -257,7 +257,7 @@ fn readers_that_do_not_read_cost_a_bounded_number_of_bytes() {
     let server = Server::start(&["--core-count", "1", "--hot-bytes-max", "128MiB"]);
     let mut c = server.client();
     c.create("/v1/stream/big", "application/octet-stream");
-    let mut stalled: Vec<Client> = (0..200).map(|_| server.client()).collect();
+    let mut stalled: Vec<Client> = (0..1000).map(|_| server.client()).collect();
     for reader in &mut stalled {
         reader
             .write(b"GET /v1/stream/big?offset=-1&live=sse HTTP/1.1\r\nhost: x\r\n\r\n")

@@ -2,6 +2,7 @@
 //!
 //! Every one of them carries a version; [`version`] holds the one check.
 
+pub mod pieces;
 pub mod version;
 
 /// What is proposed to a group.

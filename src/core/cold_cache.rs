@@ -77,6 +77,15 @@ impl ChunkCache {
 }
 
 impl ChunkId {
+    /// Of a chunk of this pack.
+    pub(super) fn of(group: u32, pack: PackName, chunk: &ColdChunk) -> ChunkId {
+        ChunkId {
+            group,
+            pack,
+            position: chunk.position,
+        }
+    }
+
     /// The same for the cache on disk.
     pub(super) fn on_disk(&self) -> ChunkKey {
         ChunkKey {

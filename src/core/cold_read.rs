@@ -148,11 +148,7 @@ impl Core {
             else {
                 continue;
             };
-            let id = ChunkId {
-                group: *group,
-                pack: *pack,
-                position: chunk.position,
-            };
+            let id = ChunkId::of(*group, *pack, chunk);
             if self.tier.flights.borrow().contains_key(&id)
                 || self.tier.rescue.has(&id)
                 || self.tier.cache.borrow_mut().get(&id).is_some()
@@ -313,10 +309,7 @@ impl Core {
         let chunks: Vec<ColdChunk> = run.iter().map(|(_, chunk)| *chunk).collect();
         let keep = |chunk: &ColdChunk, stored: &[u8]| {
             if let Some(disk) = &self.tier.disk {
-                let id = ChunkId {
-                    position: chunk.position,
-                    ..*id
-                };
+                let id = ChunkId::of(id.group, id.pack, chunk);
                 disk.put(id.on_disk(), &location_of(chunk), stored);
             }
         };
@@ -331,11 +324,7 @@ impl Core {
         pack: PackName,
         chunk: &ColdChunk,
     ) -> Result<Bytes, Refusal> {
-        let id = ChunkId {
-            group,
-            pack,
-            position: chunk.position,
-        };
+        let id = ChunkId::of(group, pack, chunk);
         if let Some(rescued) = self.tier.rescue.get(&id) {
             return Ok(rescued);
         }

@@ -84,11 +84,7 @@ impl Core {
                     from,
                     to,
                 } => {
-                    let id = ChunkId {
-                        group: *group,
-                        pack: *pack,
-                        position: chunk.position,
-                    };
+                    let id = ChunkId::of(*group, *pack, chunk);
                     let whole = self.chunk_of_cores(id, *chunk).await?;
                     all.push(whole.slice(*from as usize..*to as usize));
                 }

@@ -208,6 +208,7 @@ impl Core {
                 .config
                 .cold_place()
                 .map_or_else(String::new, |place| place.shared_name()),
+            takes_parts: true,
         }
     }
 

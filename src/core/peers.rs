@@ -9,9 +9,9 @@ use raftproto::peer::{Batch, ForwardedReply, ForwardedRequest, HibernateGroup, R
 use super::listen::ListenError;
 use super::peer_events::PeerShell;
 use super::{Core, Message, Waiting};
-use crate::group::{BadMessage, Input, is_commit_notice, node_of};
+use crate::group::{BadMessage, Input, is_commit_notice, may_overtake, node_of};
 use crate::ops::metrics::add;
-use crate::peer::{BatchItem, Link, Transport};
+use crate::peer::{BatchItem, Link, Question, Transport};
 use crate::protocol::{Outcome, Refusal, Request};
 use crate::wire;
 
@@ -160,9 +160,12 @@ impl Core {
     /// Sends a replica's message; Raft lives with losses.
     pub(super) fn send_to_peer(&self, message: RaftMessage) {
         if let Some(link) = self.links.borrow().get(&node_of(message.to)) {
-            let _ = match is_commit_notice(&message) {
-                true => link.take_along(BatchItem::Raft(message)),
-                false => link.post(BatchItem::Raft(message)),
+            let _ = if is_commit_notice(&message) {
+                link.take_along(BatchItem::Raft(message))
+            } else if may_overtake(&message) {
+                link.post(BatchItem::Pulse(message))
+            } else {
+                link.post(BatchItem::Raft(message))
             };
         }
     }
@@ -180,12 +183,12 @@ impl Core {
         // What has no encoding is not for other nodes.
         let sent = wire::encode_request(request).ok().zip(link);
         let sent = sent.is_some_and(|(request, link)| {
-            let request = ForwardedRequest {
+            let question = Question {
                 group,
                 token,
                 request,
             };
-            link.post(BatchItem::Request(request)).is_ok()
+            link.post(BatchItem::Request(question)).is_ok()
         });
         add(&self.metrics.plain.forwarded_requests_total, 1);
         if !sent {

@@ -143,11 +143,7 @@ impl Core {
         let mut lost = BTreeMap::new();
         let mut ranges = Vec::new();
         for held in held.iter().filter(|h| unsound.contains(&h.chunk.position)) {
-            let id = ChunkId {
-                group,
-                pack: name,
-                position: held.chunk.position,
-            };
+            let id = ChunkId::of(group, name, &held.chunk);
             match self.copy_of(id, held).await {
                 Some(bytes) => {
                     self.tier.rescue.found.borrow_mut().insert(id, bytes);
@@ -198,15 +194,7 @@ impl Core {
     ) -> Result<BTreeSet<u64>, ColdError> {
         let wanted: Vec<Wanted> = held
             .iter()
-            .map(|held| {
-                let position = held.chunk.position;
-                let id = ChunkId {
-                    group,
-                    pack,
-                    position,
-                };
-                (id, held.chunk)
-            })
+            .map(|held| (ChunkId::of(group, pack, &held.chunk), held.chunk))
             .collect();
         let mut unsound = BTreeSet::new();
         let mut rest = &wanted[..];

@@ -40,6 +40,10 @@ impl Core {
         loop {
             seen = self.turn.beyond(seen).await;
             self.flush_all();
+            if !self.to_flush.borrow().is_empty() {
+                // An entry takes several turns; the core does other things in between.
+                futures_lite::future::yield_now().await;
+            }
             while !self.unsynced.borrow().is_empty() {
                 if self.sync().await.is_err() {
                     return;
@@ -72,7 +76,7 @@ impl Core {
         let now = self.clock.now();
         self.stepped_us.set(now.monotonic_us);
         if let Some(group) = self.groups.borrow_mut().get_mut(&id) {
-            let had_pending = group.has_pending();
+            let had_pending = group.has_pending() && !matches!(input, Input::Flush);
             group.step(now, input, &mut effects);
             if group.has_pending() && !had_pending {
                 self.to_flush.borrow_mut().push(id);

@@ -32,6 +32,13 @@ pub fn is_commit_notice(message: &RaftMessage) -> bool {
     message.r#type == MessageType::MsgAppend as u32 && message.entries.is_empty()
 }
 
+/// A message that means the same whatever was said before it, and that elections and leases depend on.
+pub fn may_overtake(message: &RaftMessage) -> bool {
+    use MessageType as T;
+    let kinds = [T::MsgHeartbeat, T::MsgHeartbeatResponse];
+    kinds.iter().any(|kind| message.r#type == *kind as u32)
+}
+
 impl Raft {
     /// A message of a leader without entries.
     pub(super) fn commit_notice(&self, message: &Message) -> Option<Notice> {

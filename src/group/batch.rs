@@ -4,11 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
-use prost::Message;
 use raftproto::command::{self, Command, CommandBatch, command::Kind};
 
 use super::asker::{Asker, refuse};
+use super::entry::{Made, Making};
 use super::log::LogPosition;
 use super::stream::ALONE_BYTES_MIN;
 use super::{Effect, Group};
@@ -24,6 +23,8 @@ pub(super) struct Pending {
     commands: Vec<Command>,
     askers: Vec<Option<Asker>>,
     bytes: u64,
+    /// The entry before, which takes several steps.
+    making: Option<Making>,
 }
 
 /// An entry that was proposed and not yet applied.
@@ -51,21 +52,37 @@ impl Pending {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.commands.is_empty()
+        self.commands.is_empty() && self.making.is_none()
     }
 
     /// What the next entries will about be.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes + COMMAND_BYTES * self.commands.len() as u64
+        let making = self.making.as_ref().map_or(0, Making::bytes);
+        making + self.bytes + COMMAND_BYTES * self.commands.len() as u64
     }
 
     /// How many wait for an outcome.
     pub(super) fn waiters(&self) -> usize {
-        self.askers.iter().flatten().count()
+        let making = self.making.iter().flat_map(Making::askers);
+        making.chain(&self.askers).flatten().count()
     }
 
-    /// Takes the first entry's worth of commands, encoded, with those who wait for them.
-    pub(super) fn take_entry(&mut self, stamp_ms: u64, level: u32) -> (Bytes, Vec<Option<Asker>>) {
+    /// Takes the first entry's worth of commands, encoded, with those who wait for them; `None`: there is none, or it needs
+    /// another step.
+    pub(super) fn take_entry(&mut self, stamp_ms: u64, level: u32) -> Option<Made> {
+        let mut making = match self.making.take() {
+            Some(making) => making,
+            None if self.commands.is_empty() => return None,
+            None => self.begin_entry(stamp_ms, level),
+        };
+        if making.step() {
+            return Some(making.finish());
+        }
+        self.making = Some(making);
+        None
+    }
+
+    fn begin_entry(&mut self, stamp_ms: u64, level: u32) -> Making {
         let mut count = self.commands.len();
         if self.bytes > ALONE_BYTES_MIN as u64 {
             let mut sum = 0;
@@ -87,27 +104,30 @@ impl Pending {
             stamp_ms,
             commands,
         };
-        let mut payload = BytesMut::with_capacity(batch.encoded_len());
-        batch.encode(&mut payload).expect("the buffer grows");
-        (payload.freeze(), askers)
+        Making::new(&batch, askers)
     }
 
     /// Gives up what somebody waits for; what the group does by itself stays.
     pub(super) fn take_asked(&mut self) -> Vec<Option<Asker>> {
-        let askers = std::mem::take(&mut self.askers);
+        let mut askers = std::mem::take(&mut self.askers);
         let mut is_asked = askers.iter().map(Option::is_some);
         self.commands.retain(|_| is_asked.next() == Some(false));
         self.askers = vec![None; self.commands.len()];
         let kept = self.commands.iter().filter_map(|c| c.kind.as_ref());
         self.bytes = kept.map(body_len).sum();
+        let is_asked = |making: &mut Making| making.askers().iter().any(Option::is_some);
+        let making = self.making.take_if(is_asked);
+        askers.extend(making.into_iter().flat_map(Making::into_askers));
         askers
     }
 
     /// Gives up all that waits.
     pub(super) fn take_all(&mut self) -> Vec<Option<Asker>> {
-        self.commands.clear();
-        self.bytes = 0;
-        std::mem::take(&mut self.askers)
+        let Pending {
+            making, mut askers, ..
+        } = std::mem::take(self);
+        askers.extend(making.into_iter().flat_map(Making::into_askers));
+        askers
     }
 }
 

@@ -14,11 +14,11 @@ use raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
 
 use crate::mutation;
 
-/// Length and checksum of a payload, as raft-rs carries it.
-pub(super) fn descriptor(payload: &Bytes) -> Vec<u8> {
+/// Length and checksum (CRC-32C) of a payload, as raft-rs carries it.
+pub(super) fn descriptor(payload: &Bytes, crc32c: u32) -> Vec<u8> {
     let mut data = Vec::with_capacity(8);
     data.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-    data.extend_from_slice(&crc32c::crc32c(payload).to_le_bytes());
+    data.extend_from_slice(&crc32c.to_le_bytes());
     data
 }
 

@@ -17,6 +17,7 @@ mod cold_state;
 mod collect;
 mod effects;
 mod elections;
+mod entry;
 mod expiry;
 mod holds;
 mod lead;
@@ -44,7 +45,7 @@ use std::collections::BTreeMap;
 
 use raftproto::command::{Expire, command::Kind};
 
-pub use self::answers::is_commit_notice;
+pub use self::answers::{is_commit_notice, may_overtake};
 use self::asker::{Asker, refuse};
 pub use self::backup::{BaseMisfit, Exported, own_from, stamp_of};
 pub use self::batch::request_of;
@@ -232,7 +233,7 @@ impl Group {
         bytes as f64 / self.raft.settings().uncommitted_bytes_max.max(1) as f64
     }
 
-    /// Commands wait for [`Input::Flush`].
+    /// Commands wait for [`Input::Flush`]; also after one, if a long entry takes several.
     pub fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
@@ -370,16 +371,16 @@ impl Group {
             self.refuse_pending(effects);
             return;
         }
-        while !self.pending.is_empty() {
-            let (payload, askers) = self.pending.take_entry(self.now_ms, self.level());
-            let bytes = payload.len() as u64;
-            match self.raft.propose(payload) {
+        while let Some(made) = self.pending.take_entry(self.now_ms, self.level()) {
+            let (bytes, askers) = (made.payload.len() as u64, made.askers);
+            match self.raft.propose(made.payload, made.crc32c) {
                 Ok(position) => {
                     self.uncommitted_bytes += bytes;
+                    let patience_us = PROPOSED_PATIENCE_US + route::carrying_us(bytes);
                     let proposed = Proposed {
                         askers,
                         bytes,
-                        until_us: self.now.monotonic_us + PROPOSED_PATIENCE_US,
+                        until_us: self.now.monotonic_us + patience_us,
                     };
                     self.proposed.insert(position, proposed);
                 }

@@ -182,7 +182,7 @@ pub(super) fn incoming(
         let entry_type = entry_type.ok_or(BadMessage::Entries)?;
         let data = match (entry_type, entry.payload.is_empty()) {
             (EntryType::EntryNormal, true) => Vec::new(),
-            (EntryType::EntryNormal, false) => descriptor(&entry.payload),
+            (EntryType::EntryNormal, false) => descriptor(&entry.payload, entry.crc32c),
             _ => entry.payload.to_vec(),
         };
         let position = LogPosition {

@@ -116,7 +116,7 @@ impl Raft {
             let data = match (saved.is_conf_change, saved.payload.is_empty()) {
                 (true, _) => saved.payload.to_vec(),
                 (false, true) => Vec::new(),
-                (false, false) => descriptor(&saved.payload),
+                (false, false) => descriptor(&saved.payload, crc32c::crc32c(&saved.payload)),
             };
             let entry = Entry {
                 entry_type: entry_type as i32,
@@ -282,13 +282,18 @@ impl Raft {
         self.node.read_index(context);
     }
 
-    /// Proposes a payload; answers its position in the log. Only for leaders.
+    /// Proposes a payload with this checksum; answers its position in the log. Only for leaders.
     ///
     /// # Errors
     /// Raft's, if the proposal was dropped: it is certainly not in the log.
-    pub(super) fn propose(&mut self, payload: Bytes) -> Result<LogPosition, raft::Error> {
+    pub(super) fn propose(
+        &mut self,
+        payload: Bytes,
+        crc32c: u32,
+    ) -> Result<LogPosition, raft::Error> {
         assert!(self.is_leader(), "only a leader proposes");
-        self.node.propose(Vec::new(), descriptor(&payload))?;
+        self.node
+            .propose(Vec::new(), descriptor(&payload, crc32c))?;
         let position = LogPosition {
             index: self.last_index(),
             term: self.term(),

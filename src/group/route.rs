@@ -15,6 +15,10 @@ use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, StreamKey};
 /// How long a request waits for a leader, and for a leader's answer, in microseconds.
 const PATIENCE_US: u64 = 5_000_000;
 
+/// What a long body has to be carried at in all, to the leader and to a majority's disks, in bytes per millisecond: a request
+/// waits for so much longer.
+const BODY_BYTES_PER_MS: u64 = 8_000;
+
 /// Where nobody has led for so long, an election has failed and the next may too: who comes then is told soon to come back, and
 /// may find another node that is not cut off.
 const ELECTION_PATIENCE_US: u64 = 3_000_000;
@@ -102,11 +106,12 @@ impl Group {
         is_forwarded: bool,
         effects: &mut Vec<Effect>,
     ) {
+        let patience_us = PATIENCE_US + carrying_us(body_bytes(&request));
         let asked = Asked {
             request,
             asker: Asker::new(reply_to),
             is_forwarded,
-            until_us: self.now.monotonic_us + PATIENCE_US,
+            until_us: self.now.monotonic_us + patience_us,
         };
         self.dispatch(asked, effects);
     }
@@ -118,7 +123,7 @@ impl Group {
         if !self.raft.is_leader() || self.installing.is_some() {
             if asked.is_forwarded {
                 let node = node_of(self.raft.leader());
-                refuse_asked(asked, Refusal::NotLeader { node }, effects);
+                refuse_one(asked.asker, Refusal::NotLeader { node }, effects);
                 return;
             }
             return self.follow(asked, effects);
@@ -150,14 +155,14 @@ impl Group {
             && !mutation::is_on("proposals-unbounded")
         {
             let bound = "uncommitted_bytes_max";
-            return refuse_asked(asked, Refusal::Overloaded { bound }, effects);
+            return refuse_one(asked.asker, Refusal::Overloaded { bound }, effects);
         }
         if let Some(refusal) = self.refuse_early(&asked.request) {
-            return refuse_asked(asked, refusal, effects);
+            return refuse_one(asked.asker, refusal, effects);
         }
         if let Ok(kind) = command_of(asked.request) {
             if self.is_too_new(&kind) {
-                return refuse([Some(asked.asker)], &Refusal::Unavailable, effects);
+                return refuse_one(asked.asker, Refusal::Unavailable, effects);
             }
             self.pending.push(kind, Some(asked.asker));
         }
@@ -171,10 +176,10 @@ impl Group {
         }
         let leader = node_of(self.heard_leader.1);
         if asked.is_forwarded {
-            return refuse_asked(asked, Refusal::NotLeader { node: leader }, effects);
+            return refuse_one(asked.asker, Refusal::NotLeader { node: leader }, effects);
         }
         if leader == 0 || leader == node_of(self.raft.id()) || !is_command(&asked.request.op) {
-            return refuse_asked(asked, Refusal::Unavailable, effects);
+            return refuse_one(asked.asker, Refusal::Unavailable, effects);
         }
         let request = asked.request.clone();
         self.ask_leader(leader, request, Some(asked), false, effects);
@@ -264,7 +269,7 @@ impl Group {
     fn hold(&mut self, mut asked: Asked, effects: &mut Vec<Effect>) {
         if self.waiting.held.len() >= HELD_MAX {
             let bound = "requests_without_leader";
-            return refuse_asked(asked, Refusal::Overloaded { bound }, effects);
+            return refuse_one(asked.asker, Refusal::Overloaded { bound }, effects);
         }
         self.wake();
         if self.raft.leader() == 0 {
@@ -372,7 +377,7 @@ impl Group {
         }
         for asked in std::mem::take(&mut self.waiting.held) {
             if asked.until_us <= now_us {
-                refuse_asked(asked, Refusal::Unavailable, effects);
+                refuse_one(asked.asker, Refusal::Unavailable, effects);
             } else {
                 self.dispatch(asked, effects);
             }
@@ -403,7 +408,7 @@ impl Group {
         }
         for late in self.waiting.confirmed.values_mut() {
             for asked in late.extract_if(.., |asked| asked.until_us <= now_us) {
-                refuse_asked(asked, Refusal::Unavailable, effects);
+                refuse_one(asked.asker, Refusal::Unavailable, effects);
             }
         }
         self.waiting.confirmed.retain(|_, asked| !asked.is_empty());
@@ -416,8 +421,21 @@ impl Group {
     }
 }
 
-fn refuse_asked(asked: Asked, refusal: Refusal, effects: &mut Vec<Effect>) {
-    asked.asker.answer(Outcome::Refused(refusal), effects);
+/// How much longer what has so many bytes is waited for, in microseconds.
+pub(super) fn carrying_us(body_bytes: u64) -> u64 {
+    body_bytes / BODY_BYTES_PER_MS * 1000
+}
+
+fn body_bytes(request: &Request) -> u64 {
+    match &request.op {
+        Op::Append(append) => append.body.len() as u64,
+        Op::Create(create) => create.body.len() as u64,
+        _ => 0,
+    }
+}
+
+fn refuse_one(asker: Asker, refusal: Refusal, effects: &mut Vec<Effect>) {
+    asker.answer(Outcome::Refused(refusal), effects);
 }
 
 fn key_of(request: &Request) -> Option<StreamKey> {

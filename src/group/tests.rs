@@ -9,6 +9,7 @@ mod found;
 mod hand_over;
 mod holds;
 mod level;
+mod long;
 mod members;
 mod replicas;
 mod retention;
@@ -115,7 +116,7 @@ impl World {
     /// Proposes and syncs until nothing is left to do.
     fn settle(&mut self) {
         loop {
-            if self.group.has_pending() {
+            while self.group.has_pending() {
                 self.flush();
             }
             let Some(number) = self.unsynced.pop_front() else {

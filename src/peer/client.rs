@@ -241,9 +241,8 @@ async fn attempt<E: PeerEvents>(
         shared.node,
         shared.address
     );
-    outbox.open(Encoder::new(
-        reads_zstd.then_some(settings.compress_from_bytes),
-    ));
+    let encoder = Encoder::new(reads_zstd.then_some(settings.compress_from_bytes));
+    outbox.open(encoder, hello.takes_parts);
     *shared.outbox.borrow_mut() = Some(outbox.clone());
     transport.events.on_link(shared.node, Some(&hello));
     let broken = until_it_ends(replies);

@@ -14,6 +14,7 @@ use super::connection::within;
 use super::grpc::{Code, GrpcError};
 use super::handshake::{judge, warn_of_clocks};
 use super::message::{Encoder, Messages};
+use super::parts::Joining;
 use super::{PeerEvents, Transport};
 
 /// Nodes whose refusal is remembered.
@@ -130,10 +131,26 @@ async fn listen<E: PeerEvents>(
     let transport = &speaker.transport;
     let node = speaker.hello.node_id;
     let silent = silence(messages.arrived_bytes(), transport.settings.silence);
+    let mut joining = Joining::default();
+    let bytes_max = transport.settings.message_bytes_max;
     let read = async {
         while let Some(envelope) = messages.next::<Envelope>().await? {
+            let envelope = match envelope.kind {
+                Some(Kind::Part(part)) => match joining.take(&part, bytes_max)? {
+                    Some(whole) => whole,
+                    None => {
+                        glommio::yield_if_needed().await;
+                        continue;
+                    }
+                },
+                kind => Envelope { kind },
+            };
             match envelope.kind {
                 Some(Kind::Batch(batch)) => transport.events.on_batch(node, batch),
+                Some(Kind::Part(_)) => {
+                    let text = "a part that is made of parts";
+                    return Err(GrpcError::new(Code::InvalidArgument, text));
+                }
                 // A kind of a later version.
                 None => {}
                 Some(Kind::Hello(_)) => {

@@ -22,6 +22,10 @@ use super::grpc::{Code, Encoding, GrpcError, read_status};
 const HEADER_BYTES: usize = 5;
 /// The fastest of the ordinary ones.
 const LEVEL: i32 = 1;
+/// Longer messages are not compressed: a core does nothing else meanwhile, for some ten milliseconds with this many.
+pub(super) const COMPRESS_BYTES_MAX: usize = 2 << 20;
+/// So much of a long message is here before room is made for all of it.
+const TRUSTED_BYTES: usize = 64 << 10;
 /// The largest window that a peer may make this side allocate: 64 MiB.
 const WINDOW_LOG_MAX: u32 = 26;
 
@@ -46,11 +50,12 @@ impl Encoder {
     pub fn encode<M: Message>(&mut self, message: &M) -> Bytes {
         let length = message.encoded_len();
         let mut out = BytesMut::with_capacity(HEADER_BYTES + length);
-        out.put_u8(0);
-        // A longer message than 4 GiB is refused where it is posted.
-        out.put_u32(length as u32);
+        put_header(&mut out, length);
         message.encode_raw(&mut out);
-        if self.compress_from.is_some_and(|from| length >= from)
+        let is_short = length <= COMPRESS_BYTES_MAX;
+        if self
+            .compress_from
+            .is_some_and(|from| length >= from && is_short)
             && let Some(compressed) = self.compress(&out[HEADER_BYTES..])
         {
             out.clear();
@@ -69,6 +74,19 @@ impl Encoder {
         let compressed = self.compressor.as_mut()?.compress(message).ok()?;
         (compressed.len() < message.len()).then_some(compressed)
     }
+}
+
+fn put_header(out: &mut BytesMut, length: usize) {
+    out.put_u8(0);
+    // A longer message than 4 GiB is refused where it is posted.
+    out.put_u32(length as u32);
+}
+
+/// In front of an uncompressed message of this length.
+pub(super) fn header(length: usize) -> Bytes {
+    let mut out = BytesMut::with_capacity(HEADER_BYTES);
+    put_header(&mut out, length);
+    out.freeze()
 }
 
 /// Who sends the messages, which decides how they may end.
@@ -217,6 +235,11 @@ where
             return Err(too_long(length, self.bytes_max));
         }
         if self.arrived.len() < HEADER_BYTES + length {
+            // Once, instead of moving what is here each time that it has outgrown its room.
+            if self.arrived.len() >= TRUSTED_BYTES {
+                let lacking = HEADER_BYTES + length - self.arrived.len();
+                self.arrived.reserve(lacking);
+            }
             return Ok(None);
         }
         let mut message = self.arrived.split_to(HEADER_BYTES + length);

@@ -2,7 +2,7 @@
 //! groups, disks or Raft.
 //!
 //! `server.rs` listens and hands over what arrives; `client.rs` keeps a [`Link`] to each peer; `calls.rs` asks
-//! once; `handshake.rs` says who may speak; `grpc.rs` and `message.rs` are the format.
+//! once; `question.rs` and `parts.rs` are what is long; `handshake.rs` says who may speak; `grpc.rs` and `message.rs` are the format.
 
 mod calls;
 mod client;
@@ -12,6 +12,8 @@ pub mod grpc;
 pub mod handshake;
 pub mod message;
 mod outbox;
+mod parts;
+mod question;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -20,6 +22,7 @@ pub use calls::{Caller, Parts};
 pub use client::Link;
 pub use grpc::{Code, GrpcError};
 pub use outbox::{BatchItem, LinkStats};
+pub use question::Question;
 pub use server::serve;
 
 use std::future::Future;
@@ -89,7 +92,7 @@ pub struct PeerSettings {
     pub queue_bytes_max: u64,
     /// A batch above it is sent as several.
     pub batch_bytes_max: usize,
-    /// Messages from this size on are compressed.
+    /// Messages from this size on are compressed, but for the longest.
     pub compress_from_bytes: usize,
     /// After this time without a batch, an empty one says that the sender lives.
     pub alive_interval: Duration,
@@ -114,7 +117,7 @@ impl Default for PeerSettings {
         PeerSettings {
             message_bytes_max: 64 << 20,
             queue_bytes_max: 32 << 20,
-            batch_bytes_max: 4 << 20,
+            batch_bytes_max: 2 << 20,
             compress_from_bytes: 64 << 10,
             alive_interval: Duration::from_millis(500),
             silence: Duration::from_secs(2),

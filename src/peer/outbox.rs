@@ -14,11 +14,14 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use prost::Message;
 use raftproto::peer::{
-    Batch, Envelope, ForwardedReply, ForwardedRequest, HibernateGroup, RaftMessage, envelope::Kind,
+    Batch, Envelope, ForwardedReply, HibernateGroup, RaftMessage, envelope::Kind,
 };
+use raftproto::pieces::Pieces;
 
 use super::PeerSettings;
-use super::message::Encoder;
+use super::message::{COMPRESS_BYTES_MAX, Encoder, header};
+use super::parts::{EntriesId, Sliced, is_long};
+use super::question::Question;
 use crate::core::signal::Event;
 
 /// Tag and length of an item in its batch, at most.
@@ -37,8 +40,10 @@ const ENVELOPE_BYTES: u64 = 64;
 pub enum BatchItem {
     /// Of a group's Raft.
     Raft(RaftMessage),
+    /// The same of what may overtake: it means the same whatever comes before it.
+    Pulse(RaftMessage),
     /// For the leader there.
-    Request(ForwardedRequest),
+    Request(Question),
     /// To who asked there.
     Reply(ForwardedReply),
     /// A group sleeps.
@@ -46,14 +51,27 @@ pub enum BatchItem {
 }
 
 impl BatchItem {
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         let length = match self {
-            BatchItem::Raft(message) => message.encoded_len(),
-            BatchItem::Request(request) => request.encoded_len(),
+            BatchItem::Raft(message) | BatchItem::Pulse(message) => message.encoded_len(),
+            BatchItem::Request(question) => question.bytes(),
             BatchItem::Reply(reply) => reply.encoded_len(),
             BatchItem::Hibernate(group) => group.encoded_len(),
         };
         length as u64 + ITEM_BYTES
+    }
+
+    pub(super) fn group(&self) -> u32 {
+        match self {
+            BatchItem::Raft(message) | BatchItem::Pulse(message) => message.group,
+            BatchItem::Request(request) => request.group,
+            BatchItem::Reply(reply) => reply.group,
+            BatchItem::Hibernate(notice) => notice.group,
+        }
+    }
+
+    pub(super) fn may_overtake(&self) -> bool {
+        matches!(self, BatchItem::Pulse(_))
     }
 }
 
@@ -81,6 +99,11 @@ fn add(counter: &Cell<u64>, count: u64) {
 /// The queue of one connection.
 pub(super) struct Outbox {
     waiting: RefCell<VecDeque<(u64, BatchItem)>>,
+    /// Of the frame that is being sent.
+    pieces: RefCell<VecDeque<Bytes>>,
+    /// The long message that is being sent.
+    sliced: RefCell<Option<Sliced>>,
+    takes_parts: Cell<bool>,
     /// The own introduction, framed; goes first.
     hello: Cell<Option<Bytes>>,
     /// The other side has introduced itself: batches may go.
@@ -107,6 +130,9 @@ impl Outbox {
         stats.queued_bytes.set(0);
         Outbox {
             waiting: RefCell::default(),
+            pieces: RefCell::default(),
+            sliced: RefCell::default(),
+            takes_parts: Cell::new(false),
             hello: Cell::new(Some(hello)),
             is_open: Cell::new(false),
             is_alive_due: Cell::new(false),
@@ -122,9 +148,10 @@ impl Outbox {
         }
     }
 
-    /// From now on batches go.
-    pub(super) fn open(&self, encoder: Encoder) {
+    /// From now on batches go, to one that takes long ones in slices or not.
+    pub(super) fn open(&self, encoder: Encoder, takes_parts: bool) {
         *self.encoder.borrow_mut() = encoder;
+        self.takes_parts.set(takes_parts);
         self.is_open.set(true);
         self.wake();
     }
@@ -170,6 +197,9 @@ impl Outbox {
             );
             return Err(item);
         }
+        if is_long(bytes) && self.has_already(&item) {
+            return Ok(());
+        }
         // One item always finds room, however long.
         if self.stats.queued_bytes.get() >= self.queue_bytes_max {
             add(&self.stats.refused_full, 1);
@@ -178,6 +208,17 @@ impl Outbox {
         add(&self.stats.queued_bytes, bytes);
         self.waiting.borrow_mut().push_back((bytes, item));
         Ok(())
+    }
+
+    /// Heartbeats overtake long entries, and their answers make raft-rs send those to a follower that it probes again.
+    fn has_already(&self, item: &BatchItem) -> bool {
+        let Some(entries) = EntriesId::of(item) else {
+            return false;
+        };
+        let waiting = self.waiting.borrow();
+        let mut waiting = waiting.iter().filter_map(|(_, item)| EntriesId::of(item));
+        let sliced = self.sliced.borrow();
+        sliced.as_ref().is_some_and(|s| s.is(entries)) || waiting.any(|e| e == entries)
     }
 
     /// Says that this side lives, unless a batch is about to say it.
@@ -192,28 +233,71 @@ impl Outbox {
         }
     }
 
-    fn next_frame(&self) -> Option<Bytes> {
+    /// The next piece of a frame.
+    fn next_piece(&self) -> Option<Bytes> {
         if let Some(hello) = self.hello.take() {
             return Some(hello);
         }
-        if !self.is_open.get() {
-            return None;
+        let mut pieces = self.pieces.borrow_mut();
+        if pieces.is_empty() && self.is_open.get() {
+            *pieces = self.next_frame()?.into();
+            add(&self.stats.batches_sent, 1);
+            let bytes = raftproto::pieces::length(pieces.make_contiguous());
+            add(&self.stats.bytes_sent, bytes as u64);
         }
-        let batch = self.next_batch()?;
-        let envelope = Envelope {
-            kind: Some(Kind::Batch(batch)),
-        };
-        let frame = self.encoder.borrow_mut().encode(&envelope);
-        add(&self.stats.batches_sent, 1);
-        add(&self.stats.bytes_sent, frame.len() as u64);
-        Some(frame)
+        pieces.pop_front()
     }
 
-    fn next_batch(&self) -> Option<Batch> {
+    fn next_frame(&self) -> Option<Vec<Bytes>> {
+        let mut sliced = self.sliced.borrow_mut();
+        if let Some(long) = &mut *sliced {
+            if std::mem::take(&mut long.is_others_turn) {
+                let mut waiting = self.waiting.borrow_mut();
+                let mut ahead = long.overtaking(&mut waiting, self.batch_bytes_max);
+                drop(waiting);
+                if !ahead.is_empty() || self.is_alive_due.get() {
+                    let (batch, _) = self.next_batch(&mut ahead);
+                    assert!(ahead.is_empty(), "it is what a batch holds");
+                    return Some(self.whole(batch));
+                }
+            }
+            if let Some(frame) = long.next_frame() {
+                return Some(frame);
+            }
+            *sliced = None;
+        }
         let mut waiting = self.waiting.borrow_mut();
         if waiting.is_empty() && !self.is_alive_due.get() {
             return None;
         }
+        let entries = waiting.front().and_then(|(_, item)| EntriesId::of(item));
+        let (batch, question) = self.next_batch(&mut waiting);
+        drop(waiting);
+        let (pieces, entries) = match question {
+            Some(question) => (question.into_envelope(&batch), None),
+            None if batch.encoded_len() <= COMPRESS_BYTES_MAX => return Some(self.whole(batch)),
+            None => {
+                let kind = Some(Kind::Batch(batch));
+                (Pieces::of(&Envelope { kind }).finish(), entries)
+            }
+        };
+        if !self.takes_parts.get() {
+            let mut frame = vec![header(raftproto::pieces::length(&pieces))];
+            frame.extend(pieces);
+            return Some(frame);
+        }
+        sliced.insert(Sliced::new(pieces, entries)).next_frame()
+    }
+
+    fn whole(&self, batch: Batch) -> Vec<Bytes> {
+        let envelope = Envelope {
+            kind: Some(Kind::Batch(batch)),
+        };
+        vec![self.encoder.borrow_mut().encode(&envelope)]
+    }
+
+    /// The next items as a batch, or a long request that goes with an empty one.
+    fn next_batch(&self, waiting: &mut VecDeque<(u64, BatchItem)>) -> (Batch, Option<Question>) {
         self.is_alive_due.set(false);
         self.is_waiting.set(false);
         let mut batch = Batch {
@@ -221,24 +305,30 @@ impl Outbox {
             has_no_room: self.has_no_room.get(),
             ..Batch::default()
         };
-        let (mut count, mut bytes) = (0, 0);
+        let (mut count, mut bytes, mut question) = (0, 0, None);
         while let Some((length, _)) = waiting.front()
-            && (count == 0 || bytes + length <= self.batch_bytes_max)
+            // A long one goes by itself.
+            && (count == 0 || (bytes + length <= self.batch_bytes_max && !is_long(*length)))
             && let Some((length, item)) = waiting.pop_front()
         {
             count += 1;
             bytes += length;
+            let is_long = is_long(length);
             match item {
-                BatchItem::Raft(message) => batch.raft.push(message),
-                BatchItem::Request(request) => batch.requests.push(request),
+                BatchItem::Raft(message) | BatchItem::Pulse(message) => batch.raft.push(message),
+                BatchItem::Request(long) if is_long => question = Some(long),
+                BatchItem::Request(short) => batch.requests.push(short.into_message()),
                 BatchItem::Reply(reply) => batch.replies.push(reply),
                 BatchItem::Hibernate(group) => batch.hibernate.push(group),
+            }
+            if is_long {
+                break;
             }
         }
         add(&self.stats.items_sent, count);
         let queued = self.stats.queued_bytes.get();
         self.stats.queued_bytes.set(queued - bytes);
-        Some(batch)
+        (batch, question)
     }
 }
 
@@ -253,8 +343,8 @@ impl Body for OutboxBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.0.next_frame() {
-            Some(frame) => Poll::Ready(Some(Ok(Frame::data(frame)))),
+        match self.0.next_piece() {
+            Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
             None => {
                 self.0.waker.set(Some(cx.waker().clone()));
                 Poll::Pending

@@ -55,7 +55,8 @@ fn on_executor<F: Future<Output = ()> + 'static>(test: impl FnOnce() -> F + Send
     log::set_max_level(log::LevelFilter::Debug);
     LocalExecutorBuilder::default()
         .io_memory(64 << 10)
-        .preempt_timer(Duration::from_millis(1))
+        // With a shorter one glommio now and then parks for good beside ready tasks.
+        .preempt_timer(crate::core::net::PREEMPT_TIMER)
         .spawn(async || {
             let late = async {
                 glommio::timer::sleep(Duration::from_secs(100)).await;
@@ -87,6 +88,7 @@ impl Node {
             group_count: 16,
             cluster_address: format!("address-{node_id}"),
             commands_version: 1,
+            takes_parts: true,
             ..Hello::default()
         };
         Rc::new(Node {

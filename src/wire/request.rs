@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 use raftproto::command;
+use raftproto::pieces::Pieces;
 use raftproto::wire::{self, Nothing, read, request};
 
 use super::fields::{
@@ -15,12 +16,12 @@ use crate::protocol::{
     ReadFrom, Request, SEQ_MAX,
 };
 
-/// A request as the bytes for another node.
+/// A request as the bytes for another node, in pieces: a long body is one of them, and is not copied.
 ///
 /// # Errors
 /// [`WireError::Local`] for `Watch` and `Unwatch`: they name a core of this node, which another one would take for one
 /// of its own. The format has no message for them, so the mistake shows where it is made.
-pub fn encode_request(request: &Request) -> Result<Bytes, WireError> {
+pub fn encode_request(request: &Request) -> Result<Vec<Bytes>, WireError> {
     let target = match &request.target {
         GroupTarget::Key(key) => request::Target::Key(key.as_str().to_owned()),
         GroupTarget::Meta => request::Target::Meta(Nothing {}),
@@ -30,7 +31,7 @@ pub fn encode_request(request: &Request) -> Result<Bytes, WireError> {
         target: Some(target),
         op: Some(op_message(&request.op)?),
     };
-    Ok(Bytes::from(message.encode_to_vec()))
+    Ok(Pieces::of(&message).finish())
 }
 
 /// A request that another node sent. Bodies are slices of `bytes`.

@@ -237,7 +237,7 @@ impl World {
         let Some(hosted) = self.node(node).process.groups.get_mut(&group) else {
             return;
         };
-        let had_pending = hosted.group.has_pending();
+        let had_pending = hosted.group.has_pending() && !matches!(input, Input::Flush);
         hosted.group.step(now, input, &mut effects);
         let is_new_pending = hosted.group.has_pending() && !had_pending;
         let (term, applied) = (hosted.group.term(), hosted.group.applied().index);
@@ -328,7 +328,7 @@ impl World {
                 token,
                 request,
             } => {
-                let bytes = wire::encode_request(&request).unwrap();
+                let bytes = wire::encode_request(&request).unwrap().concat().into();
                 self.forward(node, to, group, token, bytes);
             }
             Effect::CheckpointWanted => {

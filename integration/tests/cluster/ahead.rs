@@ -8,7 +8,7 @@ use std::time::Duration;
 use integration::cluster::Cluster;
 use integration::load::{Links, Sent, offset, position};
 
-use crate::{alone, nodes, number};
+use crate::{beside_others, nodes, number};
 
 const STREAMS: usize = 4;
 
@@ -60,7 +60,7 @@ fn follow(path: &str, node: usize, addresses: &[String], stop: &AtomicBool, seen
 
 #[test]
 fn what_a_live_reader_was_told_no_later_answer_lacks() {
-    let _alone = alone();
+    let _beside = beside_others();
     let cluster = Cluster::start(nodes(), &["--long-poll-ms", "300"]);
     let addresses = cluster.addresses();
     let stop = Arc::new(AtomicBool::new(false));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use integration::Client;
 use integration::cluster::Cluster;
 
-use crate::{alone, nodes};
+use crate::{beside_others, nodes};
 
 const TEXT: &str = "text/plain";
 const STREAMS: usize = 8;
@@ -35,7 +35,7 @@ fn append(cluster: &Cluster, node: u32, stream: usize) -> Duration {
 
 #[test]
 fn a_majority_beside_a_bridge_to_the_old_leader_goes_on() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() == 1 {
         return println!("skipped: one node has no network");
     }

@@ -5,11 +5,11 @@ use std::time::Duration;
 use integration::cluster::Cluster;
 use integration::suite;
 
-use crate::{alone, nodes};
+use crate::{beside_others, nodes};
 
 #[test]
 fn the_official_suite_passes_through_each_node() {
-    let _alone = alone();
+    let _beside = beside_others();
     let mut cluster = Cluster::start(nodes(), &[]);
     for node in cluster.ids() {
         suite::run(&format!("node-{node}"), &cluster.url(node));
@@ -21,7 +21,7 @@ fn the_official_suite_passes_through_each_node() {
 
 #[test]
 fn the_official_suite_passes_through_one_node_while_another_is_killed_in_a_loop() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() == 1 {
         return println!("skipped: there is no other node");
     }

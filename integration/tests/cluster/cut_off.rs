@@ -4,7 +4,7 @@ use integration::cluster::Cluster;
 use integration::load::{Links, Sent};
 
 use crate::formation::{wait_for, works};
-use crate::{alone, nodes};
+use crate::{beside_others, nodes};
 
 /// The leaders of all groups, as the nodes that this one reaches say.
 fn leaders(cluster: &Cluster, at: u32) -> Vec<(u64, u32)> {
@@ -17,7 +17,7 @@ fn leaders(cluster: &Cluster, at: u32) -> Vec<(u64, u32)> {
 
 #[test]
 fn a_removed_leader_that_hears_no_leader_of_the_meta_group_learns_of_it_from_another() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() < 3 {
         return println!("skipped: too few would be left");
     }

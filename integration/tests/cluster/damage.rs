@@ -13,7 +13,7 @@ use raftproto::checkpoint::GroupManifest;
 use storage::framed;
 
 use crate::formation::wait_for;
-use crate::{alone, nodes};
+use crate::{beside_others, nodes};
 
 mod last;
 mod part;
@@ -47,46 +47,61 @@ impl Written {
         Written(vec![String::new(); STREAMS])
     }
 
-    /// As a producer, so that what is not known to be done can be sent again.
+    /// As producers, so that what is not known to be done can be sent again; several at once, which share the syncs.
     fn append(&mut self, cluster: &Cluster, node: u32, rounds: usize, mark: &str) {
-        for round in 0..rounds {
-            for stream in 0..STREAMS {
+        let numbered: Vec<_> = self.0.iter_mut().enumerate().collect();
+        in_parts(numbered, |(stream, kept)| {
+            for round in 0..rounds {
                 let body = format!("{mark}-{round}-{stream:-<16000};");
-                self.append_one(cluster, node, stream, &body);
+                append_one(cluster, node, (stream, kept), &body);
             }
-        }
+        });
     }
 
     fn append_one(&mut self, cluster: &Cluster, node: u32, stream: usize, body: &str) {
-        let number = self.0[stream].matches(';').count().to_string();
-        let headers = [
-            ("content-type", TEXT),
-            ("producer-id", "writer"),
-            ("producer-epoch", "0"),
-            ("producer-seq", number.as_str()),
-        ];
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let asked = Client::try_connect(cluster.address(node), Duration::from_secs(5));
-            let reply = asked.and_then(|mut client| {
-                client.try_send("POST", &path(stream), &headers, body.as_bytes())
-            });
-            match reply {
-                Ok(reply) if matches!(reply.status, 200 | 204) => break,
-                Ok(reply) => assert_eq!(reply.status, 503, "{}", reply.text()),
-                Err(_) => {}
-            }
-            assert!(Instant::now() < deadline, "stream {stream} takes nothing");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        self.0[stream].push_str(body);
+        append_one(cluster, node, (stream, &mut self.0[stream]), body);
     }
 
     fn expect_at(&self, cluster: &Cluster, node: u32) {
-        for (stream, kept) in self.0.iter().enumerate() {
+        in_parts(self.0.iter().enumerate().collect(), |(stream, kept)| {
             assert_eq!(read_all(cluster, node, stream), *kept, "stream {stream}");
-        }
+        });
     }
+}
+
+/// Does it for all streams, eight of them at once.
+fn in_parts<T: Send>(mut streams: Vec<T>, each: impl Fn(T) + Sync) {
+    std::thread::scope(|scope| {
+        while !streams.is_empty() {
+            let part = streams.split_off(streams.len().saturating_sub(STREAMS / 8));
+            scope.spawn(|| part.into_iter().for_each(&each));
+        }
+    });
+}
+
+fn append_one(cluster: &Cluster, node: u32, (stream, kept): (usize, &mut String), body: &str) {
+    let number = kept.matches(';').count().to_string();
+    let headers = [
+        ("content-type", TEXT),
+        ("producer-id", "writer"),
+        ("producer-epoch", "0"),
+        ("producer-seq", number.as_str()),
+    ];
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let asked = Client::try_connect(cluster.address(node), Duration::from_secs(5));
+        let reply = asked.and_then(|mut client| {
+            client.try_send("POST", &path(stream), &headers, body.as_bytes())
+        });
+        match reply {
+            Ok(reply) if matches!(reply.status, 200 | 204) => break,
+            Ok(reply) => assert_eq!(reply.status, 503, "{}", reply.text()),
+            Err(_) => {}
+        }
+        assert!(Instant::now() < deadline, "stream {stream} takes nothing");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    kept.push_str(body);
 }
 
 /// A client that honours `Retry-After`.
@@ -226,7 +241,7 @@ fn each_is_mended(cluster: &mut Cluster, damages: &[Damage]) {
 
 #[test]
 fn a_damaged_log_of_one_node_is_rebuilt_by_the_others() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() < 3 {
         return println!("skipped: a node alone refuses");
     }
@@ -270,7 +285,7 @@ fn a_damaged_log_of_one_node_is_rebuilt_by_the_others() {
 
 #[test]
 fn a_damaged_checkpoint_of_one_node_is_rebuilt_by_the_others() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() < 3 {
         return println!("skipped: a node alone refuses");
     }
@@ -307,7 +322,7 @@ fn a_damaged_checkpoint_of_one_node_is_rebuilt_by_the_others() {
 
 #[test]
 fn a_damaged_pack_of_one_node_gets_the_bytes_that_the_others_have() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() < 3 {
         return println!("skipped: a node alone reports it");
     }
@@ -356,7 +371,7 @@ fn a_damaged_pack_of_one_node_gets_the_bytes_that_the_others_have() {
 
 #[test]
 fn a_newer_version_is_refused_and_a_disk_that_damages_again_and_again_is_given_up() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() < 3 {
         return println!("skipped: a node alone refuses");
     }
@@ -408,7 +423,7 @@ fn a_newer_version_is_refused_and_a_disk_that_damages_again_and_again_is_given_u
 
 #[test]
 fn the_scrub_finds_damage_that_nobody_reads_and_the_others_mend_it() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() < 3 {
         return println!("skipped: a node alone reports it");
     }

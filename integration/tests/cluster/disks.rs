@@ -12,7 +12,7 @@ use integration::random::Random;
 
 use crate::episodes::SETTINGS;
 use crate::formation::wait_for;
-use crate::{alone, nodes, number};
+use crate::{alone, beside_others, nodes, number};
 
 /// What each write and sync of a slow disk takes longer.
 const DELAY: Duration = Duration::from_secs(1);
@@ -113,13 +113,13 @@ fn power_cuts(count: u32, settings: &[&str]) {
 
 #[test]
 fn a_power_cut_loses_nothing_acknowledged() {
-    let _alone = alone();
+    let _beside = beside_others();
     power_cuts(nodes(), &SETTINGS);
 }
 
 #[test]
 fn a_power_cut_of_a_single_node_loses_nothing_acknowledged() {
-    let _alone = alone();
+    let _beside = beside_others();
     for sync in ["fdatasync", "dsync"] {
         power_cuts(1, &[&SETTINGS[..], &["--wal-sync", sync]].concat());
     }
@@ -166,7 +166,7 @@ fn the_leaders_disk_fails(faults: Faults) {
 
 #[test]
 fn a_disk_that_fails_stops_its_node_and_the_others_go_on() {
-    let _alone = alone();
+    let _beside = beside_others();
     let writes = Faults {
         writes: true,
         ..Faults::default()
@@ -244,7 +244,7 @@ fn a_node_with_a_slow_disk_gives_its_leadership_away() {
 
 #[test]
 fn a_write_that_lands_elsewhere_is_found_and_the_node_is_rebuilt() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() == 1 {
         return println!("skipped: nobody has another copy");
     }
@@ -266,7 +266,7 @@ fn a_write_that_lands_elsewhere_is_found_and_the_node_is_rebuilt() {
 
 #[test]
 fn a_disk_that_cannot_be_read_stops_the_start_in_words() {
-    let _alone = alone();
+    let _beside = beside_others();
     let Some(mut cluster) = on_disks(1, &SETTINGS) else {
         return;
     };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use integration::cluster::Cluster;
 use integration::load::{Links, Sent, offset, position};
 
-use crate::{alone, nodes, number};
+use crate::{alone, beside_others, nodes, number};
 
 const STREAMS: usize = 12;
 
@@ -217,7 +217,7 @@ fn measure(name: &str, times: u32, take_away: impl Fn(&mut Cluster, u32)) {
 /// What it was asked and cannot do, nobody will ever tell it the fate of.
 #[test]
 fn a_node_that_lost_the_others_ends_when_it_is_told_to() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() == 1 {
         return println!("skipped: there are no others");
     }

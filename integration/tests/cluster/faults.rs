@@ -11,7 +11,7 @@ use integration::load::{Links, Load, Numbers, Plan, Sent, Stream, judge, read_ba
 use crate::episodes::SETTINGS;
 use crate::formation::{wait_for, works};
 use crate::writers::{BOUNDED, Writers};
-use crate::{alone, number};
+use crate::{alone, beside_others, number};
 
 const TEXT: &str = "text/plain";
 
@@ -53,7 +53,7 @@ fn append_to_all(cluster: &Cluster, node: u32, streams: usize, body: &[u8]) -> D
 
 #[test]
 fn a_full_disk_of_one_node_stops_nobody_else() {
-    let _alone = alone();
+    let _beside = beside_others();
     // SAFETY: a call without arguments.
     if unsafe { libc::geteuid() } != 0 {
         return println!("skipped: only root may mount");
@@ -144,7 +144,7 @@ fn wal_files(dir: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_flipped_bit_is_refused_where_nothing_may_be_rebuilt_and_an_order_replaces_the_node() {
-    let _alone = alone();
+    let _beside = beside_others();
     let settings = ["--wal-segment-bytes", "1MiB", "--no-rebuild"];
     let mut cluster = Cluster::start(3, &settings);
     create(&cluster, 4);
@@ -268,7 +268,7 @@ fn stands_still(mut cluster: Cluster, mode: &str) {
 /// Longer than any time-out between nodes; with `URSULA_TEST_STOP_SECONDS=180` for minutes.
 #[test]
 fn who_stands_still_for_long_comes_back_to_what_the_others_have() {
-    let _alone = alone();
+    let _beside = beside_others();
     let mut cluster = Cluster::start(3, &SETTINGS);
     let addresses = cluster.addresses();
     let (history, numbers) = (Arc::new(History::new()), Arc::new(Numbers::default()));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use integration::cluster::{Cluster, PATIENCE};
 
-use crate::{alone, nodes};
+use crate::{beside_others, nodes, number};
 
 const TEXT: &str = "text/plain";
 
@@ -38,7 +38,7 @@ pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
 
 #[test]
 fn nodes_may_start_in_any_order() {
-    let _alone = alone();
+    let _beside = beside_others();
     for order in [
         [1, 2, 3],
         [1, 3, 2],
@@ -61,7 +61,7 @@ fn nodes_may_start_in_any_order() {
 
 #[test]
 fn a_cluster_forms_once_and_comes_back_whole() {
-    let _alone = alone();
+    let _beside = beside_others();
     let mut cluster = Cluster::start(nodes(), &[]);
     works(&cluster, "before");
     for node in cluster.ids() {
@@ -78,7 +78,7 @@ fn a_cluster_forms_once_and_comes_back_whole() {
 
 #[test]
 fn two_work_without_the_third_which_comes_late() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() == 1 {
         return println!("skipped: one node waits for nobody");
     }
@@ -88,7 +88,8 @@ fn two_work_without_the_third_which_comes_late() {
     }
     cluster.wait_ready();
     works(&cluster, "early");
-    std::thread::sleep(Duration::from_secs(3));
+    let late_seconds = number("URSULA_TEST_LATE_SECONDS", 3);
+    std::thread::sleep(Duration::from_secs(late_seconds.into()));
     works(&cluster, "meanwhile");
     cluster.start_node(nodes());
     cluster.wait_ready();
@@ -100,7 +101,7 @@ fn two_work_without_the_third_which_comes_late() {
 
 #[test]
 fn without_a_majority_a_node_says_so() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() == 1 {
         return println!("skipped: one node is its own majority");
     }

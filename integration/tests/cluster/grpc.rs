@@ -6,11 +6,11 @@ use std::process::Command;
 use integration::cluster::Cluster;
 use integration::repository;
 
-use crate::{alone, nodes};
+use crate::{beside_others, nodes};
 
 #[test]
 fn a_stock_grpc_client_asks_and_is_refused_in_words() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() == 1 {
         return println!("skipped: one node has no peer service");
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use integration::cluster::Cluster;
 use integration::load::{Links, Sent};
 
-use crate::{alone, number};
+use crate::{alone, beside_others, number};
 
 /// The groups that a node leads.
 fn led(cluster: &Cluster, node: u32) -> Vec<u64> {
@@ -117,7 +117,7 @@ fn a_stop_leaves_no_append_in_doubt() {
 
 #[test]
 fn an_operator_is_told_when_a_drain_is_done_and_hands_over_through_any_node() {
-    let _alone = alone();
+    let _beside = beside_others();
     let cluster = Cluster::start(3, &[]);
     let path = "/v1/stream/drained";
     let created = cluster.client(1).create(path, "text/plain");

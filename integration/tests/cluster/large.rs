@@ -1,5 +1,6 @@
 //! The largest bodies that a cluster takes (FAULTS.md, R21), through nodes that do not lead.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use integration::Client;
@@ -98,6 +99,66 @@ fn the_largest_body_goes_through_a_follower_to_all() {
     let bodies = [bodies, vec![b"the end;".to_vec()]].concat();
     for node in cluster.ids() {
         expect(&mut cluster.client(node), path, &bodies);
+    }
+    cluster.expect_equal_states(&[1, 2, 3]);
+}
+
+/// For how long a group's step has kept the node's core, in seconds, in the time that is looked back on.
+fn longest_step(cluster: &Cluster, node: u32) -> f64 {
+    let text = cluster
+        .client(node)
+        .send("GET", "/metrics", &[], b"")
+        .text();
+    let name = "ursula_longest_task_seconds{";
+    let line = text.lines().find(|line| line.starts_with(name));
+    let value = line.and_then(|line| line.rsplit(' ').next());
+    value.expect("each node says it").parse().expect("a number")
+}
+
+/// No step of it keeps a core for long.
+#[test]
+fn while_the_largest_body_is_carried_its_core_answers_others() {
+    let _alone = alone();
+    if nodes() < 3 {
+        return println!("skipped: there is no follower");
+    }
+    let cluster = Cluster::start(3, &["--body-bytes-max", "60MiB", "--core-count", "1"]);
+    let path = "/v1/stream/large";
+    assert_eq!(cluster.client(1).create(path, BYTES).status, 201);
+    let leader = cluster.leader(path).expect("it has just answered");
+    let led_there = (0..)
+        .map(|n| format!("/v1/stream/small-{n}"))
+        .find(|small| {
+            assert_eq!(cluster.client(1).create(small, BYTES).status, 201);
+            cluster.leader(small) == Some(leader)
+        });
+    let small = led_there.expect("each node leads some");
+    let body = body(BODIES[1]);
+    let mut client = cluster.client(leader);
+    for (number, node) in cluster.ids().into_iter().enumerate() {
+        let is_done = AtomicBool::new(false);
+        let answered = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                append(&cluster, node, (path, number), &body);
+                is_done.store(true, Ordering::Relaxed);
+            });
+            let mut answered = 0;
+            while !is_done.load(Ordering::Relaxed) {
+                // On a loaded machine the leader may change: then it says so at once.
+                let reply = client.append(&small, BYTES, b"x");
+                assert!(matches!(reply.status, 200 | 204 | 503), "{}", reply.text());
+                answered += u32::from(reply.status != 503);
+            }
+            answered
+        });
+        println!("{answered} small appends were answered meanwhile");
+        assert!(answered > 2, "only {answered} were answered meanwhile");
+    }
+    for node in cluster.ids() {
+        let longest = longest_step(&cluster, node);
+        println!("node {node}: a step took {longest} s at most");
+        // 20 ms on a quiet machine, and some 300 when a body was copied, summed up and compressed in one piece.
+        assert!(longest < 0.3, "node {node}: a step of {longest} s");
     }
     cluster.expect_equal_states(&[1, 2, 3]);
 }

@@ -9,7 +9,7 @@ use integration::cluster::Cluster;
 use integration::load::{Links, Sent};
 
 use crate::formation::wait_for;
-use crate::{alone, nodes};
+use crate::{beside_others, nodes};
 
 const TEXT: &str = "text/plain";
 const SOURCES: usize = 6;
@@ -199,7 +199,7 @@ fn expect_fork(cluster: &Cluster, story: &Story, (path, fork): &(String, Attempt
 
 #[test]
 fn a_lifetime_that_ends_beside_forks_and_writes_and_a_leaders_death_ends_once() {
-    let _alone = alone();
+    let _beside = beside_others();
     let mut cluster = Cluster::start(nodes(), &["--checkpoint-bytes", "256KiB"]);
     let since_epoch = SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -30,7 +30,7 @@ mod transfer;
 mod transfer_bad;
 mod writers;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// How many nodes a cluster has.
 fn nodes() -> u32 {
@@ -46,8 +46,14 @@ fn number(name: &str, default: u32) -> u32 {
     })
 }
 
-/// Held by a test that measures times or makes load: they go one after the other.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// Held by a test that measures times or makes load: it has the machine for itself.
+fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Held by a test that waits more than it works, and waits for what happens, not for a time: such tests run beside each other.
+fn beside_others() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
 }

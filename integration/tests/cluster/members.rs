@@ -12,7 +12,7 @@ use integration::load::{Load, Numbers, Plan, Stream, judge, read_back};
 use crate::episodes::SETTINGS;
 use crate::formation::{wait_for, works};
 use crate::rolling::{self, Seen};
-use crate::{alone, nodes, number};
+use crate::{alone, beside_others, nodes, number};
 
 /// Random operations that are judged, and clients who count every failure.
 struct Clients {
@@ -162,7 +162,7 @@ fn nodes_come_and_go_and_clients_see_no_error() {
 
 #[test]
 fn a_node_that_lost_its_disk_neither_votes_nor_counts() {
-    let _alone = alone();
+    let _beside = beside_others();
     let mut cluster = Cluster::start(3, &[]);
     works(&cluster, "before");
     cluster.kill(3);
@@ -215,7 +215,7 @@ fn a_node_that_lost_its_disk_neither_votes_nor_counts() {
 
 #[test]
 fn a_node_joins_while_leaders_are_killed() {
-    let _alone = alone();
+    let _beside = beside_others();
     let mut cluster = Cluster::start(3, &SETTINGS);
     let four = cluster.prepare_another();
     let clients = Clients::start("join", &cluster.addresses(), true);
@@ -240,7 +240,7 @@ fn a_node_joins_while_leaders_are_killed() {
 
 #[test]
 fn a_node_that_is_down_can_be_removed_and_come_back_new() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() < 3 {
         return println!("skipped: too few would be left");
     }
@@ -287,7 +287,7 @@ fn a_node_that_is_down_can_be_removed_and_come_back_new() {
 /// Nodes that came while it was down lead everything now; it knows of them neither by its settings nor by its disk.
 #[test]
 fn a_node_that_slept_through_a_change_is_taught_by_leaders_it_does_not_know() {
-    let _alone = alone();
+    let _beside = beside_others();
     let mut cluster = Cluster::start(5, &[]);
     // With five, a majority can still let others in while one is down.
     works(&cluster, "before");
@@ -322,7 +322,7 @@ fn works_at(cluster: &Cluster, nodes: &[u32], name: &str) {
 
 #[test]
 fn mistaken_orders_are_refused_and_a_dead_one_holds_up_no_other() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() < 3 {
         return println!("skipped: too few to replace one");
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use integration::cluster::Cluster;
 
 use crate::formation::{wait_for, works};
-use crate::{alone, nodes};
+use crate::{beside_others, nodes};
 
 /// A line of a node's log has all of these words.
 fn says(cluster: &Cluster, node: u32, words: &[&str]) -> bool {
@@ -20,7 +20,7 @@ fn says(cluster: &Cluster, node: u32, words: &[&str]) -> bool {
 
 #[test]
 fn a_node_with_other_settings_is_refused_with_both_values() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() == 1 {
         return println!("skipped: one node meets nobody");
     }
@@ -64,7 +64,7 @@ fn a_node_with_other_settings_is_refused_with_both_values() {
 
 #[test]
 fn a_second_node_of_a_number_and_one_that_nobody_added_are_refused() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() == 1 {
         return println!("skipped: one node meets nobody");
     }
@@ -121,7 +121,7 @@ fn until_closed(address: &str, bytes: &[u8], patience: Duration) {
 
 #[test]
 fn who_speaks_nonsense_or_nothing_at_the_cluster_port_is_let_go() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() == 1 {
         return println!("skipped: one node has no such port");
     }

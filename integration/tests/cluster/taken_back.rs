@@ -9,7 +9,7 @@ use integration::load::{Load, Numbers, Plan, Stream, judge, read_back};
 
 use crate::episodes::SETTINGS;
 use crate::formation::{wait_for, works};
-use crate::{alone, nodes, number};
+use crate::{beside_others, nodes, number};
 
 /// So many that an order takes longer than the next one.
 const GROUPS: usize = 384;
@@ -34,7 +34,7 @@ fn noted(cluster: &Cluster, at: u32, words: &[&str]) {
 
 #[test]
 fn a_removal_that_is_taken_back_half_way_loses_nothing_and_ends_with_all_members() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() < 3 {
         return println!("skipped: too few would be left");
     }

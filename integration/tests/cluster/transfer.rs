@@ -5,7 +5,7 @@ use integration::cluster::Cluster;
 use integration::load::{Links, Sent, offset, position};
 
 use crate::formation::{wait_for, works};
-use crate::{alone, number};
+use crate::{beside_others, number};
 
 /// So small that the log's start is gone soon.
 const SETTINGS: [&str; 6] = [
@@ -106,7 +106,7 @@ fn cut_off(cluster: &Cluster, node: u32) -> usize {
 
 #[test]
 fn a_node_that_was_away_gets_a_checkpoint_whatever_is_killed_meanwhile() {
-    let _alone = alone();
+    let _beside = beside_others();
     let megabytes = number("URSULA_TEST_TRANSFER_MB", 24) as usize;
     let mut cluster = Cluster::start(3, &SETTINGS);
     cluster.kill(3);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use integration::cluster::{Cluster, Trouble};
 use integration::load::{Links, Sent};
 
-use crate::alone;
 use crate::formation::wait_for;
+use crate::{alone, beside_others};
 
 /// Packs of several megabytes, and little log: who was away gets a checkpoint.
 const SETTINGS: [&str; 6] = [
@@ -95,7 +95,7 @@ fn expect_all(cluster: &mut Cluster, parts: usize) {
 
 #[test]
 fn a_transfer_that_is_cut_in_every_file_goes_on_where_it_was() {
-    let _alone = alone();
+    let _beside = beside_others();
     const PARTS: usize = 64;
     let mut cluster = without_the_third(&[], PARTS);
     // No connection lives for a whole file.
@@ -113,7 +113,7 @@ fn a_transfer_that_is_cut_in_every_file_goes_on_where_it_was() {
 
 #[test]
 fn wrong_bits_on_the_way_are_found_and_fetched_again() {
-    let _alone = alone();
+    let _beside = beside_others();
     const PARTS: usize = 64;
     let mut cluster = without_the_third(&[], PARTS);
     set_to_the_third(&cluster, Trouble::Flipped(1 << 20));

@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use hyper::rt::Executor;
-use raftproto::peer::{Envelope, ForwardedRequest, RaftMessage, envelope::Kind};
+use raftproto::peer::{Envelope, RaftMessage, envelope::Kind};
 
 use super::*;
 use crate::core::hyper_rt::CoreTimer;
 use crate::peer::grpc::{Encoding, ReplyBody, response};
 use crate::peer::message::{Encoder, Messages, Side};
-use crate::peer::{BatchItem, LinkStats};
+use crate::peer::{BatchItem, LinkStats, Question};
 
 fn raft(index: u64, payload: Bytes) -> BatchItem {
     BatchItem::Raft(RaftMessage {
@@ -53,7 +53,7 @@ fn all_that_is_posted_arrives_in_order() {
         let mut sent = Vec::new();
         for index in 0..10_000u64 {
             let payload = match index {
-                2_500 => Bytes::from(vec![7; 8 << 20]),
+                2_500 | 2_600 => Bytes::from(vec![7; 1 << 20]),
                 5_000 | 7_500 => noise(8 << 20, index),
                 _ => noise(300, index),
             };
@@ -83,10 +83,52 @@ fn all_that_is_posted_arrives_in_order() {
         assert_eq!(items_sent.get(), 10_000);
         assert!(
             bytes_sent.get() < 20 << 20,
-            "one of the large is compressed"
+            "what is compressible and not too long is compressed"
         );
         assert!(batches_sent.get() < 5_000, "what gathers goes together");
         assert_eq!(link.queued_bytes(), 0);
+    });
+}
+
+#[test]
+fn what_others_say_overtakes_a_long_message() {
+    on_executor(async || {
+        for takes_parts in [true, false] {
+            let (one, two) = (peer(1, "a", settings()), peer(2, "a", settings()));
+            two.node.hello.borrow_mut().takes_parts = takes_parts;
+            let link = one.link_to(&two);
+            until("the link is up", || link.is_up()).await;
+            let of = |group, index, length| RaftMessage {
+                group,
+                index,
+                context: Some(noise(length, index)),
+                ..RaftMessage::default()
+            };
+            let sent = [
+                BatchItem::Raft(of(1, 1, 8 << 20)),
+                // As a follower that is probed is sent it again.
+                BatchItem::Raft(of(1, 1, 8 << 20)),
+                BatchItem::Raft(of(1, 2, 10)),
+                BatchItem::Pulse(of(1, 3, 10)),
+                BatchItem::Raft(of(2, 4, 10)),
+            ];
+            for item in sent {
+                link.post(item).unwrap();
+            }
+            until("all arrived", || received(&two) == 4).await;
+            let batches = two.node.batches.borrow();
+            let messages = batches.iter().flat_map(|(_, batch)| &batch.raft);
+            let order: Vec<u64> = messages.clone().map(|m| m.index).collect();
+            let expected = if takes_parts {
+                [3, 4, 1, 2]
+            } else {
+                [1, 2, 3, 4]
+            };
+            assert_eq!(order, expected);
+            let long = messages.max_by_key(|m| m.context.as_ref().map(Bytes::len));
+            assert!(long.and_then(|m| m.context.clone()) == Some(noise(8 << 20, 1)));
+            assert_eq!(link.queued_bytes(), 0);
+        }
     });
 }
 
@@ -101,12 +143,17 @@ fn a_long_queue_is_sent_as_several_batches() {
         let link = one.link_to(&two);
         until("the link is up", || link.is_up()).await;
         for index in 0..100 {
-            let request = ForwardedRequest {
+            let question = Question {
+                group: 1,
                 token: index,
-                request: noise(1000, index),
-                ..ForwardedRequest::default()
+                // The last goes by itself.
+                request: match index {
+                    98 => vec![noise(500, index), noise(20_000, 0), noise(500, 0)],
+                    99 => vec![noise(500, index), noise(2 << 20, 0), noise(500, 0)],
+                    _ => vec![noise(1000, index)],
+                },
             };
-            link.post(BatchItem::Request(request)).unwrap();
+            link.post(BatchItem::Request(question)).unwrap();
         }
         let tokens = || -> Vec<u64> {
             let batches = two.node.batches.borrow();

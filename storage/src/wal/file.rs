@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use glommio::io::{BufferedFile, DmaBuffer, DmaFile, OpenOptions};
 
+use super::pending::SLICE_BYTES;
 use super::ring::Ring;
 use super::segment::HEADER_BYTES;
 use crate::error::dma_error;
@@ -126,9 +127,7 @@ impl SegmentFile {
             SegmentFile::Direct(file) | SegmentFile::DirectSync(file) => {
                 file.write_at(buffer, position).await
             }
-            SegmentFile::Buffered(file) => {
-                file.write_at(buffer.as_bytes().to_vec(), position).await
-            }
+            SegmentFile::Buffered(file) => write_buffered(file, buffer.as_bytes(), position).await,
         };
         let written = written.map_err(|e| dma_error(path, "write", e))?;
         if written != total {
@@ -184,8 +183,9 @@ impl SegmentFile {
         }
     }
 
-    /// Takes `size` bytes, written once.
-    async fn fill(&self, path: &Path, size: u64) -> Result<(), StorageError> {
+    /// Takes `size` bytes, written once; those of a segment for one large frame need not be, since nearly all of it is written
+    /// once anyway, and the zeros would double what the disk has to do.
+    async fn fill(&self, path: &Path, size: u64, is_for_one: bool) -> Result<(), StorageError> {
         let taken = match self {
             SegmentFile::Direct(file) | SegmentFile::DirectSync(file) => {
                 file.pre_allocate(size, false).await
@@ -194,7 +194,8 @@ impl SegmentFile {
             SegmentFile::Buffered(_) => Ok(()),
         };
         taken.map_err(|e| dma_error(path, "allocate", e))?;
-        let mut position = 0;
+        let is_buffered = matches!(self, SegmentFile::Buffered(_));
+        let mut position = if is_for_one && !is_buffered { size } else { 0 };
         while position < size {
             let len = FILL_BYTES.min((size - position) as usize);
             let mut zeros = glommio::allocate_dma_buffer(len);
@@ -227,21 +228,40 @@ impl SegmentFile {
     }
 }
 
-/// A file of `size` bytes that were all written once, so that a write changes no metadata of the filesystem. One
-/// that could not be made is removed.
+/// Writes slice by slice: the call wants bytes of its own.
+async fn write_buffered(
+    file: &BufferedFile,
+    bytes: &[u8],
+    position: u64,
+) -> Result<usize, glommio::GlommioError<()>> {
+    let mut written = 0;
+    for slice in bytes.chunks(SLICE_BYTES) {
+        let count = file
+            .write_at(slice.to_vec(), position + written as u64)
+            .await?;
+        written += count;
+        if count < slice.len() {
+            break;
+        }
+    }
+    Ok(written)
+}
+
+/// A file of `size` bytes that were all written once, so that a write changes no metadata of the filesystem, but for one
+/// that is for one large frame. One that could not be made is removed.
 ///
 /// # Errors
 /// [`StorageError::NoSpace`] or [`StorageError::Io`]; nothing of the log was touched.
 pub(super) async fn prepare(
     path: PathBuf,
     recycled: Option<PathBuf>,
-    size: u64,
+    (size, is_for_one): (u64, bool),
     mode: IoMode,
 ) -> Result<Prepared, StorageError> {
     assert!(size.is_multiple_of(HEADER_BYTES as u64));
     let (path, is_new) = recycled.map_or((path, true), |recycled| (recycled, false));
     let made = if is_new {
-        make(&path, size, mode).await
+        make(&path, (size, is_for_one), mode).await
     } else {
         reopen(&path, mode).await
     };
@@ -258,9 +278,13 @@ pub(super) async fn prepare(
     }
 }
 
-async fn make(path: &Path, size: u64, mode: IoMode) -> Result<SegmentFile, StorageError> {
+async fn make(
+    path: &Path,
+    (size, is_for_one): (u64, bool),
+    mode: IoMode,
+) -> Result<SegmentFile, StorageError> {
     let file = SegmentFile::open(path, true, mode).await?;
-    match file.fill(path, size).await {
+    match file.fill(path, size, is_for_one).await {
         Ok(()) => Ok(file),
         Err(error) => {
             Rc::new(file).close(path).await;

@@ -7,6 +7,7 @@
 mod file;
 mod image;
 mod legacy;
+mod pending;
 mod polling;
 mod recover;
 mod ring;

@@ -26,7 +26,8 @@ use crate::mutation;
 pub(super) const HEADER_BYTES: usize = 4096;
 /// Bytes of a frame's header.
 pub(super) const FRAME_BYTES: usize = 36;
-const RECORD_BYTES: usize = 25;
+/// Bytes of a record in front of its payload.
+pub(super) const RECORD_BYTES: usize = 25;
 const MAGIC: &[u8; 6] = b"URSWAL";
 /// 1 had a predictable nonce and no size; it was never released.
 pub(super) const VERSION: u32 = 2;
@@ -173,6 +174,14 @@ pub(super) struct FrameHeader {
 /// Completes a frame in place: `frame` is the header's room, `length` bytes of records and zero padding.
 /// Answers its checksum, the chain value of the next.
 pub(super) fn seal(frame: &mut [u8], header: FrameHeader, length: u32) -> u32 {
+    let begun = begin_frame(frame, header, length);
+    let crc = crc32c::crc32c_append(begun, &frame[FRAME_BYTES..]);
+    end_frame(frame, crc);
+    crc
+}
+
+/// Writes a frame's header but for the checksum, and answers that of the header.
+pub(super) fn begin_frame(frame: &mut [u8], header: FrameHeader, length: u32) -> u32 {
     frame[..4].copy_from_slice(&FRAME_MAGIC.to_le_bytes());
     frame[4..12].copy_from_slice(&header.nonce.to_le_bytes());
     frame[12..16].copy_from_slice(&header.number.to_le_bytes());
@@ -180,9 +189,12 @@ pub(super) fn seal(frame: &mut [u8], header: FrameHeader, length: u32) -> u32 {
     frame[20..24].copy_from_slice(&length.to_le_bytes());
     frame[24..28].copy_from_slice(&header.records.to_le_bytes());
     frame[28..32].copy_from_slice(&header.flags.to_le_bytes());
-    let crc = frame_crc(frame);
-    frame[32..36].copy_from_slice(&crc.to_le_bytes());
-    crc
+    crc32c::crc32c(&frame[..32])
+}
+
+/// Writes the checksum of all of it.
+pub(super) fn end_frame(frame: &mut [u8], crc: u32) {
+    frame[32..FRAME_BYTES].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// Where the next frame of a segment goes.
@@ -214,22 +226,33 @@ impl Cursor {
         len.next_multiple_of(self.alignment)
     }
 
-    /// Completes the next frame in place, which has `len` bytes of header's room and records; answers its position.
-    pub(super) fn seal(&mut self, frame: &mut [u8], len: usize, records: u32, flags: u32) -> u64 {
-        assert_eq!(frame.len(), self.padded(len));
-        frame[len..].fill(0);
-        let header = FrameHeader {
+    /// The header of the next frame.
+    pub(super) fn next(&self, records: u32, flags: u32) -> FrameHeader {
+        FrameHeader {
             nonce: self.nonce,
             number: self.number,
             chain: self.chain,
             records,
             flags,
-        };
-        self.chain = seal(frame, header, (len - FRAME_BYTES) as u32);
+        }
+    }
+
+    /// Goes on behind the next frame, which has `total` bytes; answers its position.
+    pub(super) fn advance(&mut self, total: usize, crc: u32) -> u64 {
         let position = self.position;
-        self.position += frame.len() as u64;
+        self.chain = crc;
+        self.position += total as u64;
         self.number += 1;
         position
+    }
+
+    /// Completes the next frame in place, which has `len` bytes of header's room and records; answers its position.
+    pub(super) fn seal(&mut self, frame: &mut [u8], len: usize, records: u32, flags: u32) -> u64 {
+        assert_eq!(frame.len(), self.padded(len));
+        frame[len..].fill(0);
+        let header = self.next(records, flags);
+        let crc = seal(frame, header, (len - FRAME_BYTES) as u32);
+        self.advance(frame.len(), crc)
     }
 }
 
@@ -283,12 +306,17 @@ pub(super) fn record_len(record: &Record) -> usize {
 
 /// Writes a record into `out`, which has exactly [`record_len`] bytes.
 pub(super) fn put_record(out: &mut [u8], record: &Record) {
+    put_record_header(out, record);
+    out[RECORD_BYTES..].copy_from_slice(&record.payload);
+}
+
+/// Writes what stands in front of a record's payload.
+pub(super) fn put_record_header(out: &mut [u8], record: &Record) {
     out[0] = record.kind;
     out[1..5].copy_from_slice(&record.group.to_le_bytes());
     out[5..13].copy_from_slice(&record.index.to_le_bytes());
     out[13..21].copy_from_slice(&record.term.to_le_bytes());
-    out[21..25].copy_from_slice(&(record.payload.len() as u32).to_le_bytes());
-    out[25..].copy_from_slice(&record.payload);
+    out[21..RECORD_BYTES].copy_from_slice(&(record.payload.len() as u32).to_le_bytes());
 }
 
 /// A record whose payload is where it lies.

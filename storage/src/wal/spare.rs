@@ -35,7 +35,8 @@ impl Spare {
             return Ok(ready);
         }
         let recycled = self.recycled.borrow_mut().take_if(|_| is_usual);
-        let made = prepare(self.temporary(config), recycled, size, config.io_mode).await;
+        let wanted = (size, !is_usual);
+        let made = prepare(self.temporary(config), recycled, wanted, config.io_mode).await;
         self.note_room(&made);
         made
     }
@@ -65,11 +66,11 @@ impl Spare {
         self.is_under_way.set(true);
         let temporary = self.temporary(config);
         let recycled = self.recycled.borrow_mut().take();
-        let (size, mode) = (config.segment_bytes, config.io_mode);
+        let (wanted, mode) = ((config.segment_bytes, false), config.io_mode);
         let spare = self.clone();
         glommio::spawn_local(async move {
             let was_without = spare.has_no_room.get();
-            let made = blocking::awake(prepare(temporary, recycled, size, mode)).await;
+            let made = blocking::awake(prepare(temporary, recycled, wanted, mode)).await;
             spare.note_room(&made);
             match made {
                 Ok(ready) => *spare.ready.borrow_mut() = Some(ready),

@@ -224,6 +224,40 @@ fn a_record_larger_than_a_segment_gets_a_larger_segment() {
 }
 
 #[test]
+fn large_payloads_lie_between_the_small_ones_where_they_were_put() {
+    let dir = scratch();
+    let path = dir.path().to_owned();
+    let sizes = [10, 3 << 20, 0, 300_000, 300_000, 7, 1 << 20];
+    on_executor(move || async move {
+        let wal = Wal::open(config(&path, 1), &[]).await.unwrap();
+        wal.set_carry(Box::new(|| vec![record(9, 1, 5)]));
+        // The first commit needs another segment and goes behind what that carries.
+        for last in [7, 2] {
+            for (index, len) in (1..=last).zip(sizes) {
+                wal.buffer(&record(last as u32, index, len)).unwrap();
+            }
+            let (all, meanwhile) = futures_lite::future::zip(wal.commit(), async {
+                wal.buffer(&record(100 + last as u32, 1, 400_000)).unwrap();
+            })
+            .await;
+            assert_eq!((all.unwrap().records > 0, meanwhile), (true, ()));
+        }
+        wal.commit().await.unwrap();
+    });
+    let recovered = read(dir.path()).unwrap();
+    for (group, count) in [(7, 7), (2, 2), (107, 1), (102, 1)] {
+        let records = &recovered.groups[&group];
+        assert_eq!(records.len(), count, "{group}");
+        for (at, record) in records.iter().enumerate() {
+            let len = if group > 100 { 400_000 } else { sizes[at] };
+            assert!(
+                record.payload.len() == len && record.payload.iter().all(|b| *b == at as u8 + 1)
+            );
+        }
+    }
+}
+
+#[test]
 fn a_segment_that_is_not_as_it_was_made_is_named() {
     let dir = scratch();
     small_log(dir.path(), false);

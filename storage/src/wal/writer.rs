@@ -9,16 +9,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use glommio::io::DmaBuffer;
+use futures_lite::future::yield_now;
 use glommio::sync::Semaphore;
 
 use super::file::{IoMode, Prepared, SegmentFile, publish};
 use super::legacy::Pin;
+use super::pending::{Pending, SLICE_BYTES};
 use super::polling;
 use super::ring::Ring;
 use super::segment::{
-    CLEAN_END, Cursor, FRAME_BYTES, HEADER_BYTES, Record, SegmentHeader, SegmentId, put_record,
-    random_nonce, record_len,
+    CLEAN_END, Cursor, FRAME_BYTES, FrameHeader, HEADER_BYTES, Record, SegmentHeader, SegmentId,
+    begin_frame, end_frame, random_nonce,
 };
 use super::spare::Spare;
 use crate::{StorageError, blocking, io_error};
@@ -87,15 +88,6 @@ struct Sealed {
     is_superseded: bool,
 }
 
-#[derive(Default)]
-struct Pending {
-    buffer: Option<DmaBuffer>,
-    /// Bytes of the buffer in use, the frame header's room included.
-    len: usize,
-    records: u32,
-    last_index: BTreeMap<u32, u64>,
-}
-
 struct OpenSegment {
     id: SegmentId,
     file: Rc<SegmentFile>,
@@ -161,7 +153,7 @@ impl Wal {
         *self.ring.borrow_mut() = Some(ring);
     }
 
-    /// Puts a record behind those that the next commit writes: the one copy of its payload.
+    /// Puts a record behind those that the next commit writes. Its payload is copied once, a large one by the commit.
     ///
     /// # Errors
     /// [`StorageError::Poisoned`].
@@ -169,27 +161,8 @@ impl Wal {
         if self.is_poisoned.get() || self.is_closed.get() {
             return Err(StorageError::Poisoned);
         }
-        let mut pending = self.pending.borrow_mut();
-        self.put(&mut pending, record);
+        self.pending.borrow_mut().put(record);
         Ok(())
-    }
-
-    fn put(&self, pending: &mut Pending, record: &Record) {
-        let from = if pending.len == 0 {
-            FRAME_BYTES
-        } else {
-            pending.len
-        };
-        let to = from + record_len(record);
-        ensure(pending, to);
-        let buffer = pending.buffer.as_mut().expect("ensured above");
-        put_record(&mut buffer.as_bytes_mut()[from..to], record);
-        pending.len = to;
-        pending.records += 1;
-        if record.kind < super::CARRIED_KIND {
-            let last = pending.last_index.entry(record.group).or_default();
-            *last = (*last).max(record.index);
-        }
     }
 
     /// Writes and syncs all that was buffered. Records may be buffered meanwhile; they go with the next one.
@@ -219,15 +192,13 @@ impl Wal {
 
     async fn write_frame(&self, flags: u32) -> Result<Committed, StorageError> {
         let mut pending = std::mem::take(&mut *self.pending.borrow_mut());
-        if pending.len == 0 && flags == 0 {
+        if pending.is_empty() && flags == 0 {
             return Ok(Committed {
                 bytes: 0,
                 records: 0,
             });
         }
-        pending.len = pending.len.max(FRAME_BYTES);
-        let len = pending.len;
-        ensure(&mut pending, len);
+        let len = pending.frame_len();
         let room = {
             let open = self.open.borrow();
             let open = open.as_ref().ok_or(StorageError::Poisoned)?;
@@ -235,30 +206,38 @@ impl Wal {
         };
         if (len + HEADER_BYTES) as u64 > room {
             let carried = self.carried();
-            let size = self.segment_size(len + carried.len);
+            let size = self.segment_size(len + carried.frame_len());
             let file = match blocking::awake(self.spare.take(&self.config, size)).await {
                 Ok(file) => file,
                 Err(error) => {
                     let mut newer = self.pending.borrow_mut();
-                    *newer = self.join(pending, std::mem::take(&mut *newer));
+                    *newer = pending.join(std::mem::take(&mut *newer));
                     return Err(error);
                 }
             };
             blocking::awake(self.next_segment(file)).await?;
-            pending = self.join(carried, pending);
+            pending = carried.join(pending);
         }
-        let mut buffer = pending.buffer.take().expect("ensured above");
-        let (file, path, position, total) = {
+        let (file, path, header, len, total) = {
+            let open = self.open.borrow();
+            let open = open.as_ref().ok_or(StorageError::Poisoned)?;
+            let (len, cursor) = (pending.frame_len(), &open.cursor);
+            let header = cursor.next(pending.records, flags);
+            let total = cursor.padded(len);
+            (open.file.clone(), open.path.clone(), header, len, total)
+        };
+        let mut buffer = pending.gather(total).await;
+        let bytes = &mut buffer.as_bytes_mut()[..total];
+        bytes[len..].fill(0);
+        let crc = seal_slowly(bytes, header, len).await;
+        let position = {
             let mut open = self.open.borrow_mut();
             let open = open.as_mut().ok_or(StorageError::Poisoned)?;
-            let total = open.cursor.padded(pending.len);
-            let bytes = &mut buffer.as_bytes_mut()[..total];
-            let position = open.cursor.seal(bytes, pending.len, pending.records, flags);
             for (group, index) in &pending.last_index {
                 let last = open.last_index.entry(*group).or_default();
                 *last = (*last).max(*index);
             }
-            (open.file.clone(), open.path.clone(), position, total)
+            open.cursor.advance(total, crc)
         };
         let ring = self.ring.borrow().clone();
         match ring {
@@ -280,31 +259,10 @@ impl Wal {
         let mut carried = Pending::default();
         if let Some(carry) = self.carry.borrow().as_ref() {
             for record in carry() {
-                self.put(&mut carried, &record);
+                carried.put(&record);
             }
         }
         carried
-    }
-
-    /// Two batches as one.
-    fn join(&self, mut first: Pending, second: Pending) -> Pending {
-        if first.len == 0 {
-            return second;
-        }
-        if let Some(buffer) = second.buffer.filter(|_| second.len > FRAME_BYTES) {
-            let records = &buffer.as_bytes()[FRAME_BYTES..second.len];
-            let (from, to) = (first.len, first.len + records.len());
-            ensure(&mut first, to);
-            let joined = first.buffer.as_mut().expect("ensured above");
-            joined.as_bytes_mut()[from..to].copy_from_slice(records);
-            first.len = to;
-        }
-        first.records += second.records;
-        for (group, index) in second.last_index {
-            let last = first.last_index.entry(group).or_default();
-            *last = (*last).max(index);
-        }
-        first
     }
 
     /// The size of a segment that has room for a frame of `len` bytes.
@@ -457,16 +415,15 @@ impl Wal {
     }
 }
 
-/// Makes room for `len` bytes and the padding behind them.
-fn ensure(pending: &mut Pending, len: usize) {
-    let needed = len + HEADER_BYTES;
-    if pending.buffer.as_ref().is_some_and(|b| b.len() >= needed) {
-        return;
+/// Completes a frame in place; answers its checksum. The core does other things in between.
+async fn seal_slowly(frame: &mut [u8], header: FrameHeader, len: usize) -> u32 {
+    let mut crc = begin_frame(frame, header, (len - FRAME_BYTES) as u32);
+    for slice in frame[FRAME_BYTES..].chunks(SLICE_BYTES) {
+        crc = crc32c::crc32c_append(crc, slice);
+        if slice.len() == SLICE_BYTES {
+            yield_now().await;
+        }
     }
-    let size = needed.next_power_of_two().max(64 << 10);
-    let mut fresh = glommio::allocate_dma_buffer(size);
-    if let Some(old) = &pending.buffer {
-        fresh.as_bytes_mut()[..pending.len].copy_from_slice(&old.as_bytes()[..pending.len]);
-    }
-    pending.buffer = Some(fresh);
+    end_frame(frame, crc);
+    crc
 }

@@ -18,7 +18,7 @@ fn zero_from(cluster: &Cluster, node: u32, mark: &str) {
 
 #[test]
 fn a_damaged_last_record_that_others_count_on_is_rebuilt_by_them() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() < 3 {
         return println!("skipped: a node alone cannot tell");
     }

@@ -6,7 +6,7 @@ use super::*;
 /// mended without.
 #[test]
 fn a_damaged_pack_is_mended_though_the_others_have_given_up_a_part_of_it() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() < 3 {
         return println!("skipped: a node alone reports it");
     }

@@ -45,7 +45,7 @@ fn misread(cluster: &Cluster, node: u32, file: PathBuf, begins: Range<u64>) -> P
 
 #[test]
 fn a_log_that_is_misread_or_cannot_be_read_in_one_place_is_rebuilt_by_the_others() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() < 3 {
         return println!("skipped: a node alone refuses");
     }
@@ -71,7 +71,7 @@ fn a_log_that_is_misread_or_cannot_be_read_in_one_place_is_rebuilt_by_the_others
 
 #[test]
 fn a_checkpoint_that_is_misread_or_cannot_be_read_in_one_place_is_rebuilt_by_the_others() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() < 3 {
         return println!("skipped: a node alone refuses");
     }
@@ -100,7 +100,7 @@ fn a_checkpoint_that_is_misread_or_cannot_be_read_in_one_place_is_rebuilt_by_the
 
 #[test]
 fn a_pack_that_is_misread_or_cannot_be_read_in_one_place_gets_its_bytes_from_the_others() {
-    let _alone = alone();
+    let _beside = beside_others();
     if nodes() < 3 {
         return println!("skipped: a node alone reports it");
     }
