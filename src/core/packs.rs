@@ -158,11 +158,37 @@ impl<A: Aside> PackStore<'_, A> {
         })
     }
 
-    /// What is in a pack by its own index; `None`: it is not there.
+    /// What is in a pack by its own index; `None`: it is not there. One whose index is damaged where it lies counts with nothing
+    /// in it: what was to be in it goes into another pack, and the object is collected as what nobody needs is.
     ///
     /// # Errors
     /// [`FlushError`]: it is not known whether it is there.
     pub async fn find(&self, group: u32, name: PackName) -> Result<Option<ColdAnswer>, FlushError> {
+        // What came damaged is read once more: the way here may have done it.
+        for _ in 0..2 {
+            match self.find_once(group, name).await {
+                Err(FlushError::Damaged(key, damage))
+                    if !mutation::is_on("unreadable-pack-waited-for") =>
+                {
+                    log::warn!("event=pack_index_damaged key={key} {damage}");
+                }
+                found => return found,
+            }
+        }
+        let key = self.key(group, name)?;
+        let object_bytes = self.store.head(&key).await?;
+        Ok(Some(ColdAnswer::There {
+            name,
+            object_bytes,
+            chunks: Vec::new(),
+        }))
+    }
+
+    async fn find_once(
+        &self,
+        group: u32,
+        name: PackName,
+    ) -> Result<Option<ColdAnswer>, FlushError> {
         let key = self.key(group, name)?;
         let length = match self.store.head(&key).await {
             Ok(length) => length,
