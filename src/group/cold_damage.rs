@@ -56,9 +56,6 @@ impl Group {
 
     /// A chunk at this place cannot be read: what is written again is so without it.
     pub fn leave_out(&mut self, pack: u32, position: u64, length: u32) {
-        if mutation::is_on("unreadable-chunk-waited-for") {
-            return;
-        }
         let lost = self.cold.lost.entry(pack).or_default();
         lost.insert(position, length);
     }
