@@ -94,7 +94,7 @@ impl World {
             self.node(node).process.mending.remove(&(group, pack));
             return;
         }
-        let members = self.node(node).process.tables.members.clone();
+        let members = self.members_known_to(node);
         let is_up = |n: u64| self.nodes[n as usize - 1].is_up;
         let attempts = match members.iter().all(|m| is_up(m.node())) {
             true => ATTEMPTS_MIN,

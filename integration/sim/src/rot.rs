@@ -9,7 +9,7 @@ use bytes::Bytes;
 use storage::cold::{ColdError, ColdKey};
 use ursula::group::{ChunkVerdict, HeldColdChunk, node_of};
 use ursula::protocol::{
-    ColdChunk, Offset, Op as Asked, Outcome, PackName, Piece, Refusal, Request,
+    ColdChunk, Member, Offset, Op as Asked, Outcome, PackName, Piece, Refusal, Request,
 };
 
 use crate::cold::{Came, key_of, packs};
@@ -226,6 +226,15 @@ impl World {
         Some(verdict)
     }
 
+    /// The members by a node's tables, or as the cluster was founded.
+    pub fn members_known_to(&self, node: u64) -> Vec<Member> {
+        let known = &self.nodes[node as usize - 1].process.tables.members;
+        match known.is_empty() {
+            true => self.founders(),
+            false => known.clone(),
+        }
+    }
+
     /// Another node is asked something, and answers.
     pub fn answers(&mut self, node: u64, other: u64) -> bool {
         let ways = [(node, other), (other, node)].map(|(from, to)| {
@@ -299,7 +308,7 @@ impl World {
                 asked.push(other);
             }
         }
-        let members = self.node(node).process.tables.members.clone();
+        let members = self.members_known_to(node);
         let is_final = members.iter().all(|m| asked.contains(&m.node()));
         let mut lost = BTreeMap::new();
         for held in &looked.held {
