@@ -46,6 +46,18 @@ macro_rules! sieges {
     };
 }
 
+/// Objects of long streams are damaged all the time, and nothing else disturbs.
+macro_rules! rot {
+    () => {
+        concat!(
+            calm!(),
+            ",cold=1,store_rot_us=3000000,store_out_us=0,store_fails=0,store_lost=0,store_late=0,store_flip=0,store_us=1000,\
+             cold_flush_age_ms=500,cold_grace_ms=60000,operate_us=0,spares=0,fault_siege=0,mortal=0,lasting=1,\
+             chaos_us=60000000,think_us=50000,groups=1,nodes=3,read_index=0"
+        )
+    };
+}
+
 /// All of them.
 pub const MUTATIONS: &[Mutation] = &[
     bug("WAL", "checksum-unchecked", 300),
@@ -246,8 +258,22 @@ pub const MUTATIONS: &[Mutation] = &[
         "cold=1,lasting=1,keep=0,keys=1,groups=1,body_max=20000,cold_pack_bytes=3000,cold_flush_age_ms=500,cold_hot_bytes=0,\
          think_us=5000,mortal=0,aim=0,chaos_us=60000000",
     ),
-    bug("damaged objects", "damaged-object-left", 300),
-    bug("damaged objects", "unreadable-chunk-waited-for", 300),
+    aimed(
+        "damaged objects",
+        "damaged-object-left",
+        40,
+        concat!(
+            rot!(),
+            ",cold_hot_bytes=1000000,keep=0,timed_checkpoints=0,fault_checkpoint=0,log_bytes_max=4194304,\
+             uncommitted_bytes_max=4194304"
+        ),
+    ),
+    aimed(
+        "damaged objects",
+        "unreadable-chunk-waited-for",
+        60,
+        concat!(rot!(), ",cold_hot_bytes=0,keep=900000,cold_live_percent=90"),
+    ),
     bug("damaged objects", "unreadable-pack-waited-for", 300),
     bug("collection", "deleted-without-grace", 300),
     bug("collection", "moved-chunk-not-counted", 300),
