@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use prost::Message;
 use raftproto::checkpoint::{GroupManifest, HardState};
+use storage::files::{Files, System};
 use storage::pack::PackPlan;
 use storage::{StorageError, framed, table};
 
@@ -150,7 +151,7 @@ impl Core {
         let (position, membership) = (plan.position, plan.membership.clone());
         let dir = disk.dir.clone();
         let (written, planned) = storage::blocking::run(move || {
-            let written = write(&dir, id, before, &plan, &packed);
+            let written = write(&System, &dir, id, before, &plan, &packed);
             (written, (plan, packed))
         })
         .await;
@@ -187,11 +188,12 @@ impl Core {
     }
 }
 
-/// Writes one checkpoint. Blocks.
+/// Writes one checkpoint that follows another; answers its manifest, and the bytes that were written. Blocks.
 ///
 /// # Errors
 /// [`StorageError::NoSpace`] if the checkpoint before stands as it was, and the same can be written again.
-fn write(
+pub fn write(
+    files: &dyn Files,
     dir: &Path,
     group: u32,
     before: GroupManifest,
@@ -199,8 +201,8 @@ fn write(
     pack: &PackPlan,
 ) -> Result<(GroupManifest, u64), StorageError> {
     let own = group_dir(dir, group);
-    if !own.is_dir() {
-        framed::create_dir(&own)?;
+    if !files.is_dir(&own) {
+        files.create_dir(&own)?;
     }
     let mut manifest = GroupManifest {
         version: plan.version,
@@ -221,17 +223,18 @@ fn write(
         packs: plan.packs.clone(),
         group_state: plan.group_state.clone().into(),
     };
-    let written = write_files(dir, &mut manifest, plan, pack);
+    let written = write_files(files, dir, &mut manifest, plan, pack);
     if matches!(written, Err(StorageError::NoSpace { .. })) {
         // What there was room for is in the way of others until it is written again.
-        remove_unused(dir, &before, &manifest, &before);
+        remove_unused(files, dir, &before, &manifest, &before);
     }
     let bytes = written?;
-    remove_unused(dir, &before, &manifest, &manifest);
+    remove_unused(files, dir, &before, &manifest, &manifest);
     Ok((manifest, bytes))
 }
 
 fn write_files(
+    files: &dyn Files,
     dir: &Path,
     manifest: &mut GroupManifest,
     plan: &CheckpointPlan,
@@ -245,7 +248,7 @@ fn write_files(
             manifest.next_pack,
             "the state names this pack"
         );
-        bytes += pack.write(&pack_path(dir, group, manifest.next_pack))?;
+        bytes += pack.write_to(files, &pack_path(dir, group, manifest.next_pack))?;
         manifest.next_pack += 1;
     }
     if !plan.delta.is_empty() {
@@ -253,25 +256,27 @@ fn write_files(
             .delta
             .iter()
             .map(|(key, value)| (key.as_str().as_bytes(), value.as_deref()));
-        bytes += table::write(&table_path(dir, group, manifest.next_table), entries)?;
+        let path = table_path(dir, group, manifest.next_table);
+        bytes += table::write_to(files, &path, entries)?;
         manifest.deltas.push(manifest.next_table);
         manifest.next_table += 1;
     }
     if manifest.deltas.len() > DELTAS_MAX {
-        bytes += merge(dir, manifest)?;
+        bytes += merge(files, dir, manifest)?;
     }
-    framed::write_atomic(&manifest_path(dir, group), &manifest.encode_to_vec())?;
+    let path = manifest_path(dir, group);
+    framed::write_atomic_to(files, &path, &manifest.encode_to_vec())?;
     Ok(bytes)
 }
 
 /// Joins the base and all deltas into a new base.
-fn merge(dir: &Path, manifest: &mut GroupManifest) -> Result<u64, StorageError> {
-    let joined = read_tables(dir, manifest)?;
+fn merge(files: &dyn Files, dir: &Path, manifest: &mut GroupManifest) -> Result<u64, StorageError> {
+    let joined = read_tables_of(files, dir, manifest)?;
     let entries = joined
         .iter()
         .map(|(key, value)| (key.as_bytes(), Some(value.as_slice())));
     let path = table_path(dir, manifest.group, manifest.next_table);
-    let bytes = table::write(&path, entries)?;
+    let bytes = table::write_to(files, &path, entries)?;
     manifest.base = manifest.next_table;
     manifest.next_table += 1;
     manifest.deltas.clear();
@@ -283,10 +288,22 @@ pub fn read_tables(
     dir: &Path,
     manifest: &GroupManifest,
 ) -> Result<BTreeMap<String, Vec<u8>>, StorageError> {
+    read_tables_of(&System, dir, manifest)
+}
+
+/// [`read_tables`], of these files.
+///
+/// # Errors
+/// [`StorageError`].
+pub fn read_tables_of(
+    files: &dyn Files,
+    dir: &Path,
+    manifest: &GroupManifest,
+) -> Result<BTreeMap<String, Vec<u8>>, StorageError> {
     let mut joined = BTreeMap::new();
     for number in tables(manifest) {
         let path = table_path(dir, manifest.group, number);
-        table::read(&path, &mut |key, value| {
+        table::read_of(files, &path, &mut |key, value| {
             let key = std::str::from_utf8(key).map_err(|_| "a stream's key is not text")?;
             match value {
                 Some(value) => {
@@ -312,7 +329,13 @@ pub fn tables(manifest: &GroupManifest) -> impl Iterator<Item = u64> {
 
 /// Removes files of two checkpoints in a row, and those written on the way from one to the other, that `kept` does not
 /// name. What a crash leaves here goes at the next start.
-fn remove_unused(dir: &Path, before: &GroupManifest, after: &GroupManifest, kept: &GroupManifest) {
+fn remove_unused(
+    files: &dyn Files,
+    dir: &Path,
+    before: &GroupManifest,
+    after: &GroupManifest,
+    kept: &GroupManifest,
+) {
     let new_tables = before.next_table.max(1)..after.next_table;
     let new_packs = before.next_pack.max(1)..after.next_pack;
     let kept_tables: BTreeSet<u64> = tables(kept).collect();
@@ -323,10 +346,10 @@ fn remove_unused(dir: &Path, before: &GroupManifest, after: &GroupManifest, kept
     let unused_packs = packs.filter(|p| !kept.packs.contains(p));
     let group = after.group;
     for table in unused_tables {
-        remove(&table_path(dir, group, table));
+        remove(files, &table_path(dir, group, table));
     }
     for pack in unused_packs {
-        remove(&pack_path(dir, group, pack));
+        remove(files, &pack_path(dir, group, pack));
     }
 }
 
@@ -336,22 +359,29 @@ fn remove_unused(dir: &Path, before: &GroupManifest, after: &GroupManifest, kept
 /// # Errors
 /// The system's, if the directory cannot be read.
 pub fn sweep(dir: &Path, manifest: &GroupManifest) -> Result<(), StorageError> {
+    sweep_of(&System, dir, manifest)
+}
+
+/// [`sweep`], of these files.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn sweep_of(
+    files: &dyn Files,
+    dir: &Path,
+    manifest: &GroupManifest,
+) -> Result<(), StorageError> {
     if manifest.index == 0 {
         return Ok(());
     }
     let own = group_dir(dir, manifest.group);
-    let entries = match std::fs::read_dir(&own) {
-        Ok(entries) => entries,
+    let names = match files.names(&own) {
+        Ok(names) => names,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(storage::io_error(&own, "list", error)),
     };
     let kept: BTreeSet<u64> = tables(manifest).collect();
-    for entry in entries {
-        let entry = entry.map_err(|e| storage::io_error(&own, "list", e))?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else {
-            continue;
-        };
+    for name in names {
         let number = |prefix: &str| name.strip_prefix(prefix).map(str::parse);
         let is_unused = match (number("table-"), number("pack-")) {
             (Some(Ok(table)), _) => !kept.contains(&table),
@@ -359,20 +389,16 @@ pub fn sweep(dir: &Path, manifest: &GroupManifest) -> Result<(), StorageError> {
             _ => name.ends_with(".tmp"),
         };
         if is_unused {
-            log::info!(
-                "event=unused_file_removed path={:?}",
-                entry.path().display()
-            );
-            remove(&entry.path());
+            let path = own.join(&name);
+            log::info!("event=unused_file_removed path={:?}", path.display());
+            remove(files, &path);
         }
     }
     Ok(())
 }
 
-fn remove(path: &Path) {
-    #[cfg(test)]
-    storage::tape::note(path, || storage::tape::Act::Remove(path.to_owned()));
-    if let Err(error) = std::fs::remove_file(path)
+fn remove(files: &dyn Files, path: &Path) {
+    if let Err(error) = files.remove(path)
         && error.kind() != std::io::ErrorKind::NotFound
     {
         log::warn!(
@@ -387,101 +413,4 @@ fn remove(path: &Path) {
 mod crash;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::group::{LogPosition, SavedHardState};
-
-    fn plan(index: u64, packs: Vec<u32>) -> CheckpointPlan {
-        let key = StreamKey::from_stored(&format!("b/{}", index % 3));
-        CheckpointPlan {
-            position: LogPosition { index, term: 1 },
-            membership: Default::default(),
-            hard_state: SavedHardState::default(),
-            delta: vec![(key, None)],
-            group_state: Vec::new(),
-            packs,
-            version: raftproto::version::CHECKPOINT,
-        }
-    }
-
-    fn one_chunk(number: u32) -> PackPlan {
-        let mut pack = PackPlan::new(7, number);
-        pack.add("b/0", 1, 0, vec![bytes::Bytes::from_static(b"x")]);
-        pack
-    }
-
-    fn names(dir: &Path) -> Vec<String> {
-        let entries = std::fs::read_dir(group_dir(dir, 7)).unwrap();
-        let mut names: Vec<String> = entries
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    fn expected(manifest: &GroupManifest) -> Vec<String> {
-        let packs = manifest.packs.iter().map(|p| format!("pack-{p}"));
-        let tables = tables(manifest).map(|t| format!("table-{t}"));
-        let mut names: Vec<String> = packs.chain(tables).collect();
-        names.push("manifest".to_owned());
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn only_the_files_of_the_newest_checkpoint_are_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut manifest = GroupManifest::default();
-        for index in 1..=40 {
-            let pack = one_chunk(manifest.next_pack.max(1));
-            let plan = plan(index, vec![pack.number()]);
-            manifest = write(dir.path(), 7, manifest, &plan, &pack).unwrap().0;
-            assert_eq!(names(dir.path()), expected(&manifest), "round {index}");
-        }
-        assert!(manifest.base > 0);
-        let own = group_dir(dir.path(), 7);
-        for left in ["pack-99", "table-99", "pack-100.tmp", "manifest.tmp"] {
-            std::fs::write(own.join(left), b"").unwrap();
-        }
-        sweep(dir.path(), &manifest).unwrap();
-        assert_eq!(names(dir.path()), expected(&manifest));
-    }
-
-    #[test]
-    fn without_room_the_checkpoint_before_stands_and_the_same_is_written_later() {
-        let dir = tempfile::tempdir().unwrap();
-        let write = |before: &GroupManifest, index, pack: u32| {
-            let plan = plan(index, vec![pack]);
-            write(dir.path(), 7, before.clone(), &plan, &one_chunk(pack))
-        };
-        let before = write(&GroupManifest::default(), 1, 1).unwrap().0;
-        for full in ["pack-2.tmp", "table-2.tmp", "manifest.tmp"] {
-            let path = group_dir(dir.path(), 7).join(full);
-            std::os::unix::fs::symlink("/dev/full", path).unwrap();
-            let error = write(&before, 2, 2).unwrap_err();
-            assert!(matches!(error, StorageError::NoSpace { .. }), "{error}");
-            assert_eq!(names(dir.path()), expected(&before), "{full}");
-        }
-        let after = write(&before, 2, 2).unwrap().0;
-        assert_eq!(names(dir.path()), expected(&after));
-        assert_eq!(after.packs, [2]);
-    }
-
-    #[test]
-    fn a_key_that_is_not_text_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let manifest = GroupManifest {
-            group: 7,
-            base: 1,
-            ..GroupManifest::default()
-        };
-        std::fs::create_dir_all(group_dir(dir.path(), 7)).unwrap();
-        let path = table_path(dir.path(), 7, 1);
-        table::write(&path, [(&b"b/\xff"[..], None)].into_iter()).unwrap();
-        let text = read_tables(dir.path(), &manifest).unwrap_err().to_string();
-        assert!(
-            text.contains("table-1 is damaged") && text.contains("not text"),
-            "{text}"
-        );
-    }
-}
+mod tests;

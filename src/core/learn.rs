@@ -8,6 +8,7 @@ use raftproto::peer::{StatusReply, StatusRequest};
 
 use super::Core;
 use crate::meta::Tables;
+use crate::mutation;
 use crate::protocol::Member;
 
 /// Between two questions, in microseconds.
@@ -15,7 +16,7 @@ const PAUSE_US: u64 = 3_000_000;
 
 /// The newest members that another node has told of; of the meta group's core alone.
 #[derive(Default)]
-pub(super) struct Learnt {
+pub struct Learnt {
     members: RefCell<Vec<Member>>,
     /// The entry of the meta group's log by which they are.
     as_of: Cell<u64>,
@@ -24,8 +25,18 @@ pub(super) struct Learnt {
 }
 
 impl Learnt {
+    /// Whether one of the others is to be asked now; `is_lost`: the meta group has no leader here.
+    pub fn is_due(&self, is_lost: bool, now_us: u64) -> bool {
+        let since_us = self.asked_us.get();
+        let is_due = is_lost && since_us > 0 && now_us >= since_us + PAUSE_US;
+        if !is_lost || since_us == 0 || is_due {
+            self.asked_us.set(now_us);
+        }
+        is_due && !mutation::is_on("members-never-learnt")
+    }
+
     /// Replaces the members of older tables.
-    pub(super) fn add_to(&self, tables: &mut Tables) {
+    pub fn add_to(&self, tables: &mut Tables) {
         if self.as_of.get() > tables.as_of {
             tables.members.clone_from(&self.members.borrow());
             tables.as_of = self.as_of.get();
@@ -33,7 +44,7 @@ impl Learnt {
     }
 
     /// Takes what a node told; answers whether it is newer than those tables.
-    fn take(&self, told: StatusReply, known: &Tables) -> bool {
+    pub fn take(&self, told: StatusReply, known: &Tables) -> bool {
         // Who knows of no order knows nothing newer than the settings.
         if told.members.is_empty() || told.members_as_of <= known.as_of {
             return false;
@@ -53,15 +64,9 @@ impl Core {
     /// Asks one of the others, now and then, while the meta group has no leader here.
     pub(super) fn learn_members(self: &Rc<Self>) {
         let is_lost = (self.groups.borrow().get(&0)).is_some_and(|meta| meta.leader() == 0);
-        let now_us = self.clock.monotonic_us();
-        let since_us = self.learnt.asked_us.get();
-        if !is_lost || since_us == 0 {
-            return self.learnt.asked_us.set(now_us);
-        }
-        if now_us < since_us + PAUSE_US {
+        if !self.learnt.is_due(is_lost, self.clock.monotonic_us()) {
             return;
         }
-        self.learnt.asked_us.set(now_us);
         let links = self.links.borrow();
         let up: Vec<_> = links.values().filter(|link| link.is_up()).collect();
         let Some(link) = up.get(self.clock.random() as usize % up.len().max(1)) else {

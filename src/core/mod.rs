@@ -22,7 +22,7 @@ mod hand_over;
 mod http_client;
 pub mod hyper_rt;
 mod judge;
-mod learn;
+pub mod learn;
 mod level;
 pub mod listen;
 mod load;
@@ -58,7 +58,8 @@ mod transfer;
 mod turn;
 
 pub use checkpoint::{
-    GroupFiles, group_dir, manifest_path, pack_path, read_tables, sweep, table_path, tables,
+    GroupFiles, group_dir, manifest_path, pack_path, read_tables, read_tables_of, sweep, sweep_of,
+    table_path, tables, write as write_checkpoint,
 };
 pub use damage::{SET_ASIDE_MAX, damage_note_path, set_aside_count};
 pub use load::Loads;

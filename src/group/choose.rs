@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::machine::Machine;
 use super::stream::Places;
+use crate::mutation;
 use crate::protocol::{ColdChunk, ColdRange, Incarnation, Piece, StreamKey};
 
 /// Chunks of which no copy was found, by pack and place, with their lengths.
@@ -13,6 +14,7 @@ pub(super) type Lost = BTreeMap<u32, BTreeMap<u64, u32>>;
 pub(super) fn is_lost(lost: &Lost, chunk: &ColdChunk) -> bool {
     let pack = lost.get(&chunk.pack);
     pack.is_some_and(|lost| lost.contains_key(&chunk.position))
+        && !mutation::is_on("unreadable-chunk-waited-for")
 }
 
 /// Largest chunk; a read of any byte of it reads all, since the checksum is of the whole.

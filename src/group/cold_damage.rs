@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Group;
 use super::cold::ColdSettings;
+use crate::mutation;
 use crate::protocol::PackName;
 
 /// What is known of a chunk that its object does not hold any more.
@@ -22,6 +23,9 @@ impl Group {
     /// An object is damaged: all of it that can be read is written again, and chunks at these places, of these lengths, are left
     /// where they are. `is_final`: all who may have a copy of those were asked. Only on a leader.
     pub fn write_again(&mut self, pack: u32, lost: BTreeMap<u64, u32>, is_final: bool) {
+        if mutation::is_on("damaged-object-left") {
+            return;
+        }
         self.cold.damaged.insert(pack);
         self.cold.judged.remove(&pack);
         if is_final {

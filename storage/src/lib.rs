@@ -5,6 +5,7 @@ pub mod cache;
 pub mod cold;
 pub mod cold_pack;
 mod error;
+pub mod files;
 pub mod framed;
 pub mod lock;
 pub mod mutation;

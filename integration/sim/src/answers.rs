@@ -73,6 +73,8 @@ impl World {
             (Outcome::Refused(Refusal::BadMembers(_)), _) => "an order refused",
             (Outcome::Refused(Refusal::SeqRegression { .. }), _) => "append out of its order",
             (Outcome::Refused(Refusal::Overloaded { .. }), _) => "overloaded",
+            (Outcome::Refused(Refusal::BytesSought { .. }), _) => "damaged bytes are looked for",
+            (Outcome::Refused(Refusal::BytesLost { .. }), _) => "damaged bytes are lost",
             (Outcome::Refused(_), _) => "another refusal",
             (
                 Outcome::Appended {

@@ -105,7 +105,10 @@ impl World {
             return;
         };
         let packed = hosted.group.packed_chunks();
-        let lacking = packed.filter(|(_, chunk)| !on_disk.packs.contains_key(&chunk.pack));
+        let is_there = |pack: &u32| {
+            on_disk.hurt.contains(pack) || on_disk.files.contains_key(&format!("pack-{pack}"))
+        };
+        let lacking = packed.filter(|(_, chunk)| !is_there(&chunk.pack));
         let lacking = lacking.map(|(key, chunk)| {
             format!("node {node} has {chunk:?} of {key} neither in memory nor on its disk")
         });

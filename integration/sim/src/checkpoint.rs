@@ -1,163 +1,262 @@
-//! One group's checkpoint on a simulated disk: replaced as a whole.
+//! One group's checkpoint on a simulated disk: its files, as the server's own code writes and reads them (`core/checkpoint.rs`,
+//! `storage`'s tables, packs and framed files).
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::Path;
 
 use bytes::Bytes;
 use prost::Message;
 use raftproto::checkpoint::GroupManifest;
-use ursula::group::{
-    CheckpointPlan, Fetched, LogPosition, Machine, PlaceChunk, combine_stream_states,
+use storage::StorageError;
+use storage::framed;
+use storage::pack::{self, ChunkLocation, NeededChunk, PackPlan};
+use ursula::core::{
+    manifest_path, pack_path, read_tables_of, sweep_of, table_path, tables, write_checkpoint,
 };
+use ursula::group::{CheckpointPlan, Fetched, LogPosition, Machine, PlaceChunk};
 use ursula::protocol::{ChunkRef, Incarnation, StreamKey};
 
+use crate::files::{Act, Dir, SimFiles, crash};
 use crate::rng::Rng;
 
-/// One group's newest checkpoint: what its directory holds.
+/// One group's newest checkpoint.
 #[derive(Debug, Clone, Default)]
 pub struct Checkpoint {
-    /// Replaced last.
+    /// As the process knows it.
     pub manifest: GroupManifest,
-    /// The state tables, joined.
-    pub streams: BTreeMap<String, Vec<u8>>,
-    /// Packs by number.
-    pub packs: BTreeMap<u32, Bytes>,
-    /// Stands for the checksums of all but the packs.
-    sum: u64,
+    /// What its directory holds.
+    pub files: Dir,
+    /// Packs that were damaged: what only the damage knows.
+    pub hurt: BTreeSet<u32>,
+}
+
+/// A checkpoint on its way to the disk.
+pub struct Writing {
+    next: Checkpoint,
+    acts: Vec<Act>,
 }
 
 /// Lays out a new pack.
-pub struct Placer {
-    /// Its number.
-    pub number: u32,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-}
+pub struct Placer(pub PackPlan);
 
 impl PlaceChunk for Placer {
     fn place(
         &mut self,
-        _key: &StreamKey,
-        _incarnation: Incarnation,
+        key: &StreamKey,
+        incarnation: Incarnation,
         start: u64,
         pieces: Vec<Bytes>,
     ) -> ChunkRef {
-        let position = self.bytes.len() as u64;
-        for piece in pieces {
-            self.bytes.extend_from_slice(&piece);
-        }
-        let chunk = &self.bytes[position as usize..];
+        let location = self.0.add(key.as_str(), incarnation.0, start, pieces);
         ChunkRef {
-            pack: self.number,
-            position,
+            pack: self.0.number(),
+            position: location.position,
             start,
-            length: chunk.len() as u32,
-            crc32c: checksum(chunk),
+            length: location.length,
+            crc32c: location.crc32c,
         }
     }
 }
 
-/// Stands for the pack's checksum.
-fn checksum(bytes: &[u8]) -> u32 {
-    xxhash_rust::xxh3::xxh3_64(bytes) as u32
+/// Where the files are to be; only their names count.
+fn root() -> &'static Path {
+    Path::new("/")
+}
+
+/// Where a chunk lies.
+pub fn location_of(chunk: &ChunkRef) -> ChunkLocation {
+    ChunkLocation {
+        position: chunk.position,
+        length: chunk.length,
+        crc32c: chunk.crc32c,
+    }
 }
 
 impl Checkpoint {
-    /// The checkpoint that follows this one by a plan.
-    pub fn next(&self, group: u32, plan: &CheckpointPlan, pack: &Placer) -> Checkpoint {
-        let mut next = self.clone();
-        for (key, value) in &plan.delta {
-            match value {
-                Some(value) => {
-                    let older = next.streams.get(key.as_str()).map(Vec::as_slice);
-                    let value = combine_stream_states(older, value);
-                    next.streams.insert(key.as_str().to_owned(), value);
-                }
-                None => {
-                    next.streams.remove(key.as_str());
-                }
-            }
-        }
-        let manifest = &mut next.manifest;
-        manifest.group = group;
-        manifest.version = plan.version;
-        manifest.index = plan.position.index;
-        manifest.term = plan.position.term;
-        manifest.membership = Some(plan.membership.clone());
-        manifest.hard_state = Some(raftproto::checkpoint::HardState {
-            term: plan.hard_state.term,
-            vote: plan.hard_state.vote,
-            commit: plan.hard_state.commit,
-        });
-        manifest.next_pack = manifest.next_pack.max(1);
-        if !pack.bytes.is_empty() {
-            assert_eq!(pack.number, manifest.next_pack, "the state names this pack");
-            next.packs.insert(pack.number, pack.bytes.clone().into());
-            manifest.next_pack += 1;
-        }
-        manifest.packs = plan.packs.clone();
-        manifest.group_state = plan.group_state.clone().into();
-        next.packs.retain(|number, _| plan.packs.contains(number));
-        next.sum = next.sum_now();
-        next
-    }
-
-    fn sum_now(&self) -> u64 {
-        let mut hash = xxhash_rust::xxh3::Xxh3::new();
-        hash.update(&self.manifest.encode_to_vec());
-        for (key, value) in &self.streams {
-            hash.update(key.as_bytes());
-            hash.update(value);
-        }
-        hash.digest()
-    }
-
-    /// Its files are as they were written, as far as a start reads them.
-    pub fn is_whole(&self) -> bool {
-        self.sum == self.sum_now() || ursula::mutation::is_on("checkpoint-unverified")
-    }
-
-    /// Another bit is in its state.
-    pub fn flip(&mut self, rng: &mut Rng) {
-        let mut state = self.manifest.group_state.to_vec();
-        let streams = self.streams.values_mut().filter(|v| !v.is_empty());
-        let mut values: Vec<&mut Vec<u8>> = streams.collect();
-        let chosen = rng.below(values.len() as u64 + 1) as usize;
-        let value = match values.get_mut(chosen) {
-            Some(value) => &mut **value,
-            None => &mut state,
+    /// Begins to write the checkpoint that follows this one by a plan.
+    pub fn begin(&self, group: u32, plan: &CheckpointPlan, pack: &Placer) -> Writing {
+        let files = SimFiles::of(self.files.clone());
+        let before = self.manifest.clone();
+        let written = write_checkpoint(&files, root(), group, before, plan, &pack.0);
+        let (manifest, _) = written.expect("this disk has room for it");
+        let (files, acts) = files.into_parts();
+        let mut next = Checkpoint {
+            manifest,
+            files,
+            hurt: self.hurt.clone(),
         };
-        if !value.is_empty() {
-            let at = rng.below(value.len() as u64) as usize;
-            value[at] ^= 1 << rng.below(8);
-        }
-        self.manifest.group_state = state.into();
+        next.forget_hurt();
+        Writing { next, acts }
+    }
+
+    /// Reads the newest checkpoint of a directory and removes what it does not name, as a start does.
+    ///
+    /// # Errors
+    /// What is damaged.
+    pub fn read_again(&mut self, group: u32) -> Result<(), StorageError> {
+        let files = SimFiles::of(std::mem::take(&mut self.files));
+        let path = manifest_path(root(), group);
+        let manifest = match framed::read_of(&files, &path)? {
+            Some(bytes) => GroupManifest::decode(bytes).map_err(|e| StorageError::Corrupt {
+                path,
+                offset: 0,
+                what: e.to_string(),
+            })?,
+            None => GroupManifest {
+                group,
+                ..GroupManifest::default()
+            },
+        };
+        read_tables_of(&files, root(), &manifest)?;
+        sweep_of(&files, root(), &manifest)?;
+        self.manifest = manifest;
+        (self.files, _) = files.into_parts();
+        self.forget_hurt();
+        Ok(())
+    }
+
+    /// What no manifest names any more is not damaged.
+    fn forget_hurt(&mut self) {
+        let packs = &self.manifest.packs;
+        self.hurt.retain(|pack| packs.contains(pack));
     }
 
     /// The state that it holds.
-    pub fn machine(&self, group: u32) -> Machine {
-        let streams = self.streams.iter();
-        let streams = streams.map(|(key, value)| (StreamKey::from_stored(key), value.clone()));
-        Machine::load(group, &self.manifest.group_state, streams).unwrap()
+    ///
+    /// # Errors
+    /// What is damaged.
+    pub fn machine(&self, group: u32) -> Result<Machine, String> {
+        let files = SimFiles::of(self.files.clone());
+        let tables = read_tables_of(&files, root(), &self.manifest).map_err(|e| e.to_string())?;
+        let streams = tables.into_iter();
+        let streams = streams.map(|(key, value)| (StreamKey::from_stored(&key), value));
+        let machine = Machine::load(group, &self.manifest.group_state, streams);
+        machine.map_err(|e| e.to_string())
+    }
+
+    /// A pack is what was written, and holds these chunks.
+    pub fn is_sound(&self, pack: u32, needed: &[ChunkLocation]) -> bool {
+        let files = SimFiles::of(self.files.clone());
+        let group = self.manifest.group;
+        let path = pack_path(root(), group, pack);
+        let verified = pack::verify_named_of(&files, &path, group, pack);
+        verified.is_ok() && pack::has_chunks_of(&files, &path, needed).unwrap_or(false)
+    }
+
+    /// The bytes of chunks, where they are sound.
+    pub fn read_sound(&self, pack: u32, chunks: &[ChunkLocation]) -> Vec<Option<Bytes>> {
+        let files = SimFiles::of(self.files.clone());
+        let path = pack_path(root(), self.manifest.group, pack);
+        pack::read_sound_of(&files, &path, chunks)
+    }
+
+    /// Bytes of a pack, whatever they are.
+    pub fn read_unverified(&self, pack: u32, position: u64, length: u32) -> Option<Bytes> {
+        let files = SimFiles::of(self.files.clone());
+        let path = pack_path(root(), self.manifest.group, pack);
+        pack::read_unverified_of(&files, &path, position, length)
+    }
+
+    /// Writes a pack anew from these chunks.
+    ///
+    /// # Errors
+    /// They are not what lay there.
+    pub fn rebuild(
+        &mut self,
+        pack: u32,
+        chunks: Vec<(NeededChunk, Bytes)>,
+    ) -> Result<(), StorageError> {
+        let group = self.manifest.group;
+        let files = SimFiles::of(self.files.clone());
+        let path = pack_path(root(), group, pack);
+        pack::rebuild_of(&files, &path, (group, pack), chunks)?;
+        (self.files, _) = files.into_parts();
+        self.hurt.remove(&pack);
+        Ok(())
     }
 
     /// As it comes to another replica.
-    pub fn fetched(&self, group: u32) -> Fetched {
-        Fetched {
-            machine: self.machine(group),
+    ///
+    /// # Errors
+    /// What is damaged.
+    pub fn fetched(&self, group: u32) -> Result<Fetched, String> {
+        Ok(Fetched {
+            machine: self.machine(group)?,
             position: LogPosition {
                 index: self.manifest.index,
                 term: self.manifest.term,
             },
             membership: self.manifest.membership.clone().unwrap_or_default(),
             durable_pack: self.manifest.next_pack.saturating_sub(1),
+        })
+    }
+
+    /// A part of a chunk; `None`: no pack of that name has it.
+    ///
+    /// # Errors
+    /// The pack is damaged.
+    pub fn read_chunk(
+        &self,
+        chunk: &ChunkRef,
+        from: u32,
+        to: u32,
+    ) -> Result<Option<Bytes>, StorageError> {
+        let path = pack_path(root(), self.manifest.group, chunk.pack);
+        let Some(file) = self.files.get(&format!("pack-{}", chunk.pack)) else {
+            return Ok(None);
+        };
+        let only = Dir::from([(format!("pack-{}", chunk.pack), file.clone())]);
+        let read = pack::read_of(&SimFiles::of(only), &path, location_of(chunk))?;
+        Ok(read.map(|whole| whole.slice(from as usize..to as usize)))
+    }
+
+    /// A bit of its manifest or of one of its tables is another, or the file ends early.
+    pub fn damage(&mut self, rng: &mut Rng) {
+        let group = self.manifest.group;
+        let mut paths = vec![manifest_path(root(), group)];
+        paths.extend(tables(&self.manifest).map(|number| table_path(root(), group, number)));
+        let path = rng.choose(&paths);
+        let name = path.file_name().and_then(|n| n.to_str());
+        if let Some(file) = self.files.get_mut(name.unwrap_or_default()) {
+            *file = spoilt(file, rng);
         }
     }
 
-    /// A part of a chunk, if it is there and whole.
-    pub fn read(&self, chunk: &ChunkRef, from: u32, to: u32) -> Option<Vec<u8>> {
-        let pack = self.packs.get(&chunk.pack)?;
-        let begin = chunk.position as usize;
-        let whole = pack.get(begin..begin + chunk.length as usize)?;
-        (checksum(whole) == chunk.crc32c).then(|| whole[from as usize..to as usize].to_vec())
+    /// The same of one of its packs, or it is gone; answers whether there is one.
+    pub fn damage_pack(&mut self, rng: &mut Rng) -> bool {
+        let number = rng.pick(&self.manifest.packs);
+        let name = format!("pack-{number}");
+        let Some(file) = self.files.get_mut(&name) else {
+            return false;
+        };
+        *file = spoilt(file, rng);
+        if rng.chance(200_000) {
+            self.files.remove(&name);
+        }
+        self.hurt.insert(number);
+        true
+    }
+}
+
+fn spoilt(file: &Bytes, rng: &mut Rng) -> Bytes {
+    let mut bytes = file.to_vec();
+    let at = rng.below(bytes.len().max(1) as u64) as usize;
+    if bytes.is_empty() || rng.chance(300_000) {
+        bytes.truncate(at);
+    } else {
+        bytes[at] ^= 1 << rng.below(8);
+    }
+    bytes.into()
+}
+
+impl Writing {
+    /// All of it is there.
+    pub fn end(self) -> Checkpoint {
+        self.next
+    }
+
+    /// What a crash leaves of it where the checkpoint before stood.
+    pub fn crash(&self, before: &Checkpoint, rng: &mut Rng) -> Dir {
+        crash(&before.files, &self.acts, rng)
     }
 }

@@ -19,6 +19,7 @@ use ursula::protocol::{ColdChunk, Outcome, PackName, Piece, Refusal};
 use crate::event::Life;
 use crate::node::Process;
 use crate::plan::Plan;
+use crate::rot::Looked;
 use crate::saga::{Reading, Task};
 use crate::store::{Answered, SimStore};
 use crate::world::{World, life_of};
@@ -27,20 +28,35 @@ use crate::world::{World, life_of};
 const CLUSTER: &str = "sim";
 
 /// What comes of a task.
-enum Came {
+pub enum Came {
     /// For a group.
     Answer(ColdAnswer),
-    /// A pack was put, or found; for its group.
-    Put(Result<Put, FlushError>, PackName),
+    /// A pack was put, or found; for its group. And a chunk that was to go into it and is damaged.
+    Put(
+        Result<Put, FlushError>,
+        PackName,
+        Option<(PackName, ColdChunk)>,
+    ),
     /// Chunks for a read.
     Chunks(Result<Vec<Bytes>, ColdError>),
+    /// A damaged object was looked through.
+    Looked(Result<Box<Looked>, ColdError>),
+}
+
+/// A read that waits for chunks of one object.
+pub struct Fetch {
+    task: u64,
+    pack: PackName,
+    run: Vec<ColdChunk>,
+    /// What it wants of each.
+    parts: Vec<(u32, u32)>,
 }
 
 /// Something that is under way with the store.
 struct ColdTask {
     group: u32,
-    /// The read that waits for it, and which part of each chunk it wants.
-    reading: Option<(u64, Vec<(u32, u32)>)>,
+    /// The read that waits for it.
+    reading: Option<Fetch>,
     work: Pin<Box<dyn Future<Output = Came>>>,
 }
 
@@ -58,7 +74,7 @@ pub struct ColdShell {
 }
 
 /// Computes at once.
-struct AtOnce;
+pub struct AtOnce;
 
 impl Aside for AtOnce {
     fn run<T: Send + 'static>(
@@ -69,7 +85,8 @@ impl Aside for AtOnce {
     }
 }
 
-fn packs<'a>(store: &'a SimStore, unsure: &'a Unsure) -> PackStore<'a, AtOnce> {
+/// The packs as a process sees them.
+pub fn packs<'a>(store: &'a SimStore, unsure: &'a Unsure) -> PackStore<'a, AtOnce> {
     PackStore {
         store,
         cluster_id: CLUSTER,
@@ -144,6 +161,9 @@ impl World {
         let Some((group, name, chunks)) = shell.waiting.pop_front() else {
             return;
         };
+        for piece in chunks.iter().flat_map(|chunk| &chunk.pieces) {
+            self.see_to_piece(node, piece);
+        }
         let sources: Result<Vec<_>, Refusal> = chunks
             .into_iter()
             .map(|chunk| Ok((self.on_disk(node, &chunk.pieces)?, chunk)))
@@ -153,6 +173,7 @@ impl World {
         self.spawn_cold(node, group, None, move |store, unsure| {
             Box::pin(async move {
                 let packs = packs(&store, &unsure);
+                let damaged = std::cell::Cell::new(None);
                 let gather = async {
                     let first = sources.as_ref().ok().and_then(|s| s.first());
                     let key = first.map(|(_, chunk)| chunk.key.clone());
@@ -167,9 +188,12 @@ impl World {
                             match piece {
                                 Found::Here(bytes) => pieces.push(bytes),
                                 Found::Stored(pack, stored, from, to) => {
-                                    let read =
-                                        packs.read(group, pack, &[stored], &|_, _| {}).await?;
-                                    pieces.push(read[0].slice(from as usize..to as usize));
+                                    let run = [stored];
+                                    let read = packs.read(group, pack, &run, &|_, _| {}).await;
+                                    if let Err(ColdError::Corrupt { .. }) = &read {
+                                        damaged.set(Some((pack, stored)));
+                                    }
+                                    pieces.push(read?[0].slice(from as usize..to as usize));
                                 }
                             }
                         }
@@ -182,13 +206,15 @@ impl World {
                     }
                     Ok(all)
                 };
-                Came::Put(packs.put(group, name, gather).await, name)
+                let put = packs.put(group, name, gather).await;
+                Came::Put(put, name, damaged.take())
             })
         });
     }
 
     /// Pieces with what is in memory or on the node's disk; what was there when they were planned may be gone.
     fn on_disk(&self, node: u64, pieces: &[Piece]) -> Result<Vec<Found>, Refusal> {
+        let rescue = &self.nodes[node as usize - 1].process.rescue;
         let checkpoints = &self.nodes[node as usize - 1].disk.checkpoints;
         let here = |piece: &Piece| match piece {
             Piece::Hot(bytes) => Ok(Found::Here(bytes.clone())),
@@ -198,29 +224,45 @@ impl World {
                 from,
                 to,
             } => {
-                let found = checkpoints.get(group);
-                let found = found.and_then(|c| c.read(chunk, *from, *to));
-                let bytes = found.ok_or(Refusal::Unavailable)?;
-                Ok(Found::Here(bytes.into()))
+                let found = checkpoints.get(group).ok_or(Refusal::Unavailable)?;
+                match found.read_chunk(chunk, *from, *to) {
+                    Ok(Some(bytes)) => Ok(Found::Here(bytes)),
+                    Ok(None) | Err(_) => Err(Refusal::Unavailable),
+                }
             }
             Piece::Stored {
                 chunk,
                 pack,
+                group,
                 from,
                 to,
-                ..
-            } => Ok(Found::Stored(*pack, *chunk, *from, *to)),
+            } => Ok(match rescue.get(*group, *pack, chunk) {
+                Some(copy) => Found::Here(copy.slice(*from as usize..*to as usize)),
+                None => Found::Stored(*pack, *chunk, *from, *to),
+            }),
             Piece::Inherited { .. } => Err(Refusal::DataDamaged),
         };
         pieces.iter().map(here).collect()
     }
 
+    /// Pieces that are in memory or on the node's disk.
+    pub fn bytes_here(&self, node: u64, pieces: &[Piece]) -> Option<Vec<u8>> {
+        let mut all = Vec::new();
+        for found in self.on_disk(node, pieces).ok()? {
+            match found {
+                Found::Here(bytes) => all.extend_from_slice(&bytes),
+                Found::Stored(..) => return None,
+            }
+        }
+        Some(all)
+    }
+
     /// Begins a task of a process and polls it for the first time.
-    fn spawn_cold(
+    pub fn spawn_cold(
         &mut self,
         node: u64,
         group: u32,
-        reading: Option<(u64, Vec<(u32, u32)>)>,
+        reading: Option<Fetch>,
         make: impl FnOnce(Rc<SimStore>, Rc<Unsure>) -> Pin<Box<dyn Future<Output = Came>>>,
     ) {
         let shell = &mut self.node(node).process.cold;
@@ -263,29 +305,26 @@ impl World {
         }
     }
 
-    fn cold_came(
-        &mut self,
-        life: Life,
-        id: u64,
-        group: u32,
-        reading: Option<(u64, Vec<(u32, u32)>)>,
-        came: Came,
-    ) {
+    fn cold_came(&mut self, life: Life, id: u64, group: u32, reading: Option<Fetch>, came: Came) {
         let node = life.node;
         let answer = match came {
             Came::Chunks(result) => {
-                if let Some((task, parts)) = reading {
-                    self.chunks_came(node, task, &parts, result);
+                if let Some(fetch) = reading {
+                    self.chunks_came(node, group, &fetch, result);
                 }
                 return;
             }
-            Came::Put(Ok(put), _) => {
+            Came::Looked(looked) => return self.looked(life, group, looked),
+            Came::Put(Ok(put), ..) => {
                 if put.put_bytes.is_none() && matches!(put.answer, ColdAnswer::There { .. }) {
                     self.coverage.hit("pack found instead of put again");
                 }
                 put.answer
             }
-            Came::Put(Err(error), name) => {
+            Came::Put(Err(error), name, damaged) => {
+                if let Some((pack, chunk)) = damaged {
+                    self.leave_out(node, group, pack, &chunk);
+                }
                 if let FlushError::Source(_, Refusal::DataDamaged) = error {
                     self.find(format!("node {node}: {error}"));
                 }
@@ -300,6 +339,10 @@ impl World {
                 answer
             }
         };
+        if matches!(&answer, ColdAnswer::There { chunks, .. } if chunks.is_empty()) {
+            self.coverage
+                .hit("an unreadable object counts with nothing in it");
+        }
         self.step(node, group, Input::Cold(Box::new(answer)));
         if life_of(self, node) != life {
             return;
@@ -309,6 +352,18 @@ impl World {
             *building = None;
             self.next_pack(node);
         }
+    }
+
+    /// What is written again is so without a chunk that cannot be read.
+    fn leave_out(&mut self, node: u64, group: u32, pack: PackName, chunk: &ColdChunk) {
+        self.coverage.hit("a damaged chunk left out of a pack");
+        let groups = &mut self.node(node).process.groups;
+        if let Some(hosted) = groups.get_mut(&group)
+            && let Some((number, _)) = hosted.group.cold_pack(pack)
+        {
+            hosted.group.leave_out(number, chunk.position, chunk.length);
+        }
+        self.judge_chunk(node, group, pack, chunk.position);
     }
 
     /// A pack of the group is being put.
@@ -351,7 +406,13 @@ impl World {
         process.task_count += 1;
         let task = process.task_count;
         process.tasks.insert(task, Task::Read(Box::new(reading)));
-        self.spawn_cold(node, group, Some((task, parts)), move |store, unsure| {
+        let fetch = Fetch {
+            task,
+            pack,
+            run: run.clone(),
+            parts,
+        };
+        self.spawn_cold(node, group, Some(fetch), move |store, unsure| {
             Box::pin(async move {
                 Came::Chunks(
                     packs(&store, &unsure)
@@ -365,18 +426,21 @@ impl World {
     fn chunks_came(
         &mut self,
         node: u64,
-        task: u64,
-        parts: &[(u32, u32)],
+        group: u32,
+        fetch: &Fetch,
         result: Result<Vec<Bytes>, ColdError>,
     ) {
-        let Some(Task::Read(reading)) = self.node(node).process.tasks.remove(&task) else {
+        let Some(Task::Read(reading)) = self.node(node).process.tasks.remove(&fetch.task) else {
             return;
         };
         match result {
             Ok(chunks) => {
-                let parts = parts.iter().zip(&chunks);
+                let parts = fetch.parts.iter().zip(&chunks);
                 let parts = parts.map(|((from, to), c)| c.slice(*from as usize..*to as usize));
                 self.read_more(node, *reading, parts.collect());
+            }
+            Err(ColdError::Corrupt { .. }) => {
+                self.damage_read(node, &reading, group, fetch.pack, &fetch.run);
             }
             Err(error) => {
                 if let ColdError::NotFound { key } = &error {

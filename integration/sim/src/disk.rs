@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use storage::wal::{CARRIED_KIND, LaneImage, Record, SegmentId, recover_images};
 use ursula::node::replay::is_needed;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Writing};
 use crate::rng::Rng;
 
 /// Which store all disks belong to.
@@ -17,7 +17,7 @@ const STORE: [u8; 16] = *b"simulated store.";
 const SEGMENT_BYTES: u64 = 24 << 10;
 
 /// What a disk writes as a whole.
-const SECTOR: usize = 512;
+pub const SECTOR: usize = 512;
 
 #[derive(Debug, Default)]
 struct Segment {
@@ -50,6 +50,8 @@ pub struct Crash {
     pub stayed: usize,
     /// A frame is there in parts.
     pub is_torn: bool,
+    /// A checkpoint was being written.
+    pub is_checkpoint_cut: bool,
 }
 
 /// How a disk is damaged.
@@ -67,8 +69,10 @@ pub enum Damage {
     Exchanged,
     /// A segment is missing between two others of its lane.
     Missing,
-    /// One bit of a checkpoint's state is another.
+    /// A file of a checkpoint is not what was written.
     Checkpoint,
+    /// A pack is not what was written, or is gone: at any time.
+    Pack,
 }
 
 impl Damage {
@@ -76,13 +80,13 @@ impl Damage {
     pub fn is_at_rest(self) -> bool {
         !matches!(
             self,
-            Damage::Flip | Damage::Unreadable | Damage::Misdirected
+            Damage::Flip | Damage::Unreadable | Damage::Misdirected | Damage::Pack
         )
     }
 }
 
 /// See the module's head.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Disk {
     segments: BTreeMap<SegmentId, Segment>,
     lanes: Vec<LaneImage>,
@@ -99,6 +103,8 @@ pub struct Disk {
     is_next_misdirected: bool,
     /// By group.
     pub checkpoints: BTreeMap<u32, Checkpoint>,
+    /// One that is being written, and its group.
+    pub writing: Option<(u32, Writing)>,
 }
 
 impl Disk {
@@ -110,8 +116,8 @@ impl Disk {
         if self.is_unreadable {
             return Err("a sector cannot be read".to_owned());
         }
-        if let Some((group, _)) = self.checkpoints.iter().find(|(_, c)| !c.is_whole()) {
-            return Err(format!("the checkpoint of group {group} is damaged"));
+        for (group, found) in &mut self.checkpoints {
+            found.read_again(*group).map_err(|e| e.to_string())?;
         }
         let images = self.segments.iter();
         let images = images.map(|(id, s)| (*id, s.bytes.as_slice())).collect();
@@ -282,6 +288,11 @@ impl Disk {
                 crash.lost += flight.records;
             }
         }
+        if let Some((group, writing)) = self.writing.take() {
+            let before = self.checkpoints.entry(group).or_default();
+            before.files = writing.crash(before, rng);
+            crash.is_checkpoint_cut = true;
+        }
         self.buffered.clear();
         self.lanes.clear();
         crash
@@ -342,8 +353,17 @@ impl Disk {
                     return false;
                 }
                 let found = self.checkpoints.get_mut(&rng.pick(&groups));
-                found.expect("it is there").flip(rng);
+                found.expect("it is there").damage(rng);
                 self.is_damaged = true;
+            }
+            Damage::Pack => {
+                let groups = self.checkpoints.values_mut();
+                let mut groups: Vec<_> = groups.filter(|c| !c.manifest.packs.is_empty()).collect();
+                if groups.is_empty() {
+                    return false;
+                }
+                let chosen = rng.below(groups.len() as u64) as usize;
+                return groups[chosen].damage_pack(rng);
             }
         }
         true

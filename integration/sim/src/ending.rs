@@ -155,9 +155,11 @@ impl World {
 
     /// All replicas must be the same, and nothing be left over.
     pub fn agree(&mut self, until_us: u64) {
+        self.restore_what_has_no_copy();
         // What goes to the store goes through the logs: as long as anything does, replicas follow one another.
         let unsettled = self
             .unsettled()
+            .or_else(|| self.unmended())
             .or_else(|| self.ledger.forgotten_hold())
             .or_else(|| self.ledger.overlong(self.oldest_ms()));
         if let Some(what) = unsettled {

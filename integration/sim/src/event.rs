@@ -7,7 +7,8 @@ use bytes::Bytes;
 use storage::cold::ColdKey;
 use ursula::group::CheckpointPlan;
 
-use crate::checkpoint::{Checkpoint, Placer};
+use crate::checkpoint::Checkpoint;
+use crate::rot::Awaited;
 use crate::siege::Blow;
 use crate::store::{Answered, Ask};
 
@@ -67,7 +68,7 @@ pub enum Event {
     /// A round of checkpoints is due.
     CheckpointDue(Life),
     /// A checkpoint is on disk.
-    Checkpointed(Life, u32, Box<(CheckpointPlan, Placer)>),
+    Checkpointed(Life, u32, Box<CheckpointPlan>),
     /// A fetched checkpoint stands in the place of the group's files.
     Exchanged(Life, u32),
     /// A fetched checkpoint is there, or could not be had.
@@ -80,6 +81,16 @@ pub enum Event {
     LatePut(ColdKey, Bytes),
     /// The store is out for a while.
     StoreOut,
+    /// An object is damaged where it lies.
+    Rot,
+    /// And put right by hand.
+    Restore(ColdKey),
+    /// A process looks through its objects.
+    Scrub(Life),
+    /// A pack of a group is to be mended; and how often that was tried.
+    Mend(Life, u32, u32, u32),
+    /// Is a damaged object written again?
+    Rescued(Life, Box<Awaited>),
     /// Whoever leads a group ends.
     LeadersFall,
     /// A fault strikes.
@@ -132,6 +143,9 @@ impl Event {
             | Event::Checkpointed(l, ..)
             | Event::Exchanged(l, _)
             | Event::StoreAnswers(l, _)
+            | Event::Scrub(l)
+            | Event::Mend(l, ..)
+            | Event::Rescued(l, _)
             | Event::Fetched(l, ..) => Some(*l),
             Event::Arrive { to, .. } => Some(*to),
             _ => None,

@@ -58,6 +58,7 @@ impl World {
             lost,
             stayed,
             is_torn,
+            is_checkpoint_cut,
         } = me.disk.crash(&mut self.rng);
         me.is_up = false;
         me.is_paused = false;
@@ -69,6 +70,9 @@ impl World {
         });
         if lost > 0 {
             self.coverage.hit("unsynced records lost");
+        }
+        if is_checkpoint_cut {
+            self.coverage.hit("a crash while a checkpoint is written");
         }
         if is_torn {
             self.coverage.hit("torn frame");
@@ -223,6 +227,8 @@ impl World {
             Damage::Exchanged,
             Damage::Missing,
             Damage::Checkpoint,
+            Damage::Pack,
+            Damage::Pack,
         ]);
         if how.is_at_rest() {
             self.crash(node);
@@ -240,6 +246,7 @@ impl World {
             Damage::Exchanged => "two segments exchanged",
             Damage::Missing => "a segment missing",
             Damage::Checkpoint => "a checkpoint damaged",
+            Damage::Pack => "a pack damaged",
         });
         self.trace
             .show(self.now_us, || format!("node {node}: {how:?}"));

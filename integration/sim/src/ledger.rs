@@ -319,7 +319,8 @@ impl GroupLedger {
         match outcome {
             Outcome::Refused(Refusal::OutcomeUnknown) if op.what.is_write() => return Ok(()),
             Outcome::Refused(_) if self.has_appended(op) => return Err("it is in the log".into()),
-            Outcome::Refused(Refusal::Unavailable | Refusal::Overloaded { .. }) => {
+            Outcome::Refused(Refusal::Unavailable | Refusal::Overloaded { .. })
+            | Outcome::Refused(Refusal::BytesSought { .. } | Refusal::BytesLost { .. }) => {
                 return self.not_done(op);
             }
             _ => {}

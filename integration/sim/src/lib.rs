@@ -6,7 +6,9 @@
 //! members that come, go, are replaced and lose their disks, by orders to group 0, whose slot table says where streams live.
 //! Sieges of leaders (`siege.rs`), in some seeds. An object store that all nodes share, with faults of its own (`store.rs`), behind the groups' cold tier.
 //! Rolling upgrades, with nodes of two versions side by side, in some seeds (`upgrade.rs`).
-//! Not modelled: buckets; damaged objects and packs, and what puts them right; that nodes are linked only to members.
+//! Objects and packs that are damaged where they lie, and what puts them right (`rot.rs`, `mend.rs`); checkpoints in the server's own
+//! files, cut by crashes (`checkpoint.rs`, `files.rs`).
+//! Not modelled: buckets; listing objects, which only restores do; that nodes are linked only to members.
 
 pub mod answers;
 mod atlas;
@@ -23,11 +25,14 @@ pub mod ending;
 pub mod event;
 pub mod fan;
 pub mod faults;
+pub mod files;
 pub mod follow;
 pub mod history;
 pub mod kept;
+pub mod learn;
 pub mod ledger;
 pub mod members;
+pub mod mend;
 pub mod meta_model;
 pub mod model;
 pub mod mutations;
@@ -39,6 +44,7 @@ pub mod oust;
 pub mod plan;
 pub mod report;
 pub mod rng;
+pub mod rot;
 pub mod saga;
 pub mod shell;
 pub mod shrink;

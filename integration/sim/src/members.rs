@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use raftproto::checkpoint::{Member as StoredMember, Membership};
+use raftproto::checkpoint::Membership;
 use raftproto::peer::{Hello, StatusReply};
 use ursula::group::{Input, node_of};
 use ursula::meta::admission::{Known, admit, may_be_behind};
@@ -178,8 +178,18 @@ impl World {
     /// What the others say who are reached, and who they are; they note what is claimed.
     fn ask_all(&mut self, node: u64, claim: Option<&Identity>) -> (Vec<u64>, Vec<StatusReply>) {
         let others: Vec<u64> = self.all_nodes().filter(|n| *n != node).collect();
+        self.ask_some(node, &others, claim)
+    }
+
+    /// The same of these nodes.
+    pub fn ask_some(
+        &mut self,
+        node: u64,
+        others: &[u64],
+        claim: Option<&Identity>,
+    ) -> (Vec<u64>, Vec<StatusReply>) {
         let (mut reached, mut replies) = (Vec::new(), Vec::new());
-        for other in others {
+        for other in others.iter().copied() {
             let ways = [(node, other), (other, node)].map(|(from, to)| {
                 self.net
                     .link(&self.plan, &mut self.rng, from, to, self.now_us)
@@ -441,35 +451,8 @@ impl World {
     }
 }
 
-impl Node {
-    /// How it answers who asks for its status.
-    fn status(&self) -> Option<StatusReply> {
-        let identity = self.identity.as_ref()?;
-        let members = self.process.tables.members.iter();
-        let bound = self.bound.raft_ids().chain([identity.raft_id]);
-        Some(StatusReply {
-            node: Some(hello(
-                self.life.node,
-                Introduced {
-                    raft_id: identity.raft_id,
-                    store: identity.store,
-                    version: self.version,
-                },
-            )),
-            members: members
-                .map(|m| StoredMember {
-                    raft_id: m.raft_id,
-                    cluster_address: m.address.clone(),
-                    drained: m.drained,
-                })
-                .collect(),
-            bound_raft_ids: bound.collect(),
-            ..StatusReply::default()
-        })
-    }
-}
-
-fn hello(node: u64, introduced: Introduced) -> Hello {
+/// As a process introduces itself.
+pub fn hello(node: u64, introduced: Introduced) -> Hello {
     Hello {
         node_id: node,
         raft_id: introduced.raft_id,

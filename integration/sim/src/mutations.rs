@@ -1,6 +1,5 @@
-//! Deliberate bugs, and within how many seeds the simulator must find each. They stand in the product's code, and that of what is
-//! read of a checkpoint's files in the simulator, which stands in for these; behind `mutation::is_on`, which is the constant
-//! `false` but in a build with the feature `mutations`; no release build can have it.
+//! Deliberate bugs, and within how many seeds the simulator must find each. They stand in the product's code, behind
+//! `mutation::is_on`, which is the constant `false` but in a build with the feature `mutations`; no release build can have it.
 
 /// A deliberate bug.
 pub struct Mutation {
@@ -43,6 +42,18 @@ macro_rules! sieges {
             calm!(),
             ",fault_siege=400,fault_us=4000000,groups=1,clients=5,think_us=200000,body_max=20,nodes=3,spares=0,\
              delay_us=100,sync_us=100,read_index=0,operate_us=0,cold=0,forks=0,mortal=0"
+        )
+    };
+}
+
+/// Objects of long streams are damaged all the time, and nothing else disturbs.
+macro_rules! rot {
+    () => {
+        concat!(
+            calm!(),
+            ",cold=1,store_rot_us=3000000,store_out_us=0,store_fails=0,store_lost=0,store_late=0,store_flip=0,store_us=1000,\
+             cold_flush_age_ms=500,cold_grace_ms=60000,operate_us=0,spares=0,fault_siege=0,mortal=0,lasting=1,\
+             chaos_us=60000000,think_us=50000,groups=1,nodes=3,read_index=0"
         )
     };
 }
@@ -117,12 +128,23 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("producers", "stale-epoch-taken", 300),
     bug("producers", "duplicate-taken", 300),
     bug("producers", "gap-taken", 300),
-    // This one stands in the simulator, whose checksum stands for those of the files.
     aimed(
         "checkpoint",
         "checkpoint-unverified",
         40,
         "fault_damage=100,fault_us=1000000,cold=0,fault_siege=0",
+    ),
+    aimed(
+        "checkpoint",
+        "renamed-before-sync",
+        100,
+        "fault_crash=100,fault_checkpoint=100,fault_us=1000000,cold=0,fault_siege=0",
+    ),
+    aimed(
+        "checkpoint",
+        "pack-unverified",
+        100,
+        "fault_damage=100,fault_us=1000000,cold=0,fault_siege=0,lasting=1",
     ),
     bug("checkpoint", "checkpoint-without-producers", 300),
     bug("checkpoint", "chunks-of-another-stream", 300),
@@ -171,6 +193,16 @@ pub const MUTATIONS: &[Mutation] = &[
             calm!(),
             ",fault_siege=0,newborn=0,operate_us=2000000,oust=1000000,spares=1,nodes=3,delay_us=60000,groups=3,chaos_us=10000000,clients=1,\
              think_us=200000"
+        ),
+    ),
+    aimed(
+        "membership",
+        "members-never-learnt",
+        600,
+        concat!(
+            calm!(),
+            ",fault_siege=0,newborn=0,operate_us=2000000,oust=1000000,spares=2,nodes=5,loss=300000,delay_us=30000,groups=3,\
+             chaos_us=10000000,clients=1,think_us=200000,cold=0"
         ),
     ),
     bug("membership", "removed-raft-id-again", 300),
@@ -226,6 +258,23 @@ pub const MUTATIONS: &[Mutation] = &[
         "cold=1,lasting=1,keep=0,keys=1,groups=1,body_max=20000,cold_pack_bytes=3000,cold_flush_age_ms=500,cold_hot_bytes=0,\
          think_us=5000,mortal=0,aim=0,chaos_us=60000000",
     ),
+    aimed(
+        "damaged objects",
+        "damaged-object-left",
+        40,
+        concat!(
+            rot!(),
+            ",cold_hot_bytes=1000000,keep=0,timed_checkpoints=0,fault_checkpoint=0,log_bytes_max=4194304,\
+             uncommitted_bytes_max=4194304"
+        ),
+    ),
+    aimed(
+        "damaged objects",
+        "unreadable-chunk-waited-for",
+        60,
+        concat!(rot!(), ",cold_hot_bytes=0,keep=900000,cold_live_percent=90"),
+    ),
+    bug("damaged objects", "unreadable-pack-waited-for", 300),
     bug("collection", "deleted-without-grace", 300),
     bug("collection", "moved-chunk-not-counted", 300),
     bug("collection", "moved-chunk-forgotten", 600),

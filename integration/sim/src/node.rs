@@ -8,6 +8,7 @@ use raftproto::checkpoint::Membership;
 use raftproto::command::CommandBatch;
 use raftproto::version::checkpoint_at;
 use storage::wal::Record;
+use ursula::core::learn::Learnt;
 use ursula::core::record_kind;
 use ursula::group::{Group, LogPosition, Persist, RaftSettings, RaftStart};
 use ursula::meta::Tables;
@@ -22,6 +23,7 @@ use crate::event::{Event, Life};
 use crate::follow::Followed;
 use crate::members::{Identity, Joining};
 use crate::plan::Plan;
+use crate::rot::Rescue;
 use crate::saga::Task;
 
 /// Who waits for an answer.
@@ -89,12 +91,18 @@ pub struct Process {
     pub fetched: BTreeMap<u32, Checkpoint>,
     /// What is under way with the object store.
     pub cold: ColdShell,
+    /// Packs that are being mended, by group.
+    pub mending: BTreeSet<(u32, u32)>,
+    /// What is done about damaged objects.
+    pub rescue: Rescue,
     /// Ticks so far.
     pub ticks: u64,
     /// Streams that live readers follow.
     pub follows: BTreeMap<String, Followed>,
     /// The copy of group 0's tables.
     pub tables: Tables,
+    /// Members that another node told of.
+    pub learnt: Learnt,
     /// Memberships that are the only ones once a ready is on disk: group, its number.
     pub settling: BTreeMap<(u32, u64), Membership>,
     /// Processes of other nodes that are listened to.
@@ -225,7 +233,7 @@ impl Node {
                 },
             };
             let durable_pack = manifest.next_pack.saturating_sub(1);
-            let made = Group::new(checkpoint.machine(group), start, durable_pack);
+            let made = Group::new(checkpoint.machine(group)?, start, durable_pack);
             let mut made = made.map_err(|e| format!("raft refuses to start: {e}"))?;
             if let Some(settings) = cold::settings(plan) {
                 made.use_cold_store(settings);

@@ -155,6 +155,8 @@ plan! {
     store_flip,
     /// Between two outages of the store; 0: there are none.
     store_out_us,
+    /// Between two objects that are damaged where they lie; 0: none are.
+    store_rot_us,
     /// Largest drift of a clock.
     drift,
     /// Wall clocks differ by up to so many milliseconds.
@@ -383,6 +385,7 @@ impl Plan {
         self.store_late = often(200_000);
         self.store_flip = often(100_000);
         self.store_out_us = rng.pick(&[0, 60_000_000, 200_000_000]);
+        self.store_rot_us = rng.pick(&[0, 0, 15_000_000, 60_000_000]);
         if self.cold > 0 {
             // A grace is long beside what clocks may be wrong by, and here it is short.
             self.drift = self.drift.min(5_000);

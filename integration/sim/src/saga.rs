@@ -32,6 +32,8 @@ pub enum Task {
     Fork(Box<Forking>),
     /// A read with inherited bytes.
     Read(Box<Reading>),
+    /// A look for a copy: its answer is taken at once.
+    Copy,
     /// Nothing follows.
     Last,
 }
@@ -184,6 +186,7 @@ impl World {
         let process = &mut self.node(node).process;
         if let Some(tables) = process.groups[&0].group.tables() {
             process.tables = tables;
+            process.learnt.add_to(&mut process.tables);
         }
         self.node(node).share_level();
     }
@@ -240,6 +243,7 @@ impl World {
             }
             Task::Fork(forking) => self.on_fork_answered(node, *forking, outcome),
             Task::Read(reading) => self.on_inherited(node, *reading, outcome),
+            Task::Copy => self.copy = Some(outcome),
             Task::Last => {}
         }
     }
@@ -376,9 +380,15 @@ impl World {
                     to,
                 } => {
                     let checkpoints = &self.node(node).disk.checkpoints;
-                    let found = checkpoints.get(&group);
-                    let Some(found) = found.and_then(|c| c.read(&chunk, from, to)) else {
-                        if found.is_some_and(|c| c.manifest.index > planned_at) {
+                    let checkpoint = checkpoints.get(&group);
+                    let read = checkpoint.map(|c| c.read_chunk(&chunk, from, to));
+                    let Some(Ok(Some(found))) = read else {
+                        let is_hurt = checkpoint.is_some_and(|c| c.hurt.contains(&chunk.pack));
+                        let is_newer = checkpoint.is_some_and(|c| c.manifest.index > planned_at);
+                        if is_hurt {
+                            self.see_to_pack(node, group, chunk.pack);
+                        }
+                        if is_hurt || is_newer {
                             // The files were others while it waited for inherited bytes: the client is to ask again.
                             let refused = Outcome::Refused(Refusal::Unavailable);
                             return self.answer_client(&reading.op, &refused, None);

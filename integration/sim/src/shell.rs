@@ -66,6 +66,9 @@ impl World {
             Event::Exchanged(_, group) => self.on_exchanged(node, group),
             Event::Fetched(_, group, checkpoint) => self.on_fetched(node, group, checkpoint),
             Event::StoreAnswers(_, answered) => self.on_store_answer(node, *answered),
+            Event::Scrub(life) => self.scrub(life),
+            Event::Mend(life, group, pack, tried) => self.mend(life, group, pack, tried),
+            Event::Rescued(life, awaited) => self.rescued(life, awaited),
             _ => unreachable!("the others belong to no process"),
         }
     }
@@ -94,6 +97,7 @@ impl World {
         }
         if is_fifth && self.node(node).life == life && self.node(node).is_up {
             self.look_at_accounts(node);
+            self.learn_members(node);
             self.reconcile(node);
             self.raise_level(node);
         }

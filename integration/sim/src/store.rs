@@ -11,6 +11,8 @@ use std::task::Poll;
 use bytes::Bytes;
 use storage::cold::{ColdBody, ColdError, ColdFuture, ColdKey, ColdObject, ColdStore};
 
+use ursula::protocol::ColdChunk;
+
 use crate::event::{Event, Life};
 use crate::world::World;
 
@@ -159,6 +161,10 @@ impl ColdStore for SimStore {
 #[derive(Default)]
 pub struct ObjectStore {
     objects: BTreeMap<ColdKey, Bytes>,
+    /// What damaged objects were.
+    spoilt: BTreeMap<ColdKey, Bytes>,
+    /// Objects that ever were damaged.
+    was_spoilt: BTreeSet<ColdKey>,
     /// It answers nothing until then.
     out_until_us: u64,
     /// Puts of an outage that is longer than a grace arrive late from here on: their leader will be gone.
@@ -176,6 +182,47 @@ impl ObjectStore {
     /// An object.
     pub fn get(&self, key: &ColdKey) -> Option<&Bytes> {
         self.objects.get(key)
+    }
+
+    /// It answers nothing now.
+    pub fn is_out(&self, now_us: u64) -> bool {
+        self.out_until_us > now_us
+    }
+
+    /// An object is something else from now on.
+    pub fn spoil(&mut self, key: &ColdKey, bytes: Bytes) {
+        if let Some(sound) = self.objects.insert(key.clone(), bytes) {
+            self.spoilt.insert(key.clone(), sound);
+            self.was_spoilt.insert(key.clone());
+        }
+    }
+
+    /// It is what it was; answers whether it was not.
+    pub fn restore(&mut self, key: &ColdKey) -> bool {
+        let sound = self.spoilt.remove(key);
+        let is_restored = sound.is_some();
+        if let Some(sound) = sound {
+            self.objects.insert(key.clone(), sound);
+        }
+        is_restored
+    }
+
+    /// It is damaged.
+    pub fn is_spoilt(&self, key: &ColdKey) -> bool {
+        self.spoilt.contains_key(key)
+    }
+
+    /// It is, or was.
+    pub fn was_spoilt(&self, key: &ColdKey) -> bool {
+        self.was_spoilt.contains(key)
+    }
+
+    /// A chunk of it is.
+    pub fn is_chunk_spoilt(&self, key: &ColdKey, chunk: &ColdChunk) -> bool {
+        let range = chunk.position as usize..(chunk.position + u64::from(chunk.stored)) as usize;
+        let now = self.objects.get(key).and_then(|o| o.get(range.clone()));
+        let sound = self.spoilt.get(key).and_then(|o| o.get(range));
+        sound.is_some() && now != sound
     }
 
     fn carry_out(&mut self, ask: &Ask) -> Result<Answer, ColdError> {
@@ -203,6 +250,7 @@ impl ObjectStore {
             Ask::Delete(keys) => {
                 for key in keys {
                     self.objects.remove(key);
+                    self.spoilt.remove(key);
                 }
                 Ok(Answer::Done)
             }

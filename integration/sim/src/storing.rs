@@ -1,6 +1,7 @@
 //! Checkpoints on a node: rounds over its groups, fetches from others, and the exchange of what was fetched.
 //! And what replicas show of themselves after each step.
 
+use storage::pack::PackPlan;
 use ursula::group::{CheckpointPlan, Effect, Input};
 
 use crate::checkpoint::{Checkpoint, Placer};
@@ -46,36 +47,35 @@ impl World {
             if hosted.group.is_installing() {
                 continue;
             }
-            if hosted.group.applied().index <= before.manifest.index {
+            let is_unchanged = hosted.group.applied().index <= before.manifest.index;
+            // A mend changes where bytes are, and adds nothing to the log.
+            if is_unchanged && hosted.group.dirty_count() == 0 {
                 hosted.group.shed_hot_bytes(0);
                 continue;
             }
-            let mut placer = Placer {
-                number: before.manifest.next_pack.max(1),
-                bytes: Vec::new(),
-            };
+            let number = before.manifest.next_pack.max(1);
+            let mut placer = Placer(PackPlan::new(group, number));
             let plan = hosted.group.checkpoint(&mut placer);
+            me.disk.writing = Some((group, before.begin(group, &plan, &placer)));
             let slowness = self.node(node).slowness;
             let write_us = self.rng.latency(self.plan.sync_us * 3) * slowness;
             let at_us = self.now_us + write_us.min(WRITE_MAX_US);
-            let planned = Box::new((plan, placer));
-            self.queue
-                .at(at_us, Event::Checkpointed(life, group, planned));
+            let event = Event::Checkpointed(life, group, Box::new(plan));
+            self.queue.at(at_us, event);
             return;
         }
     }
 
     /// A checkpoint is written.
-    pub fn on_checkpointed(&mut self, node: u64, group: u32, planned: (CheckpointPlan, Placer)) {
-        let (plan, placer) = planned;
+    pub fn on_checkpointed(&mut self, node: u64, group: u32, plan: CheckpointPlan) {
         let hot_target = self.rng.pick(&[0, 100, 1 << 30]);
         self.coverage.hit("checkpoint written");
         self.look_at_packed(node, group);
         let me = self.node(node);
-        let before = me.disk.checkpoints.entry(group).or_default();
-        let next = before.next(group, &plan, &placer);
+        let (_, writing) = me.disk.writing.take().expect("it was begun");
+        let next = writing.end();
         let durable_pack = next.manifest.next_pack - 1;
-        *before = next;
+        me.disk.checkpoints.insert(group, next);
         if let Some(hosted) = me.process.groups.get_mut(&group) {
             hosted
                 .group
@@ -86,10 +86,13 @@ impl World {
             self.look_at_hot_bytes(node, group, plan.position.index);
         }
         if self.rng.chance(300_000) {
-            let hash = self.node(node).disk.checkpoints[&group]
-                .machine(group)
-                .state_hash();
-            self.ledger.hashed(node, group, plan.position.index, hash);
+            match self.node(node).disk.checkpoints[&group].machine(group) {
+                Ok(machine) => {
+                    let hash = machine.state_hash();
+                    self.ledger.hashed(node, group, plan.position.index, hash);
+                }
+                Err(wrong) => self.find(format!("node {node}, group {group}: {wrong}")),
+            }
         }
         self.next_in_round(node);
     }
@@ -122,8 +125,13 @@ impl World {
             self.coverage.hit("fetch failed");
             return self.step(node, group, Input::FetchFailed);
         };
+        let fetched = match checkpoint.fetched(group) {
+            Ok(fetched) => Box::new(fetched),
+            Err(wrong) => {
+                return self.find(format!("node {node}: group {group} as it came: {wrong}"));
+            }
+        };
         self.coverage.hit("checkpoint fetched");
-        let fetched = Box::new(checkpoint.fetched(group));
         self.node(node).process.fetched.insert(group, *checkpoint);
         self.step(node, group, Input::Fetched(fetched));
     }

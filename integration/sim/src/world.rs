@@ -72,6 +72,8 @@ pub struct World {
     pub lives: BTreeMap<Life, Introduced>,
     /// The last data directory's number.
     pub stores: u64,
+    /// What a replica answered who was asked for a copy.
+    pub copy: Option<ursula::protocol::Outcome>,
 }
 
 impl World {
@@ -118,6 +120,7 @@ impl World {
             isolated: BTreeSet::new(),
             lives: BTreeMap::new(),
             stores: 100,
+            copy: None,
             now_us: 0,
             newest_ms: 0,
             queue: Queue::default(),
@@ -153,6 +156,7 @@ impl World {
         self.queue.at(first_us, Event::Fault);
         self.queue.at(self.plan.chaos_us, Event::Heal);
         self.schedule_outages();
+        self.schedule_rot();
         while !self.is_done && self.ledger.findings.is_empty() {
             let (at_us, event) = self.queue.pop().expect("the end is an event");
             self.now_us = at_us;
@@ -220,6 +224,8 @@ impl World {
             Event::StoreDoes(life, task, ask, what) => self.store_does(life, task, ask, &what),
             Event::LatePut(key, bytes) => self.late_put(key, bytes),
             Event::StoreOut => self.store_out(),
+            Event::Rot => self.rot(),
+            Event::Restore(key) => self.restore(&key),
             Event::LeadersFall => self.leaders_fall(),
             Event::Heal => self.heal(),
             Event::LeadersDue => self.leaders_due(),
@@ -371,6 +377,7 @@ impl World {
         let checkpoint_us = self.rng.range(1_000_000, 20_000_000);
         self.queue
             .at(self.now_us + checkpoint_us, Event::CheckpointDue(life));
+        self.schedule_scrub(life);
         let hosted: Vec<_> = self.node(node).process.groups.iter().collect();
         let hashes: Vec<_> = hosted
             .iter()

@@ -63,7 +63,9 @@ fn live(dir: &Path) -> BTreeMap<u64, Expected> {
             version: raftproto::version::CHECKPOINT,
         };
         all.insert(round, (streams.clone(), packs.clone()));
-        manifest = write(dir, GROUP, manifest, &plan, &pack).unwrap().0;
+        manifest = write(&System, dir, GROUP, manifest, &plan, &pack)
+            .unwrap()
+            .0;
         tape::note(dir, || Act::Mark(0, round));
     }
     all

@@ -1,14 +1,13 @@
 //! Writes a pack anew, in its own place, from the chunks that are still needed; others of it become zeros.
 //! Needs nothing of the old file but the chunks that are sound: it may be cut, or gone.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::Bytes;
 
 use super::{ChunkLocation, PackPlan, read_verified};
 use crate::StorageError;
+use crate::files::{Files, System};
 
 /// Zeros are written as chunks of at most so many bytes.
 const ZEROS_MAX: usize = 64 << 10;
@@ -29,15 +28,34 @@ pub struct NeededChunk {
 
 /// The bytes of chunks; `None` where they are not what was written, or cannot be read. Blocks.
 pub fn read_sound(path: &Path, chunks: &[ChunkLocation]) -> Vec<Option<Bytes>> {
-    let file = File::open(path).ok();
-    let read = |chunk: &ChunkLocation| read_verified(file.as_ref()?, path, *chunk).ok();
+    read_sound_of(&System, path, chunks)
+}
+
+/// [`read_sound`], of these files.
+pub fn read_sound_of(
+    files: &dyn Files,
+    path: &Path,
+    chunks: &[ChunkLocation],
+) -> Vec<Option<Bytes>> {
+    let file = files.open(path).ok();
+    let read = |chunk: &ChunkLocation| read_verified(&**file.as_ref()?, path, *chunk).ok();
     chunks.iter().map(read).collect()
 }
 
 /// Bytes as they are there, whatever they are. Blocks.
 pub fn read_unverified(path: &Path, position: u64, length: u32) -> Option<Bytes> {
+    read_unverified_of(&System, path, position, length)
+}
+
+/// [`read_unverified`], of these files.
+pub fn read_unverified_of(
+    files: &dyn Files,
+    path: &Path,
+    position: u64,
+    length: u32,
+) -> Option<Bytes> {
     let mut bytes = vec![0; length as usize];
-    let file = File::open(path).ok()?;
+    let file = files.open(path).ok()?;
     file.read_exact_at(&mut bytes, position).ok()?;
     Some(bytes.into())
 }
@@ -51,6 +69,19 @@ pub fn rebuild(
     path: &Path,
     group: u32,
     number: u32,
+    chunks: Vec<(NeededChunk, Bytes)>,
+) -> Result<(), StorageError> {
+    rebuild_of(&System, path, (group, number), chunks)
+}
+
+/// [`rebuild`], of these files; the pack is named by its group and its number.
+///
+/// # Errors
+/// As [`rebuild`].
+pub fn rebuild_of(
+    files: &dyn Files,
+    path: &Path,
+    (group, number): (u32, u32),
     mut chunks: Vec<(NeededChunk, Bytes)>,
 ) -> Result<(), StorageError> {
     chunks.sort_by_key(|(chunk, _)| chunk.location.position);
@@ -70,7 +101,7 @@ pub fn rebuild(
             });
         }
     }
-    plan.write(path)?;
+    plan.write_to(files, path)?;
     Ok(())
 }
 

@@ -1,10 +1,9 @@
 //! Reads a whole pack and checks all of it: header, trailer, index, and each chunk against its checksum.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::{ChunkLocation, END_MAGIC, HEADER_BYTES, MAGIC};
+use crate::files::{Files, ReadAt, System};
 use crate::{StorageError, io_error};
 
 const TRAILER_BYTES: u64 = 24;
@@ -37,11 +36,15 @@ struct Index {
 /// # Errors
 /// [`StorageError::Corrupt`] naming the place, or the system's.
 pub fn verify(path: &Path) -> Result<PackSummary, StorageError> {
-    let file = File::open(path).map_err(|e| io_error(path, "open", e))?;
-    let index = read_index(&file, path)?;
+    verify_of(&System, path)
+}
+
+fn verify_of(files: &dyn Files, path: &Path) -> Result<PackSummary, StorageError> {
+    let file = files.open(path).map_err(|e| io_error(path, "open", e))?;
+    let index = read_index(&*file, path)?;
     for chunk in &index.entries {
         let (at, length) = (chunk.position, u64::from(chunk.length));
-        if checksum(&file, path, at, length)? != chunk.crc32c {
+        if checksum(&*file, path, at, length)? != chunk.crc32c {
             let what = format!("the checksum of the chunk of {length} bytes is wrong");
             return Err(corrupt(path, at, &what));
         }
@@ -59,7 +62,20 @@ pub fn verify(path: &Path) -> Result<PackSummary, StorageError> {
 /// # Errors
 /// As [`verify`].
 pub fn verify_named(path: &Path, group: u32, number: u32) -> Result<PackSummary, StorageError> {
-    let summary = verify(path)?;
+    verify_named_of(&System, path, group, number)
+}
+
+/// [`verify_named`], of these files.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_named_of(
+    files: &dyn Files,
+    path: &Path,
+    group: u32,
+    number: u32,
+) -> Result<PackSummary, StorageError> {
+    let summary = verify_of(files, path)?;
     if (summary.group, summary.number) == (group, number) {
         return Ok(summary);
     }
@@ -73,7 +89,7 @@ pub fn verify_named(path: &Path, group: u32, number: u32) -> Result<PackSummary,
 /// # Errors
 /// [`StorageError::Corrupt`] if the index cannot tell, or the system's.
 pub(super) fn has_chunk(
-    file: &File,
+    file: &dyn ReadAt,
     path: &Path,
     chunk: ChunkLocation,
 ) -> Result<bool, StorageError> {
@@ -85,8 +101,20 @@ pub(super) fn has_chunk(
 /// # Errors
 /// As [`has_chunk`].
 pub fn has_chunks(path: &Path, chunks: &[ChunkLocation]) -> Result<bool, StorageError> {
-    let file = File::open(path).map_err(|e| io_error(path, "open", e))?;
-    let entries = read_index(&file, path)?.entries;
+    has_chunks_of(&System, path, chunks)
+}
+
+/// [`has_chunks`], of these files.
+///
+/// # Errors
+/// As [`has_chunk`].
+pub fn has_chunks_of(
+    files: &dyn Files,
+    path: &Path,
+    chunks: &[ChunkLocation],
+) -> Result<bool, StorageError> {
+    let file = files.open(path).map_err(|e| io_error(path, "open", e))?;
+    let entries = read_index(&*file, path)?.entries;
     // In the order of their places.
     let has = |chunk: &ChunkLocation| {
         let found = entries.binary_search_by_key(&chunk.position, |entry| entry.position);
@@ -103,12 +131,9 @@ fn corrupt(path: &Path, offset: u64, what: &str) -> StorageError {
     }
 }
 
-fn read_index(file: &File, path: &Path) -> Result<Index, StorageError> {
+fn read_index(file: &dyn ReadAt, path: &Path) -> Result<Index, StorageError> {
     let corrupt = |offset, what| corrupt(path, offset, what);
-    let bytes = file
-        .metadata()
-        .map_err(|e| io_error(path, "read", e))?
-        .len();
+    let bytes = file.length().map_err(|e| io_error(path, "read", e))?;
     if bytes < HEADER_BYTES + TRAILER_BYTES {
         return Err(corrupt(0, "a pack is longer"));
     }
@@ -159,14 +184,14 @@ fn read_index(file: &File, path: &Path) -> Result<Index, StorageError> {
     })
 }
 
-fn read(file: &File, path: &Path, at: u64, length: usize) -> Result<Vec<u8>, StorageError> {
+fn read(file: &dyn ReadAt, path: &Path, at: u64, length: usize) -> Result<Vec<u8>, StorageError> {
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, at)
         .map_err(|e| io_error(path, "read", e))?;
     Ok(bytes)
 }
 
-fn checksum(file: &File, path: &Path, at: u64, length: u64) -> Result<u32, StorageError> {
+fn checksum(file: &dyn ReadAt, path: &Path, at: u64, length: u64) -> Result<u32, StorageError> {
     let mut buffer = vec![0; READ_BYTES.min(length as usize)];
     let mut done = 0;
     let mut crc = 0;

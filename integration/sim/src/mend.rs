@@ -1,0 +1,276 @@
+//! Packs of a node that are damaged are put right with the bytes of the others, as `core/mend.rs` has it; where nobody gives them,
+//! the node is built anew. Readers are asked to come back meanwhile.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use storage::cold_pack;
+use storage::pack::{ChunkLocation, NeededChunk};
+use ursula::group::HeldChunk;
+use ursula::protocol::{ChunkRef, Offset, Op as Asked, Outcome, Piece, Request};
+
+use crate::checkpoint::location_of;
+use crate::cold::key_of;
+use crate::event::{Event, Life};
+use crate::saga::Task;
+use crate::world::World;
+
+/// Until the first attempt, and between two while checkpoints are written.
+const SOON_US: u64 = 100_000;
+
+/// Between two attempts, at first and later; and how many there are, if a node is down that may have the bytes.
+const AGAIN_SOON_US: u64 = 1_000_000;
+const AGAIN_US: u64 = 10_000_000;
+const ATTEMPTS_MIN: u32 = 3;
+const ATTEMPTS_MAX: u32 = 30;
+
+impl World {
+    /// A piece is to be read from a pack that may be damaged.
+    pub fn see_to_piece(&mut self, node: u64, piece: &Piece) {
+        let Piece::Cold { chunk, group, .. } = piece else {
+            return;
+        };
+        let found = self.node(node).disk.checkpoints.get(group);
+        if found.is_some_and(|c| c.hurt.contains(&chunk.pack) && c.read_chunk(chunk, 0, 0).is_err())
+        {
+            self.see_to_pack(node, *group, chunk.pack);
+        }
+    }
+
+    /// A pack is damaged, or lacks what is looked for.
+    pub fn see_to_pack(&mut self, node: u64, group: u32, pack: u32) {
+        let life = self.node(node).life;
+        if self.node(node).process.mending.insert((group, pack)) {
+            self.coverage.hit("a damaged pack found");
+            self.queue
+                .at(self.now_us + SOON_US, Event::Mend(life, group, pack, 0));
+        }
+    }
+
+    /// Looks through the node's packs.
+    pub fn scrub_packs(&mut self, node: u64) {
+        let checkpoints = self.node(node).disk.checkpoints.iter();
+        let hurt = checkpoints.flat_map(|(group, c)| c.hurt.iter().map(|pack| (*group, *pack)));
+        for (group, pack) in hurt.collect::<Vec<_>>() {
+            let found = &self.node(node).disk.checkpoints[&group];
+            if !found.is_sound(pack, &[]) {
+                self.see_to_pack(node, group, pack);
+            }
+        }
+    }
+
+    /// What the streams have in a pack that the newest checkpoint names; `None`: it is not needed.
+    fn needed(&self, node: u64, group: u32, pack: u32) -> Option<Vec<HeldChunk>> {
+        let me = &self.nodes[node as usize - 1];
+        let hosted = me.process.groups.get(&group)?;
+        let found = me.disk.checkpoints.get(&group)?;
+        if hosted.group.is_installing() || !found.manifest.packs.contains(&pack) {
+            return None;
+        }
+        let (mut held, mut after) = (Vec::new(), None);
+        loop {
+            let (some, next) = hosted.group.chunks_of_pack(pack, after.as_ref());
+            held.extend(some);
+            after = next;
+            if after.is_none() {
+                return Some(held);
+            }
+        }
+    }
+
+    /// Mends a pack, or tries again later.
+    pub fn mend(&mut self, life: Life, group: u32, pack: u32, tried: u32) {
+        let node = life.node;
+        if self.node(node).process.round.is_some() {
+            // No checkpoint takes the pack away meanwhile.
+            let again = Event::Mend(life, group, pack, tried);
+            return self.queue.at(self.now_us + SOON_US, again);
+        }
+        let done = self.try_mend(life, group, pack);
+        if self.node(node).life != life || !self.node(node).is_up {
+            return;
+        }
+        if done {
+            self.node(node).process.mending.remove(&(group, pack));
+            return;
+        }
+        let members = self.members_known_to(node);
+        let is_up = |n: u64| self.nodes[n as usize - 1].is_up;
+        let attempts = match members.iter().all(|m| is_up(m.node())) {
+            true => ATTEMPTS_MIN,
+            false => ATTEMPTS_MAX,
+        };
+        if tried >= attempts {
+            self.coverage.hit("a pack that nobody can mend");
+            return self.wipe(node, true);
+        }
+        let pause_us = [AGAIN_US, AGAIN_SOON_US][usize::from(tried < ATTEMPTS_MIN)];
+        let again = Event::Mend(life, group, pack, tried + 1);
+        self.queue.at(self.now_us + pause_us, again);
+    }
+
+    fn try_mend(&mut self, life: Life, group: u32, pack: u32) -> bool {
+        let node = life.node;
+        let Some(needed) = self.needed(node, group, pack) else {
+            return true;
+        };
+        let places: Vec<ChunkLocation> = needed.iter().map(|h| location_of(&h.chunk)).collect();
+        let found = &self.node(node).disk.checkpoints[&group];
+        if found.is_sound(pack, &places) {
+            return true;
+        }
+        let kept = found.read_sound(pack, &places);
+        let mut chunks: BTreeMap<u64, (HeldChunk, ChunkRef, Bytes)> = BTreeMap::new();
+        for (held, kept) in needed.into_iter().zip(kept) {
+            let given = match kept {
+                Some(bytes) => Some((held.chunk, bytes)),
+                None => self.chunk_of_others(node, group, &held),
+            };
+            let Some((chunk, bytes)) = given else {
+                return false;
+            };
+            chunks.insert(held.chunk.position, (held, chunk, bytes));
+        }
+        let me = self.node(node);
+        if me.life != life || !me.is_up {
+            return true;
+        }
+        let parts = chunks.values().map(|(held, chunk, bytes)| {
+            let needed = NeededChunk {
+                key: held.key.as_str().to_owned(),
+                incarnation: held.incarnation.0,
+                start: chunk.start,
+                location: location_of(chunk),
+            };
+            (needed, bytes.clone())
+        });
+        let parts = parts.collect();
+        let found = me.disk.checkpoints.get_mut(&group).expect("it was there");
+        if let Err(wrong) = found.rebuild(pack, parts) {
+            self.find(format!(
+                "node {node}: pack {pack} of group {group}: {wrong}"
+            ));
+            return true;
+        }
+        let cut = chunks
+            .values()
+            .filter(|(held, chunk, _)| held.chunk != *chunk);
+        let cuts: Vec<_> = cut.map(|(held, chunk, _)| (held.clone(), *chunk)).collect();
+        if !cuts.is_empty() {
+            self.coverage.hit("a chunk cut at its stream's floor");
+        }
+        self.coverage.hit("a pack mended");
+        let hosted = self.node(node).process.groups.get_mut(&group);
+        hosted.expect("it has the pack").group.cut_chunks(&cuts);
+        self.begin_round(node);
+        true
+    }
+
+    /// A chunk from any node that has it, or what is needed of it; where that lies then.
+    fn chunk_of_others(
+        &mut self,
+        node: u64,
+        group: u32,
+        held: &HeldChunk,
+    ) -> Option<(ChunkRef, Bytes)> {
+        let chunk = held.chunk;
+        let lost = (held.needed_from() - chunk.start) as u32;
+        let own = &self.node(node).disk.checkpoints[&group];
+        let before = match lost {
+            0 => Some(Bytes::new()),
+            _ => own.read_unverified(chunk.pack, chunk.position, lost),
+        };
+        for other in self.all_nodes().filter(|n| *n != node) {
+            if !self.answers(node, other) {
+                continue;
+            }
+            let op = Asked::ReadInherited {
+                incarnation: held.incarnation,
+                from: Offset(held.needed_from()),
+                to: Offset(chunk.end()),
+            };
+            self.copy = None;
+            self.ask_for(other, Task::Copy, Request::on_key(held.key.clone(), op));
+            let Some(Outcome::Read(plan)) = self.copy.take() else {
+                continue;
+            };
+            let Some(data) = self.bytes_anywhere(other, &plan.pieces) else {
+                continue;
+            };
+            let crc32c = crc32c::crc32c(&data);
+            if let Some(before) = &before {
+                let all = crc32c::crc32c_combine(crc32c::crc32c(before), crc32c, data.len());
+                if all == chunk.crc32c {
+                    return Some((chunk, [&before[..], &data].concat().into()));
+                }
+            }
+            if lost > 0 && data.len() as u64 == chunk.end() - held.needed_from() {
+                let kept = ChunkRef {
+                    position: chunk.position + u64::from(lost),
+                    start: held.needed_from(),
+                    length: chunk.length - lost,
+                    crc32c,
+                    ..chunk
+                };
+                return Some((kept, data));
+            }
+        }
+        None
+    }
+
+    /// Bytes of a node's memory and packs, and of the store.
+    fn bytes_anywhere(&self, node: u64, pieces: &[Piece]) -> Option<Bytes> {
+        let mut all = Vec::new();
+        for piece in pieces {
+            let Piece::Stored {
+                chunk,
+                group,
+                pack,
+                from,
+                to,
+            } = piece
+            else {
+                all.extend(self.bytes_here(node, std::slice::from_ref(piece))?);
+                continue;
+            };
+            if self.store.is_out(self.now_us) {
+                return None;
+            }
+            let object = self.store.get(&key_of(*group, *pack))?;
+            let begin = chunk.position as usize;
+            let stored = object.get(begin..begin + chunk.stored as usize)?;
+            let location = cold_pack::Location {
+                position: chunk.position,
+                length: chunk.length,
+                stored: chunk.stored,
+                crc32c: chunk.crc32c,
+            };
+            let opened = cold_pack::open(Bytes::copy_from_slice(stored), &location).ok()?;
+            all.extend_from_slice(&opened[*from as usize..*to as usize]);
+        }
+        Some(all.into())
+    }
+
+    /// At the end, every pack that is needed is what was written.
+    pub fn unmended(&self) -> Option<String> {
+        let reached = self.nodes.iter().filter(|n| self.is_reached(n));
+        for node in reached {
+            for (group, found) in &node.disk.checkpoints {
+                for pack in &found.hurt {
+                    let needed = self.needed(node.life.node, *group, *pack);
+                    let Some(needed) = needed else {
+                        continue;
+                    };
+                    let places = needed.iter().map(|held| location_of(&held.chunk));
+                    if !found.is_sound(*pack, &places.collect::<Vec<_>>()) {
+                        let node = node.life.node;
+                        return Some(format!(
+                            "pack {pack} of group {group} on node {node} is damaged"
+                        ));
+                    }
+                }
+            }
+        }
+        None
+    }
+}
