@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::mpsc::{Sender, channel};
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 pub use self::identity::{RESTORING, found_directory, unmake_directory};
@@ -28,6 +28,7 @@ use self::recovery::{Start, recover};
 use self::supervise::{Ended, Event, Supervisor};
 use crate::admin::AdminStart;
 use crate::config::{ADMIN_LISTEN, AdminListen, Config, ConfigError, Origins};
+use crate::core::executor::{self, Executor};
 use crate::core::listen::ListenGuard;
 use crate::core::{
     CoreError, CoreStart, Loads, MeshEnds, Message, NodeIdentity, StopHandle, mesh,
@@ -180,8 +181,6 @@ fn run_once(config: &Config, origins: &Origins) -> Result<Ended, NodeError> {
     let signals = events.clone();
     // A file that may not grow is an error of the write, not the end of the process.
     signal_hook::flag::register(SIGXFSZ, std::sync::Arc::default())?;
-    // Only interrupts what a thread waits for; see `nudge`.
-    signal_hook::flag::register(SIGUSR1, std::sync::Arc::default())?;
     let mut wanted = Signals::new([SIGTERM, SIGINT])?;
     std::thread::Builder::new()
         .name("signals".to_owned())
@@ -206,7 +205,6 @@ fn run_once(config: &Config, origins: &Origins) -> Result<Ended, NodeError> {
     if let Some(guard) = admin_guard
         && let Some(mesh) = ends.pop()
     {
-        let started = events.clone();
         let admin = AdminStart {
             config: config.clone(),
             origins: origins.clone(),
@@ -215,11 +213,10 @@ fn run_once(config: &Config, origins: &Origins) -> Result<Ended, NodeError> {
             guard,
             mesh,
             cores,
-            started: Box::new(move |thread| {
-                let _ = started.send(Event::AdminStarted { thread });
-            }),
         };
-        admin_handle = Some(crate::admin::start(admin).map_err(NodeError::Admin)?);
+        let admin = crate::admin::start(admin).map_err(NodeError::Admin)?;
+        pulses.admin_started(admin.thread());
+        admin_handle = Some(admin);
     }
     let controls = spawn(config, start, (ends, listen), &mut pulses, &events)?;
     let supervisor = Supervisor::new(config, guard.addr, controls, pulses);
@@ -305,7 +302,6 @@ fn spawn(
             progress: Box::new(move |step| {
                 use crate::core::Progress;
                 let event = match step {
-                    Progress::Started(thread) => Event::Started { core: id, thread },
                     Progress::Ready => Event::Ready,
                     Progress::Listening => Event::Listening,
                     Progress::Drained => Event::Drained,
@@ -323,38 +319,38 @@ fn spawn(
         };
         let ended = events.clone();
         let lock = lock.clone();
-        LocalExecutorBuilder::new(placement)
-            .name(&format!("core-{id}"))
+        let builder = LocalExecutorBuilder::new(placement)
             .io_memory(config.io_memory as usize)
             .preempt_timer(crate::core::net::PREEMPT_TIMER)
-            .blocking_thread_pool_placement(PoolPlacement::Unbound(2))
-            .spawn(move || {
-                // Made here: an executor that cannot start reports itself, see `watch`.
-                let exit = Exit {
-                    core: id,
-                    events: ended,
-                    error: Some(NodeError::Core {
-                        core: id,
-                        text: "it panicked".to_owned(),
-                    }),
-                };
-                async move {
-                    let mut exit = exit;
-                    exit.error = run_core(core).await.err().map(|e| core_error(id, e));
-                    drop(lock);
-                }
-            })
-            .map_err(|e| NodeError::Core {
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(2));
+        let spawned = executor::spawn(builder, &format!("core-{id}"), move || {
+            // Made here: an executor that cannot start reports itself, see `watch`.
+            let exit = Exit {
                 core: id,
-                text: e.to_string(),
-            })
-            .map(|handle| watch(id, handle, events.clone()))?;
+                events: ended,
+                error: Some(NodeError::Core {
+                    core: id,
+                    text: "it panicked".to_owned(),
+                }),
+            };
+            async move {
+                let mut exit = exit;
+                exit.error = run_core(core).await.err().map(|e| core_error(id, e));
+                drop(lock);
+            }
+        });
+        let running = spawned.map_err(|e| NodeError::Core {
+            core: id,
+            text: e.to_string(),
+        })?;
+        pulses.started(id, running.thread());
+        watch(id, running, events.clone());
     }
     Ok(controls)
 }
 
 /// Reports an executor that could not start: its error comes only from joining it.
-fn watch(core: u16, handle: glommio::ExecutorJoinHandle<()>, events: Sender<Event>) {
+fn watch(core: u16, handle: Executor<()>, events: Sender<Event>) {
     let watcher = std::thread::Builder::new().name(format!("join-{core}"));
     let spawned = watcher.spawn(move || {
         if let Err(error) = handle.join() {

@@ -273,3 +273,36 @@ fn a_checkpoint_without_room_is_written_later_and_appends_go_on() {
     let server = Server::start(&settings);
     assert_eq!(server.client().read_all("/v1/stream/f").len(), length);
 }
+
+/// Answers 20 ms late to each of its first waits, as if the thread had lost its CPU there.
+fn late(command: &Path, flags: &[&str]) -> Command {
+    let mut late = Command::new("strace");
+    late.args(["-f", "-o", "/dev/null", "-e", "trace=io_uring_enter"])
+        .args(["-e", "inject=io_uring_enter:delay_exit=20000:when=1..12"])
+        .args(flags)
+        .arg(command);
+    late
+}
+
+/// glommio falls asleep beside a task that is ready if its preemption timer fires just before it would run it; before the
+/// first one there is nothing that would wake it.
+#[test]
+fn an_executor_that_loses_its_cpu_before_its_first_task_starts_all_the_same() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        return println!("skipped: there is no strace");
+    }
+    // With -D the server is the child, and strace is its.
+    let command = late(&Server::binary(), &["-D"]);
+    let server = Server::try_start_by(command, &["--core-count", "1", "--no-pin"])
+        .unwrap_or_else(|log| panic!("{log}"));
+    server.client().create("/v1/stream/s", "text/plain");
+    let mut command = late(&Server::binary(), &[]);
+    command.args(["head", &format!("{}/v1/stream/s", server.url())]);
+    let output = command.output().expect("strace runs");
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        !server.log().contains("event=start_slow"),
+        "{}",
+        server.log()
+    );
+}

@@ -16,6 +16,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 pub use self::gather::Gatherer;
 use self::service::Service;
 use crate::config::{Config, Origins};
+use crate::core::executor::{self, Executor};
 use crate::core::listen::{ConnectionEvents, ConnectionLimits, ListenGuard, accept_loop, listener};
 use crate::core::signal::Event;
 use crate::core::timeouts::Timeouts;
@@ -48,17 +49,20 @@ pub struct AdminStart {
     pub mesh: MeshEnds<Message>,
     /// How many cores there are.
     pub cores: u16,
-    /// Tells its thread's id.
-    pub started: Box<dyn FnOnce(i32) + Send>,
 }
 
 /// A listener that runs.
 pub struct Admin {
     stop: StopHandle,
-    handle: glommio::ExecutorJoinHandle<()>,
+    handle: Executor<()>,
 }
 
 impl Admin {
+    /// Its thread, for [`executor::nudge`].
+    pub fn thread(&self) -> i32 {
+        self.handle.thread()
+    }
+
     /// Ends it and waits for that. One that nobody stops ends with the process.
     pub fn stop(self) {
         drop(self.stop);
@@ -78,62 +82,59 @@ impl Admin {
 pub fn start(start: AdminStart) -> Result<Admin, String> {
     let (stop, stopped) = stop_pair().map_err(|e| e.to_string())?;
     let socket_address = start.guard.addr;
-    LocalExecutorBuilder::new(Placement::Unbound)
-        .name("admin")
-        .io_memory(64 << 10)
-        .spawn(move || async move {
-            // SAFETY: a call without arguments or effects.
-            (start.started)(unsafe { libc::gettid() });
-            let timeouts: Rc<Timeouts> = Rc::default();
-            crate::core::tasks::spawn(timeouts.clone().run()).detach();
-            let gatherer = match Gatherer::connect(start.mesh, start.cores) {
-                Ok(gatherer) => gatherer,
-                Err(error) => {
-                    log::error!("event=admin_failed {error}");
-                    return;
-                }
-            };
-            let socket = match listener(socket_address) {
-                Ok(socket) => socket,
-                Err(error) => {
-                    log::error!("event=admin_failed {error}");
-                    return;
-                }
-            };
-            log::info!("event=admin_listening address={socket_address}");
-            let service = Rc::new(Service {
-                client_address: start.client_address,
-                caller: Caller::new(Rc::default(), timeouts.clone()),
-                token: start.token,
-                config: start.config,
-                origins: start.origins,
-                gatherer,
-            });
-            let limits = ConnectionLimits {
-                connections_max: CONNECTIONS_MAX,
-                header_timeout_ms: 10_000,
-                idle_timeout_ms: 75_000,
-                header_bytes_max: 32 << 10,
-                h2_streams_max: 64,
-                shutdown_timeout_ms: 0,
-                retry_after_s: 1,
-            };
-            let serve = move |request| {
-                let service = service.clone();
-                async move { service.serve(request).await }
-            };
-            let end: Rc<Event> = Rc::default();
-            let raised = end.clone();
-            crate::core::tasks::spawn(async move {
-                // Nothing is ever written there: this is the end of it.
-                let mut stopped = control_stream(stopped);
-                let _ = stopped.read(&mut [0]).await;
-                raised.raise();
-            })
-            .detach();
-            accept_loop(socket, limits, timeouts, end, Rc::new(Quiet), serve).await;
-            drop(start.guard);
+    let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10);
+    let spawned = executor::spawn(builder, "admin", move || async move {
+        let timeouts: Rc<Timeouts> = Rc::default();
+        crate::core::tasks::spawn(timeouts.clone().run()).detach();
+        let gatherer = match Gatherer::connect(start.mesh, start.cores) {
+            Ok(gatherer) => gatherer,
+            Err(error) => {
+                log::error!("event=admin_failed {error}");
+                return;
+            }
+        };
+        let socket = match listener(socket_address) {
+            Ok(socket) => socket,
+            Err(error) => {
+                log::error!("event=admin_failed {error}");
+                return;
+            }
+        };
+        log::info!("event=admin_listening address={socket_address}");
+        let service = Rc::new(Service {
+            client_address: start.client_address,
+            caller: Caller::new(Rc::default(), timeouts.clone()),
+            token: start.token,
+            config: start.config,
+            origins: start.origins,
+            gatherer,
+        });
+        let limits = ConnectionLimits {
+            connections_max: CONNECTIONS_MAX,
+            header_timeout_ms: 10_000,
+            idle_timeout_ms: 75_000,
+            header_bytes_max: 32 << 10,
+            h2_streams_max: 64,
+            shutdown_timeout_ms: 0,
+            retry_after_s: 1,
+        };
+        let serve = move |request| {
+            let service = service.clone();
+            async move { service.serve(request).await }
+        };
+        let end: Rc<Event> = Rc::default();
+        let raised = end.clone();
+        crate::core::tasks::spawn(async move {
+            // Nothing is ever written there: this is the end of it.
+            let mut stopped = control_stream(stopped);
+            let _ = stopped.read(&mut [0]).await;
+            raised.raise();
         })
+        .detach();
+        accept_loop(socket, limits, timeouts, end, Rc::new(Quiet), serve).await;
+        drop(start.guard);
+    });
+    spawned
         .map(|handle| Admin { stop, handle })
         .map_err(|error| error.to_string())
 }

@@ -17,6 +17,8 @@ use glommio::{LocalExecutorBuilder, Placement};
 use raftproto::backup::Index;
 use storage::cold::ColdKey;
 
+use crate::core::executor;
+
 /// The key of a shipped object: those of a cluster sort by time. Nobody writes over another's.
 pub fn object_key(index: &Index, number: u64, nonce: u64) -> Option<ColdKey> {
     let (cluster, shipped_ms) = (&index.cluster_id, index.shipped_ms);
@@ -60,10 +62,8 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T, BackupError>> + 'static,
 {
-    let failed = |text: String| BackupError::Target(format!("no executor can run: {text}"));
-    let spawned = LocalExecutorBuilder::new(Placement::Unbound)
-        .io_memory(64 << 10)
-        .spawn(move || async move { storage::blocking::awake(work()).await });
-    let handle = spawned.map_err(|e| failed(e.to_string()))?;
-    handle.join().map_err(|e| failed(e.to_string()))?
+    let failed = |e| BackupError::Target(format!("no executor can run: {e}"));
+    let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10);
+    let running = executor::spawn(builder, "backup", move || storage::blocking::awake(work()));
+    running.map_err(failed)?.join_awake().map_err(failed)?
 }

@@ -11,6 +11,7 @@ use hyper::{Method, Response};
 use super::arguments::{Append, Command, Create, Head, Read, Tail};
 use super::client::{Client, Target};
 use super::output::{Output, Printer, say};
+use crate::core::executor;
 use crate::ops::exit;
 
 /// Why a command failed.
@@ -69,12 +70,10 @@ impl CliError {
 
 /// Runs a command on an executor of its own.
 pub(super) fn run(command: Command) -> Result<(), CliError> {
-    let handle = LocalExecutorBuilder::new(Placement::Unbound)
-        .io_memory(64 << 10)
-        .spawn(move || async move { dispatch(command).await });
-    let failed = |text: String| CliError::Io(std::io::Error::other(text));
-    let result = handle.map_err(|e| failed(e.to_string()))?.join();
-    result.map_err(|e| failed(e.to_string()))?
+    let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10);
+    let failed = |e| CliError::Io(std::io::Error::other(e));
+    let running = executor::spawn(builder, "command", move || dispatch(command));
+    running.map_err(failed)?.join_awake().map_err(failed)?
 }
 
 async fn dispatch(command: Command) -> Result<(), CliError> {

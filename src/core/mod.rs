@@ -12,6 +12,7 @@ mod cold_read;
 mod collect;
 mod copies;
 mod damage;
+pub mod executor;
 mod files;
 mod flush;
 mod fork;

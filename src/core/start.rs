@@ -88,8 +88,6 @@ pub struct WalStart {
 /// How far a core is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// It runs, on the thread with this id.
-    Started(i32),
     /// All its groups take requests.
     Ready,
     /// It accepts connections.
@@ -145,8 +143,6 @@ pub enum CoreError {
 pub async fn run(start: CoreStart) -> Result<(), CoreError> {
     super::slice::shorten();
     let progress: Rc<dyn Fn(Progress)> = Rc::from(start.progress as Box<dyn Fn(Progress)>);
-    // SAFETY: a call without arguments or effects.
-    progress(Progress::Started(unsafe { libc::gettid() }));
     let mut control = control_stream(start.control);
     // Nothing else wakes this executor yet; see `storage::blocking`.
     let http = start.config.http_settings(start.etag_nonce);

@@ -14,7 +14,7 @@ use storage::framed;
 use super::identity::Identity;
 use super::{NodeError, notify};
 use crate::config::{Config, Peer};
-use crate::core::bound_path;
+use crate::core::{bound_path, executor};
 use crate::meta::admission::Bound;
 use crate::meta::joining::{judge, judge_claim, lacks_order};
 use crate::peer::Caller;
@@ -100,21 +100,20 @@ fn in_background<T: Send + 'static>(
     let failed = NodeError::Join;
     let config = config.clone();
     let (done, answer) = std::sync::mpsc::channel();
-    let asking = LocalExecutorBuilder::new(Placement::Unbound)
-        .io_memory(64 << 10)
-        .spawn(move || async move {
-            let timeouts: Rc<crate::core::timeouts::Timeouts> = Rc::default();
-            crate::core::tasks::spawn(timeouts.clone().run()).detach();
-            let caller = Caller::new(Rc::default(), timeouts);
-            // Nobody listens if the node is gone.
-            let _ = done.send(asks(&config, &caller).await);
-        });
+    let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10);
+    let asking = executor::spawn(builder, "join", move || async move {
+        let timeouts: Rc<crate::core::timeouts::Timeouts> = Rc::default();
+        crate::core::tasks::spawn(timeouts.clone().run()).detach();
+        let caller = Caller::new(Rc::default(), timeouts);
+        // Nobody listens if the node is gone.
+        let _ = done.send(asks(&config, &caller).await);
+    });
     let asking = asking.map_err(|e| failed(e.to_string()))?;
     let answered = loop {
         notify::starting(doing);
         match answer.recv_timeout(PAUSE) {
             Ok(answered) => break Some(answered),
-            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Timeout) => executor::nudge(asking.thread()),
             Err(RecvTimeoutError::Disconnected) => break None,
         }
     };

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use signal_hook::consts::SIGUSR1;
-
 use crate::core::Pulse;
+use crate::core::executor::nudge;
 
 /// How often cores are looked at; longer than a tick of any core.
 pub const INTERVAL: Duration = Duration::from_millis(400);
@@ -124,10 +123,4 @@ impl Pulses {
         }
         groups
     }
-}
-
-/// Interrupts a thread's wait.
-fn nudge(thread: i32) {
-    // SAFETY: the signal has a handler that only sets a flag; a thread that is gone is not found.
-    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, SIGUSR1) };
 }

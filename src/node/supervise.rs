@@ -16,14 +16,6 @@ use crate::ops::metrics::node::{DISK_INTERVAL_S, DiskTrend};
 
 /// What the node's thread hears.
 pub(super) enum Event {
-    Started {
-        core: u16,
-        thread: i32,
-    },
-    /// The operators' listener runs.
-    AdminStarted {
-        thread: i32,
-    },
     Ready,
     Listening,
     Drained,
@@ -210,8 +202,6 @@ impl<'a> Supervisor<'a> {
     fn on_event(&mut self, event: Event) -> Result<(), NodeError> {
         let cores = self.controls.len();
         match event {
-            Event::Started { core, thread } => self.pulses.started(core, thread),
-            Event::AdminStarted { thread } => self.pulses.admin_started(thread),
             Event::Ready => {
                 self.ready += 1;
                 if self.ready == cores {
