@@ -14,16 +14,16 @@ use bytes::{Bytes, BytesMut};
 use futures_lite::{AsyncRead, AsyncWrite, FutureExt};
 use futures_rustls::TlsConnector;
 use futures_rustls::rustls::pki_types::ServerName;
-use glommio::net::TcpStream;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper::rt::Executor;
+use hyper::rt::ReadBufCursor;
 use hyper::{Request, Response};
 use storage::cold::s3::{HttpClient, HttpFailure, HttpFuture, HttpReply, HttpRequest};
 
 use super::clock;
-use super::hyper_rt::LocalExec;
+use super::net::Socket;
+use super::tasks;
 use super::tls::{FuturesIo, TlsRoots, expires_s};
 
 /// Servers close connections that were silent for some twenty seconds.
@@ -140,19 +140,18 @@ impl CoreHttp {
         })?;
         let mut reason = HttpFailure::Connect(format!("{host} has no address"));
         for address in resolve(host.clone(), port).await.map_err(|e| failed(&e))? {
-            let stream = match TcpStream::connect(address).await {
+            let stream = match Socket::connect(address).await {
                 Ok(stream) => stream,
                 Err(error) => {
-                    reason = failed(&std::io::Error::from(error));
+                    reason = failed(&error);
                     continue;
                 }
             };
-            stream
-                .set_nodelay(true)
-                .map_err(|e| failed(&std::io::Error::from(e)))?;
+            let nodelay = socket2::SockRef::from(&stream).set_tcp_nodelay(true);
+            nodelay.map_err(|e| failed(&e))?;
             let stream = Acknowledging(stream);
             if !request.is_tls {
-                return handshake(FuturesIo(stream)).await;
+                return handshake(stream).await;
             }
             let config = self.roots.config().await?;
             let name = ServerName::try_from(host)
@@ -172,7 +171,7 @@ impl CoreHttp {
 /// A stream that acknowledges at once what came, instead of some 40 ms later in the hope of something to send along. A server
 /// that sends its headers and its body apart, with Nagle's algorithm on, sends the body only then. The kernel forgets this
 /// with each answer, so it is said with each.
-struct Acknowledging(TcpStream);
+struct Acknowledging(Socket);
 
 impl Acknowledging {
     fn acknowledge(&self) {
@@ -191,14 +190,66 @@ impl Acknowledging {
     }
 }
 
+impl hyper::rt::Read for Acknowledging {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let had = buf.remaining();
+        // SAFETY: the bytes are only lent on, to a socket that writes and never reads them.
+        let lent = unsafe { buf.as_mut() };
+        let mut lent = hyper::rt::ReadBuf::uninit(lent);
+        ready!(hyper::rt::Read::poll_read(Pin::new(&mut self.0), cx, lent.unfilled()))?;
+        let n = lent.filled().len();
+        // SAFETY: the read above filled so many.
+        unsafe { buf.advance(n) };
+        // What filled the buffer has more behind it.
+        if n < had {
+            self.acknowledge();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl hyper::rt::Write for Acknowledging {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        hyper::rt::Write::poll_write(Pin::new(&mut self.0), cx, buf)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        hyper::rt::Write::poll_write_vectored(Pin::new(&mut self.0), cx, slices)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        hyper::rt::Write::poll_flush(Pin::new(&mut self.0), cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        hyper::rt::Write::poll_shutdown(Pin::new(&mut self.0), cx)
+    }
+}
+
 impl AsyncRead for Acknowledging {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<std::io::Result<usize>> {
-        let n = ready!(Pin::new(&mut self.0).poll_read(cx, buf))?;
-        // What filled the buffer has more behind it.
+        let n = ready!(AsyncRead::poll_read(Pin::new(&mut self.0), cx, buf))?;
+        // As above.
         if n < buf.len() {
             self.acknowledge();
         }
@@ -212,22 +263,22 @@ impl AsyncWrite for Acknowledging {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        AsyncWrite::poll_write(Pin::new(&mut self.0), cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        AsyncWrite::poll_flush(Pin::new(&mut self.0), cx)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_close(cx)
+        AsyncWrite::poll_close(Pin::new(&mut self.0), cx)
     }
 }
 
 impl HttpClient for CoreHttp {
     fn send(&self, request: HttpRequest) -> HttpFuture<'_> {
         Box::pin(async move {
-            // Its sockets are glommio's.
+            // It runs in a queue of its own, of which the poller does not know whether it has something to do.
             let _under_way = storage::blocking::under_way();
             let late = async {
                 glommio::timer::sleep(Duration::from_millis(request.timeout_ms)).await;
@@ -243,7 +294,7 @@ where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
 {
     let (sender, connection) = Builder::new().handshake(io).await.map_err(broken)?;
-    LocalExec.execute(async move {
+    let run = tasks::Sliced(async move {
         if let Err(error) = connection.await {
             log::debug!(
                 "event=cold_connection_ended error={error:?}",
@@ -251,6 +302,7 @@ where
             );
         }
     });
+    tasks::spawn(run).detach();
     Ok(sender)
 }
 

@@ -3,11 +3,14 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use glommio::{GlommioError, Task, TaskQueueHandle};
 use storage::blocking::{UnderWay, under_way};
+
+use super::clock;
 
 thread_local! {
     static RUNS: Cell<u64> = const { Cell::new(0) };
@@ -29,6 +32,7 @@ pub(super) fn spawn_into(
     queue: TaskQueueHandle,
 ) -> Result<Task<()>, GlommioError<()>> {
     let begins = Some(under_way());
+    let work = Sliced(work);
     glommio::spawn_local_into(Begun { begins, work }, queue)
 }
 
@@ -47,6 +51,39 @@ impl<F: Future> Future for Begun<F> {
         // SAFETY: as above.
         let polled = unsafe { Pin::new_unchecked(&mut this.work) }.poll(cx);
         this.begins = None;
+        polled
+    }
+}
+
+/// So long may tasks of another queue run in a row while the executor's own has something to do. Without it, they would until
+/// the preemption timer (`net/mod.rs`) fires.
+const SLICE: Duration = Duration::from_micros(200);
+
+thread_local! {
+    /// In this slice.
+    static RAN: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// Work of another queue than the executor's own, whose turn ends when its tasks have had a slice.
+pub(super) struct Sliced<F>(pub(super) F);
+
+impl<F: Future> Future for Sliced<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let began = clock::instant();
+        // SAFETY: the field is pinned with its owner: it is never moved out, and neither has a drop of its own.
+        let polled = unsafe { self.map_unchecked_mut(|sliced| &mut sliced.0) }.poll(cx);
+        let ran = RAN.get() + (clock::instant() - began);
+        // Ending the turn wakes the task, and one that has ended must not be woken.
+        let is_over = ran >= SLICE && polled.is_pending();
+        RAN.set(if is_over { Duration::ZERO } else { ran });
+        if is_over {
+            // Its first poll ends the turn.
+            let executor = glommio::executor();
+            let end = pin!(executor.yield_task_queue_now());
+            let _ = end.poll(cx);
+        }
         polled
     }
 }

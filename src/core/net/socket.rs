@@ -98,8 +98,16 @@ impl Socket {
         free: *mut u8,
         len: usize,
     ) -> Poll<std::io::Result<usize>> {
+        let received = &self.readiness.turn.received;
+        if received.get() >= TURN_BYTES {
+            // Who has as much again to read goes on behind all others.
+            received.set(0);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
             if !self.readiness.readable.get() {
+                received.set(0);
                 set(&self.readiness.reader, cx);
                 return Poll::Pending;
             }
@@ -109,6 +117,7 @@ impl Socket {
             if n >= 0 {
                 let receipts = &self.readiness.receipts;
                 receipts.set(receipts.get().wrapping_add(1));
+                received.set(received.get() + n as usize);
                 // What did not fill the buffer was all there was; what comes later, the end included, is told anew.
                 if (n as usize) < len && !self.readiness.ended.get() {
                     self.readiness.readable.set(false);

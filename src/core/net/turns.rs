@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::poller::Readiness;
 use crate::core::signal::Event;
 
-/// Bytes that one connection hands to the kernel before others have their turn.
+/// Bytes that one connection hands to the kernel, or takes from it, before others have their turn.
 pub(super) const TURN_BYTES: usize = 128 << 10;
 
 /// Turns in a round of the executor, which is several system calls.
@@ -25,6 +25,8 @@ const TURNS_PER_ROUND: u32 = 2;
 pub(super) struct Turn {
     /// Bytes sent since others had theirs.
     pub sent: Cell<usize>,
+    /// Bytes received since then.
+    pub received: Cell<usize>,
     /// Who goes on with the next one.
     pub waiter: RefCell<Option<Waker>>,
     is_in_line: Cell<bool>,
