@@ -93,7 +93,7 @@ impl Client {
             .await
             .map_err(|e| failed(e.to_string()))?;
         let (sender, connection) = handshake(stream).await.map_err(|e| failed(e.to_string()))?;
-        glommio::spawn_local(connection).detach();
+        crate::core::tasks::spawn(connection).detach();
         Ok(Client { target, sender })
     }
 

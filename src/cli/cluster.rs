@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
     let timeouts: Rc<Timeouts> = Rc::default();
-    glommio::spawn_local(timeouts.clone().run()).detach();
+    crate::core::tasks::spawn(timeouts.clone().run()).detach();
     let operator = Operator {
         caller: Caller::new(Rc::default(), timeouts),
         at: command.at,

@@ -4,13 +4,15 @@
 //! timer would wake it, and before its first task ran it has neither. An interrupted wait looks again.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use glommio::LocalExecutorBuilder;
 use signal_hook::consts::SIGUSR1;
+
+use super::tasks;
 
 /// How long one that [`Executor::join_awake`] waits for may sleep beside work that is done.
 const NUDGE_INTERVAL: Duration = Duration::from_millis(100);
@@ -50,8 +52,7 @@ where
     T: Send + 'static,
     F: Future<Output = T> + 'static,
 {
-    // Only interrupts what a thread waits for.
-    signal_hook::flag::register(SIGUSR1, Arc::default())?;
+    prepare_nudges()?;
     let (told, thread) = channel();
     let (until_end, runs) = channel();
     let handle = std::thread::Builder::new()
@@ -67,7 +68,7 @@ where
             };
             // Not before: a signal could break off what is set up there. SAFETY: a call without arguments or effects.
             let _ = told.send(Ok(unsafe { libc::gettid() }));
-            Some(executor.run(async move { work().await }))
+            Some(executor.run(tasks::counted(async move { work().await })))
         })?;
     let thread = thread.recv().map_err(|_| ExecutorError::Panicked)??;
     Ok(Executor {
@@ -102,6 +103,18 @@ impl<T> Executor<T> {
         }
         self.join()
     }
+}
+
+/// Once: each call would add to what a signal does.
+fn prepare_nudges() -> std::io::Result<()> {
+    static PREPARED: Mutex<bool> = Mutex::new(false);
+    let mut is_prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*is_prepared {
+        // Only interrupts what a thread waits for.
+        signal_hook::flag::register(SIGUSR1, Arc::default())?;
+        *is_prepared = true;
+    }
+    Ok(())
 }
 
 /// Interrupts the wait of an executor's thread.

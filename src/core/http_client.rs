@@ -200,7 +200,11 @@ impl hyper::rt::Read for Acknowledging {
         // SAFETY: the bytes are only lent on, to a socket that writes and never reads them.
         let lent = unsafe { buf.as_mut() };
         let mut lent = hyper::rt::ReadBuf::uninit(lent);
-        ready!(hyper::rt::Read::poll_read(Pin::new(&mut self.0), cx, lent.unfilled()))?;
+        ready!(hyper::rt::Read::poll_read(
+            Pin::new(&mut self.0),
+            cx,
+            lent.unfilled()
+        ))?;
         let n = lent.filled().len();
         // SAFETY: the read above filled so many.
         unsafe { buf.advance(n) };
@@ -294,7 +298,7 @@ where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
 {
     let (sender, connection) = Builder::new().handshake(io).await.map_err(broken)?;
-    let run = tasks::Sliced(async move {
+    let run = tasks::sliced(async move {
         if let Err(error) = connection.await {
             log::debug!(
                 "event=cold_connection_ended error={error:?}",

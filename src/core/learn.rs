@@ -74,7 +74,7 @@ impl Core {
         };
         let address = link.address().to_owned();
         let core = self.clone();
-        glommio::spawn_local(async move {
+        crate::core::tasks::spawn(async move {
             let told = core.caller.status(&address, StatusRequest::default()).await;
             let known = core.tables.borrow().clone();
             if let Ok(told) = told

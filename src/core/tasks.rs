@@ -23,7 +23,12 @@ pub(super) fn runs() -> u64 {
 
 /// Spawns a task on this executor.
 pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
-    glommio::spawn_local(Counted(future))
+    glommio::spawn_local(counted(future))
+}
+
+/// One whose runs are counted, as those of all tasks of an executor must be, its first one included.
+pub(super) fn counted<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    Counted(future)
 }
 
 /// Spawns a task into another queue, which the poller would not see.
@@ -32,7 +37,7 @@ pub(super) fn spawn_into(
     queue: TaskQueueHandle,
 ) -> Result<Task<()>, GlommioError<()>> {
     let begins = Some(under_way());
-    let work = Sliced(work);
+    let work = sliced(work);
     glommio::spawn_local_into(Begun { begins, work }, queue)
 }
 
@@ -65,19 +70,30 @@ thread_local! {
 }
 
 /// Work of another queue than the executor's own, whose turn ends when its tasks have had a slice.
-pub(super) struct Sliced<F>(pub(super) F);
+pub(super) fn sliced<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    Sliced { waits: None, work }
+}
+
+struct Sliced<F> {
+    /// While the queue's turn was ended: it has something to do, of which the poller does not know.
+    waits: Option<UnderWay>,
+    work: F,
+}
 
 impl<F: Future> Future for Sliced<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let began = clock::instant();
-        // SAFETY: the field is pinned with its owner: it is never moved out, and neither has a drop of its own.
-        let polled = unsafe { self.map_unchecked_mut(|sliced| &mut sliced.0) }.poll(cx);
+        // SAFETY: `work` is pinned with its owner and never moved out; the other field is not.
+        let this = unsafe { self.get_unchecked_mut() };
+        // SAFETY: as above.
+        let polled = unsafe { Pin::new_unchecked(&mut this.work) }.poll(cx);
         let ran = RAN.get() + (clock::instant() - began);
         // Ending the turn wakes the task, and one that has ended must not be woken.
         let is_over = ran >= SLICE && polled.is_pending();
         RAN.set(if is_over { Duration::ZERO } else { ran });
+        this.waits = is_over.then(under_way);
         if is_over {
             // Its first poll ends the turn.
             let executor = glommio::executor();

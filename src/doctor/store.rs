@@ -50,7 +50,7 @@ pub(super) async fn check(config: &Config) -> Option<Finding> {
 pub(super) async fn check_place(config: &Config) -> Option<Finding> {
     let own = config.cold_place()?.shared_name();
     let timeouts: Rc<Timeouts> = Rc::default();
-    let _running = glommio::spawn_local(timeouts.clone().run());
+    let _running = crate::core::tasks::spawn(timeouts.clone().run());
     let settings = PeerSettings {
         call_timeout: NODE_PATIENCE,
         ..PeerSettings::default()

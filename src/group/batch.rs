@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use raftproto::command::{self, Command, CommandBatch, command::Kind};
 
 use super::asker::{Asker, refuse};
-use super::entry::{Made, Making};
+use super::entry::{Made, Making, STEP_BYTES};
 use super::log::LogPosition;
 use super::stream::ALONE_BYTES_MIN;
 use super::{Effect, Group};
@@ -67,9 +67,22 @@ impl Pending {
         making.chain(&self.askers).flatten().count()
     }
 
+    /// Takes entries until a step's worth of bytes was put together: one turn is not to hold up the other groups of the core.
+    /// Where something is left, there is another step soon.
+    pub(super) fn take_entries(&mut self, stamp_ms: u64, level: u32) -> Vec<Made> {
+        let (mut all, mut bytes) = (Vec::new(), 0);
+        while bytes < STEP_BYTES
+            && let Some(made) = self.take_entry(stamp_ms, level)
+        {
+            bytes += made.payload.len();
+            all.push(made);
+        }
+        all
+    }
+
     /// Takes the first entry's worth of commands, encoded, with those who wait for them; `None`: there is none, or it needs
     /// another step.
-    pub(super) fn take_entry(&mut self, stamp_ms: u64, level: u32) -> Option<Made> {
+    fn take_entry(&mut self, stamp_ms: u64, level: u32) -> Option<Made> {
         let mut making = match self.making.take() {
             Some(making) => making,
             None if self.commands.is_empty() => return None,

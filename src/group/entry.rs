@@ -10,7 +10,7 @@ use raftproto::pieces::{Pieces, length};
 use super::asker::Asker;
 
 /// Bytes that one step puts together at most: a millisecond or two.
-const SLICE_BYTES: usize = 4 << 20;
+pub(super) const STEP_BYTES: usize = 4 << 20;
 
 /// See the module's head.
 pub(super) struct Making {
@@ -43,7 +43,7 @@ impl Making {
 
     /// Does a slice of the work; answers whether all is done.
     pub(super) fn step(&mut self) -> bool {
-        let mut left = SLICE_BYTES;
+        let mut left = STEP_BYTES;
         while left > 0
             && let Some(mut piece) = self.pieces.pop_front()
         {

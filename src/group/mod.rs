@@ -371,7 +371,7 @@ impl Group {
             self.refuse_pending(effects);
             return;
         }
-        while let Some(made) = self.pending.take_entry(self.now_ms, self.level()) {
+        for made in self.pending.take_entries(self.now_ms, self.level()) {
             let (bytes, askers) = (made.payload.len() as u64, made.askers);
             match self.raft.propose(made.payload, made.crc32c) {
                 Ok(position) => {

@@ -4,7 +4,8 @@
 //! | 0 or 1 | length, big endian | protobuf, or one zstd frame of it |
 //! ```
 //!
-//! Invariant: no peer makes this side hold more than `bytes_max` of a message, nor more after decompression.
+//! Invariant: no peer makes this side hold more than `bytes_max` of a message, nor more after decompression; of one in parts as
+//! much again (`parts.rs`).
 
 use std::cell::Cell;
 use std::io::Read;

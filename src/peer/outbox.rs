@@ -271,8 +271,11 @@ impl Outbox {
             return None;
         }
         let entries = waiting.front().and_then(|(_, item)| EntriesId::of(item));
+        let first = waiting.front().map(|(_, item)| item.group());
         let (batch, question) = self.next_batch(&mut waiting);
         drop(waiting);
+        // More than one only where batches are longer than what is sent whole.
+        let groups = groups_of(&batch).chain(first).collect();
         let (pieces, entries) = match question {
             Some(question) => (question.into_envelope(&batch), None),
             None if batch.encoded_len() <= COMPRESS_BYTES_MAX => return Some(self.whole(batch)),
@@ -286,7 +289,9 @@ impl Outbox {
             frame.extend(pieces);
             return Some(frame);
         }
-        sliced.insert(Sliced::new(pieces, entries)).next_frame()
+        sliced
+            .insert(Sliced::new(pieces, entries, groups))
+            .next_frame()
     }
 
     fn whole(&self, batch: Batch) -> Vec<Bytes> {
@@ -330,6 +335,14 @@ impl Outbox {
         self.stats.queued_bytes.set(queued - bytes);
         (batch, question)
     }
+}
+
+fn groups_of(batch: &Batch) -> impl Iterator<Item = u32> {
+    let raft = batch.raft.iter().map(|m| m.group);
+    let requests = batch.requests.iter().map(|r| r.group);
+    let replies = batch.replies.iter().map(|r| r.group);
+    let hibernate = batch.hibernate.iter().map(|h| h.group);
+    raft.chain(requests).chain(replies).chain(hibernate)
 }
 
 /// The body of an `Exchange` call: the introduction, then batches for ever.

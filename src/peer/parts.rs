@@ -15,7 +15,7 @@ use super::outbox::BatchItem;
 /// Bytes of a slice.
 const PART_BYTES: usize = 1 << 20;
 
-/// An item of so many bytes goes by itself, in slices.
+/// An item of so many bytes goes by itself; in slices, if it is more than is compressed.
 pub(super) fn is_long(bytes: u64) -> bool {
     bytes > PART_BYTES as u64
 }
@@ -47,19 +47,26 @@ impl EntriesId {
 pub(super) struct Sliced {
     pieces: VecDeque<Bytes>,
     length: u64,
-    /// What it is, if it is of a group's Raft: the messages of that group must not overtake it.
+    /// What it is, if it is of a group's Raft.
     entries: Option<EntriesId>,
+    /// Whose messages must not overtake it.
+    groups: BTreeSet<u32>,
     /// A slice went last: it is the turn of others.
     pub(super) is_others_turn: bool,
 }
 
 impl Sliced {
     /// `pieces` are an envelope, without the header that gRPC puts in front.
-    pub(super) fn new(pieces: Vec<Bytes>, entries: Option<EntriesId>) -> Sliced {
+    pub(super) fn new(
+        pieces: Vec<Bytes>,
+        entries: Option<EntriesId>,
+        groups: BTreeSet<u32>,
+    ) -> Sliced {
         Sliced {
             length: length(&pieces) as u64,
             pieces: pieces.into(),
             entries,
+            groups,
             is_others_turn: false,
         }
     }
@@ -96,7 +103,7 @@ impl Sliced {
         waiting: &mut VecDeque<(u64, BatchItem)>,
         bytes_max: u64,
     ) -> VecDeque<(u64, BatchItem)> {
-        let mut behind: BTreeSet<u32> = self.entries.iter().map(|e| e.group).collect();
+        let mut behind = self.groups.clone();
         let mut bytes = 0;
         let (ahead, rest) = std::mem::take(waiting)
             .into_iter()
@@ -118,6 +125,8 @@ impl Sliced {
 /// A long message that is being received.
 #[derive(Default)]
 pub(super) struct Joining {
+    /// Of the whole, by its first slice.
+    length: u64,
     arrived: BytesMut,
 }
 
@@ -138,13 +147,22 @@ impl Joining {
             );
             return Err(GrpcError::new(Code::ResourceExhausted, text));
         }
+        let is_first = self.arrived.is_empty();
+        if !is_first && part.length != self.length {
+            let text = format!("a part of {} bytes in one of {}", part.length, self.length);
+            return Err(GrpcError::new(Code::Internal, text));
+        }
+        self.length = part.length;
         let length = part.length as usize;
         let here = self.arrived.len() + part.data.len();
         if part.data.is_empty() || here > length {
             let text = format!("parts of {here} bytes make a message of {length}");
             return Err(GrpcError::new(Code::Internal, text));
         }
-        self.arrived.reserve(length - self.arrived.len());
+        // What is only said takes no memory.
+        if here >= PART_BYTES {
+            self.arrived.reserve(length - self.arrived.len());
+        }
         self.arrived.extend_from_slice(&part.data);
         if here < length {
             return Ok(None);
@@ -187,7 +205,7 @@ mod tests {
             kind: Some(Kind::Batch(batch)),
         };
         let of_first = EntriesId::of(&raft(1, 0, 0));
-        let mut sliced = Sliced::new(Pieces::of(&envelope).finish(), of_first);
+        let mut sliced = Sliced::new(Pieces::of(&envelope).finish(), of_first, [1].into());
         let pulse = |group| {
             BatchItem::Pulse(RaftMessage {
                 group,

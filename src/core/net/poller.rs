@@ -39,6 +39,9 @@ const ROUND: Duration = Duration::from_millis(1);
 /// The longest nap.
 const NAP_MS: i32 = 1;
 
+/// How often one is begun again that was interrupted, as by the kernel, which ends a direct write on this thread.
+const INTERRUPTIONS: u32 = 4;
+
 /// How long an executor can oversleep while its sockets are busy.
 const WATCH: Duration = Duration::from_millis(2);
 
@@ -127,8 +130,8 @@ impl Poller {
         });
         let doorbell = Doorbell::new(poller.epoll.as_raw_fd())?;
         glommio::spawn_local(poller.clone().run(doorbell)).detach();
-        glommio::spawn_local(poller.clone().watchman()).detach();
-        glommio::spawn_local(poller.turns.clone().run()).detach();
+        tasks::spawn(poller.clone().watchman()).detach();
+        tasks::spawn(poller.turns.clone().run()).detach();
         Ok(poller)
     }
 
@@ -206,19 +209,7 @@ impl Poller {
     /// Takes what is ready, waking who waits for it; answers whether there was anything. Waits for it in the kernel if asked
     /// to.
     fn look(&self, events: &mut [libc::epoll_event], wait_ms: i32) -> bool {
-        // SAFETY: the kernel writes at most as many events as the slice has.
-        let count = unsafe {
-            libc::epoll_wait(
-                self.epoll.as_raw_fd(),
-                events.as_mut_ptr(),
-                events.len() as i32,
-                wait_ms,
-            )
-        };
-        let count = usize::try_from(count).unwrap_or(0);
-        if count > 0 && self.watches.replace(WATCHES) == 0 {
-            self.is_busy.raise();
-        }
+        let count = self.wait(events, wait_ms);
         let places = self.places.borrow();
         for event in &events[..count] {
             let (flags, place) = (event.events as i32, event.u64 as usize);
@@ -230,7 +221,32 @@ impl Poller {
         }
         let mut bells = self.bells.borrow_mut();
         let rung = bells.iter_mut().filter_map(|b| b.listen().then_some(()));
-        rung.count() + count > 0
+        let is_found = rung.count() + count > 0;
+        if is_found && self.watches.replace(WATCHES) == 0 {
+            self.is_busy.raise();
+        }
+        is_found
+    }
+
+    /// How many events there are.
+    fn wait(&self, events: &mut [libc::epoll_event], wait_ms: i32) -> usize {
+        for _ in 0..=INTERRUPTIONS {
+            // SAFETY: the kernel writes at most as many events as the slice has.
+            let count = unsafe {
+                libc::epoll_wait(
+                    self.epoll.as_raw_fd(),
+                    events.as_mut_ptr(),
+                    events.len() as i32,
+                    wait_ms,
+                )
+            };
+            let is_interrupted =
+                || std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted;
+            if count >= 0 || !is_interrupted() {
+                return usize::try_from(count).unwrap_or(0);
+            }
+        }
+        0
     }
 
     /// Listens to a bell, from now on.

@@ -57,6 +57,8 @@ impl Turns {
         let mut seen = 0;
         loop {
             seen = self.is_wanted.beyond(seen).await;
+            // Of the end of a round only glommio's reactor hears.
+            let _under_way = storage::blocking::under_way();
             while self.give() {
                 // The executor comes back to this only after it has looked at disks, timers and other cores.
                 glommio::timer::sleep(Duration::ZERO).await;

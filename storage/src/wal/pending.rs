@@ -15,7 +15,7 @@ use super::segment::{
 const SHARED_BYTES_MIN: usize = 256 << 10;
 
 /// What is copied or summed up between two yields, in bytes.
-pub(super) const SLICE_BYTES: usize = 1 << 20;
+pub(super) const SLICE_BYTES: usize = 4 << 20;
 
 /// See the module's head.
 #[derive(Default)]

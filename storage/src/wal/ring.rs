@@ -9,6 +9,7 @@ use std::future::poll_fn;
 use std::io::{Error, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use glommio::io::DmaBuffer;
 use io_uring::squeue::{Entry, Flags};
@@ -19,7 +20,10 @@ const ENTRIES: u32 = 8;
 
 /// How often a frame that the kernel has no means for at the moment is handed to it again, each time by the system call and by
 /// the request itself.
-const TRIES: u32 = 16;
+const TRIES: u32 = 1000;
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// See the module's head.
 pub struct Ring {
@@ -109,19 +113,22 @@ impl Ring {
         has_sync: bool,
     ) -> Result<(), Failed> {
         assert!(total <= buffer.len());
-        // One that nobody waited for to its end.
+        // One that nobody waited for to its end; after a failure nothing may follow.
         self.landed().await;
+        let left = self.flight.take().and_then(|flight| flight.ended);
+        left.unwrap_or(Ok(()))?;
         let mut buffer = buffer;
         let mut tries = 0;
         loop {
-            self.begin(fd, buffer, (total, position), has_sync)?;
+            self.begin(fd, buffer, (total, position), has_sync).await?;
             self.landed().await;
             let flight = self.flight.take().expect("it has just landed");
             tries += 1;
             match flight.ended.expect("it has just landed") {
-                // Nothing of it was done.
+                // The write, and so its sync, was not done.
                 Err(failed) if failed.is_worth_another_try() && tries < TRIES => {
                     buffer = flight.buffer;
+                    glommio::timer::sleep(PAUSE).await;
                 }
                 ended => return ended,
             }
@@ -142,7 +149,7 @@ impl Ring {
         .await;
     }
 
-    fn begin(
+    async fn begin(
         &self,
         fd: RawFd,
         buffer: DmaBuffer,
@@ -178,20 +185,22 @@ impl Ring {
             ended: None,
         });
         let both = [write, sync];
-        self.submit(&both[..1 + usize::from(has_sync)])
-            .map_err(|source| Failed {
-                op: "submit a write of",
-                source,
-            })
+        let submitted = self.submit(&both[..1 + usize::from(has_sync)]).await;
+        submitted.map_err(|source| Failed {
+            op: "submit a write of",
+            source,
+        })
     }
 
-    fn submit(&self, requests: &[Entry]) -> Result<(), Error> {
-        let mut uring = self.uring.borrow_mut();
+    async fn submit(&self, requests: &[Entry]) -> Result<(), Error> {
         // SAFETY: the buffer is kept until the write's completion, and for good if there is none (see `Drop`). That the
         // descriptor stays open is the caller's to see to; where it does not, the sync fails or is another file's.
-        unsafe { uring.submission().push_multiple(requests) }.map_err(Error::other)?;
+        unsafe { self.uring.borrow_mut().submission().push_multiple(requests) }
+            .map_err(Error::other)?;
         for _ in 0..TRIES {
-            match uring.submit() {
+            // Bound before the match, which would keep the ring borrowed over its pause.
+            let submitted = self.uring.borrow().submit();
+            match submitted {
                 Ok(taken) if taken == requests.len() => return Ok(()),
                 Ok(0) => {}
                 // The sync would not be linked to the write, and may end before it.
@@ -199,6 +208,7 @@ impl Ring {
                 Err(error) if is_passing(&error) => {}
                 Err(error) => return Err(error),
             }
+            glommio::timer::sleep(PAUSE).await;
         }
         Err(Error::from_raw_os_error(libc::EAGAIN))
     }

@@ -183,9 +183,11 @@ impl Wal {
         if self.is_poisoned.get() {
             return Err(StorageError::Poisoned);
         }
+        // Also where nobody waits for the end: what was taken is lost then, and whether it is on disk is not known.
+        let unless_sound = Poison(&self.is_poisoned);
         let result = self.write_frame(flags).await;
-        if !matches!(result, Ok(_) | Err(StorageError::NoSpace { .. })) {
-            self.is_poisoned.set(true);
+        if matches!(result, Ok(_) | Err(StorageError::NoSpace { .. })) {
+            std::mem::forget(unless_sound);
         }
         result
     }
@@ -412,6 +414,15 @@ impl Wal {
         }
         self.is_poisoned.set(true);
         Ok(dropped)
+    }
+}
+
+/// Dropped, it stops the log for good.
+struct Poison<'a>(&'a Cell<bool>);
+
+impl Drop for Poison<'_> {
+    fn drop(&mut self) {
+        self.0.set(true);
     }
 }
 
