@@ -111,7 +111,9 @@ impl World {
             false => ATTEMPTS_MAX,
         };
         if tried >= attempts {
-            self.coverage.hit("a pack that nobody can mend");
+            self.trace.show(self.now_us, || {
+                format!("node {node}: nobody can mend pack {pack} of group {group}")
+            });
             return self.wipe(node, true);
         }
         let pause_us = [AGAIN_US, AGAIN_SOON_US][usize::from(tried < ATTEMPTS_MIN)];
