@@ -16,7 +16,7 @@ use glommio::{GlommioError, Task};
 use prost::Message as _;
 use raftproto::checkpoint::GroupManifest;
 use raftproto::peer::{CheckpointFile, CheckpointPart, FetchCheckpointRequest};
-use storage::{StorageError, blocking, framed, io_error};
+use storage::{StorageError, blocking, framed, io_error, pack};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::Core;
@@ -173,6 +173,7 @@ fn try_open(dir: &Path, request: &FetchCheckpointRequest) -> Result<Source, Tran
         let file = CheckpointFile { name, length, hash };
         let from = already_there(&path, &source, &file, &request.have)?;
         if from < length || !request.have.contains(&file) {
+            look_at_pack(&path, group, &file.name)?;
             let (file, source) = (file.clone(), Arc::new(source));
             wanted.push(Wanted { file, source, from });
         }
@@ -184,6 +185,21 @@ fn try_open(dir: &Path, request: &FetchCheckpointRequest) -> Result<Source, Tran
         files,
         wanted,
     })
+}
+
+/// Damage must not spread: whoever takes a checkpoint gives up its own copies for it.
+fn look_at_pack(path: &Path, group: u32, name: &str) -> Result<(), TransferError> {
+    let number = name.strip_prefix("pack-").and_then(|n| n.parse().ok());
+    let Some(pack) = number else {
+        return Ok(());
+    };
+    match pack::verify_named(path, group, pack) {
+        Ok(_) => Ok(()),
+        Err(error @ StorageError::Corrupt { .. }) => {
+            Err(TransferError::DamagedPack { group, pack, error })
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// How many bytes of a file the other side has, from its beginning on: what it says to have is compared by its hash.
@@ -321,7 +337,16 @@ impl Core {
         let turn = turn.map_err(|e| no_turn(self, group, &e))?;
         // Reading the files through is the giver's own time.
         turn.asked().await.map_err(|e| no_turn(self, group, &e))?;
-        let source = blocking::run(move || open_source(&dir, &request)).await?;
+        let opened = blocking::run(move || open_source(&dir, &request)).await;
+        let source = match opened {
+            Err(TransferError::DamagedPack { group, pack, error }) => {
+                let what = format!("pack {pack} is damaged, and is seen to");
+                let _ = self.found_damaged_pack(group, pack, Some(error));
+                let node = self.config.node_id;
+                return Err(TransferError::Bad { group, node, what });
+            }
+            opened => opened?,
+        };
         let first = CheckpointPart {
             manifest_hash: hash_of_bytes(&source.manifest),
             manifest: source.manifest,
@@ -377,6 +402,43 @@ mod tests {
             drop(stuck);
             assert_eq!(turns.available(), 1, "what ended holds nothing");
         });
+    }
+
+    #[test]
+    fn a_damaged_pack_is_not_given() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(group_dir(dir.path(), 7)).unwrap();
+        let path = group_dir(dir.path(), 7).join("pack-3");
+        let mut plan = pack::PackPlan::new(7, 3);
+        plan.add("/a", 1, 0, vec![bytes::Bytes::from_static(b"hello")]);
+        plan.write(&path).unwrap();
+        let manifest = GroupManifest {
+            group: 7,
+            index: 9,
+            packs: vec![3],
+            ..GroupManifest::default()
+        };
+        let text = manifest.encode_to_vec();
+        framed::write_atomic(&manifest_path(dir.path(), 7), &text).unwrap();
+        let request = FetchCheckpointRequest {
+            group: 7,
+            index: 9,
+            ..FetchCheckpointRequest::default()
+        };
+        assert_eq!(open_source(dir.path(), &request).unwrap().wanted.len(), 1);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[16] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let refused = open_source(dir.path(), &request).err();
+        let is_named = matches!(
+            refused,
+            Some(TransferError::DamagedPack {
+                group: 7,
+                pack: 3,
+                ..
+            })
+        );
+        assert!(is_named, "{refused:?}");
     }
 
     #[test]

@@ -44,6 +44,16 @@ pub enum TransferError {
         /// What was asked for.
         wanted: u64,
     },
+    /// A pack that is to be given is not what was written.
+    #[error("pack {pack} of group {group} is damaged: {error}")]
+    DamagedPack {
+        /// The group.
+        group: u32,
+        /// Which.
+        pack: u32,
+        /// What is wrong with it.
+        error: StorageError,
+    },
     /// The other node said something impossible.
     #[error("the checkpoint of group {group} from node {node}: {what}")]
     Bad {

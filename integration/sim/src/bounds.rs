@@ -1,6 +1,8 @@
 //! No resource above its bound (I8): what the groups of a process hold, looked at after each step, and sums that must be
 //! right whenever nothing is under way. What grows without an end is found while it is small.
 
+use std::collections::BTreeSet;
+
 use ursula::group::Footprint;
 
 use crate::world::World;
@@ -105,10 +107,10 @@ impl World {
             return;
         };
         let packed = hosted.group.packed_chunks();
-        let is_there = |pack: &u32| {
-            on_disk.hurt.contains(pack) || on_disk.files.contains_key(&format!("pack-{pack}"))
-        };
-        let lacking = packed.filter(|(_, chunk)| !is_there(&chunk.pack));
+        let names = on_disk.files.keys();
+        let there = names.filter_map(|name| name.strip_prefix("pack-")?.parse().ok());
+        let there: BTreeSet<u32> = there.chain(on_disk.hurt.iter().copied()).collect();
+        let lacking = packed.filter(|(_, chunk)| !there.contains(&chunk.pack));
         let lacking = lacking.map(|(key, chunk)| {
             format!("node {node} has {chunk:?} of {key} neither in memory nor on its disk")
         });

@@ -37,7 +37,6 @@ pub const PATHS: &[&str] = &[
     "a node without its disk joined",
     "a pack damaged",
     "a pack mended",
-    "a pack that nobody can mend",
     "a removed node wiped",
     "a replaced node wiped",
     "a restart without a disk",

@@ -49,13 +49,23 @@ impl World {
 
     /// Looks through the node's packs.
     pub fn scrub_packs(&mut self, node: u64) {
-        let checkpoints = self.node(node).disk.checkpoints.iter();
-        let hurt = checkpoints.flat_map(|(group, c)| c.hurt.iter().map(|pack| (*group, *pack)));
-        for (group, pack) in hurt.collect::<Vec<_>>() {
-            let found = &self.node(node).disk.checkpoints[&group];
-            if !found.is_sound(pack, &[]) {
-                self.see_to_pack(node, group, pack);
-            }
+        for group in 0..=self.plan.groups as u32 {
+            self.scrub_group(node, group);
+        }
+    }
+
+    /// Looks through a group's packs, as also who gives its checkpoint to another node does.
+    pub fn scrub_group(&mut self, node: u64, group: u32) {
+        let me = self.node(node);
+        let Some(found) = me.disk.checkpoints.get(&group).filter(|_| me.is_up) else {
+            return;
+        };
+        let hurt = found
+            .hurt
+            .iter()
+            .filter(|pack| !found.is_sound(**pack, &[]));
+        for pack in hurt.copied().collect::<Vec<_>>() {
+            self.see_to_pack(node, group, pack);
         }
     }
 
@@ -101,7 +111,9 @@ impl World {
             false => ATTEMPTS_MAX,
         };
         if tried >= attempts {
-            self.coverage.hit("a pack that nobody can mend");
+            self.trace.show(self.now_us, || {
+                format!("node {node}: nobody can mend pack {pack} of group {group}")
+            });
             return self.wipe(node, true);
         }
         let pause_us = [AGAIN_US, AGAIN_SOON_US][usize::from(tried < ATTEMPTS_MIN)];

@@ -108,11 +108,16 @@ impl World {
             .link(&self.plan, &mut self.rng, giver, node, self.now_us);
         let source = self.node(giver);
         let is_there = there.is_some() && back.is_some() && source.is_up && !source.is_paused;
+        if is_there {
+            self.scrub_group(giver, group);
+        }
+        let source = self.node(giver);
         let checkpoint = source
             .disk
             .checkpoints
             .get(&group)
-            .filter(|c| is_there && c.manifest.index >= index);
+            .filter(|c| is_there && c.manifest.index >= index)
+            .filter(|c| c.hurt.iter().all(|pack| c.is_sound(*pack, &[])));
         let checkpoint = checkpoint.cloned().map(Box::new);
         let at_us = self.now_us + self.rng.latency(self.plan.delay_us * 10);
         self.queue
