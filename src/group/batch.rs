@@ -70,11 +70,10 @@ impl Pending {
     /// Takes entries until a step's worth of bytes was put together: one turn is not to hold up the other groups of the core.
     /// Where something is left, there is another step soon.
     pub(super) fn take_entries(&mut self, stamp_ms: u64, level: u32) -> Vec<Made> {
-        let (mut all, mut bytes) = (Vec::new(), 0);
-        while bytes < STEP_BYTES
-            && let Some(made) = self.take_entry(stamp_ms, level)
+        let (mut all, mut left) = (Vec::new(), STEP_BYTES);
+        while left > 0
+            && let Some(made) = self.take_entry(stamp_ms, level, &mut left)
         {
-            bytes += made.payload.len();
             all.push(made);
         }
         all
@@ -82,13 +81,13 @@ impl Pending {
 
     /// Takes the first entry's worth of commands, encoded, with those who wait for them; `None`: there is none, or it needs
     /// another step.
-    fn take_entry(&mut self, stamp_ms: u64, level: u32) -> Option<Made> {
+    fn take_entry(&mut self, stamp_ms: u64, level: u32, left: &mut usize) -> Option<Made> {
         let mut making = match self.making.take() {
             Some(making) => making,
             None if self.commands.is_empty() => return None,
             None => self.begin_entry(stamp_ms, level),
         };
-        if making.step() {
+        if making.step(left) {
             return Some(making.finish());
         }
         self.making = Some(making);

@@ -41,16 +41,15 @@ impl Making {
         }
     }
 
-    /// Does a slice of the work; answers whether all is done.
-    pub(super) fn step(&mut self) -> bool {
-        let mut left = STEP_BYTES;
-        while left > 0
+    /// Does what is left of a step; answers whether all is done.
+    pub(super) fn step(&mut self, left: &mut usize) -> bool {
+        while *left > 0
             && let Some(mut piece) = self.pieces.pop_front()
         {
-            let slice = piece.split_to(left.min(piece.len()));
+            let slice = piece.split_to(piece.len().min(*left));
             self.crc32c = crc32c::crc32c_append(self.crc32c, &slice);
             self.payload.extend_from_slice(&slice);
-            left -= slice.len();
+            *left -= slice.len();
             if !piece.is_empty() {
                 self.pieces.push_front(piece);
             }

@@ -88,17 +88,21 @@ fn a_step_that_fails_is_named() {
 }
 
 #[test]
-fn a_write_that_nobody_waits_for_does_not_confuse_the_next() {
+fn after_a_write_that_nobody_waited_for_the_next_says_whether_it_failed() {
     on_executor(|| async {
         let ring = watched();
         let full = File::options().write(true).open("/dev/full").unwrap();
         let null = File::options().write(true).open("/dev/null").unwrap();
+        let no_space = Some(("write", Some(libc::ENOSPC)));
         for _ in 0..50 {
-            let left = async {
-                let _ = failure(&ring, &full, true).await;
-            };
-            left.or(futures_lite::future::ready(())).await;
-            assert_eq!(failure(&ring, &null, false).await, None);
+            for (file, expected) in [(&full, no_space), (&null, None)] {
+                let left = async {
+                    let _ = failure(&ring, file, file.as_raw_fd() == full.as_raw_fd()).await;
+                };
+                left.or(futures_lite::future::ready(())).await;
+                assert_eq!(failure(&ring, &null, false).await, expected);
+                assert_eq!(failure(&ring, &null, false).await, None);
+            }
         }
     });
 }
