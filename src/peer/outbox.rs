@@ -33,10 +33,6 @@ const ENVELOPE_BYTES: u64 = 64;
 
 /// One thing to say to a node; see [`Batch`].
 #[derive(Debug, Clone, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are Raft's, and go from one queue into one list"
-)]
 pub enum BatchItem {
     /// Of a group's Raft.
     Raft(RaftMessage),
