@@ -7,7 +7,6 @@ pub const PATHS: &[&str] = &[
     "a bit flipped",
     "a bit of an object flipped at rest",
     "a checkpoint damaged",
-    "a chunk cut at its stream's floor",
     "a copy of a damaged chunk",
     "a crash while a checkpoint is written",
     "a damaged chunk left out of a pack",

@@ -168,9 +168,6 @@ impl World {
             .values()
             .filter(|(held, chunk, _)| held.chunk != *chunk);
         let cuts: Vec<_> = cut.map(|(held, chunk, _)| (held.clone(), *chunk)).collect();
-        if !cuts.is_empty() {
-            self.coverage.hit("a chunk cut at its stream's floor");
-        }
         self.coverage.hit("a pack mended");
         let hosted = self.node(node).process.groups.get_mut(&group);
         hosted.expect("it has the pack").group.cut_chunks(&cuts);
