@@ -121,6 +121,9 @@ fn replay(plan: Plan, mutation: &'static str, is_quiet: bool) -> bool {
         report.operations,
         report.hash
     );
+    for (path, count) in report.coverage.counts().filter(|(_, count)| *count > 0) {
+        println!("{count:>8} × {path}");
+    }
     for finding in &report.findings {
         println!("FOUND: {finding}");
     }

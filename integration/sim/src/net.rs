@@ -1,7 +1,8 @@
 //! The network between the nodes: what comes through, when, and how often.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::coverage::Coverage;
 use crate::plan::Plan;
 use crate::rng::Rng;
 
@@ -17,6 +18,8 @@ pub struct Net {
     pub late_to: Option<(u64, u64)>,
     /// Faults are over.
     pub is_calm: bool,
+    /// From, to: the latest arrival of a message of Raft.
+    latest: BTreeMap<(u64, u64), u64>,
 }
 
 impl Net {
@@ -40,6 +43,33 @@ impl Net {
             *arrival = Some(now_us + self.delay(plan, rng) + self.late_us(to));
         }
         arrivals
+    }
+
+    /// Notes what became of a message of Raft.
+    pub fn note(
+        &mut self,
+        from: u64,
+        to: u64,
+        arrivals: &[Option<u64>; ARRIVALS_MAX],
+        coverage: &mut Coverage,
+    ) {
+        if self.is_calm {
+            return;
+        }
+        let [first, second, ..] = *arrivals;
+        if first.is_none() && !self.cut.contains(&(from, to)) {
+            coverage.hit("message lost");
+        }
+        if second.is_some() {
+            coverage.hit("message doubled");
+        }
+        let latest = self.latest.entry((from, to)).or_default();
+        for at_us in arrivals.iter().flatten() {
+            if at_us < latest {
+                coverage.hit("message overtook another");
+            }
+            *latest = (*latest).max(*at_us);
+        }
     }
 
     /// When a forwarded request or its answer arrives; `None`: it is lost.

@@ -372,6 +372,7 @@ impl World {
         let mut arrivals = self
             .net
             .raft(&self.plan, &mut self.rng, node, to, self.now_us);
+        self.net.note(node, to, &arrivals, &mut self.coverage);
         if message.r#type == TIMEOUT_NOW && !self.net.is_calm && self.rng.chance(late_order) {
             // The order to take over comes when its sender has long given it up, and cannot be told of what follows.
             self.coverage.hit("late order to take over");

@@ -131,6 +131,9 @@ impl World {
 
     /// Runs to the end or to the first finding.
     pub fn run(&mut self) {
+        if self.nodes.iter().any(|node| node.clock.drift != 0) {
+            self.coverage.hit("clock drifts");
+        }
         self.trace.show(0, || format!("{:?}", self.plan));
         for node in self.all_nodes() {
             let at_us = self.rng.below(200_000);

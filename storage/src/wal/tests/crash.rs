@@ -12,8 +12,9 @@ fn bytes_of(index: u64) -> usize {
     300 + 20_000 * (index as usize % 2)
 }
 
-/// A log's life: appends of two groups over several segments, checkpoints that free them, and a second start.
-fn live(dir: &Path) {
+/// A log's life: appends of two groups over several segments, checkpoints that free them, and a second start. As a core writes
+/// it, with a ring, or through glommio's where there is none.
+fn live(dir: &Path, mode: IoMode, has_ring: bool) {
     for generation in 1..=2u64 {
         let mut recovered = read(dir).unwrap();
         let pins = recovered.take_pins(&|_, _| true);
@@ -24,9 +25,16 @@ fn live(dir: &Path) {
                 kind: CARRIED_KIND,
                 ..record(1, 5, 8)
             };
-            let wal = Wal::open(config(&path, generation), std::slice::from_ref(&vote))
+            let config = WalConfig {
+                io_mode: mode,
+                ..config(&path, generation)
+            };
+            let wal = Wal::open(config, std::slice::from_ref(&vote))
                 .await
                 .unwrap();
+            if has_ring {
+                wal.set_ring(ring::watched());
+            }
             wal.set_carry(Box::new(move || vec![vote.clone()]));
             wal.adopt(pins);
             for index in (generation - 1) * 8 + 1..=generation * 8 {
@@ -51,10 +59,21 @@ fn live(dir: &Path) {
 
 #[test]
 fn whatever_a_power_cut_leaves_recovers_with_all_that_was_acknowledged() {
-    let dir = scratch();
-    tape::begin(dir.path());
-    live(dir.path());
-    let tape = tape::end(dir.path());
+    for mode in [IoMode::Buffered, IoMode::Direct, IoMode::DirectSync] {
+        for has_ring in [true, false] {
+            let dir = scratch();
+            if mode == IoMode::Buffered || has_direct_io(dir.path()).unwrap() {
+                recovers_whatever_a_power_cut_leaves(dir.path(), mode, has_ring);
+            }
+        }
+    }
+}
+
+fn recovers_whatever_a_power_cut_leaves(dir: &Path, mode: IoMode, has_ring: bool) {
+    println!("{mode:?}, with a ring: {has_ring}");
+    tape::begin(dir);
+    live(dir, mode, has_ring);
+    let tape = tape::end(dir);
     let place = tempfile::tempdir_in("/dev/shm").unwrap();
     let mut disk = Disk::default();
     let mut states = 0;

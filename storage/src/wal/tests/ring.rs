@@ -10,7 +10,7 @@ use super::*;
 use crate::wal::ring::Ring;
 
 /// A ring that is looked at, as a core's poller does.
-fn watched() -> Rc<Ring> {
+pub(super) fn watched() -> Rc<Ring> {
     let ring = Rc::new(Ring::new().unwrap());
     let looked_at = Rc::downgrade(&ring);
     glommio::spawn_local(async move {
