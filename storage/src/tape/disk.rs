@@ -1,5 +1,5 @@
 //! What a power cut may leave of files: every beginning of the changes of names that are not synced, with any set of the
-//! unsynced sectors (all sets up to `SETS_MAX` of them, else a sample).
+//! unsynced sectors (all sets up to `SETS_MAX` of them, else a sample: none, all, the first ones, all but one, one, and any).
 //!
 //! Assumed, as journaling filesystems do it: names change in the order of the calls, and a rename is one step.
 
@@ -110,18 +110,25 @@ impl Disk {
                 .sum();
             let all = 1u64.checked_shl(sectors as u32).unwrap_or(u64::MAX);
             for number in 0..all.min(SETS_MAX) {
-                let set = match number {
-                    _ if all <= SETS_MAX => number,
-                    0 => 0,
-                    1 => u64::MAX,
-                    _ => mixed(seed << 20 | (count as u64) << 10 | number),
+                let mix = mixed(seed << 20 | (count as u64) << 10 | number);
+                let chosen = mix % (sectors as u64).max(1);
+                let is_there = |sector: u64| match number {
+                    _ if all <= SETS_MAX => number >> sector & 1 == 1,
+                    0 => false,
+                    1 => true,
+                    _ => match number % 4 {
+                        0 => sector < chosen,
+                        1 => sector != chosen,
+                        2 => sector == chosen,
+                        _ => mixed(mix ^ sector) & 1 == 1,
+                    },
                 };
                 let mut sector = 0;
                 let mut files = Vec::new();
                 for (path, inode) in &counted {
                     let mut bytes = inode.durable.clone();
                     for (at, data) in sectors_of(inode) {
-                        if set >> (sector % 64) & 1 == 1 {
+                        if is_there(sector) {
                             put(&mut bytes, at, data);
                         }
                         sector += 1;
