@@ -480,7 +480,9 @@ impl GroupLedger {
         let is_partial = plan.end < meta.tail;
         if is_partial || matches!(op.what, What::Read { is_live: true, .. }) {
             // What a replica has may be old, and no answer to a later question is older.
-            self.learn(&op.key, meta);
+            if !self.learn(&op.key, meta) {
+                return Err("the stream never was like that".to_owned());
+            }
             return Ok(());
         }
         self.see(op, |v| {
