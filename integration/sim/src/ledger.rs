@@ -480,10 +480,8 @@ impl GroupLedger {
         let is_partial = plan.end < meta.tail;
         if is_partial || matches!(op.what, What::Read { is_live: true, .. }) {
             // What a replica has may be old, and no answer to a later question is older.
-            if !self.learn(&op.key, meta) {
-                return Err("the stream never was like that".to_owned());
-            }
-            return Ok(());
+            let is_known = self.learn(&op.key, meta).then_some(());
+            return is_known.ok_or("the stream never was like that".to_owned());
         }
         self.see(op, |v| {
             v.seen.is_some_and(|s| {
