@@ -19,6 +19,7 @@ mod idle;
 mod large;
 mod lifetimes;
 mod members;
+mod racing;
 mod restart_all;
 mod retention;
 mod rolling;
