@@ -9,6 +9,7 @@ mod found;
 mod hand_over;
 mod holds;
 mod level;
+mod linear;
 mod long;
 mod members;
 mod replicas;
