@@ -111,6 +111,11 @@ with grpc.insecure_channel(sys.argv[1]) as channel:
     # change_members { replace: 77 }
     code, text = refusal(channel, "Administer", b"\x1a\x02\x20\x4d")
     assert code == grpc.StatusCode.FAILED_PRECONDITION and "77" in text, (code, text)
+    # And two that are taken: change_members { drain: the node }, and { undrain: the node }.
+    for change in (5, 6):
+        order = message({3: [message({change: [node[3][0]]})]})
+        done = fields(call(channel, "Administer", order))
+        assert str(node[3][0]) in done[1][0].decode(), (change, done)
     code, text = refusal(channel, "FetchCheckpoint", b"")
     assert code == grpc.StatusCode.INVALID_ARGUMENT, (code, text)
 
