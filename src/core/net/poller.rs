@@ -22,7 +22,7 @@ use futures_lite::FutureExt;
 
 use super::bell::Hung;
 use super::doorbell::Doorbell;
-use super::turns::{Turn, Turns};
+use super::turns::{self, Turn, Turns};
 use crate::core::signal::Event;
 use crate::core::{clock, tasks};
 
@@ -144,7 +144,7 @@ impl Poller {
             looks += u32::from(is_found);
             let is_any_under_way = storage::blocking::is_any_under_way();
             if is_round_due(round, looks, is_any_under_way) {
-                glommio::timer::sleep(Duration::ZERO).await;
+                turns::round().await;
                 (looks, round) = (0, clock::instant());
                 continue;
             }

@@ -61,7 +61,7 @@ impl Turns {
             let _under_way = storage::blocking::under_way();
             while self.give() {
                 // The executor comes back to this only after it has looked at disks, timers and other cores.
-                glommio::timer::sleep(Duration::ZERO).await;
+                round().await;
             }
         }
     }
@@ -79,6 +79,11 @@ impl Turns {
         }
         count > 0
     }
+}
+
+/// Resolves when glommio's reactor has had a round. A timer of no time at all would be over at once, without one.
+pub(super) async fn round() {
+    glommio::timer::sleep(Duration::from_micros(1)).await;
 }
 
 #[cfg(test)]
