@@ -149,14 +149,9 @@ impl Watch {
 
 /// Takes one node after the other away and brings it back; the longest gap of each stream that it led.
 ///
-/// Median and 99th percentile stay within `bounds`, which allow for a machine that does other things too; the aims are half of
-/// them and less (`benches/RESULTS.md`).
-fn measure(
-    name: &str,
-    times: u32,
-    bounds: (Duration, Duration),
-    take_away: impl Fn(&mut Cluster, u32),
-) {
+/// The median stays within `bound`, which allows for a machine that does other things too; what a quiet one has is in
+/// `benches/NOTES.md`.
+fn measure(name: &str, times: u32, bound: Duration, take_away: impl Fn(&mut Cluster, u32)) {
     let mut cluster = Cluster::start(nodes(), &[]);
     let addresses = cluster.addresses();
     for stream in 0..STREAMS {
@@ -220,12 +215,7 @@ fn measure(
         at(100)
     );
     assert!(at(100) < GAP_MAX, "a stream waited for {:?}", at(100));
-    assert!(at(50) < bounds.0, "half of them waited for {:?}", at(50));
-    assert!(
-        at(99) < bounds.1,
-        "one in a hundred waited for {:?}",
-        at(99)
-    );
+    assert!(at(50) < bound, "half of them waited for {:?}", at(50));
 }
 
 /// What it was asked and cannot do, nobody will ever tell it the fate of.
@@ -262,16 +252,19 @@ fn a_node_that_lost_the_others_ends_when_it_is_told_to() {
 fn writers_wait_little_when_a_node_is_killed() {
     let _alone = alone();
     let kills = number("URSULA_TEST_KILLS", 50);
-    let bounds = (Duration::from_secs(1), Duration::from_secs(3));
-    measure("kill -9", kills, bounds, Cluster::kill);
+    measure("kill -9", kills, Duration::from_secs(1), Cluster::kill);
 }
 
 #[test]
 fn writers_wait_less_when_a_node_leaves_in_good_order() {
     let _alone = alone();
     let times = number("URSULA_TEST_KILLS", 50);
-    let bounds = (Duration::from_millis(250), Duration::from_secs(1));
-    measure("SIGTERM", times, bounds, |cluster, node| {
-        assert!(cluster.stop(node).success());
-    });
+    measure(
+        "SIGTERM",
+        times,
+        Duration::from_millis(250),
+        |cluster, node| {
+            assert!(cluster.stop(node).success());
+        },
+    );
 }
