@@ -324,7 +324,7 @@ fn spawn(
             .preempt_timer(crate::core::net::PREEMPT_TIMER)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(2));
         let spawned = executor::spawn(builder, &format!("core-{id}"), move || {
-            // Made here: an executor that cannot start reports itself, see `watch`.
+            // Made here: the error of an executor that cannot start is that of spawning it.
             let exit = Exit {
                 core: id,
                 events: ended,
@@ -349,7 +349,7 @@ fn spawn(
     Ok(controls)
 }
 
-/// Reports an executor that could not start: its error comes only from joining it.
+/// Reports an executor whose thread panicked: that comes only from joining it.
 fn watch(core: u16, handle: Executor<()>, events: Sender<Event>) {
     let watcher = std::thread::Builder::new().name(format!("join-{core}"));
     let spawned = watcher.spawn(move || {

@@ -119,6 +119,6 @@ fn prepare_nudges() -> std::io::Result<()> {
 
 /// Interrupts the wait of an executor's thread.
 pub fn nudge(thread: i32) {
-    // SAFETY: the signal has a handler that only sets a flag (`spawn`); a thread that is gone is not found.
+    // SAFETY: the signal has a handler that only sets a flag (`prepare_nudges`); a thread that is gone is not found.
     unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, SIGUSR1) };
 }
