@@ -177,7 +177,7 @@ mod tests {
     fn ways_are_cut_one_by_one_and_healed() {
         let network = match Network::make(3) {
             Ok(network) => network,
-            Err(reason) => return println!("skipped, no network namespaces here: {reason}"),
+            Err(reason) => return crate::skip(format!("no network namespaces here: {reason}")),
         };
         assert!(reaches(&network, 1, 2) && reaches(&network, 2, 1));
         network.drop_one_way(1, 2);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use integration::cluster::Cluster;
 use integration::load::{Links, Sent};
 use integration::metric;
+use integration::skip;
 
 use crate::formation::{wait_for, works};
 use crate::{alone, nodes, number};
@@ -44,11 +45,11 @@ fn cpu(pid: u32) -> Duration {
 fn idle_groups_send_next_to_nothing() {
     let _alone = alone();
     if nodes() == 1 {
-        return println!("skipped: one node has no network");
+        return skip("one node has no network");
     }
     let mut cluster = match Cluster::start_apart(3, &["--raft-group-count", "1024"]) {
         Ok(cluster) => cluster,
-        Err(reason) => return println!("skipped: no network namespaces here: {reason}"),
+        Err(reason) => return skip(format!("no network namespaces here: {reason}")),
     };
     works(&cluster, "before");
     let metric = |node: u32, name: &str| metric(&mut cluster.client(node), name);
@@ -94,7 +95,7 @@ const SLEEPERS: u64 = 32;
 fn sleeping_groups_whose_leader_dies_have_another_soon() {
     let _alone = alone();
     if nodes() < 3 {
-        return println!("skipped: nobody takes over");
+        return skip("nobody takes over");
     }
     let groups = SLEEPERS.to_string();
     let mut cluster = Cluster::start(3, &["--raft-group-count", &groups]);
