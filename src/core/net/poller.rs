@@ -2,9 +2,12 @@
 //!
 //! glommio's way to sleep is dear: two rings of timers are cancelled and armed again, a barrier interrupts the other cores, and
 //! the epoll is heard of through a ring of its own (`doorbell.rs`). So where a core runs dry, its poller first naps: it waits
-//! in the epoll itself, as a server without glommio would, for a moment that timers can wait too. Sockets, the log's own ring,
+//! in the epoll itself, as a server without glommio would, for a moment that timers can wait too. Sockets, the log's own thread,
 //! and messages of other cores end the nap, since all are in the epoll. It is not taken while another task can run, or while
 //! something is under way of which only glommio's reactor hears (`storage::blocking`).
+//!
+//! What takes long goes on behind each look, one piece at a time: who has much to send (`turns.rs`), and the queues beside the
+//! executor's own (`core/tasks.rs`). So a request, or the end of a sync, waits for one piece at most.
 //!
 //! glommio 0.9 can fall asleep beside tasks that are ready to run: if its preemption timer fires after it was armed and
 //! before the first task runs (the thread lost its CPU just then, as on a loaded machine it does all the time), it takes the
@@ -13,12 +16,13 @@
 //! preemption timer that is not short.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_lite::FutureExt;
+use storage::wal::LogThread;
 
 use super::bell::Hung;
 use super::doorbell::Doorbell;
@@ -29,6 +33,15 @@ use crate::core::{clock, tasks};
 /// Events that one look takes.
 const EVENTS: usize = 256;
 
+/// A poller at work; another executor of its thread may have none.
+struct Governing;
+
+impl Drop for Governing {
+    fn drop(&mut self) {
+        tasks::forget_held();
+    }
+}
+
 /// While something is under way of which only glommio's reactor hears, it has its round after so many looks that found
 /// something. A round is three system calls or more.
 const LOOKS_PER_ROUND: u32 = 4;
@@ -37,9 +50,17 @@ const LOOKS_PER_ROUND: u32 = 4;
 const ROUND: Duration = Duration::from_millis(1);
 
 /// The longest nap.
-const NAP_MS: i32 = 1;
+const NAP: Duration = Duration::from_millis(1);
 
-/// How often one is begun again that was interrupted, as by the kernel, which ends a direct write on this thread.
+/// So long do those who have much to send, and other queues, wait for a frame of the log that is on its way. Its thread, and the kernel's for the
+/// disk, want this CPU too, and the kernel lets who runs go on for milliseconds where all are busy: whoever is short of time
+/// there is the append, not they.
+const PATIENCE: Duration = Duration::from_micros(300);
+
+/// A rest of the core meanwhile: so late can it hear of a blocking thread.
+const REST: Duration = Duration::from_micros(100);
+
+/// How often one is begun again that was interrupted, as by the kernel, which ends work of glommio's rings on this thread.
 const INTERRUPTIONS: u32 = 4;
 
 /// How long an executor can oversleep while its sockets are busy.
@@ -72,7 +93,8 @@ pub(super) struct Poller {
     bells: RefCell<Vec<Hung>>,
     watches: Cell<u32>,
     is_busy: Event,
-    pub(super) turns: Rc<Turns>,
+    pub(super) turns: Turns,
+    log: RefCell<Option<Rc<LogThread>>>,
 }
 
 #[derive(Default)]
@@ -126,30 +148,50 @@ impl Poller {
             bells: RefCell::default(),
             watches: Cell::new(0),
             is_busy: Event::default(),
-            turns: Rc::default(),
+            turns: Turns::default(),
+            log: RefCell::new(None),
         });
         let doorbell = Doorbell::new(poller.epoll.as_raw_fd())?;
         glommio::spawn_local(poller.clone().run(doorbell)).detach();
         tasks::spawn(poller.clone().watchman()).detach();
-        tasks::spawn(poller.turns.clone().run()).detach();
         Ok(poller)
     }
 
     async fn run(self: Rc<Self>, mut doorbell: Doorbell) {
         let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS];
+        let _governing = Governing;
+        tasks::govern(true);
         let mut looks = 0;
         let mut round = clock::instant();
+        let mut given = round;
         loop {
-            let is_found = self.look(&mut events, 0);
-            looks += u32::from(is_found);
+            let is_found = self.look(&mut events, Duration::ZERO);
+            // Behind all whom the look woke.
+            let now = clock::instant();
+            self.turns.tell_time(Some(now));
+            let may_give = self.may_give(now - given);
+            let is_given = may_give && self.turns.give(now);
+            let is_released = may_give && tasks::release();
+            if is_given || is_released {
+                given = now;
+            }
+            looks += u32::from(is_found || is_given);
             let is_any_under_way = storage::blocking::is_any_under_way();
-            if is_round_due(round, looks, is_any_under_way) {
-                glommio::timer::sleep(Duration::ZERO).await;
+            // Another queue has its slice when this one has nothing to do.
+            if is_released || is_round_due(now - round, looks, is_any_under_way) {
+                end_round().await;
                 (looks, round) = (0, clock::instant());
                 continue;
             }
-            if is_found {
+            if is_found || is_given {
                 futures_lite::future::yield_now().await;
+                continue;
+            }
+            if self.turns.is_any() || tasks::is_any_held() {
+                if is_alone().await && !self.nap(&mut events, REST) {
+                    // So that who gets a turn now is behind other queues.
+                    end_round().await;
+                }
                 continue;
             }
             if !is_any_under_way && !is_alone().await {
@@ -159,21 +201,39 @@ impl Poller {
             // requests arrive at once; where nobody else wants the CPU, this costs a fraction of a microsecond.
             std::thread::yield_now();
             // Without an await between `is_alone` and the nap, nobody else can become ready beside those that a look wakes.
-            if self.look(&mut events, 0) || (!is_any_under_way && self.nap(&mut events)) {
+            if self.look(&mut events, Duration::ZERO)
+                || (!is_any_under_way && self.nap(&mut events, NAP))
+            {
                 futures_lite::future::yield_now().await;
                 continue;
             }
             if self.fall_asleep() {
+                // What happens while it sleeps, such as the end of a blocking thread's work, it does not see.
+                self.turns.tell_time(None);
+                tasks::govern(false);
                 park(&mut doorbell).await;
+                tasks::govern(true);
                 (looks, round) = (0, clock::instant());
             }
             self.awake();
         }
     }
 
+    /// Whether one of those who have much to send may go on, and other queues, the last of whom did so long ago.
+    fn may_give(&self, ago: Duration) -> bool {
+        let log = self.log.borrow();
+        let is_committing = log.as_ref().is_some_and(|log| log.is_busy());
+        !is_committing || ago >= PATIENCE
+    }
+
+    /// Whose frames they wait for.
+    pub(super) fn set_log(&self, log: Rc<LogThread>) {
+        *self.log.borrow_mut() = Some(log);
+    }
+
     /// Waits for a moment in the epoll; answers whether something came.
-    fn nap(&self, events: &mut [libc::epoll_event]) -> bool {
-        let is_found = !self.fall_asleep() || self.look(events, NAP_MS);
+    fn nap(&self, events: &mut [libc::epoll_event], longest: Duration) -> bool {
+        let is_found = !self.fall_asleep() || self.look(events, longest);
         self.awake();
         is_found
     }
@@ -208,8 +268,8 @@ impl Poller {
 
     /// Takes what is ready, waking who waits for it; answers whether there was anything. Waits for it in the kernel if asked
     /// to.
-    fn look(&self, events: &mut [libc::epoll_event], wait_ms: i32) -> bool {
-        let count = self.wait(events, wait_ms);
+    fn look(&self, events: &mut [libc::epoll_event], longest: Duration) -> bool {
+        let count = self.wait(events, longest);
         let places = self.places.borrow();
         for event in &events[..count] {
             let (flags, place) = (event.events as i32, event.u64 as usize);
@@ -229,17 +289,9 @@ impl Poller {
     }
 
     /// How many events there are.
-    fn wait(&self, events: &mut [libc::epoll_event], wait_ms: i32) -> usize {
+    fn wait(&self, events: &mut [libc::epoll_event], longest: Duration) -> usize {
         for _ in 0..=INTERRUPTIONS {
-            // SAFETY: the kernel writes at most as many events as the slice has.
-            let count = unsafe {
-                libc::epoll_wait(
-                    self.epoll.as_raw_fd(),
-                    events.as_mut_ptr(),
-                    events.len() as i32,
-                    wait_ms,
-                )
-            };
+            let count = epoll_wait(self.epoll.as_raw_fd(), events, longest);
             let is_interrupted =
                 || std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted;
             if count >= 0 || !is_interrupted() {
@@ -321,9 +373,40 @@ impl Readiness {
     }
 }
 
+/// As the system call. Kernels before 5.11 can only wait for whole milliseconds.
+fn epoll_wait(epoll: RawFd, events: &mut [libc::epoll_event], longest: Duration) -> i32 {
+    let (start, len) = (events.as_mut_ptr(), events.len() as i32);
+    if !longest.subsec_nanos().is_multiple_of(1_000_000) {
+        let timeout = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: longest.subsec_nanos().into(),
+        };
+        let no_signals = std::ptr::null::<libc::sigset_t>();
+        // By its number, since older C libraries have no name for it.
+        // SAFETY: the kernel writes at most as many events as the slice has, and only reads the time-out.
+        let count = unsafe {
+            let (call, timeout) = (libc::SYS_epoll_pwait2, &raw const timeout);
+            libc::syscall(call, epoll, start, len, timeout, no_signals, 0)
+        };
+        // EPERM: filters of containers that do not know it.
+        let error = std::io::Error::last_os_error().raw_os_error();
+        if count >= 0 || !matches!(error, Some(libc::ENOSYS | libc::EPERM)) {
+            return count as i32;
+        }
+    }
+    let wait_ms = longest.as_micros().div_ceil(1000) as i32;
+    // SAFETY: the kernel writes at most as many events as the slice has.
+    unsafe { libc::epoll_wait(epoll, start, len, wait_ms) }
+}
+
 /// Whether glommio's reactor is to look at timers, disks and blocking threads now.
-fn is_round_due(last: Instant, looks: u32, is_any_under_way: bool) -> bool {
-    (is_any_under_way && looks >= LOOKS_PER_ROUND) || clock::instant() - last >= ROUND
+fn is_round_due(ago: Duration, looks: u32, is_any_under_way: bool) -> bool {
+    (is_any_under_way && looks >= LOOKS_PER_ROUND) || ago >= ROUND
+}
+
+/// Resolves when glommio's reactor has had a round. A timer of no time at all would be over at once, without one.
+async fn end_round() {
+    glommio::timer::sleep(Duration::from_micros(1)).await;
 }
 
 /// Lets all tasks run that are ready; answers whether there was none, and is none now. Those of other queues do not count.
