@@ -12,7 +12,7 @@ use crate::mutation;
 
 /// Heartbeats are answered beside so many readies that wait for the disk. Each answer lets the leader send more, so that beyond
 /// this they wait too: the disk stands still, and what it does not take would gather here.
-const ANSWERED_BESIDE_MAX: usize = 64;
+const ANSWERED_BESIDE_MAX: usize = 512;
 
 /// Readies that may wait for the disk. Beyond this the replica lets no time pass and hears nothing until they are written, as if it were cut off.
 pub(super) const UNSYNCED_MAX: usize = 8192;
