@@ -317,10 +317,10 @@ async fn build(
                 .map(|(id, group): (&u32, &Group)| hard_state_record(*id, group.hard_state()));
             let wal = Wal::open(start.config, &hard_states.collect::<Vec<_>>()).await?;
             wal.adopt(start.pins);
-            match super::net::log_ring() {
-                Ok(ring) => wal.set_ring(ring),
+            match super::net::log_thread(id) {
+                Ok(thread) => wal.set_thread(thread),
                 Err(error) => {
-                    log::warn!("event=no_ring the log is written through glommio's: {error}");
+                    log::warn!("event=no_log_thread the log is written through glommio's: {error}");
                 }
             }
             Some(Disk {

@@ -15,11 +15,11 @@ mod socket;
 mod tests;
 mod turns;
 
-use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use storage::wal::Ring;
+use storage::wal::LogThread;
 
 /// After which time an executor looks at disks, timers and sockets again though tasks are ready. Shorter, it would park
 /// beside ready tasks more often (`poller.rs`); longer, a burst of deliveries would hold up the log.
@@ -29,16 +29,17 @@ pub use self::bell::Bell;
 pub use self::listener::Listener;
 pub use self::socket::{Receipts, Socket};
 
-/// A ring for this executor's log, whose completions its poller hears of.
+/// A thread for this executor's log, of whose ends its poller hears.
 ///
 /// # Errors
-/// The system's: no more descriptors or locked memory.
-pub fn log_ring() -> std::io::Result<Rc<Ring>> {
-    let ring = Rc::new(Ring::new()?);
-    let watched = ring.clone();
-    poller::Poller::of_executor()?.watch_event(
-        ring.event_fd().as_raw_fd(),
-        Rc::new(move || watched.on_event()),
-    )?;
-    Ok(ring)
+/// The system's: no more threads or descriptors.
+pub fn log_thread(core: u16) -> std::io::Result<Rc<LogThread>> {
+    let bell = Arc::new(Bell::new()?);
+    let rung = bell.clone();
+    let thread = Rc::new(LogThread::start(format!("log-{core}"), move || {
+        rung.ring()
+    })?);
+    let heard = thread.clone();
+    bell.hang(move || heard.on_event())?;
+    Ok(thread)
 }

@@ -72,7 +72,7 @@ pub(super) struct Poller {
     bells: RefCell<Vec<Hung>>,
     watches: Cell<u32>,
     is_busy: Event,
-    pub(super) turns: Rc<Turns>,
+    pub(super) turns: Turns,
 }
 
 #[derive(Default)]
@@ -126,12 +126,11 @@ impl Poller {
             bells: RefCell::default(),
             watches: Cell::new(0),
             is_busy: Event::default(),
-            turns: Rc::default(),
+            turns: Turns::default(),
         });
         let doorbell = Doorbell::new(poller.epoll.as_raw_fd())?;
         glommio::spawn_local(poller.clone().run(doorbell)).detach();
         tasks::spawn(poller.clone().watchman()).detach();
-        tasks::spawn(poller.turns.clone().run()).detach();
         Ok(poller)
     }
 
@@ -141,14 +140,16 @@ impl Poller {
         let mut round = clock::instant();
         loop {
             let is_found = self.look(&mut events, 0);
-            looks += u32::from(is_found);
+            // Behind all whom the look woke.
+            let is_given = self.turns.give();
+            looks += u32::from(is_found || is_given);
             let is_any_under_way = storage::blocking::is_any_under_way();
             if is_round_due(round, looks, is_any_under_way) {
-                glommio::timer::sleep(Duration::ZERO).await;
+                end_round().await;
                 (looks, round) = (0, clock::instant());
                 continue;
             }
-            if is_found {
+            if is_found || is_given {
                 futures_lite::future::yield_now().await;
                 continue;
             }
@@ -324,6 +325,11 @@ impl Readiness {
 /// Whether glommio's reactor is to look at timers, disks and blocking threads now.
 fn is_round_due(last: Instant, looks: u32, is_any_under_way: bool) -> bool {
     (is_any_under_way && looks >= LOOKS_PER_ROUND) || clock::instant() - last >= ROUND
+}
+
+/// Resolves when glommio's reactor has had a round. A timer of no time at all would be over at once, without one.
+async fn end_round() {
+    glommio::timer::sleep(Duration::from_micros(1)).await;
 }
 
 /// Lets all tasks run that are ready; answers whether there was none, and is none now. Those of other queues do not count.

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use glommio::io::{BufferedFile, DmaBuffer, DmaFile, OpenOptions};
 
+use super::log_thread::LogThread;
 use super::pending::SLICE_BYTES;
-use super::ring::Ring;
 use super::segment::HEADER_BYTES;
 use crate::error::dma_error;
 #[cfg(any(test, feature = "tape"))]
@@ -152,10 +152,10 @@ impl SegmentFile {
         Ok(())
     }
 
-    /// Writes as [`SegmentFile::write_all`] and syncs, through a ring of the log's own.
+    /// Writes as [`SegmentFile::write_all`] and syncs, through the log's own thread.
     pub(super) async fn commit(
-        &self,
-        ring: &Ring,
+        self: &Rc<Self>,
+        thread: &LogThread,
         path: &Path,
         buffer: DmaBuffer,
         total: usize,
@@ -163,8 +163,9 @@ impl SegmentFile {
     ) -> Result<(), StorageError> {
         #[cfg(any(test, feature = "tape"))]
         let noted = buffer.as_bytes()[..total].to_vec();
-        let has_sync = !matches!(self, SegmentFile::DirectSync(_));
-        let written = ring.write(self.fd(), buffer, (total, position), has_sync);
+        let has_sync = !matches!(**self, SegmentFile::DirectSync(_));
+        let file = (self.fd(), self.clone() as Rc<dyn std::any::Any>);
+        let written = thread.write(file, buffer, (total, position), has_sync);
         written
             .await
             .map_err(|failed| io_error(path, failed.op, failed.source))?;

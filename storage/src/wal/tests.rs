@@ -2,7 +2,7 @@
 
 mod crash;
 mod lanes;
-mod ring;
+mod log_thread;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};

@@ -14,9 +14,9 @@ use glommio::sync::Semaphore;
 
 use super::file::{IoMode, Prepared, SegmentFile, publish};
 use super::legacy::Pin;
+use super::log_thread::LogThread;
 use super::pending::{Pending, SLICE_BYTES};
 use super::polling;
-use super::ring::Ring;
 use super::segment::{
     CLEAN_END, Cursor, FRAME_BYTES, FrameHeader, HEADER_BYTES, Record, SegmentHeader, SegmentId,
     begin_frame, end_frame, random_nonce,
@@ -72,7 +72,7 @@ pub struct Wal {
     pins: RefCell<Vec<Pin>>,
     spare: Rc<Spare>,
     carry: RefCell<Option<Carry>>,
-    ring: RefCell<Option<Rc<Ring>>>,
+    thread: RefCell<Option<Rc<LogThread>>>,
     /// Whose turn it is to write.
     writing: Semaphore,
     is_closed: Cell<bool>,
@@ -116,7 +116,7 @@ impl Wal {
             pins: RefCell::default(),
             spare: Rc::default(),
             carry: RefCell::new(None),
-            ring: RefCell::new(None),
+            thread: RefCell::new(None),
             writing: Semaphore::new(1),
             is_closed: Cell::new(false),
             is_poisoned: Cell::new(false),
@@ -148,9 +148,9 @@ impl Wal {
         *self.carry.borrow_mut() = Some(carry);
     }
 
-    /// From now on frames are written through a ring of the log's own, which somebody watches, instead of glommio's.
-    pub fn set_ring(&self, ring: Rc<Ring>) {
-        *self.ring.borrow_mut() = Some(ring);
+    /// From now on frames are written by a thread of the log's own, of which somebody hears, instead of through glommio's rings.
+    pub fn set_thread(&self, thread: Rc<LogThread>) {
+        *self.thread.borrow_mut() = Some(thread);
     }
 
     /// Puts a record behind those that the next commit writes. Its payload is copied once, a large one by the commit.
@@ -241,9 +241,9 @@ impl Wal {
             }
             open.cursor.advance(total, crc)
         };
-        let ring = self.ring.borrow().clone();
-        match ring {
-            Some(ring) => file.commit(&ring, &path, buffer, total, position).await?,
+        let thread = self.thread.borrow().clone();
+        match thread {
+            Some(thread) => file.commit(&thread, &path, buffer, total, position).await?,
             None => {
                 let _under_way = blocking::under_way();
                 file.write_all(&path, buffer, total, position).await?;

@@ -13,8 +13,8 @@ fn bytes_of(index: u64) -> usize {
 }
 
 /// A log's life: appends of two groups over several segments, checkpoints that free them, and a second start. As a core writes
-/// it, with a ring, or through glommio's where there is none.
-fn live(dir: &Path, mode: IoMode, has_ring: bool) {
+/// it, with a thread of the log's own, or through glommio's rings where there is none.
+fn live(dir: &Path, mode: IoMode, has_thread: bool) {
     for generation in 1..=2u64 {
         let mut recovered = read(dir).unwrap();
         let pins = recovered.take_pins(&|_, _| true);
@@ -32,8 +32,8 @@ fn live(dir: &Path, mode: IoMode, has_ring: bool) {
             let wal = Wal::open(config, std::slice::from_ref(&vote))
                 .await
                 .unwrap();
-            if has_ring {
-                wal.set_ring(ring::watched());
+            if has_thread {
+                wal.set_thread(log_thread::watched());
             }
             wal.set_carry(Box::new(move || vec![vote.clone()]));
             wal.adopt(pins);
@@ -60,19 +60,19 @@ fn live(dir: &Path, mode: IoMode, has_ring: bool) {
 #[test]
 fn whatever_a_power_cut_leaves_recovers_with_all_that_was_acknowledged() {
     for mode in [IoMode::Buffered, IoMode::Direct, IoMode::DirectSync] {
-        for has_ring in [true, false] {
+        for has_thread in [true, false] {
             let dir = scratch();
             if mode == IoMode::Buffered || has_direct_io(dir.path()).unwrap() {
-                recovers_whatever_a_power_cut_leaves(dir.path(), mode, has_ring);
+                recovers_whatever_a_power_cut_leaves(dir.path(), mode, has_thread);
             }
         }
     }
 }
 
-fn recovers_whatever_a_power_cut_leaves(dir: &Path, mode: IoMode, has_ring: bool) {
-    println!("{mode:?}, with a ring: {has_ring}");
+fn recovers_whatever_a_power_cut_leaves(dir: &Path, mode: IoMode, has_thread: bool) {
+    println!("{mode:?}, with a thread: {has_thread}");
     tape::begin(dir);
-    live(dir, mode, has_ring);
+    live(dir, mode, has_thread);
     let tape = tape::end(dir);
     let place = tempfile::tempdir_in("/dev/shm").unwrap();
     let mut disk = Disk::default();

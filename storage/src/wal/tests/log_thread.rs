@@ -1,4 +1,4 @@
-//! The ring of the log's own: what it tells of writes and syncs that go well, and of those that do not.
+//! The thread of the log's own: what it tells of writes and syncs that go well, and of those that do not.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -7,21 +7,21 @@ use std::os::fd::AsRawFd;
 use futures_lite::FutureExt;
 
 use super::*;
-use crate::wal::ring::Ring;
+use crate::wal::log_thread::LogThread;
 
-/// A ring that is looked at, as a core's poller does.
-pub(super) fn watched() -> Rc<Ring> {
-    let ring = Rc::new(Ring::new().unwrap());
-    let looked_at = Rc::downgrade(&ring);
+/// A thread that is looked at, as a core's poller does.
+pub(super) fn watched() -> Rc<LogThread> {
+    let thread = Rc::new(LogThread::start("log".into(), || ()).unwrap());
+    let looked_at = Rc::downgrade(&thread);
     glommio::spawn_local(async move {
-        while let Some(ring) = looked_at.upgrade() {
-            ring.on_event();
-            drop(ring);
+        while let Some(thread) = looked_at.upgrade() {
+            thread.on_event();
+            drop(thread);
             glommio::timer::sleep(std::time::Duration::from_micros(50)).await;
         }
     })
     .detach();
-    ring
+    thread
 }
 
 fn block() -> glommio::io::DmaBuffer {
@@ -31,13 +31,22 @@ fn block() -> glommio::io::DmaBuffer {
 }
 
 /// The failed step, and the system's code.
-async fn failure(ring: &Ring, file: &File, has_sync: bool) -> Option<(&'static str, Option<i32>)> {
-    let written = ring.write(file.as_raw_fd(), block(), (4096, 0), has_sync);
+async fn failure(
+    thread: &LogThread,
+    file: &Rc<File>,
+    has_sync: bool,
+) -> Option<(&'static str, Option<i32>)> {
+    let written = thread.write(
+        (file.as_raw_fd(), file.clone()),
+        block(),
+        (4096, 0),
+        has_sync,
+    );
     written.await.err().map(|e| (e.op, e.source.raw_os_error()))
 }
 
 #[test]
-fn what_a_ring_committed_is_read_back_whatever_the_mode() {
+fn what_a_thread_committed_is_read_back_whatever_the_mode() {
     for mode in [IoMode::Buffered, IoMode::Direct, IoMode::DirectSync] {
         let dir = scratch();
         if mode != IoMode::Buffered && !has_direct_io(dir.path()).unwrap() {
@@ -50,7 +59,7 @@ fn what_a_ring_committed_is_read_back_whatever_the_mode() {
                 ..config(&path, 1)
             };
             let wal = Wal::open(config, &[]).await.unwrap();
-            wal.set_ring(watched());
+            wal.set_thread(watched());
             // Some segments' worth.
             for index in 1..=100 {
                 wal.buffer(&record(1, index, 3000)).unwrap();
@@ -69,21 +78,21 @@ fn what_a_ring_committed_is_read_back_whatever_the_mode() {
 #[test]
 fn a_step_that_fails_is_named() {
     on_executor(|| async {
-        let ring = watched();
-        let open = |path: &str| File::options().read(true).write(true).open(path).unwrap();
+        let thread = watched();
+        let open = |path: &str| Rc::new(File::options().read(true).write(true).open(path).unwrap());
         let full = open("/dev/full");
         let unsynced = open("/dev/null");
-        let read_only = File::open("/dev/zero").unwrap();
+        let read_only = Rc::new(File::open("/dev/zero").unwrap());
         let no_space = Some(("write", Some(libc::ENOSPC)));
         for _ in 0..20 {
             for has_sync in [false, true] {
-                assert_eq!(failure(&ring, &full, has_sync).await, no_space);
+                assert_eq!(failure(&thread, &full, has_sync).await, no_space);
                 let not_open = Some(("write", Some(libc::EBADF)));
-                assert_eq!(failure(&ring, &read_only, has_sync).await, not_open);
+                assert_eq!(failure(&thread, &read_only, has_sync).await, not_open);
             }
             let refused = Some(("sync", Some(libc::EINVAL)));
-            assert_eq!(failure(&ring, &unsynced, true).await, refused);
-            assert_eq!(failure(&ring, &unsynced, false).await, None);
+            assert_eq!(failure(&thread, &unsynced, true).await, refused);
+            assert_eq!(failure(&thread, &unsynced, false).await, None);
         }
     });
 }
@@ -91,23 +100,23 @@ fn a_step_that_fails_is_named() {
 #[test]
 fn after_a_write_that_nobody_waited_for_the_next_says_whether_it_failed() {
     on_executor(|| async {
-        let ring = watched();
-        let full = File::options().write(true).open("/dev/full").unwrap();
-        let null = File::options().write(true).open("/dev/null").unwrap();
+        let thread = watched();
+        let full = Rc::new(File::options().write(true).open("/dev/full").unwrap());
+        let null = Rc::new(File::options().write(true).open("/dev/null").unwrap());
         let no_space = Some(("write", Some(libc::ENOSPC)));
         let mut unheard = 0;
         for _ in 0..50 {
             for (file, has_sync, expected) in [(&full, true, no_space), (&null, false, None)] {
                 let is_heard = Cell::new(false);
                 let left = async {
-                    let _ = failure(&ring, file, has_sync).await;
+                    let _ = failure(&thread, file, has_sync).await;
                     is_heard.set(true);
                 };
                 left.or(futures_lite::future::ready(())).await;
                 // It may end at once.
                 let expected = expected.filter(|_| !is_heard.get());
-                assert_eq!(failure(&ring, &null, false).await, expected);
-                assert_eq!(failure(&ring, &null, false).await, None);
+                assert_eq!(failure(&thread, &null, false).await, expected);
+                assert_eq!(failure(&thread, &null, false).await, None);
                 unheard += usize::from(expected.is_some());
             }
         }
@@ -116,13 +125,13 @@ fn after_a_write_that_nobody_waited_for_the_next_says_whether_it_failed() {
 }
 
 #[test]
-fn a_ring_can_go_while_a_write_is_under_way() {
+fn a_thread_can_go_while_a_write_is_under_way() {
     on_executor(|| async {
-        let null = File::options().write(true).open("/dev/null").unwrap();
+        let null = Rc::new(File::options().write(true).open("/dev/null").unwrap());
         for _ in 0..50 {
-            let ring = Ring::new().unwrap();
+            let thread = LogThread::start("log".into(), || ()).unwrap();
             let left = async {
-                let _ = failure(&ring, &null, true).await;
+                let _ = failure(&thread, &null, true).await;
             };
             left.or(futures_lite::future::ready(())).await;
         }
