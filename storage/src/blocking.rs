@@ -68,7 +68,10 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
                 libc::setpriority(libc::PRIO_PROCESS, 0, nice.min(19));
             }
         }
-        work()
+        let answer = work();
+        // The kernel would let it go on with the next piece of work until a tick, some milliseconds.
+        std::thread::yield_now();
+        answer
     };
     awake(glommio::executor().spawn_blocking(work)).await
 }

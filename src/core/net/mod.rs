@@ -41,5 +41,6 @@ pub fn log_thread(core: u16) -> std::io::Result<Rc<LogThread>> {
     })?);
     let heard = thread.clone();
     bell.hang(move || heard.on_event())?;
+    poller::Poller::of_executor()?.set_log(thread.clone());
     Ok(thread)
 }

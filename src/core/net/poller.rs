@@ -13,12 +13,13 @@
 //! preemption timer that is not short.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt;
+use storage::wal::LogThread;
 
 use super::bell::Hung;
 use super::doorbell::Doorbell;
@@ -37,7 +38,15 @@ const LOOKS_PER_ROUND: u32 = 4;
 const ROUND: Duration = Duration::from_millis(1);
 
 /// The longest nap.
-const NAP_MS: i32 = 1;
+const NAP: Duration = Duration::from_millis(1);
+
+/// So long do those who have much to send wait for a frame of the log that is on its way. Its thread, and the kernel's for the
+/// disk, want this CPU too, and the kernel lets who runs go on for milliseconds where all are busy: whoever is short of time
+/// there is the append, not they.
+const PATIENCE: Duration = Duration::from_micros(300);
+
+/// A rest of the core meanwhile: so late can it hear of a blocking thread.
+const REST: Duration = Duration::from_micros(100);
 
 /// How often one is begun again that was interrupted, as by the kernel, which ends a direct write on this thread.
 const INTERRUPTIONS: u32 = 4;
@@ -73,6 +82,7 @@ pub(super) struct Poller {
     watches: Cell<u32>,
     is_busy: Event,
     pub(super) turns: Turns,
+    log: RefCell<Option<Rc<LogThread>>>,
 }
 
 #[derive(Default)]
@@ -127,6 +137,7 @@ impl Poller {
             watches: Cell::new(0),
             is_busy: Event::default(),
             turns: Turns::default(),
+            log: RefCell::new(None),
         });
         let doorbell = Doorbell::new(poller.epoll.as_raw_fd())?;
         glommio::spawn_local(poller.clone().run(doorbell)).detach();
@@ -138,10 +149,14 @@ impl Poller {
         let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS];
         let mut looks = 0;
         let mut round = clock::instant();
+        let mut given = round;
         loop {
-            let is_found = self.look(&mut events, 0);
+            let is_found = self.look(&mut events, Duration::ZERO);
             // Behind all whom the look woke.
-            let is_given = self.turns.give();
+            let is_given = self.may_give(given) && self.turns.give();
+            if is_given {
+                given = clock::instant();
+            }
             looks += u32::from(is_found || is_given);
             let is_any_under_way = storage::blocking::is_any_under_way();
             if is_round_due(round, looks, is_any_under_way) {
@@ -153,6 +168,13 @@ impl Poller {
                 futures_lite::future::yield_now().await;
                 continue;
             }
+            if self.turns.is_any() {
+                if is_alone().await && !self.nap(&mut events, REST) {
+                    // So that who gets a turn now is behind other queues.
+                    end_round().await;
+                }
+                continue;
+            }
             if !is_any_under_way && !is_alone().await {
                 continue;
             }
@@ -160,7 +182,9 @@ impl Poller {
             // requests arrive at once; where nobody else wants the CPU, this costs a fraction of a microsecond.
             std::thread::yield_now();
             // Without an await between `is_alone` and the nap, nobody else can become ready beside those that a look wakes.
-            if self.look(&mut events, 0) || (!is_any_under_way && self.nap(&mut events)) {
+            if self.look(&mut events, Duration::ZERO)
+                || (!is_any_under_way && self.nap(&mut events, NAP))
+            {
                 futures_lite::future::yield_now().await;
                 continue;
             }
@@ -172,9 +196,21 @@ impl Poller {
         }
     }
 
+    /// Whether one of those who have much to send may go on, the last of whom was `given` a turn then.
+    fn may_give(&self, given: Instant) -> bool {
+        let log = self.log.borrow();
+        let is_committing = log.as_ref().is_some_and(|log| log.is_busy());
+        !is_committing || clock::instant() - given >= PATIENCE
+    }
+
+    /// Whose frames they wait for.
+    pub(super) fn set_log(&self, log: Rc<LogThread>) {
+        *self.log.borrow_mut() = Some(log);
+    }
+
     /// Waits for a moment in the epoll; answers whether something came.
-    fn nap(&self, events: &mut [libc::epoll_event]) -> bool {
-        let is_found = !self.fall_asleep() || self.look(events, NAP_MS);
+    fn nap(&self, events: &mut [libc::epoll_event], longest: Duration) -> bool {
+        let is_found = !self.fall_asleep() || self.look(events, longest);
         self.awake();
         is_found
     }
@@ -209,8 +245,8 @@ impl Poller {
 
     /// Takes what is ready, waking who waits for it; answers whether there was anything. Waits for it in the kernel if asked
     /// to.
-    fn look(&self, events: &mut [libc::epoll_event], wait_ms: i32) -> bool {
-        let count = self.wait(events, wait_ms);
+    fn look(&self, events: &mut [libc::epoll_event], longest: Duration) -> bool {
+        let count = self.wait(events, longest);
         let places = self.places.borrow();
         for event in &events[..count] {
             let (flags, place) = (event.events as i32, event.u64 as usize);
@@ -230,17 +266,9 @@ impl Poller {
     }
 
     /// How many events there are.
-    fn wait(&self, events: &mut [libc::epoll_event], wait_ms: i32) -> usize {
+    fn wait(&self, events: &mut [libc::epoll_event], longest: Duration) -> usize {
         for _ in 0..=INTERRUPTIONS {
-            // SAFETY: the kernel writes at most as many events as the slice has.
-            let count = unsafe {
-                libc::epoll_wait(
-                    self.epoll.as_raw_fd(),
-                    events.as_mut_ptr(),
-                    events.len() as i32,
-                    wait_ms,
-                )
-            };
+            let count = epoll_wait(self.epoll.as_raw_fd(), events, longest);
             let is_interrupted =
                 || std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted;
             if count >= 0 || !is_interrupted() {
@@ -320,6 +348,27 @@ impl Readiness {
             self.writer.take().into_iter().for_each(Waker::wake);
         }
     }
+}
+
+/// As the system call. Kernels before 5.11 can only wait for whole milliseconds.
+fn epoll_wait(epoll: RawFd, events: &mut [libc::epoll_event], longest: Duration) -> i32 {
+    let (start, len) = (events.as_mut_ptr(), events.len() as i32);
+    if !longest.is_zero() && longest.subsec_nanos() % 1_000_000 != 0 {
+        let timeout = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: longest.subsec_nanos().into(),
+        };
+        // SAFETY: the kernel writes at most as many events as the slice has, and only reads the time-out.
+        let count =
+            unsafe { libc::epoll_pwait2(epoll, start, len, &raw const timeout, std::ptr::null()) };
+        let error = std::io::Error::last_os_error();
+        if count >= 0 || error.raw_os_error() != Some(libc::ENOSYS) {
+            return count;
+        }
+    }
+    let wait_ms = longest.as_micros().div_ceil(1000) as i32;
+    // SAFETY: the kernel writes at most as many events as the slice has.
+    unsafe { libc::epoll_wait(epoll, start, len, wait_ms) }
 }
 
 /// Whether glommio's reactor is to look at timers, disks and blocking threads now.

@@ -40,6 +40,10 @@ impl Turns {
         }
     }
 
+    pub(super) fn is_any(&self) -> bool {
+        !self.line.borrow().is_empty()
+    }
+
     /// Lets the first go on; whether there was one.
     pub(super) fn give(&self) -> bool {
         let Some(who) = self.line.borrow_mut().pop_front() else {

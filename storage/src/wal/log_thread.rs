@@ -91,6 +91,11 @@ impl LogThread {
         })
     }
 
+    /// Whether a frame is on its way.
+    pub fn is_busy(&self) -> bool {
+        self.shared.phase.load(Relaxed) == ORDERED
+    }
+
     /// Wakes who waits for a frame, if it ended.
     pub fn on_event(&self) {
         if self.shared.phase.load(Acquire) == ENDED
