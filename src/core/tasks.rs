@@ -1,10 +1,10 @@
 //! Spawns an executor's tasks, and counts how often they run.
 //! The count is how the poller (`net/poller.rs`) learns that nobody else has something to do: glommio does not tell.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use glommio::{GlommioError, Task, TaskQueueHandle};
@@ -60,16 +60,39 @@ impl<F: Future> Future for Begun<F> {
     }
 }
 
-/// So long may tasks of another queue run in a row while the executor's own has something to do. Without it, they would until
-/// the preemption timer (`net/mod.rs`) fires.
-const SLICE: Duration = Duration::from_micros(200);
+/// So long may tasks of another queue run between two looks of the poller. Without it, they would until the preemption timer
+/// (`net/mod.rs`) fires, and glommio's reactor has no round as long as any queue has something to do.
+const SLICE: Duration = Duration::from_micros(100);
 
 thread_local! {
     /// In this slice.
     static RAN: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    /// The poller looks again soon, and releases whom it finds held.
+    static IS_GOVERNED: Cell<bool> = const { Cell::new(false) };
+    /// Who waits for the next slice.
+    static HELD: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Work of another queue than the executor's own, whose turn ends when its tasks have had a slice.
+/// The poller says whether it looks again soon. While it sleeps, tasks of other queues are not held.
+pub(super) fn govern(is_governed: bool) {
+    IS_GOVERNED.set(is_governed);
+}
+
+/// Whether tasks of another queue wait for their next slice.
+pub(super) fn is_any_held() -> bool {
+    HELD.with_borrow(|held| !held.is_empty())
+}
+
+/// Begins the next slice of other queues; answers whether somebody waited for it.
+pub(super) fn release() -> bool {
+    RAN.set(Duration::ZERO);
+    let held = HELD.take();
+    let is_any = !held.is_empty();
+    held.into_iter().for_each(Waker::wake);
+    is_any
+}
+
+/// Work of another queue than the executor's own, which has no more than its slice.
 pub(super) fn sliced<F: Future>(work: F) -> impl Future<Output = F::Output> {
     Sliced { waits: None, work }
 }
@@ -84,14 +107,18 @@ impl<F: Future> Future for Sliced<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let began = clock::instant();
         // SAFETY: `work` is pinned with its owner and never moved out; the other field is not.
         let this = unsafe { self.get_unchecked_mut() };
+        if IS_GOVERNED.get() && RAN.get() >= SLICE {
+            HELD.with_borrow_mut(|held| held.push(cx.waker().clone()));
+            return Poll::Pending;
+        }
+        let began = clock::instant();
         // SAFETY: as above.
         let polled = unsafe { Pin::new_unchecked(&mut this.work) }.poll(cx);
         let ran = RAN.get() + (clock::instant() - began);
         // Ending the turn wakes the task, and one that has ended must not be woken.
-        let is_over = ran >= SLICE && polled.is_pending();
+        let is_over = ran >= SLICE && polled.is_pending() && !IS_GOVERNED.get();
         RAN.set(if is_over { Duration::ZERO } else { ran });
         this.waits = is_over.then(under_way);
         if is_over {

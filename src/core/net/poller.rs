@@ -16,7 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_lite::FutureExt;
 use storage::wal::LogThread;
@@ -40,7 +40,7 @@ const ROUND: Duration = Duration::from_millis(1);
 /// The longest nap.
 const NAP: Duration = Duration::from_millis(1);
 
-/// So long do those who have much to send wait for a frame of the log that is on its way. Its thread, and the kernel's for the
+/// So long do those who have much to send, and other queues, wait for a frame of the log that is on its way. Its thread, and the kernel's for the
 /// disk, want this CPU too, and the kernel lets who runs go on for milliseconds where all are busy: whoever is short of time
 /// there is the append, not they.
 const PATIENCE: Duration = Duration::from_micros(300);
@@ -147,19 +147,25 @@ impl Poller {
 
     async fn run(self: Rc<Self>, mut doorbell: Doorbell) {
         let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS];
+        tasks::govern(true);
         let mut looks = 0;
         let mut round = clock::instant();
         let mut given = round;
         loop {
             let is_found = self.look(&mut events, Duration::ZERO);
             // Behind all whom the look woke.
-            let is_given = self.may_give(given) && self.turns.give();
-            if is_given {
-                given = clock::instant();
+            let now = clock::instant();
+            self.turns.tell_time(now);
+            let may_give = self.may_give(now - given);
+            let is_given = may_give && self.turns.give();
+            let is_released = may_give && tasks::release();
+            if is_given || is_released {
+                given = now;
             }
             looks += u32::from(is_found || is_given);
             let is_any_under_way = storage::blocking::is_any_under_way();
-            if is_round_due(round, looks, is_any_under_way) {
+            // Another queue has its slice when this one has nothing to do.
+            if is_released || is_round_due(now - round, looks, is_any_under_way) {
                 end_round().await;
                 (looks, round) = (0, clock::instant());
                 continue;
@@ -168,7 +174,7 @@ impl Poller {
                 futures_lite::future::yield_now().await;
                 continue;
             }
-            if self.turns.is_any() {
+            if self.turns.is_any() || tasks::is_any_held() {
                 if is_alone().await && !self.nap(&mut events, REST) {
                     // So that who gets a turn now is behind other queues.
                     end_round().await;
@@ -189,18 +195,20 @@ impl Poller {
                 continue;
             }
             if self.fall_asleep() {
+                tasks::govern(false);
                 park(&mut doorbell).await;
+                tasks::govern(true);
                 (looks, round) = (0, clock::instant());
             }
             self.awake();
         }
     }
 
-    /// Whether one of those who have much to send may go on, the last of whom was `given` a turn then.
-    fn may_give(&self, given: Instant) -> bool {
+    /// Whether one of those who have much to send may go on, and other queues, the last of whom did so long ago.
+    fn may_give(&self, ago: Duration) -> bool {
         let log = self.log.borrow();
         let is_committing = log.as_ref().is_some_and(|log| log.is_busy());
-        !is_committing || clock::instant() - given >= PATIENCE
+        !is_committing || ago >= PATIENCE
     }
 
     /// Whose frames they wait for.
@@ -372,8 +380,8 @@ fn epoll_wait(epoll: RawFd, events: &mut [libc::epoll_event], longest: Duration)
 }
 
 /// Whether glommio's reactor is to look at timers, disks and blocking threads now.
-fn is_round_due(last: Instant, looks: u32, is_any_under_way: bool) -> bool {
-    (is_any_under_way && looks >= LOOKS_PER_ROUND) || clock::instant() - last >= ROUND
+fn is_round_due(ago: Duration, looks: u32, is_any_under_way: bool) -> bool {
+    (is_any_under_way && looks >= LOOKS_PER_ROUND) || ago >= ROUND
 }
 
 /// Resolves when glommio's reactor has had a round. A timer of no time at all would be over at once, without one.

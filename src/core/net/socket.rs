@@ -131,12 +131,9 @@ impl Socket {
         }
     }
 
-    /// What may still be sent in this turn; all of a turn where the next call ends this one.
+    /// What may still be sent in this turn.
     fn room(&self) -> usize {
-        match TURN_BYTES.saturating_sub(self.readiness.turn.sent.get()) {
-            0 => TURN_BYTES,
-            left => left,
-        }
+        self.poller.turns.room(&self.readiness.turn)
     }
 
     fn send(
@@ -145,14 +142,13 @@ impl Socket {
         send: impl Fn(RawFd, i32) -> isize,
     ) -> Poll<std::io::Result<usize>> {
         let sent = &self.readiness.turn.sent;
-        if sent.get() >= TURN_BYTES {
+        if self.room() == 0 {
             set(&self.readiness.turn.waiter, cx);
             self.poller.turns.wait(&self.readiness);
             return Poll::Pending;
         }
         loop {
             if !self.readiness.writable.get() {
-                sent.set(0);
                 set(&self.readiness.writer, cx);
                 return Poll::Pending;
             }

@@ -8,17 +8,27 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::Waker;
+use std::time::{Duration, Instant};
 
 use super::poller::Readiness;
 
 /// Bytes that one connection hands to the kernel, or takes from it, before others have their turn.
 pub(super) const TURN_BYTES: usize = 128 << 10;
 
+/// Bytes that one sends without a turn in [`WINDOW`].
+const FREE_BYTES: usize = 16 << 10;
+
+/// After which time a connection is as one that has sent nothing.
+const WINDOW: Duration = Duration::from_millis(10);
+
 /// What one connection has of its turn.
 #[derive(Default)]
 pub(super) struct Turn {
-    /// Bytes sent since others had theirs.
+    /// Bytes sent since it was given a turn, or in this window.
     pub sent: Cell<usize>,
+    /// When that began.
+    began: Cell<Option<Instant>>,
+    is_given: Cell<bool>,
     /// Bytes received since then.
     pub received: Cell<usize>,
     /// Who goes on with the next one.
@@ -26,9 +36,19 @@ pub(super) struct Turn {
     is_in_line: Cell<bool>,
 }
 
+impl Turn {
+    fn begin(&self, now: Option<Instant>, is_given: bool) {
+        self.sent.set(0);
+        self.began.set(now);
+        self.is_given.set(is_given);
+    }
+}
+
 /// Those of one core that wait.
 #[derive(Default)]
 pub(super) struct Turns {
+    /// The poller's last look.
+    now: Cell<Option<Instant>>,
     line: RefCell<VecDeque<Rc<Readiness>>>,
 }
 
@@ -38,6 +58,29 @@ impl Turns {
         if !who.turn.is_in_line.replace(true) {
             self.line.borrow_mut().push_back(who.clone());
         }
+    }
+
+    /// At each look of the poller.
+    pub(super) fn tell_time(&self, now: Instant) {
+        self.now.set(Some(now));
+    }
+
+    /// How many bytes a connection may send before others have their turn.
+    pub(super) fn room(&self, turn: &Turn) -> usize {
+        let now = self.now.get();
+        let is_new = match (turn.began.get(), now) {
+            (Some(began), Some(now)) => now - began >= WINDOW,
+            _ => true,
+        };
+        if is_new {
+            turn.begin(now, false);
+        }
+        let all = if turn.is_given.get() {
+            TURN_BYTES
+        } else {
+            FREE_BYTES
+        };
+        all.saturating_sub(turn.sent.get())
     }
 
     pub(super) fn is_any(&self) -> bool {
@@ -50,7 +93,7 @@ impl Turns {
             return false;
         };
         who.turn.is_in_line.set(false);
-        who.turn.sent.set(0);
+        who.turn.begin(self.now.get(), true);
         who.turn.waiter.take().into_iter().for_each(Waker::wake);
         true
     }
