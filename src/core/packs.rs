@@ -290,7 +290,9 @@ impl<A: Aside> PackStore<'_, A> {
                 if is_plain && mutation::is_on("cold-read-unverified") {
                     return Ok(stored);
                 }
-                cold_pack::open(stored, at)
+                let chunk = cold_pack::open(stored, at);
+                storage::blocking::give_way();
+                chunk
             };
             locations.iter().map(open).collect::<Result<Vec<_>, _>>()
         });

@@ -57,6 +57,12 @@ thread_local! {
     static IS_NICE: Cell<bool> = const { Cell::new(false) };
 }
 
+/// On a blocking thread, between two pieces of work: the kernel would let it go on until a tick, some milliseconds, where an
+/// executor waits for the same CPU.
+pub fn give_way() {
+    std::thread::yield_now();
+}
+
 /// Runs a closure on a blocking thread.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let work = move || {
@@ -69,8 +75,7 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
             }
         }
         let answer = work();
-        // The kernel would let it go on with the next piece of work until a tick, some milliseconds.
-        std::thread::yield_now();
+        give_way();
         answer
     };
     awake(glommio::executor().spawn_blocking(work)).await
