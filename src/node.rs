@@ -30,6 +30,7 @@ use crate::admin::AdminStart;
 use crate::config::{ADMIN_LISTEN, AdminListen, Config, ConfigError, Origins};
 use crate::core::executor::{self, Executor};
 use crate::core::listen::ListenGuard;
+use crate::core::owners::Owners;
 use crate::core::{
     CoreError, CoreStart, Loads, MeshEnds, Message, NodeIdentity, StopHandle, mesh,
     run as run_core, stop_pair,
@@ -275,7 +276,10 @@ fn spawn(
     let cpus = crate::config::allowed_cpus();
     let mut controls = Vec::new();
     let lock = std::sync::Arc::new(start.lock);
-    let loads = std::sync::Arc::new(Loads::new(config.raft_group_count as u32));
+    let loads = std::sync::Arc::new(Loads::new(Owners::new(
+        cores,
+        config.raft_group_count as u32,
+    )));
     for ((id, mesh), part) in (0..cores).zip(ends).zip(start.cores) {
         let (handle, control) = stop_pair()?;
         controls.push(handle);

@@ -9,7 +9,9 @@ pub mod load;
 pub mod random;
 pub mod s3;
 mod server;
+mod skip;
 pub mod suite;
 
 pub use client::{Client, Reply, metric, raw};
 pub use server::{Server, Settings, repository, scratch_dir};
+pub use skip::skip;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use integration::cluster::Cluster;
-use integration::{Client, Server, repository, scratch_dir};
+use integration::{Client, Server, repository, scratch_dir, skip};
 
 const TOKEN: &str = "a token of the test's own";
 const DRIVER: &str = "puppeteer-core@24";
@@ -87,8 +87,7 @@ impl Drop for OnDrop<'_> {
 #[test]
 fn an_operator_sees_the_cores_of_all_nodes_at_one_of_them() {
     let Some(browser) = browser() else {
-        eprintln!("chromium is not installed (Debian: chromium): the console was not tested");
-        return;
+        return skip("chromium is not installed (Debian: chromium)");
     };
     let workshop = workshop();
     let mut cluster = Cluster::prepare(3, &[], None);
@@ -110,8 +109,7 @@ fn an_operator_sees_the_cores_of_all_nodes_at_one_of_them() {
 #[test]
 fn an_operator_sees_the_node_and_works_on_streams_by_keyboard() {
     let Some(browser) = browser() else {
-        eprintln!("chromium is not installed (Debian: chromium): the console was not tested");
-        return;
+        return skip("chromium is not installed (Debian: chromium)");
     };
     let workshop = workshop();
     let dir = scratch_dir();

@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use integration::{Client, Server, scratch_dir};
+use integration::{Client, Server, scratch_dir, skip};
 
 const TEXT: &str = "text/plain";
 
@@ -289,7 +289,7 @@ fn late(command: &Path, flags: &[&str]) -> Command {
 #[test]
 fn an_executor_that_loses_its_cpu_before_its_first_task_starts_all_the_same() {
     if Command::new("strace").arg("-V").output().is_err() {
-        return println!("skipped: there is no strace");
+        return skip("there is no strace");
     }
     // With -D the server is the child, and strace is its.
     let command = late(&Server::binary(), &["-D"]);

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use integration::{Server, scratch_dir};
+use integration::{Server, scratch_dir, skip};
 
 /// Writes a shell's completions into a directory, which gets something to complete, too.
 fn prepare(shell: &str, dir: &Path) {
@@ -72,7 +72,7 @@ fn check(shell: &str, script_of: impl Fn(&str) -> String) {
     prepare(shell, dir.path());
     for (typed, offered, other) in CASES {
         let Some(found) = run(shell, &script_of(typed), dir.path()) else {
-            return println!("skipped: {shell} is not installed");
+            return skip(format!("{shell} is not installed"));
         };
         for word in offered {
             assert!(

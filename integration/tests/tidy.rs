@@ -327,3 +327,17 @@ fn what_the_table_of_faults_names_is_there() {
     assert!(found >= 150, "only {found} found: the pattern is outdated");
     assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
+
+/// Where each test must run, one that does not is a failure: `integration::skip` sees to it, and nobody leaves by another way.
+#[test]
+fn tests_are_skipped_by_one_way_alone() {
+    let mut files = Vec::new();
+    sources(&repository().join("integration"), &mut files);
+    // In two, so that it is not found here.
+    let said = ["println!(\"", "skipped"].concat();
+    let own = Path::new("integration/src/skip.rs");
+    let says_so = |path: &&PathBuf| std::fs::read_to_string(path).unwrap().contains(&said);
+    let others = files.iter().filter(|path| !path.ends_with(own));
+    let found: Vec<_> = others.filter(says_so).collect();
+    assert!(found.is_empty(), "{found:?}");
+}

@@ -8,6 +8,7 @@ use ahash::AHashMap;
 
 use super::PATIENCE;
 use crate::core::clock::instant;
+use crate::core::owners::Owners;
 use crate::core::signal::{Slot, slot};
 use crate::core::{CoreReport, Mesh, MeshEnds, Message};
 use crate::protocol::{Outcome, Request};
@@ -17,7 +18,7 @@ type Asked<T> = Rc<RefCell<AHashMap<u64, Slot<T>>>>;
 /// See the module's head.
 pub struct Gatherer {
     mesh: Mesh<Message>,
-    cores: u16,
+    owners: Owners,
     next_id: Cell<u64>,
     probed: Asked<CoreReport>,
     asked: Asked<Outcome>,
@@ -28,7 +29,7 @@ impl Gatherer {
     ///
     /// # Errors
     /// The system's.
-    pub fn connect(ends: MeshEnds<Message>, cores: u16) -> std::io::Result<Gatherer> {
+    pub fn connect(ends: MeshEnds<Message>, owners: Owners) -> std::io::Result<Gatherer> {
         let probed: Asked<CoreReport> = Rc::default();
         let asked: Asked<Outcome> = Rc::default();
         let (reports, outcomes) = (probed.clone(), asked.clone());
@@ -50,7 +51,7 @@ impl Gatherer {
         }))?;
         Ok(Gatherer {
             mesh,
-            cores,
+            owners,
             next_id: Cell::new(1),
             probed,
             asked,
@@ -66,7 +67,7 @@ impl Gatherer {
     /// How all cores are; `None` for those that do not answer in time.
     pub async fn reports(&self) -> Vec<Option<CoreReport>> {
         let mut waits = Vec::new();
-        for core in 0..self.cores {
+        for core in 0..self.owners.cores() {
             let id = self.next_id();
             let (slot, filled) = slot();
             let message = Message::Probe {
@@ -102,9 +103,9 @@ impl Gatherer {
         outcome
     }
 
-    /// How many cores there are.
-    pub fn cores(&self) -> u16 {
-        self.cores
+    /// Which core has which group.
+    pub fn owners(&self) -> &Owners {
+        &self.owners
     }
 }
 

@@ -18,6 +18,7 @@ use self::service::Service;
 use crate::config::{Config, Origins};
 use crate::core::executor::{self, Executor};
 use crate::core::listen::{ConnectionEvents, ConnectionLimits, ListenGuard, accept_loop, listener};
+use crate::core::owners::Owners;
 use crate::core::signal::Event;
 use crate::core::timeouts::Timeouts;
 use crate::core::{MeshEnds, Message, StopHandle, control_stream, stop_pair};
@@ -86,7 +87,8 @@ pub fn start(start: AdminStart) -> Result<Admin, String> {
     let spawned = executor::spawn(builder, "admin", move || async move {
         let timeouts: Rc<Timeouts> = Rc::default();
         crate::core::tasks::spawn(timeouts.clone().run()).detach();
-        let gatherer = match Gatherer::connect(start.mesh, start.cores) {
+        let owners = Owners::new(start.cores, start.config.raft_group_count as u32);
+        let gatherer = match Gatherer::connect(start.mesh, owners) {
             Ok(gatherer) => gatherer,
             Err(error) => {
                 log::error!("event=admin_failed {error}");

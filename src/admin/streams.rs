@@ -56,7 +56,7 @@ impl Service {
                     limit: LIST_MAX + 1,
                 },
             };
-            let core = (group % u32::from(self.gatherer.cores())) as u16;
+            let core = self.gatherer.owners().of(group);
             match self.gatherer.ask(core, request).await {
                 Some(Outcome::Listed(Listed { streams: some })) => streams.extend(some),
                 _ => silent.push(group),

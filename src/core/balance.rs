@@ -1,14 +1,16 @@
 //! Spreads leadership: each group has a preferred node, by its number among the voters, and a leader that is not on it hands
 //! over once that node is up and has the log. Which node is preferred depends on the membership alone, so leadership
-//! does not wander; restarted nodes get theirs back a few groups at a time. Where some groups are busier than others, load
-//! comes before preference (`load.rs`). A node whose disk is slow or full gets none, and gives away what it has.
+//! does not wander; restarted nodes get theirs back a few groups at a time. On which core a node has a group is so chosen that
+//! each leads as many (`owners.rs`). Where some groups are busier than others, load comes before preference (`load.rs`). A node whose disk is slow or full gets none, and gives away what it has.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::Core;
 use super::load::NodeLoads;
+use super::owners::Owners;
 use crate::group::{Group, Input, Replica, node_of};
 
 /// How long a leader stays before it hands over for balance, in microseconds.
@@ -35,9 +37,29 @@ pub(super) struct Balancing {
     led_since: RefCell<BTreeMap<u32, u64>>,
     /// What each group of this core had done at the last look, in bytes.
     work_seen: RefCell<BTreeMap<u32, u64>>,
-    /// When groups were last looked at for their load, and when one was last given away for it.
+    /// When groups were last looked at for their load, and when the node was last seen to have given one away for it.
     looked_us: Cell<u64>,
     relieved_us: Cell<u64>,
+    reliefs_seen: Cell<u64>,
+    /// Where the other nodes' cores have their groups, by what they said last.
+    others: RefCell<BTreeMap<u64, Arc<Owners>>>,
+}
+
+impl Balancing {
+    /// A node says how many cores it has. One of an earlier version has its groups on others: that costs evenness and nothing else.
+    pub(super) fn note_cores(&self, node: u64, cores: u32, own: &Arc<Owners>) {
+        let Ok(cores @ 1..=64) = u16::try_from(cores) else {
+            return;
+        };
+        let mut others = self.others.borrow_mut();
+        if others.get(&node).is_none_or(|o| o.cores() != cores) {
+            let of_node = match own.cores() == cores {
+                true => own.clone(),
+                false => Arc::new(Owners::new(cores, own.groups() - 1)),
+            };
+            others.insert(node, of_node);
+        }
+    }
 }
 
 impl Core {
@@ -82,7 +104,9 @@ impl Core {
             || self.loads.is_full();
         let is_unfit =
             |node: u64| self.pace.is_other_slow(node, now_us) || self.pace.is_other_full(node);
-        let loads = NodeLoads::new(&self.leaders.borrow(), &self.loads);
+        let others = self.balancing.others.borrow();
+        let owners = |node: u64| others.get(&node).unwrap_or(&self.loads.owners).clone();
+        let loads = NodeLoads::new(&self.leaders.borrow(), &self.loads, &owners);
         let own = self.config.node_id;
         let is_up = |node: u64| self.links.borrow().get(&node).is_some_and(|l| l.is_up());
         let mut next = Vec::new();
@@ -100,7 +124,7 @@ impl Core {
             let since_us = *led_since.entry(group.id()).or_insert(now_us);
             if (must_go || since_us + SETTLED_US <= now_us)
                 && let Some(node) = better_leader(group, may_lead, must_go, is_unfit)
-                && (must_go || loads.allows(own, node, self.loads.get(*id)))
+                && (must_go || loads.allows(own, node, *id, self.loads.get(*id)))
                 && is_up(node)
             {
                 next.push((group.id(), node));
@@ -112,18 +136,20 @@ impl Core {
             }
         }
         self.balancing.next.set(seen + 1);
+        let reliefs = self.loads.reliefs();
+        if self.balancing.reliefs_seen.replace(reliefs) != reliefs {
+            self.balancing.relieved_us.set(now_us);
+        }
         if next.is_empty() && self.balancing.relieved_us.get() + SETTLED_US <= now_us {
             let is_fit = |raft_id: u64| {
                 let node = node_of(raft_id);
                 may_lead(raft_id) && !is_unfit(node) && is_up(node)
             };
             let step = self.relief(&groups, &loads, is_fit, now_us);
-            if step.is_some() {
-                self.balancing.relieved_us.set(now_us);
-            }
-            next.extend(step);
+            next.extend(step.filter(|_| self.loads.relieve_after(reliefs)));
         }
         drop(groups);
+        drop(others);
         for (group, node) in next {
             log::info!("event=leadership_balanced group={group} to_node={node}");
             self.step(group, Input::TransferLeader(Some(node)));
@@ -134,7 +160,7 @@ impl Core {
     fn relief(
         &self,
         groups: &BTreeMap<u32, Group>,
-        loads: &NodeLoads,
+        loads: &NodeLoads<'_>,
         is_fit: impl Fn(u64) -> bool,
         now_us: u64,
     ) -> Option<(u32, u64)> {

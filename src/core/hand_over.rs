@@ -61,8 +61,8 @@ impl Core {
         given.len() - given.iter().filter(is_taken).count()
     }
 
-    /// The node that should lead a group in place of this one: of those that can be told so, one with room on a sound disk, and then the
-    /// one with most of the log.
+    /// The node that should lead a group in place of this one: of those that can be told so, one with room on a sound disk that has not
+    /// been late, and then the one with most of the log. Three of the heir's syncs follow one another before it answers.
     fn heir(&self, group: &Group, now_us: u64) -> Option<u64> {
         let links = self.links.borrow();
         let replicas = group.replicas().into_iter();
@@ -71,7 +71,9 @@ impl Core {
         let best = reached.max_by_key(|r| {
             let node = node_of(r.raft_id);
             let is_slow = self.pace.is_other_slow(node, now_us);
-            (!self.pace.is_other_full(node), !is_slow, r.matched)
+            let is_late = self.pace.is_other_late(node, now_us);
+            let is_full = self.pace.is_other_full(node);
+            (!is_full, !is_slow, !is_late, r.matched)
         });
         best.map(|r| node_of(r.raft_id))
     }

@@ -32,6 +32,7 @@ mod mend;
 mod mesh;
 mod message;
 pub mod net;
+pub mod owners;
 mod pace;
 pub mod packs;
 mod peer_events;
@@ -253,8 +254,8 @@ impl Core {
         ReplyTo(id)
     }
 
-    /// Groups live on core `group % cores`.
+    /// The core that has a group.
     fn owner(&self, group: u32) -> u16 {
-        (group % u32::from(self.cores)) as u16
+        self.loads.owners.of(group)
     }
 }

@@ -12,6 +12,12 @@ const SLOW_US: u64 = 1_000_000;
 /// How long a disk counts as slow after it was, in microseconds: leadership must not come and go with each stall.
 const REMEMBERED_US: u64 = 60_000_000;
 
+/// A node that lacks something for so long is late, in microseconds: nothing is wrong with it, but another one takes over faster.
+const LATE_US: u64 = 200_000;
+
+/// How long that is remembered, in microseconds.
+const LATE_REMEMBERED_US: u64 = 10_000_000;
+
 /// The disks as this core sees them.
 #[derive(Default)]
 pub(super) struct Pace {
@@ -21,6 +27,8 @@ pub(super) struct Pace {
     own_until_us: Cell<u64>,
     /// Until when the other nodes' do.
     others_until_us: RefCell<BTreeMap<u64, u64>>,
+    /// Until when they count as late.
+    others_late_until_us: RefCell<BTreeMap<u64, u64>>,
     /// The other nodes that have no room.
     others_full: RefCell<BTreeSet<u64>>,
 }
@@ -54,6 +62,10 @@ impl Pace {
             let mut others = self.others_until_us.borrow_mut();
             others.insert(node, now_us + REMEMBERED_US);
         }
+        if lag_us >= LATE_US {
+            let mut late = self.others_late_until_us.borrow_mut();
+            late.insert(node, now_us + LATE_REMEMBERED_US);
+        }
     }
 
     /// A node says whether it has room; whether that is news.
@@ -80,6 +92,12 @@ impl Pace {
     pub(super) fn is_other_slow(&self, node: u64, now_us: u64) -> bool {
         let others = self.others_until_us.borrow();
         others.get(&node).is_some_and(|until_us| now_us < *until_us)
+    }
+
+    /// A node has been late, as any may be.
+    pub(super) fn is_other_late(&self, node: u64, now_us: u64) -> bool {
+        let late = self.others_late_until_us.borrow();
+        late.get(&node).is_some_and(|until_us| now_us < *until_us)
     }
 }
 
@@ -108,5 +126,9 @@ mod tests {
         pace.note_lag(2, SLOW_US, 10);
         assert!(pace.is_other_slow(2, 11) && !pace.is_other_slow(3, 11));
         assert!(!pace.is_other_slow(2, 10 + REMEMBERED_US));
+        assert!(pace.is_other_late(2, 11) && !pace.is_other_late(3, 11));
+        pace.note_lag(3, LATE_US, 10);
+        assert!(pace.is_other_late(3, 11) && !pace.is_other_slow(3, 11));
+        assert!(!pace.is_other_late(3, 10 + LATE_REMEMBERED_US));
     }
 }

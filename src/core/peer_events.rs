@@ -58,6 +58,8 @@ impl PeerEvents for PeerShell {
             addresses.insert(node, hello.client_address.clone());
             drop(addresses);
             self.0.clock.heed(node, hello.now_ms);
+            let own = &self.0.loads.owners;
+            self.0.balancing.note_cores(node, hello.cores, own);
             self.0.keep_backup_of(node, hello.dr_keep_ms);
             self.0.compare_places(node, hello);
             self.0.ask_again();

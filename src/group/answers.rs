@@ -39,6 +39,15 @@ pub fn may_overtake(message: &RaftMessage) -> bool {
     kinds.iter().any(|kind| message.r#type == *kind as u32)
 }
 
+/// An answer that says nothing of what must be on disk, if the term is: that a leader was heard, or would be voted for. raft-rs has all
+/// that a follower says wait for what came before it. A sync that takes longer than the election time-out would so cost a leader its
+/// quorum, and a stop in good order, after which both that stay are needed, would be followed by one election after the other.
+pub(super) fn waits_for_no_disk(message: &RaftMessage) -> bool {
+    use MessageType as T;
+    let kinds = [T::MsgHeartbeatResponse, T::MsgRequestPreVoteResponse];
+    kinds.iter().any(|kind| message.r#type == *kind as u32)
+}
+
 impl Raft {
     /// A message of a leader without entries.
     pub(super) fn commit_notice(&self, message: &Message) -> Option<Notice> {

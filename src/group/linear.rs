@@ -56,6 +56,12 @@ impl Group {
 
     /// The read is answered after a round that begins from now on.
     pub(super) fn confirm_by_round(&mut self, asked: Asked) {
+        if let Some(round) = &mut self.leadership.round
+            && mutation::is_on("round-joined-late")
+        {
+            round.reads.push(asked);
+            return;
+        }
         self.leadership.next.push(asked);
         self.begin_round();
     }
@@ -106,6 +112,9 @@ impl Group {
     fn lease_us(&self) -> u64 {
         let settings = self.raft.settings();
         let election_ms = settings.tick_ms * settings.election_ticks as u64;
+        if mutation::is_on("lease-without-margin") {
+            return election_ms * 1000;
+        }
         (election_ms * 900).saturating_sub(settings.tick_ms * 2000)
     }
 

@@ -10,7 +10,7 @@ use raft::{RawNode, StateRole};
 use raftproto::checkpoint::Membership;
 use raftproto::peer::RaftMessage;
 
-use super::answers::Acknowledged;
+use super::answers::{Acknowledged, waits_for_no_disk};
 use super::elections::election_ticks;
 use super::log::{GroupLog, LogPosition, descriptor};
 use super::peer::{self, BadMessage};
@@ -80,6 +80,8 @@ pub(super) struct Raft {
     in_flight: VecDeque<u64>,
     /// Messages that leave once the ready with the number is persisted.
     held_messages: VecDeque<(u64, Vec<RaftMessage>)>,
+    /// The newest ready with a term or a vote.
+    promised_in: u64,
     settings: RaftSettings,
     /// The election time-out, and the state that it was drawn for.
     drawn_for: (u64, StateRole),
@@ -151,6 +153,7 @@ impl Raft {
             },
             in_flight: VecDeque::new(),
             held_messages: VecDeque::new(),
+            promised_in: 0,
             settings,
             drawn_for: (u64::MAX, StateRole::Follower),
             drawn: 0,
@@ -346,6 +349,11 @@ impl Raft {
         if mutation::is_on("answer-before-sync") {
             messages.append(&mut held);
         }
+        if hard_state.is_some() {
+            self.promised_in = number;
+        } else if self.in_flight.front().is_none_or(|n| *n > self.promised_in) {
+            messages.extend(held.extract_if(.., |m| waits_for_no_disk(m)));
+        }
         let reads = ready.take_read_states();
         self.node.advance_append_async(ready);
         let persist = (hard_state.is_some() || !entries.is_empty() || restored.is_some())
@@ -387,20 +395,11 @@ impl Raft {
     }
 
     fn hard_state_now(&self) -> SavedHardState {
-        let now = self.node.raft.hard_state();
-        SavedHardState {
-            term: now.term,
-            vote: now.vote,
-            commit: now.commit,
-        }
+        saved(&self.node.raft.hard_state())
     }
 
     fn changed(&mut self, hs: HardState) -> Option<SavedHardState> {
-        let now = SavedHardState {
-            term: hs.term,
-            vote: hs.vote,
-            commit: hs.commit,
-        };
+        let now = saved(&hs);
         self.node.mut_store().set_hard_state(hs);
         let mut changed = (now.term, now.vote) != (self.saved.term, self.saved.vote);
         if mutation::is_on("vote-not-written") {
@@ -473,12 +472,7 @@ impl Raft {
     }
 
     pub(super) fn hard_state(&self) -> SavedHardState {
-        let hs = self.node.store().hard_state();
-        SavedHardState {
-            term: hs.term,
-            vote: hs.vote,
-            commit: hs.commit,
-        }
+        saved(self.node.store().hard_state())
     }
 
     pub(super) fn settings(&self) -> &RaftSettings {
@@ -492,5 +486,13 @@ impl Raft {
     /// Readies whose messages wait for the disk.
     pub(super) fn unsynced(&self) -> usize {
         self.held_messages.len()
+    }
+}
+
+fn saved(hs: &HardState) -> SavedHardState {
+    SavedHardState {
+        term: hs.term,
+        vote: hs.vote,
+        commit: hs.commit,
     }
 }

@@ -18,6 +18,7 @@ use super::rebuild::{is_damage, rebuild, resume};
 use super::replay::{is_needed, replay};
 use super::{NodeError, notify};
 use crate::config::Config;
+use crate::core::owners::Owners;
 use crate::core::{
     GroupFiles, GroupStart, WalStart, damage_note_path, manifest_path, read_tables, sweep,
 };
@@ -120,7 +121,7 @@ fn noted_by_others(
 }
 
 fn read_all(config: &Config) -> Result<Start, NodeError> {
-    let cores = config.core_count as u32;
+    let owners = Owners::new(config.core_count as u16, config.raft_group_count as u32);
     let groups = 0..=config.raft_group_count as u32;
     let Some(dir) = &config.wal_dir else {
         let fresh = groups.map(|group| (group, fresh(config, group)));
@@ -130,7 +131,7 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
             store_id: [0; 16],
             raft_id: config.node_id,
             etag_nonce: random as u32,
-            cores: distribute(cores, fresh, |_| None),
+            cores: distribute(&owners, fresh, |_| None),
         });
     };
     let lock = DirLock::acquire(dir)?;
@@ -209,17 +210,20 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
     for manifest in manifests.values() {
         sweep(dir, manifest)?;
     }
-    let mut pins_by_core: BTreeMap<u32, Vec<wal::Pin>> = BTreeMap::new();
+    let mut pins_by_core: BTreeMap<u16, Vec<wal::Pin>> = BTreeMap::new();
     for pin in pins {
-        pins_by_core.entry(pin.group % cores).or_default().push(pin);
+        pins_by_core
+            .entry(owners.of(pin.group))
+            .or_default()
+            .push(pin);
     }
-    let wal_of = |core: u32| {
+    let wal_of = |core: u16| {
         Some(WalStart {
             config: WalConfig {
                 dir: wal_dir.clone(),
                 store_id,
                 generation,
-                lane: core,
+                lane: core.into(),
                 segment_bytes: config.wal_segment_bytes,
                 io_mode,
             },
@@ -232,7 +236,7 @@ fn read_all(config: &Config) -> Result<Start, NodeError> {
         store_id,
         raft_id: identity.raft_id,
         etag_nonce: etag_nonce(config, store_id),
-        cores: distribute(cores, starts.into_iter(), wal_of),
+        cores: distribute(&owners, starts.into_iter(), wal_of),
     })
 }
 
@@ -245,18 +249,18 @@ fn etag_nonce(config: &Config, store_id: [u8; 16]) -> u32 {
 }
 
 fn distribute(
-    cores: u32,
+    owners: &Owners,
     groups: impl Iterator<Item = (u32, GroupStart)>,
-    mut wal_of: impl FnMut(u32) -> Option<WalStart>,
+    mut wal_of: impl FnMut(u16) -> Option<WalStart>,
 ) -> Vec<CorePart> {
-    let mut parts: Vec<CorePart> = (0..cores)
+    let mut parts: Vec<CorePart> = (0..owners.cores())
         .map(|core| CorePart {
             groups: Vec::new(),
             wal: wal_of(core),
         })
         .collect();
     for (group, start) in groups {
-        parts[(group % cores) as usize].groups.push(start);
+        parts[usize::from(owners.of(group))].groups.push(start);
     }
     parts
 }

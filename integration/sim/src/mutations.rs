@@ -112,6 +112,23 @@ pub const MUTATIONS: &[Mutation] = &[
             ",read_index=1,duplicate=500000,late=100000,late_us=500000"
         ),
     ),
+    aimed(
+        "lease",
+        "lease-without-margin",
+        120,
+        concat!(sieges!(), ",siege_aim=2,drift=50000"),
+    ),
+    aimed(
+        "reads",
+        "round-joined-late",
+        40,
+        concat!(
+            calm!(),
+            ",read_index=1,loss=100000,delay_us=5000,sync_us=1000,think_us=3000,clients=8,keys=1,groups=1,nodes=3,spares=0,\
+             operate_us=0,cold=0,forks=0,mortal=0,chaos_us=30000000,fault_siege=0,fault_slow_disk=100,fault_us=500000"
+        ),
+    ),
+    aimed("reads", "ready-before-applied", 60, "nodes=1,spares=0"),
     bug("reads", "read-before-installed", 300),
     bug("routing", "question-numbers-begin-again", 300),
     bug("routing", "unknown-sent-again", 300),

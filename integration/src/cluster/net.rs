@@ -100,6 +100,47 @@ impl Network {
         }
     }
 
+    /// Of what other nodes send, each node loses so many packets of a hundred, drawn one by one; none any more with 0. Clients lose
+    /// nothing. Needs nftables, too.
+    ///
+    /// # Errors
+    /// Why that cannot be here.
+    pub fn lose(&self, percent: u32) -> Result<(), String> {
+        let rules = format!(
+            "table ip loss {{\n chain input {{\n type filter hook input priority 0;\n ip saddr != {} numgen random mod 100 < {percent} \
+             counter drop;\n}}\n}}\n",
+            self.address(254)
+        );
+        for node in 1..=self.nodes {
+            let _ = self.nft(node, "delete table ip loss");
+            if percent > 0 {
+                self.nft(node, &rules)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Packets that a node has lost since [`Network::lose`].
+    ///
+    /// # Errors
+    /// None are lost.
+    pub fn lost(&self, node: u32) -> Result<u64, String> {
+        let text = self.nft(node, "list table ip loss")?;
+        let count = text.split("counter packets ").nth(1);
+        let count = count.and_then(|rest| rest.split(' ').next()?.parse().ok());
+        count.ok_or_else(|| format!("nothing is counted in {text}"))
+    }
+
+    fn nft(&self, node: u32, rules: &str) -> Result<String, String> {
+        let mut command = self.command(node, std::path::Path::new("nft"));
+        let output = command.arg(rules).output().map_err(|e| e.to_string())?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        match output.status.success() {
+            true => Ok(text(&output.stdout)),
+            false => Err(format!("nft: {}", text(&output.stderr))),
+        }
+    }
+
     /// All is open again.
     pub fn heal(&self) {
         for from in 1..=self.nodes {
@@ -177,7 +218,7 @@ mod tests {
     fn ways_are_cut_one_by_one_and_healed() {
         let network = match Network::make(3) {
             Ok(network) => network,
-            Err(reason) => return println!("skipped, no network namespaces here: {reason}"),
+            Err(reason) => return crate::skip(format!("no network namespaces here: {reason}")),
         };
         assert!(reaches(&network, 1, 2) && reaches(&network, 2, 1));
         network.drop_one_way(1, 2);

@@ -23,6 +23,7 @@ pub struct Links {
     open: Vec<Option<Client>>,
     /// Longest wait for an answer.
     pub patience: Duration,
+    put_off: Option<Duration>,
 }
 
 impl Links {
@@ -32,7 +33,13 @@ impl Links {
             addresses: addresses.to_vec(),
             open: addresses.iter().map(|_| None).collect(),
             patience,
+            put_off: None,
         }
+    }
+
+    /// After how long the last answer said to come back, by `Retry-After`; none where it was no 503, or nobody answered.
+    pub fn put_off(&self) -> Option<Duration> {
+        self.put_off
     }
 
     /// How many nodes there are.
@@ -59,6 +66,7 @@ impl Links {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Sent {
+        self.put_off = None;
         let kept = self.open[node].take().filter(|c| !c.is_stale());
         let Some(mut client) = kept.or_else(|| self.connect(node).ok()) else {
             return Sent::Refused;
@@ -68,6 +76,11 @@ impl Links {
         };
         if reply.header("connection") != "close" {
             self.open[node] = Some(client);
+        }
+        if reply.status == 503 {
+            let seconds = reply.header("retry-after").parse();
+            let seconds = seconds.unwrap_or_else(|e| panic!("a 503 without Retry-After: {e}"));
+            self.put_off = Some(Duration::from_secs(seconds));
         }
         match (reply.status, reply.header("stream-outcome")) {
             (503, "unknown") => Sent::Unknown,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use integration::Client;
 use integration::cluster::Cluster;
+use integration::skip;
 
 use crate::formation::wait_for;
 use crate::{alone, nodes};
@@ -33,7 +34,7 @@ fn moves(cluster: &Cluster) -> usize {
 fn busy_groups_that_one_node_leads_spread_and_then_stay() {
     let _alone = alone();
     if nodes() == 1 {
-        return println!("skipped: one node leads everything");
+        return skip("one node leads everything");
     }
     let mut cluster = Cluster::start(3, &["--raft-group-count", "24"]);
     // Each node leads its share by number before there is any load.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use integration::Client;
 use integration::cluster::Cluster;
+use integration::skip;
 
 use crate::{beside_others, nodes};
 
@@ -37,11 +38,11 @@ fn append(cluster: &Cluster, node: u32, stream: usize) -> Duration {
 fn a_majority_beside_a_bridge_to_the_old_leader_goes_on() {
     let _beside = beside_others();
     if nodes() == 1 {
-        return println!("skipped: one node has no network");
+        return skip("one node has no network");
     }
     let mut cluster = match Cluster::start_apart(5, &[]) {
         Ok(cluster) => cluster,
-        Err(reason) => return println!("skipped: no network namespaces here: {reason}"),
+        Err(reason) => return skip(format!("no network namespaces here: {reason}")),
     };
     let mut client = cluster.client(1);
     for stream in 0..STREAMS {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use integration::cluster::Cluster;
 use integration::history::History;
 use integration::load::{Load, Numbers, Plan, Stream, judge, read_back};
+use integration::skip;
 
 use crate::episodes::SETTINGS;
 use crate::formation::wait_for;
@@ -27,7 +28,7 @@ const LIFETIME_S: &str = "1800";
 fn a_clock_that_jumps_ends_no_lifetime_and_no_lease() {
     let _alone = alone();
     let Some(library) = LIBRARIES.iter().find(|l| Path::new(l).exists()) else {
-        return println!("skipped: libfaketime is not installed");
+        return skip("libfaketime is not installed");
     };
     let mut cluster = Cluster::prepare(nodes(), &SETTINGS, None);
     let clocks = integration::scratch_dir();
@@ -87,7 +88,7 @@ fn a_clock_that_jumps_ends_no_lifetime_and_no_lease() {
     println!("{bytes} bytes, {verdict:?}, {done:?}");
     cluster.expect_equal_states(&cluster.ids());
     if nodes() < 3 {
-        return println!("skipped: a node alone has no other clock to compare its own with");
+        return skip("a node alone has no other clock to compare its own with");
     }
 
     // One that is wrong from a start on, by a year: the others' is followed, before anything is stamped.

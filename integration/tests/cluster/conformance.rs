@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use integration::cluster::Cluster;
+use integration::skip;
 use integration::suite;
 
 use crate::{beside_others, nodes};
@@ -23,7 +24,7 @@ fn the_official_suite_passes_through_each_node() {
 fn the_official_suite_passes_through_one_node_while_another_is_killed_in_a_loop() {
     let _beside = beside_others();
     if nodes() == 1 {
-        return println!("skipped: there is no other node");
+        return skip("there is no other node");
     }
     let mut cluster = Cluster::start(nodes(), &[]);
     let url = cluster.url(1);

@@ -2,6 +2,7 @@
 
 use integration::cluster::Cluster;
 use integration::load::{Links, Sent};
+use integration::skip;
 
 use crate::formation::{wait_for, works};
 use crate::{beside_others, nodes};
@@ -19,11 +20,11 @@ fn leaders(cluster: &Cluster, at: u32) -> Vec<(u64, u32)> {
 fn a_removed_leader_that_hears_no_leader_of_the_meta_group_learns_of_it_from_another() {
     let _beside = beside_others();
     if nodes() < 3 {
-        return println!("skipped: too few would be left");
+        return skip("too few would be left");
     }
     let mut cluster = match Cluster::start_apart(3, &["--raft-group-count", "9"]) {
         Ok(cluster) => cluster,
-        Err(reason) => return println!("skipped: no network namespaces here: {reason}"),
+        Err(reason) => return skip(format!("no network namespaces here: {reason}")),
     };
     works(&cluster, "before");
     let mut all = Vec::new();

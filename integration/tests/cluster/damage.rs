@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use integration::Client;
 use integration::cluster::{Cluster, PATIENCE};
+use integration::skip;
 use prost::Message;
 use raftproto::checkpoint::GroupManifest;
 use storage::framed;
@@ -243,7 +244,7 @@ fn each_is_mended(cluster: &mut Cluster, damages: &[Damage]) {
 fn a_damaged_log_of_one_node_is_rebuilt_by_the_others() {
     let _beside = beside_others();
     if nodes() < 3 {
-        return println!("skipped: a node alone refuses");
+        return skip("a node alone refuses");
     }
     // No checkpoint, so that sealed segments are there.
     let settings = ["--wal-segment-bytes", "1MiB", "--checkpoint-bytes", "1GiB"];
@@ -287,7 +288,7 @@ fn a_damaged_log_of_one_node_is_rebuilt_by_the_others() {
 fn a_damaged_checkpoint_of_one_node_is_rebuilt_by_the_others() {
     let _beside = beside_others();
     if nodes() < 3 {
-        return println!("skipped: a node alone refuses");
+        return skip("a node alone refuses");
     }
     let mut cluster = Cluster::start(3, &SMALL);
     each_is_mended(
@@ -324,7 +325,7 @@ fn a_damaged_checkpoint_of_one_node_is_rebuilt_by_the_others() {
 fn a_damaged_pack_of_one_node_gets_the_bytes_that_the_others_have() {
     let _beside = beside_others();
     if nodes() < 3 {
-        return println!("skipped: a node alone reports it");
+        return skip("a node alone reports it");
     }
     let more = ["--hot-bytes-kept", "0"];
     let settings = [&SMALL[..], &more].concat();
@@ -373,7 +374,7 @@ fn a_damaged_pack_of_one_node_gets_the_bytes_that_the_others_have() {
 fn a_newer_version_is_refused_and_a_disk_that_damages_again_and_again_is_given_up() {
     let _beside = beside_others();
     if nodes() < 3 {
-        return println!("skipped: a node alone refuses");
+        return skip("a node alone refuses");
     }
     let mut cluster = Cluster::start(3, &SMALL);
     let mut written = Written::create(&cluster);
@@ -425,7 +426,7 @@ fn a_newer_version_is_refused_and_a_disk_that_damages_again_and_again_is_given_u
 fn the_scrub_finds_damage_that_nobody_reads_and_the_others_mend_it() {
     let _beside = beside_others();
     if nodes() < 3 {
-        return println!("skipped: a node alone reports it");
+        return skip("a node alone reports it");
     }
     let more = [
         "--scrub-interval-ms",

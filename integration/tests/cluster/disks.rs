@@ -9,6 +9,7 @@ use integration::disk::Faults;
 use integration::history::History;
 use integration::load::{Load, Numbers, Plan, Stream, judge, read_back};
 use integration::random::Random;
+use integration::skip;
 
 use crate::episodes::SETTINGS;
 use crate::formation::wait_for;
@@ -22,7 +23,7 @@ fn on_disks(count: u32, settings: &[&str]) -> Option<Cluster> {
     let mut cluster = Cluster::prepare(count, settings, None);
     for node in cluster.ids() {
         if let Err(reason) = cluster.put_on_disk(node) {
-            println!("skipped: {reason}");
+            skip(reason);
             return None;
         }
         cluster.start_node(node);
@@ -32,7 +33,7 @@ fn on_disks(count: u32, settings: &[&str]) -> Option<Cluster> {
 }
 
 /// A load on streams of its own; what it was told is judged at the end.
-struct Run {
+pub struct Run {
     addresses: Vec<String>,
     streams: Vec<Stream>,
     history: Arc<History>,
@@ -40,7 +41,7 @@ struct Run {
 }
 
 impl Run {
-    fn start(cluster: &Cluster, name: &str, seed: u64) -> Run {
+    pub fn start(cluster: &Cluster, name: &str, seed: u64) -> Run {
         let addresses = cluster.addresses();
         let streams = Stream::some(name, 6);
         let history = Arc::new(History::new());
@@ -59,7 +60,7 @@ impl Run {
         }
     }
 
-    fn end(self) -> (Vec<String>, Vec<Stream>, Arc<History>) {
+    pub fn end(self) -> (Vec<String>, Vec<Stream>, Arc<History>) {
         self.load.wait(&["append Appended", "read Content"], 8);
         self.load.stop();
         (self.addresses, self.streams, self.history)
@@ -67,7 +68,7 @@ impl Run {
 }
 
 /// Reads all that a run has written, and judges all that it was told.
-fn settle((addresses, streams, history): (Vec<String>, Vec<Stream>, Arc<History>)) {
+pub fn settle((addresses, streams, history): (Vec<String>, Vec<Stream>, Arc<History>)) {
     let bytes = read_back(&addresses, &streams, &history);
     let verdict = judge(&streams, &history);
     println!("{bytes} bytes, {verdict:?}");
@@ -128,7 +129,7 @@ fn a_power_cut_of_a_single_node_loses_nothing_acknowledged() {
 /// The node that leads a stream fails in this way; the others take over, and it comes back with a sound disk.
 fn the_leaders_disk_fails(faults: Faults) {
     if nodes() == 1 {
-        return println!("skipped: nobody takes over");
+        return skip("nobody takes over");
     }
     let Some(mut cluster) = on_disks(3, &SETTINGS) else {
         return;
@@ -186,7 +187,7 @@ fn a_disk_that_fails_stops_its_node_and_the_others_go_on() {
 /// Appends while the disk of one node takes a second for each write and sync; how long each took.
 fn beside_a_slow_disk(of_leader: bool) -> Option<(Cluster, Vec<Duration>)> {
     if nodes() == 1 {
-        println!("skipped: one node has no others");
+        skip("one node has no others");
         return None;
     }
     let cluster = on_disks(3, &SETTINGS)?;
@@ -242,11 +243,54 @@ fn a_node_with_a_slow_disk_gives_its_leadership_away() {
     }
 }
 
+/// The heir of a stop syncs three times before it answers: that is for a node that does so fast, if another one is as far.
+#[test]
+fn who_was_late_takes_nothing_over_at_a_stop() {
+    let _alone = alone();
+    if nodes() == 1 {
+        return skip("one node has no others");
+    }
+    let Some(mut cluster) = on_disks(3, &SETTINGS) else {
+        return;
+    };
+    let path = "/v1/stream/heir";
+    assert_eq!(cluster.client(1).create(path, "text/plain").status, 201);
+    let leader = cluster.leader(path).expect("it has just answered");
+    let others: Vec<u32> = cluster.ids().into_iter().filter(|n| *n != leader).collect();
+    // Of two that are equally far, it would be the last.
+    let [fast, late] = others[..] else {
+        panic!("three nodes")
+    };
+    cluster.disk(late).set(Faults {
+        delay: Duration::from_millis(200),
+        ..Faults::default()
+    });
+    let mut client = cluster.client(leader);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(3) {
+        assert_eq!(client.append(path, "text/plain", b"x").status, 204);
+    }
+    let is_level = || {
+        let groups = cluster.groups(leader);
+        let replicas = groups.iter().filter_map(|g| g["replicas"].as_array());
+        !groups.is_empty() && replicas.flatten().all(|r| r["behind"] == 0)
+    };
+    wait_for("all have all of the log", is_level);
+    let led_before = cluster.groups_led(leader, late);
+    assert!(cluster.stop(leader).success());
+    // The late one is needed for a majority now: it takes its time.
+    wait_for("somebody leads", || cluster.leader_by(fast, path).is_some());
+    assert_eq!(cluster.leader_by(fast, path), Some(fast));
+    let led = cluster.groups_led(fast, late);
+    assert!(led.iter().all(|g| led_before.contains(g)), "{led:?}");
+    cluster.expect_all_alive();
+}
+
 #[test]
 fn a_write_that_lands_elsewhere_is_found_and_the_node_is_rebuilt() {
     let _beside = beside_others();
     if nodes() == 1 {
-        return println!("skipped: nobody has another copy");
+        return skip("nobody has another copy");
     }
     let Some(mut cluster) = on_disks(3, &SETTINGS) else {
         return;

@@ -12,6 +12,7 @@ use integration::cluster::{Cluster, Trouble};
 use integration::history::History;
 use integration::load::{Load, Numbers, Plan, Stream, add, judge, read_back};
 use integration::random::Random;
+use integration::skip;
 
 use crate::{alone, nodes, number};
 
@@ -273,7 +274,7 @@ fn run_lanes(
                         (lane, lanes, episodes),
                         u64::from(seed + lane),
                     ),
-                    Err(reason) => println!("skipped: there is no such network here: {reason}"),
+                    Err(reason) => skip(format!("there is no such network here: {reason}")),
                 }
             });
         }
@@ -304,7 +305,7 @@ fn what_was_answered_stays_true_when_nodes_are_killed_and_paused() {
 fn what_was_answered_stays_true_when_connections_are_slow_and_break() {
     let _alone = alone();
     if nodes() == 1 {
-        return println!("skipped: one node has no connections to others");
+        return skip("one node has no connections to others");
     }
     run_lanes(&WIRES, 30, |count, settings| {
         Cluster::start_wired(count, settings).map_err(|e| e.to_string())
@@ -315,7 +316,7 @@ fn what_was_answered_stays_true_when_connections_are_slow_and_break() {
 fn what_was_answered_stays_true_when_the_network_is_cut() {
     let _alone = alone();
     if nodes() == 1 {
-        return println!("skipped: one node has no network");
+        return skip("one node has no network");
     }
     run_lanes(&NETWORK, 100, |count, settings| {
         Cluster::start_apart(count, settings)

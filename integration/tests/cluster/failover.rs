@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use integration::cluster::Cluster;
 use integration::load::{Links, Sent, offset, position};
+use integration::skip;
 
 use crate::{alone, beside_others, nodes, number};
 
@@ -223,7 +224,7 @@ fn measure(name: &str, times: u32, bound: Duration, take_away: impl Fn(&mut Clus
 fn a_node_that_lost_the_others_ends_when_it_is_told_to() {
     let _beside = beside_others();
     if nodes() == 1 {
-        return println!("skipped: there are no others");
+        return skip("there are no others");
     }
     let mut cluster = Cluster::start(nodes(), &[]);
     let path = "/v1/stream/last";

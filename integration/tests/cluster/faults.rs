@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use integration::cluster::Cluster;
 use integration::history::History;
 use integration::load::{Links, Load, Numbers, Plan, Sent, Stream, judge, read_back};
+use integration::skip;
 
 use crate::episodes::SETTINGS;
 use crate::formation::{wait_for, works};
@@ -56,7 +57,7 @@ fn a_full_disk_of_one_node_stops_nobody_else() {
     let _beside = beside_others();
     // SAFETY: a call without arguments.
     if unsafe { libc::geteuid() } != 0 {
-        return println!("skipped: only root may mount");
+        return skip("only root may mount");
     }
     const STREAMS: usize = 8;
     let settings = ["--wal-segment-bytes", "1MiB", "--log-bytes-max", "4MiB"];

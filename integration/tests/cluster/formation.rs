@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use integration::cluster::{Cluster, PATIENCE};
+use integration::skip;
 
 use crate::{beside_others, nodes, number};
 
@@ -80,7 +81,7 @@ fn a_cluster_forms_once_and_comes_back_whole() {
 fn two_work_without_the_third_which_comes_late() {
     let _beside = beside_others();
     if nodes() == 1 {
-        return println!("skipped: one node waits for nobody");
+        return skip("one node waits for nobody");
     }
     let mut cluster = Cluster::prepare(nodes(), &[], None);
     for node in 1..nodes() {
@@ -103,7 +104,7 @@ fn two_work_without_the_third_which_comes_late() {
 fn without_a_majority_a_node_says_so() {
     let _beside = beside_others();
     if nodes() == 1 {
-        return println!("skipped: one node is its own majority");
+        return skip("one node is its own majority");
     }
     let mut cluster = Cluster::prepare(nodes(), &[], None);
     cluster.start_node(1);

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use integration::cluster::Cluster;
 use integration::repository;
+use integration::skip;
 
 use crate::{beside_others, nodes};
 
@@ -12,7 +13,7 @@ use crate::{beside_others, nodes};
 fn a_stock_grpc_client_asks_and_is_refused_in_words() {
     let _beside = beside_others();
     if nodes() == 1 {
-        return println!("skipped: one node has no peer service");
+        return skip("one node has no peer service");
     }
     let venv = repository().join("target/grpc-python");
     let python = venv.join("bin/python");

@@ -115,6 +115,48 @@ fn a_stop_leaves_no_append_in_doubt() {
     assert!(went > 0, "nobody that went led anything");
 }
 
+/// Who says `Prefer: redirect` is sent to the leader, and not served through it.
+#[test]
+fn who_prefers_it_is_sent_to_the_leader() {
+    let _beside = beside_others();
+    let cluster = Cluster::start(3, &[]);
+    let path = "/v1/stream/redirected?offset=-1";
+    let stream = "/v1/stream/redirected";
+    let created = cluster.client(1).create(stream, "text/plain");
+    assert_eq!(created.status, 201, "{}", created.text());
+    let leader = cluster.leader(stream).expect("it has just answered");
+    let leads = cluster.address(leader);
+    let text = ("content-type", "text/plain");
+    for node in cluster.ids() {
+        for (method, path, body, done) in [
+            ("POST", stream, &b"x"[..], 204),
+            ("GET", path, b"", 200),
+            ("HEAD", stream, b"", 200),
+            ("PUT", stream, b"", 200),
+        ] {
+            let ask = |prefer: &str| {
+                let headers = [text, ("prefer", prefer)];
+                cluster.client(node).send(method, path, &headers, body)
+            };
+            let served = ask("respond-async");
+            assert_eq!(served.status, done, "{method}: {}", served.text());
+            let told = ask("respond-async, redirect");
+            if node == leader {
+                assert_eq!(told.status, done, "{method} at the leader");
+                continue;
+            }
+            assert_eq!(told.status, 307, "{method} at node {node}");
+            assert_eq!(told.header("location"), format!("http://{leads}{path}"));
+            assert_eq!(told.header("stream-leader-hint"), leads);
+            assert_eq!(told.header("cache-control"), "no-store");
+        }
+    }
+    // Each node was asked without it, the leader with it as well: nothing was done twice.
+    let head = cluster.client(1).send("HEAD", stream, &[], b"");
+    let tail = integration::load::position(head.header("stream-next-offset"));
+    assert_eq!(tail, 4);
+}
+
 #[test]
 fn an_operator_is_told_when_a_drain_is_done_and_hands_over_through_any_node() {
     let _beside = beside_others();

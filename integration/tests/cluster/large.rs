@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use integration::Client;
 use integration::cluster::{Cluster, PATIENCE};
+use integration::skip;
 
 use crate::{alone, nodes};
 
@@ -63,7 +64,7 @@ fn append(cluster: &Cluster, node: u32, (path, number): (&str, usize), body: &[u
 fn the_largest_body_goes_through_a_follower_to_all() {
     let _alone = alone();
     if nodes() < 3 {
-        return println!("skipped: there is no follower");
+        return skip("there is no follower");
     }
     let mut cluster = Cluster::start(3, &["--body-bytes-max", "60MiB"]);
     let path = "/v1/stream/large";
@@ -120,7 +121,7 @@ fn longest_step(cluster: &Cluster, node: u32) -> f64 {
 fn while_the_largest_body_is_carried_its_core_answers_others() {
     let _alone = alone();
     if nodes() < 3 {
-        return println!("skipped: there is no follower");
+        return skip("there is no follower");
     }
     let cluster = Cluster::start(3, &["--body-bytes-max", "60MiB", "--core-count", "1"]);
     let path = "/v1/stream/large";

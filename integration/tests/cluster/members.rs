@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use integration::cluster::Cluster;
 use integration::history::History;
 use integration::load::{Load, Numbers, Plan, Stream, judge, read_back};
+use integration::skip;
 
 use crate::episodes::SETTINGS;
 use crate::formation::{wait_for, works};
@@ -242,7 +243,7 @@ fn a_node_joins_while_leaders_are_killed() {
 fn a_node_that_is_down_can_be_removed_and_come_back_new() {
     let _beside = beside_others();
     if nodes() < 3 {
-        return println!("skipped: too few would be left");
+        return skip("too few would be left");
     }
     let mut cluster = Cluster::start(3, &[]);
     works(&cluster, "before");
@@ -324,7 +325,7 @@ fn works_at(cluster: &Cluster, nodes: &[u32], name: &str) {
 fn mistaken_orders_are_refused_and_a_dead_one_holds_up_no_other() {
     let _beside = beside_others();
     if nodes() < 3 {
-        return println!("skipped: too few to replace one");
+        return skip("too few to replace one");
     }
     let mut cluster = Cluster::start(3, &[]);
     works(&cluster, "before");

@@ -13,14 +13,19 @@ use crate::{alone, nodes, number};
 /// A client gives up after so long: that is a failed request.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// After a connection that was not taken.
+const REFUSED: Duration = Duration::from_millis(20);
+
 const CLIENTS: usize = 8;
 
 /// What one client saw.
 #[derive(Debug, Default)]
 pub struct Seen {
     pub done: u64,
-    /// Refused with `Retry-After`, or the connection was not taken: then another node.
+    /// Refused with `Retry-After`: this node is asked again after that, and another one meanwhile.
     put_off: u64,
+    /// The connection was not taken: then another node.
+    not_taken: u64,
     /// The connection broke after the request was sent.
     broken: u64,
     longest: Duration,
@@ -29,10 +34,24 @@ pub struct Seen {
 struct Polite {
     links: Links,
     node: usize,
+    /// When each node may be asked again.
+    not_before: Vec<Instant>,
     seen: Seen,
 }
 
 impl Polite {
+    /// The next node that may be asked, once there is one.
+    fn turn(&mut self) {
+        self.node = (self.node + 1) % self.links.count();
+        let places = (0..self.links.count()).map(|step| (self.node + step) % self.links.count());
+        // Of those that may be asked the first in turn.
+        let now = Instant::now();
+        let soonest = places.min_by_key(|n| self.not_before[*n].max(now));
+        self.node = soonest.expect("there are nodes");
+        let wait = self.not_before[self.node].saturating_duration_since(Instant::now());
+        std::thread::sleep(wait);
+    }
+
     /// Asks until there is an answer. What broke off is repeated only if that is safe.
     fn ask(
         &mut self,
@@ -50,7 +69,8 @@ impl Polite {
                     self.seen.longest = self.seen.longest.max(began.elapsed());
                     return reply;
                 }
-                Sent::Refused => self.seen.put_off += 1,
+                Sent::Refused if self.links.put_off().is_some() => self.seen.put_off += 1,
+                Sent::Refused => self.seen.not_taken += 1,
                 Sent::Unknown => {
                     self.seen.broken += 1;
                     assert!(
@@ -63,15 +83,10 @@ impl Polite {
                 began.elapsed() < PATIENCE,
                 "{method} {path}: no answer in {PATIENCE:?}"
             );
-            self.node = (self.node + 1) % self.links.count();
-            if self.node == 0 {
-                // All were asked; the server says one second, the answer may come sooner.
-                std::thread::sleep(Duration::from_millis(if self.links.count() == 1 {
-                    20
-                } else {
-                    100
-                }));
-            }
+            // A node that took no connection says nothing of when: it starts, and is tried soon again.
+            let wait = self.links.put_off().unwrap_or(REFUSED);
+            self.not_before[self.node] = Instant::now() + wait;
+            self.turn();
         }
     }
 }
@@ -82,6 +97,7 @@ pub fn client(id: (&str, usize), addresses: &[String], stop: &AtomicBool, may_br
     let mut client = Polite {
         links: Links::new(addresses, PATIENCE),
         node: id % addresses.len(),
+        not_before: vec![Instant::now(); addresses.len()],
         seen: Seen::default(),
     };
     let path = format!("/v1/stream/{name}-polite/s{id}");

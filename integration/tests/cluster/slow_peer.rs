@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use integration::cluster::{Cluster, Trouble};
+use integration::skip;
 
 use crate::writers::{BOUNDED, Writers};
 use crate::{alone, nodes, number};
@@ -28,7 +29,7 @@ fn path(stream: usize) -> String {
 fn a_peer_that_takes_a_byte_a_second_costs_bounded_memory_and_holds_up_nobody() {
     let _alone = alone();
     if nodes() < 3 {
-        return println!("skipped: there are no others");
+        return skip("there are no others");
     }
     let cluster = Cluster::start_wired(3, &BOUNDED).expect("free ports");
     let mut client = cluster.client(1);

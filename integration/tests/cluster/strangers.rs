@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use integration::cluster::Cluster;
+use integration::skip;
 
 use crate::formation::{wait_for, works};
 use crate::{beside_others, nodes};
@@ -22,7 +23,7 @@ fn says(cluster: &Cluster, node: u32, words: &[&str]) -> bool {
 fn a_node_with_other_settings_is_refused_with_both_values() {
     let _beside = beside_others();
     if nodes() == 1 {
-        return println!("skipped: one node meets nobody");
+        return skip("one node meets nobody");
     }
     let mut cluster = Cluster::prepare(3, &[], None);
     cluster.start_node(1);
@@ -66,7 +67,7 @@ fn a_node_with_other_settings_is_refused_with_both_values() {
 fn a_second_node_of_a_number_and_one_that_nobody_added_are_refused() {
     let _beside = beside_others();
     if nodes() == 1 {
-        return println!("skipped: one node meets nobody");
+        return skip("one node meets nobody");
     }
     let mut cluster = Cluster::start(3, &[]);
     works(&cluster, "before");
@@ -123,7 +124,7 @@ fn until_closed(address: &str, bytes: &[u8], patience: Duration) {
 fn who_speaks_nonsense_or_nothing_at_the_cluster_port_is_let_go() {
     let _beside = beside_others();
     if nodes() == 1 {
-        return println!("skipped: one node has no such port");
+        return skip("one node has no such port");
     }
     let mut cluster = Cluster::start(3, &[]);
     works(&cluster, "before");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use integration::cluster::Cluster;
 use integration::history::History;
 use integration::load::{Load, Numbers, Plan, Stream, judge, read_back};
+use integration::skip;
 
 use crate::episodes::SETTINGS;
 use crate::formation::{wait_for, works};
@@ -36,7 +37,7 @@ fn noted(cluster: &Cluster, at: u32, words: &[&str]) {
 fn a_removal_that_is_taken_back_half_way_loses_nothing_and_ends_with_all_members() {
     let _beside = beside_others();
     if nodes() < 3 {
-        return println!("skipped: too few would be left");
+        return skip("too few would be left");
     }
     let groups = GROUPS.to_string();
     let settings = [&SETTINGS[..], &["--raft-group-count", &groups]].concat();

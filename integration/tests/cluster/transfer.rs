@@ -104,6 +104,42 @@ fn cut_off(cluster: &Cluster, node: u32) -> usize {
     began - ended - count(cluster, node, "event=checkpoint_not_fetched ")
 }
 
+/// What a node may hold at most while a checkpoint goes or comes, beside what it had before or has afterwards.
+const BESIDE: u64 = 36 << 20;
+
+/// Waits until it is installed; the most that each node had in memory meanwhile, in bytes.
+fn watch_memory(cluster: &Cluster, installed: usize) -> [u64; 3] {
+    let mut most = [0; 3];
+    wait_for("it is installed", || {
+        for (node, most) in (1..).zip(&mut most) {
+            *most = cluster.resident_bytes(node).max(*most);
+        }
+        count(cluster, 3, "event=checkpoint_installed") >= installed
+    });
+    most
+}
+
+#[test]
+fn a_checkpoint_on_its_way_is_held_by_nobody_as_a_whole() {
+    let _beside = beside_others();
+    let megabytes = 2 * number("URSULA_TEST_TRANSFER_MB", 24) as usize;
+    let mut cluster = Cluster::start(3, &SETTINGS);
+    cluster.kill(3);
+    write(&cluster, 1, 0, megabytes);
+    let before = [1, 2].map(|node| cluster.resident_bytes(node));
+    cluster.start_node(3);
+    let most = watch_memory(&cluster, 1);
+    expect_all(&cluster, 3, 1, megabytes);
+    cluster.expect_equal_states(&[1, 2, 3]);
+    let taken = cluster.resident_bytes(3);
+    println!("givers {before:?}, at most {most:?}, taker {taken} in the end");
+    for (node, before) in (1..).zip(before) {
+        let most = most[node as usize - 1];
+        assert!(most <= before + BESIDE, "node {node}: {most} of {before}");
+    }
+    assert!(most[2] <= taken + BESIDE, "the taker: {most:?} of {taken}");
+}
+
 #[test]
 fn a_node_that_was_away_gets_a_checkpoint_whatever_is_killed_meanwhile() {
     let _beside = beside_others();

@@ -1,5 +1,8 @@
 //! What an operator is told of groups and leaders, from made-up answers of two nodes.
 
+use std::collections::BTreeSet;
+
+use super::progress::Progress;
 use super::*;
 
 #[test]

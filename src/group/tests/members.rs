@@ -71,6 +71,35 @@ fn members_come_and_go_under_way() {
     ));
 }
 
+/// One that was proposed and replaced in the log, or dropped since another was under way, is nobody's to answer for: the next look at
+/// the members proposes it again (R22).
+#[test]
+fn a_change_of_members_that_was_lost_is_proposed_again() {
+    let mut cluster = Cluster::new();
+    let old = cluster.elect(&[1, 2, 3]);
+    cluster.ask(old, "s", create(Expiry::Never));
+    let (one, two) = others(old);
+    cluster.add_replica(4);
+    cluster.cut.insert(old);
+    let last = cluster.group(old).last_index();
+    for _ in 0..3 {
+        cluster.step(old, Input::Reconcile(vec![1, 2, 3, 4]));
+        let proposed = cluster.group(old).last_index() - last;
+        assert_eq!(proposed, 1, "one is under way, and stays so");
+    }
+    let new = cluster.elect(&[one, two]);
+    cluster.ask(new, "s", append("x"));
+    cluster.cut.clear();
+    for _ in 0..40 {
+        cluster.tick();
+    }
+    for node in [1, 2, 3] {
+        let now = cluster.group(node).membership();
+        assert_eq!((sorted(now.voters), now.learners), (vec![1, 2, 3], vec![]));
+    }
+    cluster.reach(&[1, 2, 3, 4]);
+}
+
 #[test]
 fn a_node_that_never_comes_holds_up_no_other_order() {
     let mut cluster = Cluster::new();

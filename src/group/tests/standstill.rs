@@ -1,11 +1,14 @@
 //! Disks that stand still, and nodes that have long been cut off: what gathers there has a bound, and nobody waits in vain.
 
+use ::raft::prelude::MessageType;
+use raftproto::peer::{LogEntry as PeerEntry, RaftMessage};
+
 use super::replicas::{Cluster, TICKS, others};
 use super::*;
 use crate::group::replicas::UNSYNCED_MAX;
 use crate::protocol::Producer;
 
-/// The answers of a follower wait for its disk, those to heartbeats too: while that is full they must not gather for ever.
+/// What a follower has to say waits for its disk in the order of the steps: while that is full they must not gather for ever.
 #[test]
 fn a_disk_that_stands_still_gathers_a_bounded_number_of_answers() {
     let mut cluster = Cluster::new();
@@ -30,6 +33,77 @@ fn a_disk_that_stands_still_gathers_a_bounded_number_of_answers() {
     assert_eq!(cluster.group(follower).footprint().unsynced, 0);
     let hashes = [leader, follower, other].map(|node| cluster.group(node).state_hash());
     assert!(hashes.iter().all(|h| *h == hashes[0]), "{hashes:?}");
+}
+
+/// After a stop in good order both that stay are needed: one whose disk takes longer than the election time-out costs only its time.
+#[test]
+fn a_leader_is_not_deposed_by_a_sync_that_takes_long() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    let (follower, gone) = others(leader);
+    cluster.ask(leader, "a", create(Expiry::Never));
+    cluster.cut.insert(gone);
+    cluster.slow_disk = Some(follower);
+    let asked = cluster.send(leader, "a", append("x"));
+    for _ in 0..5 * TICKS {
+        cluster.tick();
+        assert!(cluster.group(leader).is_leader(), "it was deposed");
+    }
+    assert!(!cluster.answers.contains_key(&asked), "nobody else has it");
+    cluster.slow_disk = None;
+    cluster.settle();
+    let told = cluster.answers.remove(&asked);
+    assert!(matches!(told, Some(Outcome::Appended { .. })), "{told:?}");
+}
+
+/// That a leader was heard is said at once, but in a term that is not on disk yet.
+#[test]
+fn a_heartbeat_is_answered_beside_a_sync_once_its_term_is_on_disk() {
+    let start = RaftStart {
+        node_id: 1,
+        membership: members(&[1, 2, 3]),
+        ..RaftStart::default()
+    };
+    let mut group = Group::new(Machine::new(1), start, 0).unwrap();
+    let message = |kind: MessageType, entries: Vec<PeerEntry>| RaftMessage {
+        group: 1,
+        r#type: kind as u32,
+        to: 1,
+        from: 2,
+        term: 6,
+        entries,
+        ..RaftMessage::default()
+    };
+    let entry = PeerEntry {
+        index: 1,
+        term: 6,
+        ..PeerEntry::default()
+    };
+    let mut step = |input: Input| {
+        let mut effects = Vec::new();
+        group.step(Now::default(), input, &mut effects);
+        let persist = effects.iter().find_map(|e| match e {
+            Effect::Persist(persist) => Some(persist.number),
+            _ => None,
+        });
+        let said = effects.iter().filter_map(|e| match e {
+            Effect::Send(message) => Some(message.r#type),
+            _ => None,
+        });
+        (persist, said.collect::<Vec<u32>>())
+    };
+    let answer = MessageType::MsgHeartbeatResponse as u32;
+    let heartbeat = || Input::Peer(message(MessageType::MsgHeartbeat, Vec::new()));
+    let (term, said) = step(heartbeat());
+    assert!(said.is_empty(), "its term is not on disk: {said:?}");
+    assert!(step(heartbeat()).1.is_empty(), "nor is it by now");
+    let (_, said) = step(Input::Persisted(term.expect("the term is written")));
+    assert_eq!(said, [answer; 2]);
+    let (written, said) = step(Input::Peer(message(MessageType::MsgAppend, vec![entry])));
+    assert!(written.is_some() && said.is_empty(), "{said:?}");
+    assert_eq!(step(heartbeat()).1, [answer]);
+    let (_, said) = step(Input::Persisted(written.expect("the entry is written")));
+    assert_eq!(said, [MessageType::MsgAppendResponse as u32]);
 }
 
 /// A leader's own disk too: it leads no more, and others do.

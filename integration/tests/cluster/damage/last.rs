@@ -20,7 +20,7 @@ fn zero_from(cluster: &Cluster, node: u32, mark: &str) {
 fn a_damaged_last_record_that_others_count_on_is_rebuilt_by_them() {
     let _beside = beside_others();
     if nodes() < 3 {
-        return println!("skipped: a node alone cannot tell");
+        return skip("a node alone cannot tell");
     }
     let mut cluster = Cluster::start(3, &["--checkpoint-bytes", "1GiB"]);
     let mut written = Written::create(&cluster);

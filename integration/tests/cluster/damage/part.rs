@@ -8,7 +8,7 @@ use super::*;
 fn a_damaged_pack_is_mended_though_the_others_have_given_up_a_part_of_it() {
     let _beside = beside_others();
     if nodes() < 3 {
-        return println!("skipped: a node alone reports it");
+        return skip("a node alone reports it");
     }
     let more = [
         "--hot-bytes-kept",

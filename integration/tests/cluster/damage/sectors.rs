@@ -10,7 +10,7 @@ use super::*;
 fn on_a_disk(settings: &[&str]) -> Option<Cluster> {
     let mut cluster = Cluster::prepare(3, settings, None);
     if let Err(reason) = cluster.put_on_disk(3) {
-        println!("skipped: {reason}");
+        skip(reason);
         return None;
     }
     for node in cluster.ids() {
@@ -47,7 +47,7 @@ fn misread(cluster: &Cluster, node: u32, file: PathBuf, begins: Range<u64>) -> P
 fn a_log_that_is_misread_or_cannot_be_read_in_one_place_is_rebuilt_by_the_others() {
     let _beside = beside_others();
     if nodes() < 3 {
-        return println!("skipped: a node alone refuses");
+        return skip("a node alone refuses");
     }
     // No checkpoint, so that sealed segments are there.
     let settings = ["--wal-segment-bytes", "1MiB", "--checkpoint-bytes", "1GiB"];
@@ -73,7 +73,7 @@ fn a_log_that_is_misread_or_cannot_be_read_in_one_place_is_rebuilt_by_the_others
 fn a_checkpoint_that_is_misread_or_cannot_be_read_in_one_place_is_rebuilt_by_the_others() {
     let _beside = beside_others();
     if nodes() < 3 {
-        return println!("skipped: a node alone refuses");
+        return skip("a node alone refuses");
     }
     let Some(mut cluster) = on_a_disk(&SMALL) else {
         return;
@@ -102,7 +102,7 @@ fn a_checkpoint_that_is_misread_or_cannot_be_read_in_one_place_is_rebuilt_by_the
 fn a_pack_that_is_misread_or_cannot_be_read_in_one_place_gets_its_bytes_from_the_others() {
     let _beside = beside_others();
     if nodes() < 3 {
-        return println!("skipped: a node alone reports it");
+        return skip("a node alone reports it");
     }
     let more = ["--hot-bytes-kept", "0"];
     let settings = [&SMALL[..], &more].concat();
