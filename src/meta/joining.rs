@@ -147,7 +147,7 @@ pub fn are_sound(node_id: u64, founders: usize, replies: &[StatusReply]) -> Resu
             && groups.all(|g| g.trouble.is_empty() && g.membership.as_ref().is_some_and(votes))
     };
     let (sound, needed) = (replies.iter().filter(is_sound).count(), members / 2 + 1);
-    match sound >= needed {
+    match sound >= needed || mutation::is_on("given-up-at-once") {
         true => Ok(()),
         false => Err(format!(
             "{sound} other nodes answer and are sound in all their groups, {needed} of {members} must be: see `ursula \

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use storage::cold_pack;
 use storage::pack::{ChunkLocation, NeededChunk};
 use ursula::group::HeldChunk;
+use ursula::meta::joining::are_sound;
 use ursula::protocol::{ChunkRef, Offset, Op as Asked, Outcome, Piece, Request};
 
 use crate::checkpoint::location_of;
@@ -111,6 +112,14 @@ impl World {
             false => ATTEMPTS_MAX,
         };
         if tried >= attempts {
+            let others: Vec<u64> = self.all_nodes().filter(|n| *n != node).collect();
+            let (_, replies) = self.ask_some(node, &others, None);
+            if are_sound(node, self.plan.nodes as usize, &replies).is_err() {
+                self.coverage.hit("a rebuild waits for the others");
+                let again = Event::Mend(life, group, pack, tried);
+                return self.queue.at(self.now_us + AGAIN_US, again);
+            }
+            self.coverage.hit("a pack that nobody can mend");
             self.trace.show(self.now_us, || {
                 format!("node {node}: nobody can mend pack {pack} of group {group}")
             });
@@ -168,6 +177,9 @@ impl World {
             .values()
             .filter(|(held, chunk, _)| held.chunk != *chunk);
         let cuts: Vec<_> = cut.map(|(held, chunk, _)| (held.clone(), *chunk)).collect();
+        if !cuts.is_empty() {
+            self.coverage.hit("a chunk cut at its stream's floor");
+        }
         self.coverage.hit("a pack mended");
         let hosted = self.node(node).process.groups.get_mut(&group);
         hosted.expect("it has the pack").group.cut_chunks(&cuts);

@@ -385,6 +385,10 @@ impl World {
                     let Some(Ok(Some(found))) = read else {
                         let is_hurt = checkpoint.is_some_and(|c| c.hurt.contains(&chunk.pack));
                         let is_newer = checkpoint.is_some_and(|c| c.manifest.index > planned_at);
+                        // What nobody needed any more when the pack was mended is not in it, where the log says so later.
+                        let is_mended = checkpoint.is_some_and(|c| c.mended.contains(&chunk.pack));
+                        let is_left_out = is_mended && matches!(read, Some(Ok(None)));
+                        let is_hurt = is_hurt || is_left_out;
                         if is_hurt {
                             self.see_to_pack(node, group, chunk.pack);
                         }
