@@ -154,7 +154,7 @@ mod tests {
                 chains.add(chain::Part {
                     key: key.clone(),
                     shipped_ms: index.shipped_ms,
-                    section: section.clone(),
+                    section: *section,
                 });
             }
         }

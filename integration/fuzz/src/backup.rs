@@ -86,7 +86,7 @@ fn planned(index: &Index) {
         groups.entry(section.group).or_default().add(Part {
             key: key.clone(),
             shipped_ms: index.shipped_ms,
-            section: section.clone(),
+            section: *section,
         });
     }
     for chains in groups.values() {

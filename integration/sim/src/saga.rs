@@ -12,6 +12,7 @@ use ursula::protocol::{
 use crate::client::group_of;
 use crate::event::Event;
 use crate::history::{Op, What};
+use crate::mend::Wanted;
 use crate::node::Waiting;
 use crate::world::World;
 
@@ -32,8 +33,8 @@ pub enum Task {
     Fork(Box<Forking>),
     /// A read with inherited bytes.
     Read(Box<Reading>),
-    /// A look for a copy: its answer is taken at once.
-    Copy,
+    /// A look for a copy.
+    Copy(Box<Wanted>),
     /// Nothing follows.
     Last,
 }
@@ -243,7 +244,9 @@ impl World {
             }
             Task::Fork(forking) => self.on_fork_answered(node, *forking, outcome),
             Task::Read(reading) => self.on_inherited(node, *reading, outcome),
-            Task::Copy => self.copy = Some(outcome),
+            Task::Copy(wanted) => {
+                self.copies.insert(*wanted, outcome);
+            }
             Task::Last => {}
         }
     }

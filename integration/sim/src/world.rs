@@ -9,6 +9,7 @@ use crate::event::{Event, Life, Queue};
 use crate::history::Op;
 use crate::ledger::Ledger;
 use crate::members::{Identity, Introduced};
+use crate::mend::Wanted;
 use crate::net::Net;
 use crate::node::Node;
 use crate::operator::Operator;
@@ -72,8 +73,8 @@ pub struct World {
     pub stores: u64,
     /// How near to its bound each figure of `bounds.rs` came, in thousandths.
     pub peaks: [u64; 4],
-    /// What a replica answered who was asked for a copy.
-    pub copy: Option<ursula::protocol::Outcome>,
+    /// What replicas answered who were asked for copies, until it is taken.
+    pub copies: BTreeMap<Wanted, ursula::protocol::Outcome>,
 }
 
 impl World {
@@ -120,7 +121,7 @@ impl World {
             isolated: BTreeSet::new(),
             lives: BTreeMap::new(),
             stores: 100,
-            copy: None,
+            copies: BTreeMap::new(),
             peaks: [0; 4],
             now_us: 0,
             queue: Queue::default(),
