@@ -14,8 +14,9 @@ use crate::event::{Event, Life};
 use crate::files::Dir;
 use crate::world::World;
 
-/// Bytes of a part: small, so that there are many.
+/// Bytes of a part: small, so that there are many; and of a long file at most so many parts, since a transfer is no long time.
 const PART: usize = 700;
+const PARTS_MAX: usize = 4;
 
 /// After an attempt that brought something and broke off, and how often.
 const AGAIN_US: u64 = 100_000;
@@ -135,7 +136,7 @@ impl World {
             return;
         };
         let whole = given.files.get(&name).cloned().unwrap_or_default();
-        let end = whole.len().min(from + PART);
+        let end = whole.len().min(from + PART.max(whole.len() / PARTS_MAX));
         let mut part = whole[from..end].to_vec();
         if !self.net.is_calm && !part.is_empty() && self.rng.chance(FLIPPED) {
             self.coverage
