@@ -185,7 +185,7 @@ impl Core {
                         self.mend_or_rebuild(group, number).await
                     }
                     // The node ends in good order, and its next start has the others build it anew.
-                    _ => self.found_damage(&error).await == crate::protocol::Refusal::Unavailable,
+                    _ => self.found_damage(&error) == crate::protocol::Refusal::Unavailable,
                 };
                 if is_repaired {
                     self.note_sound(&file);

@@ -454,12 +454,16 @@ impl Raft {
         }
         let still = self.in_flight.front().copied().unwrap_or(u64::MAX);
         let mut messages = Vec::new();
-        let mut last = number;
+        let (mut last, mut sent) = (number, 0);
         while self.held_messages.front().is_some_and(|(n, _)| *n < still) {
             if let Some((ready, held)) = self.held_messages.pop_front() {
                 last = last.max(ready);
                 messages.extend(held);
+                sent += 1;
             }
+        }
+        if mutation::is_on("sent-readies-kept") {
+            (0..=sent).for_each(|_| self.held_messages.push_front((0, Vec::new())));
         }
         self.node.on_persist_ready(last);
         messages
