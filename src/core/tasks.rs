@@ -142,3 +142,49 @@ impl<F: Future> Future for Counted<F> {
         unsafe { self.map_unchecked_mut(|counted| &mut counted.0) }.poll(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use glommio::{Latency, LocalExecutorBuilder, Placement, Shares};
+
+    use super::*;
+
+    /// Tasks of another queue that compute for longer than a slice, each time that they run: how often they have run when the
+    /// executor has nothing else to do.
+    fn ran_between_looks(is_governed: bool, looks: usize) -> Vec<usize> {
+        let executor = LocalExecutorBuilder::new(Placement::Unbound);
+        let handle = executor.spawn(move || async move {
+            govern(is_governed);
+            let (shares, latency) = (Shares::Static(200), Latency::NotImportant);
+            let queue = glommio::executor().create_task_queue(shares, latency, "other");
+            let runs: Rc<[Cell<usize>; 4]> = Rc::default();
+            for own in 0..runs.len() {
+                let counted = runs.clone();
+                let work = async move {
+                    let began = std::time::Instant::now();
+                    while began.elapsed() <= SLICE {}
+                    counted[own].set(counted[own].get() + 1);
+                };
+                spawn_into(work, queue).unwrap().detach();
+            }
+            let mut seen = Vec::new();
+            for _ in 0..looks {
+                // Over only when no queue has anything to do.
+                glommio::timer::sleep(Duration::from_millis(1)).await;
+                seen.push(runs.iter().map(Cell::get).sum());
+                release();
+            }
+            govern(false);
+            seen
+        });
+        handle.unwrap().join().unwrap()
+    }
+
+    #[test]
+    fn other_queues_have_one_slice_between_two_looks_and_no_limit_while_nobody_looks() {
+        assert_eq!(ran_between_looks(true, 5), [1, 2, 3, 4, 4]);
+        assert_eq!(ran_between_looks(false, 2)[1], 4);
+    }
+}

@@ -55,6 +55,18 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
         ),
         "swapoff -a, or sysctl vm.swappiness=1: a core that waits for its own memory serves nobody",
     );
+    // A kernel without it has no such file.
+    let autogroup = number("/proc/sys/kernel/sched_autogroup_enabled").unwrap_or(0);
+    findings.expect(
+        "kernel.autogroup",
+        autogroup == 0,
+        Severity::Warn,
+        (
+            format!("kernel.sched_autogroup_enabled = {autogroup}"),
+            "0",
+        ),
+        "sysctl kernel.sched_autogroup_enabled=0: where all CPUs are busy, the kernel's own work for the disk waits for milliseconds",
+    );
     let huge = read("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
     findings.expect(
         "memory.thp",

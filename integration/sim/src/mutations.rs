@@ -121,8 +121,11 @@ pub const MUTATIONS: &[Mutation] = &[
     aimed(
         "lease",
         "lease-without-margin",
-        120,
-        concat!(sieges!(), ",siege_aim=2,drift=50000"),
+        200,
+        concat!(
+            sieges!(),
+            ",siege_aim=2,drift=50000,fault_siege=800,fault_us=1000000,clients=8,think_us=50000,chaos_us=60000000"
+        ),
     ),
     aimed(
         "reads",
@@ -210,16 +213,6 @@ pub const MUTATIONS: &[Mutation] = &[
     ),
     aimed(
         "membership",
-        "leaving-leader-teaches",
-        500,
-        concat!(
-            calm!(),
-            ",fault_siege=0,newborn=0,operate_us=2000000,oust=1000000,spares=1,nodes=3,delay_us=60000,groups=3,chaos_us=10000000,clients=1,\
-             think_us=200000"
-        ),
-    ),
-    aimed(
-        "membership",
         "members-never-learnt",
         600,
         concat!(
@@ -231,12 +224,13 @@ pub const MUTATIONS: &[Mutation] = &[
     aimed(
         "membership",
         "given-up-at-once",
-        100,
+        300,
         concat!(
             calm!(),
-            ",damage_packs=1,fault_damage=300,fault_partition=300,fault_us=300000,lasting=1,mortal=0,cold=0,nodes=3,spares=0,\
+            ",damage_packs=0,fault_damage=600,fault_partition=600,fault_us=300000,lasting=1,mortal=0,cold=0,nodes=3,spares=0,\
              operate_us=0,fault_siege=0,chaos_us=60000000"
         ),
+    ),
     ),
     bug("membership", "removed-raft-id-again", 300),
     bug("membership", "checkpoint-without-removed", 300),
