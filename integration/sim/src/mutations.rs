@@ -231,7 +231,6 @@ pub const MUTATIONS: &[Mutation] = &[
              operate_us=0,fault_siege=0,chaos_us=60000000"
         ),
     ),
-    ),
     bug("membership", "removed-raft-id-again", 300),
     bug("membership", "checkpoint-without-removed", 300),
     aimed(

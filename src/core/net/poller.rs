@@ -361,7 +361,7 @@ impl Readiness {
 /// As the system call. Kernels before 5.11 can only wait for whole milliseconds.
 fn epoll_wait(epoll: RawFd, events: &mut [libc::epoll_event], longest: Duration) -> i32 {
     let (start, len) = (events.as_mut_ptr(), events.len() as i32);
-    if !longest.is_zero() && longest.subsec_nanos() % 1_000_000 != 0 {
+    if !longest.subsec_nanos().is_multiple_of(1_000_000) {
         let timeout = libc::timespec {
             tv_sec: 0,
             tv_nsec: longest.subsec_nanos().into(),
