@@ -2,9 +2,12 @@
 //!
 //! glommio's way to sleep is dear: two rings of timers are cancelled and armed again, a barrier interrupts the other cores, and
 //! the epoll is heard of through a ring of its own (`doorbell.rs`). So where a core runs dry, its poller first naps: it waits
-//! in the epoll itself, as a server without glommio would, for a moment that timers can wait too. Sockets, the log's own ring,
+//! in the epoll itself, as a server without glommio would, for a moment that timers can wait too. Sockets, the log's own thread,
 //! and messages of other cores end the nap, since all are in the epoll. It is not taken while another task can run, or while
 //! something is under way of which only glommio's reactor hears (`storage::blocking`).
+//!
+//! What takes long goes on behind each look, one piece at a time: who has much to send (`turns.rs`), and the queues beside the
+//! executor's own (`core/tasks.rs`). So a request, or the end of a sync, waits for one piece at most.
 //!
 //! glommio 0.9 can fall asleep beside tasks that are ready to run: if its preemption timer fires after it was armed and
 //! before the first task runs (the thread lost its CPU just then, as on a loaded machine it does all the time), it takes the
