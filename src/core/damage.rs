@@ -31,6 +31,8 @@ pub(super) struct Damage {
     pub(super) is_waiting: Cell<bool>,
     /// The others are asked just now whether they can do without this node, or were, and can.
     pub(super) gives_up: Cell<bool>,
+    /// Whose turn it is to ask whether it may.
+    asking: Semaphore,
     /// Packs that are being put right, or wait for it.
     pub(super) mending: RefCell<BTreeSet<(u32, u32)>>,
     /// A pack is held in memory meanwhile: one at a time.
@@ -45,6 +47,7 @@ impl Default for Damage {
             found: Event::default(),
             is_waiting: Cell::new(false),
             gives_up: Cell::new(false),
+            asking: Semaphore::new(1),
             mending: RefCell::default(),
             at_work: Semaphore::new(1),
             known: RefCell::default(),
@@ -146,15 +149,13 @@ impl Core {
         if !is_damage(error) || !self.can_start_anew() {
             return false;
         }
-        match self.may_give_up_replicas().await {
-            Ok(()) => self.note_damage(error.to_string()).await,
-            Err(reason) => {
-                log::error!(
-                    "event=rebuild_waits the replicas of this node are not built anew yet: {reason}"
-                );
-                false
-            }
+        let given_up = self.give_up_replicas(&error.to_string()).await;
+        if let Err(reason) = &given_up {
+            log::error!(
+                "event=rebuild_waits the replicas of this node are not built anew yet: {reason}"
+            );
         }
+        given_up.is_ok()
     }
 
     /// A group's log is not the one that the others count on: what the disk held was lost, at its end, where a start cannot
@@ -176,11 +177,8 @@ impl Core {
                 if core.stop.raised() > 0 {
                     return;
                 }
-                match core.may_give_up_replicas().await {
-                    Ok(()) => {
-                        core.note_damage(text).await;
-                        return;
-                    }
+                match core.give_up_replicas(&text).await {
+                    Ok(()) => return,
                     Err(reason) if look.is_multiple_of(LOOKS_PER_LINE) => log::error!(
                         "event=rebuild_waits the replicas of this node are not built anew yet: {reason}; {text}"
                     ),
@@ -194,16 +192,21 @@ impl Core {
         .detach();
     }
 
-    /// Whether the others can do without this node, from now on. Who asks says so first, for as long as it asks: of two that ask
-    /// at once one hears of the other, or both do.
-    async fn may_give_up_replicas(&self) -> Result<(), String> {
+    /// Has the node stop in good order and start again without its files, if the others can do without it from now on. A node
+    /// that asks says so first, for as long as it asks: of two that ask at once one hears of the other, or both do.
+    async fn give_up_replicas(&self, text: &str) -> Result<(), String> {
+        let turn = self.damage.asking.acquire_permit(1).await;
+        let _turn = turn.map_err(|error| error.to_string())?;
         if self.damage.found.raised() > 0 {
             return Ok(());
         }
         self.damage.gives_up.set(true);
-        let judged = self.others_are_sound().await;
-        self.damage.gives_up.set(judged.is_ok());
-        judged
+        let given_up = match self.others_are_sound().await {
+            Ok(()) => self.note_damage(text.to_owned()).await,
+            Err(reason) => Err(reason),
+        };
+        self.damage.gives_up.set(given_up.is_ok());
+        given_up
     }
 
     async fn others_are_sound(&self) -> Result<(), String> {
@@ -230,21 +233,15 @@ impl Core {
             && self.disk.as_ref().is_some_and(has_room)
     }
 
-    /// Has the node stop in good order and start again without its files; says whether it will.
-    async fn note_damage(&self, text: String) -> bool {
-        let Some(disk) = &self.disk else {
-            return false;
-        };
-        if self.damage.found.raised() == 0 {
-            let path = damage_note_path(&disk.dir);
-            let noted =
-                storage::blocking::run(move || framed::write_atomic(&path, text.as_bytes()));
-            if let Err(error) = noted.await {
-                log::error!("event=damage_not_noted {error}");
-                return false;
-            }
-            self.damage.found.raise();
-        }
-        true
+    /// For the next start, before which the node stops.
+    async fn note_damage(&self, text: String) -> Result<(), String> {
+        let disk = self.disk.as_ref().ok_or("it has no disk")?;
+        let path = damage_note_path(&disk.dir);
+        let noted = storage::blocking::run(move || framed::write_atomic(&path, text.as_bytes()));
+        noted
+            .await
+            .map_err(|error| format!("the damage cannot be noted: {error}"))?;
+        self.damage.found.raise();
+        Ok(())
     }
 }

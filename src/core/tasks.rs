@@ -78,6 +78,13 @@ pub(super) fn govern(is_governed: bool) {
     IS_GOVERNED.set(is_governed);
 }
 
+/// What is held is over, as its executor is.
+pub(super) fn forget_held() {
+    IS_GOVERNED.set(false);
+    RAN.set(Duration::ZERO);
+    HELD.take();
+}
+
 /// Whether tasks of another queue wait for their next slice.
 pub(super) fn is_any_held() -> bool {
     HELD.with_borrow(|held| !held.is_empty())

@@ -351,7 +351,7 @@ impl Raft {
         }
         if hard_state.is_some() {
             self.promised_in = number;
-        } else if self.in_flight.front().is_none_or(|n| *n > self.promised_in) {
+        } else if self.answers_beside_the_disk(self.in_flight.front(), self.promised_in) {
             messages.extend(held.extract_if(.., |m| waits_for_no_disk(m)));
         }
         let reads = ready.take_read_states();

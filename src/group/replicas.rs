@@ -10,8 +10,11 @@ use super::raft::Raft;
 use super::settings::Replica;
 use crate::mutation;
 
-/// Readies that may wait for the disk. A follower's answers wait with them, those to heartbeats too, which come for as long as
-/// the disk is full. Beyond this the replica lets no time pass and hears nothing until they are written, as if it were cut off.
+/// Heartbeats are answered beside so many readies that wait for the disk. Each answer lets the leader send more, so that beyond
+/// this they wait too: the disk stands still, and what it does not take would gather here.
+const ANSWERED_BESIDE_MAX: usize = 64;
+
+/// Readies that may wait for the disk. Beyond this the replica lets no time pass and hears nothing until they are written, as if it were cut off.
 pub(super) const UNSYNCED_MAX: usize = 8192;
 
 impl Raft {
@@ -131,6 +134,11 @@ impl Raft {
             let term = self.node.raft.term;
             self.node.raft.become_follower(term, 0);
         }
+    }
+
+    /// What was promised is on disk, and not too much waits for it.
+    pub(super) fn answers_beside_the_disk(&self, first: Option<&u64>, promised_in: u64) -> bool {
+        self.unsynced() <= ANSWERED_BESIDE_MAX && first.is_none_or(|n| *n > promised_in)
     }
 
     /// The disk stands still, and [`UNSYNCED_MAX`] waits for it.

@@ -70,6 +70,7 @@ where
 
 /// A peer that vanished without a word is noticed within about `silence`, whether something was sent to it or not.
 pub(super) fn prepare(stream: &Socket, silence: Duration) -> std::io::Result<()> {
+    stream.goes_first();
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(silence))?;

@@ -33,6 +33,15 @@ use crate::core::{clock, tasks};
 /// Events that one look takes.
 const EVENTS: usize = 256;
 
+/// A poller at work; another executor of its thread may have none.
+struct Governing;
+
+impl Drop for Governing {
+    fn drop(&mut self) {
+        tasks::forget_held();
+    }
+}
+
 /// While something is under way of which only glommio's reactor hears, it has its round after so many looks that found
 /// something. A round is three system calls or more.
 const LOOKS_PER_ROUND: u32 = 4;
@@ -51,7 +60,7 @@ const PATIENCE: Duration = Duration::from_micros(300);
 /// A rest of the core meanwhile: so late can it hear of a blocking thread.
 const REST: Duration = Duration::from_micros(100);
 
-/// How often one is begun again that was interrupted, as by the kernel, which ends a direct write on this thread.
+/// How often one is begun again that was interrupted, as by the kernel, which ends work of glommio's rings on this thread.
 const INTERRUPTIONS: u32 = 4;
 
 /// How long an executor can oversleep while its sockets are busy.
@@ -150,6 +159,7 @@ impl Poller {
 
     async fn run(self: Rc<Self>, mut doorbell: Doorbell) {
         let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS];
+        let _governing = Governing;
         tasks::govern(true);
         let mut looks = 0;
         let mut round = clock::instant();
@@ -158,9 +168,9 @@ impl Poller {
             let is_found = self.look(&mut events, Duration::ZERO);
             // Behind all whom the look woke.
             let now = clock::instant();
-            self.turns.tell_time(now);
+            self.turns.tell_time(Some(now));
             let may_give = self.may_give(now - given);
-            let is_given = may_give && self.turns.give();
+            let is_given = may_give && self.turns.give(now);
             let is_released = may_give && tasks::release();
             if is_given || is_released {
                 given = now;
@@ -198,6 +208,8 @@ impl Poller {
                 continue;
             }
             if self.fall_asleep() {
+                // What happens while it sleeps, such as the end of a blocking thread's work, it does not see.
+                self.turns.tell_time(None);
                 tasks::govern(false);
                 park(&mut doorbell).await;
                 tasks::govern(true);
@@ -369,12 +381,17 @@ fn epoll_wait(epoll: RawFd, events: &mut [libc::epoll_event], longest: Duration)
             tv_sec: 0,
             tv_nsec: longest.subsec_nanos().into(),
         };
+        let no_signals = std::ptr::null::<libc::sigset_t>();
+        // By its number, since older C libraries have no name for it.
         // SAFETY: the kernel writes at most as many events as the slice has, and only reads the time-out.
-        let count =
-            unsafe { libc::epoll_pwait2(epoll, start, len, &raw const timeout, std::ptr::null()) };
-        let error = std::io::Error::last_os_error();
-        if count >= 0 || error.raw_os_error() != Some(libc::ENOSYS) {
-            return count;
+        let count = unsafe {
+            let (call, timeout) = (libc::SYS_epoll_pwait2, &raw const timeout);
+            libc::syscall(call, epoll, start, len, timeout, no_signals, 0)
+        };
+        // EPERM: filters of containers that do not know it.
+        let error = std::io::Error::last_os_error().raw_os_error();
+        if count >= 0 || !matches!(error, Some(libc::ENOSYS | libc::EPERM)) {
+            return count as i32;
         }
     }
     let wait_ms = longest.as_micros().div_ceil(1000) as i32;

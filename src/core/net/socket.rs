@@ -54,6 +54,11 @@ impl Socket {
         })
     }
 
+    /// What is sent here never stands in line behind others that have much to send: many wait for it.
+    pub fn goes_first(&self) {
+        self.readiness.turn.is_free.set(true);
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -142,7 +147,7 @@ impl Socket {
         send: impl Fn(RawFd, i32) -> isize,
     ) -> Poll<std::io::Result<usize>> {
         let sent = &self.readiness.turn.sent;
-        if self.room() == 0 {
+        if self.readiness.writable.get() && self.room() == 0 {
             set(&self.readiness.turn.waiter, cx);
             self.poller.turns.wait(&self.readiness);
             return Poll::Pending;
@@ -184,6 +189,7 @@ fn set(waiting: &std::cell::RefCell<Option<std::task::Waker>>, cx: &Context<'_>)
 
 impl Drop for Socket {
     fn drop(&mut self) {
+        self.readiness.turn.waiter.take();
         self.poller.forget(self.place);
     }
 }

@@ -185,3 +185,30 @@ fn what_a_blocking_thread_did_is_heard_beside_naps() {
         }
     });
 }
+
+/// While the poller sleeps it looks at no line: who was woken by something else must not stand in one.
+#[test]
+fn what_a_blocking_thread_made_is_sent_to_its_end_by_a_core_that_slept() {
+    const BYTES: usize = 200 << 10;
+    on_executor(|| async {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let reader = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            all.len()
+        });
+        let mut near = Socket::connect(address).await.unwrap();
+        for _ in 0..20 {
+            let made = storage::blocking::run(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                vec![7; BYTES]
+            });
+            near.write_all(&made.await).await.unwrap();
+        }
+        near.close().await.unwrap();
+        let read = storage::blocking::run(move || reader.join().unwrap());
+        assert_eq!(read.await, 20 * BYTES);
+    });
+}

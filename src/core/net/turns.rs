@@ -29,6 +29,8 @@ pub(super) struct Turn {
     /// When that began.
     began: Cell<Option<Instant>>,
     is_given: Cell<bool>,
+    /// It never stands in line: others wait for what it carries.
+    pub is_free: Cell<bool>,
     /// Bytes received since then.
     pub received: Cell<usize>,
     /// Who goes on with the next one.
@@ -37,9 +39,9 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    fn begin(&self, now: Option<Instant>, is_given: bool) {
+    fn begin(&self, now: Instant, is_given: bool) {
         self.sent.set(0);
-        self.began.set(now);
+        self.began.set(Some(now));
         self.is_given.set(is_given);
     }
 }
@@ -47,7 +49,7 @@ impl Turn {
 /// Those of one core that wait.
 #[derive(Default)]
 pub(super) struct Turns {
-    /// The poller's last look.
+    /// The poller's last look; `None` while it sleeps, and looks at no line.
     now: Cell<Option<Instant>>,
     line: RefCell<VecDeque<Rc<Readiness>>>,
 }
@@ -60,19 +62,17 @@ impl Turns {
         }
     }
 
-    /// At each look of the poller.
-    pub(super) fn tell_time(&self, now: Instant) {
-        self.now.set(Some(now));
+    /// At each look of the poller, and when it falls asleep.
+    pub(super) fn tell_time(&self, now: Option<Instant>) {
+        self.now.set(now);
     }
 
     /// How many bytes a connection may send before others have their turn.
     pub(super) fn room(&self, turn: &Turn) -> usize {
-        let now = self.now.get();
-        let is_new = match (turn.began.get(), now) {
-            (Some(began), Some(now)) => now - began >= WINDOW,
-            _ => true,
+        let Some(now) = self.now.get().filter(|_| !turn.is_free.get()) else {
+            return TURN_BYTES;
         };
-        if is_new {
+        if turn.began.get().is_none_or(|began| now - began >= WINDOW) {
             turn.begin(now, false);
         }
         let all = if turn.is_given.get() {
@@ -88,35 +88,64 @@ impl Turns {
     }
 
     /// Lets the first go on; whether there was one.
-    pub(super) fn give(&self) -> bool {
-        let Some(who) = self.line.borrow_mut().pop_front() else {
-            return false;
-        };
-        who.turn.is_in_line.set(false);
-        who.turn.begin(self.now.get(), true);
-        who.turn.waiter.take().into_iter().for_each(Waker::wake);
-        true
+    pub(super) fn give(&self, now: Instant) -> bool {
+        loop {
+            let Some(who) = self.line.borrow_mut().pop_front() else {
+                return false;
+            };
+            who.turn.is_in_line.set(false);
+            // Who is gone wants none.
+            if let Some(waiter) = who.turn.waiter.take() {
+                who.turn.begin(now, true);
+                waiter.wake();
+                return true;
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::clock;
 
     #[test]
     fn who_stands_in_line_gets_one_turn_and_one_goes_on_at_a_time() {
-        let turns = Turns::default();
-        let line: Vec<Rc<Readiness>> = (0..3).map(|_| Rc::default()).collect();
+        let (turns, now) = (Turns::default(), clock::instant());
+        let line: Vec<Rc<Readiness>> = (0..4).map(|_| Rc::default()).collect();
+        turns.tell_time(Some(now));
         for who in &line {
-            who.turn.sent.set(TURN_BYTES);
+            assert_eq!(turns.room(&who.turn), FREE_BYTES);
+            who.turn.sent.set(FREE_BYTES);
+            assert_eq!(turns.room(&who.turn), 0);
+            *who.turn.waiter.borrow_mut() = Some(Waker::noop().clone());
             turns.wait(who);
             turns.wait(who);
         }
-        for left in (0..line.len()).rev() {
-            assert!(turns.give());
-            let waiting = line.iter().filter(|who| who.turn.sent.get() > 0);
+        // One that is closed meanwhile takes nobody's turn.
+        line[1].turn.waiter.take();
+        for left in [3, 2, 1] {
+            assert!(turns.give(now));
+            let waiting = line.iter().filter(|who| turns.room(&who.turn) == 0);
             assert_eq!(waiting.count(), left);
         }
-        assert!(!turns.give(), "each stood there once");
+        assert!(!turns.give(now), "each stood there once");
+        // A while later it has sent nothing.
+        turns.tell_time(Some(now + WINDOW));
+        assert_eq!(turns.room(&line[1].turn), FREE_BYTES);
+    }
+
+    #[test]
+    fn nobody_lines_up_while_the_poller_sleeps_and_who_carries_what_others_wait_for_never_does() {
+        let (turns, turn) = (Turns::default(), Turn::default());
+        turn.sent.set(2 * TURN_BYTES);
+        assert_eq!(turns.room(&turn), TURN_BYTES);
+        turns.tell_time(Some(clock::instant()));
+        assert_eq!(turns.room(&turn), FREE_BYTES, "this window's");
+        turn.is_free.set(true);
+        turn.sent.set(2 * TURN_BYTES);
+        assert_eq!(turns.room(&turn), TURN_BYTES);
+        turns.tell_time(None);
+        assert_eq!(turns.room(&turn), TURN_BYTES);
     }
 }

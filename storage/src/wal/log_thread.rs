@@ -159,6 +159,7 @@ impl LogThread {
 
 impl Shared {
     fn serve(&self, notify: &dyn Fn()) {
+        take_no_signals();
         loop {
             if self.phase.load(Acquire) == ORDERED {
                 let (outcome, code) = match self.carry_out() {
@@ -181,7 +182,7 @@ impl Shared {
         let fd = self.fd.load(Relaxed);
         let (mut bytes, mut left) = (self.bytes.load(Relaxed), self.total.load(Relaxed));
         let mut position = self.position.load(Relaxed);
-        let mut tries = 0;
+        let (mut tries, mut is_cut) = (0, false);
         while left > 0 {
             // SAFETY: `flight` keeps the buffer, of which this much is left, and the file until the phase says that this ended;
             // the call only reads the bytes.
@@ -190,7 +191,10 @@ impl Shared {
                 let error = Error::last_os_error();
                 tries += 1;
                 if !is_passing(&error) || tries > TRIES {
-                    return Err((WRITE_FAILED, error));
+                    // Behind a part of a block, direct I/O cannot go on.
+                    let is_full = is_cut && error.raw_os_error() == Some(libc::EINVAL);
+                    let full = || Error::from_raw_os_error(libc::ENOSPC);
+                    return Err((WRITE_FAILED, if is_full { full() } else { error }));
                 }
                 std::thread::sleep(PAUSE);
                 continue;
@@ -201,6 +205,7 @@ impl Shared {
             }
             // What is written in part is where the disk is full, which the next call says.
             let n = n as usize;
+            is_cut = n < left;
             bytes = bytes.wrapping_add(n);
             (left, position) = (left - n, position + n as u64);
         }
@@ -210,6 +215,16 @@ impl Shared {
             return Err((SYNC_FAILED, Error::last_os_error()));
         }
         Ok(())
+    }
+}
+
+/// On a filesystem of another program or machine one could end a sync, after which nothing may be written any more.
+fn take_no_signals() {
+    // SAFETY: a set of signals is plain memory, which the first call fills and the second one reads.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
     }
 }
 
