@@ -234,7 +234,7 @@ pub const MUTATIONS: &[Mutation] = &[
     aimed(
         "membership",
         "unclaimed-replica-speaks",
-        100,
+        400,
         concat!(
             calm!(),
             ",fault_siege=0,newborn=1000000,operate_us=1000000,oust=0,upgrade=1,upgrade_us=300000000,nodes=5,spares=0,groups=1,delay_us=1000,clients=2,think_us=50000,\
