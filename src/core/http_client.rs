@@ -175,7 +175,7 @@ impl CoreHttp {
 const WINDOW_BYTES: libc::c_int = 512 << 10;
 
 fn limit_window(stream: &Socket) {
-    // SAFETY: as in `Acknowledging::acknowledge`. Where it fails there is no limit.
+    // SAFETY: the descriptor is open, and the value and its size are those of the option. Where it fails there is no limit.
     unsafe {
         libc::setsockopt(
             stream.as_raw_fd(),
@@ -194,18 +194,8 @@ struct Acknowledging(Socket);
 
 impl Acknowledging {
     fn acknowledge(&self) {
-        let on: libc::c_int = 1;
-        // SAFETY: the descriptor is open, and the value and its size are those of the option. Where it fails, the other side
-        // waits a while longer.
-        unsafe {
-            libc::setsockopt(
-                self.0.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_QUICKACK,
-                std::ptr::from_ref(&on).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            );
-        }
+        // Where it fails, the other side waits a while longer.
+        let _ = socket2::SockRef::from(&self.0).set_tcp_quickack(true);
     }
 }
 

@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::rc::Rc;
@@ -346,22 +345,8 @@ fn log_end<E: std::fmt::Display>(result: Result<(), E>) {
 }
 
 fn prepare(stream: &CoreSocket) -> std::io::Result<()> {
-    socket2::SockRef::from(stream).set_tcp_nodelay(true)?;
+    let socket = socket2::SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
     // A client that vanished without a word is noticed within a minute, not after the system's 15 minutes.
-    let timeout_ms: libc::c_int = 60_000;
-    // SAFETY: the descriptor is open, and the value and its size are those of the option.
-    let result = unsafe {
-        libc::setsockopt(
-            stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_USER_TIMEOUT,
-            std::ptr::from_ref(&timeout_ms).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(std::io::Error::last_os_error())
-    }
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))
 }

@@ -90,15 +90,19 @@ impl Pace {
 
     /// A node seems to have a slow disk, or a slow way to it.
     pub(super) fn is_other_slow(&self, node: u64, now_us: u64) -> bool {
-        let others = self.others_until_us.borrow();
-        others.get(&node).is_some_and(|until_us| now_us < *until_us)
+        lasts(&self.others_until_us.borrow(), node, now_us)
     }
 
     /// A node has been late, as any may be.
     pub(super) fn is_other_late(&self, node: u64, now_us: u64) -> bool {
-        let late = self.others_late_until_us.borrow();
-        late.get(&node).is_some_and(|until_us| now_us < *until_us)
+        lasts(&self.others_late_until_us.borrow(), node, now_us)
     }
+}
+
+fn lasts(until_us: &BTreeMap<u64, u64>, node: u64, now_us: u64) -> bool {
+    until_us
+        .get(&node)
+        .is_some_and(|until_us| now_us < *until_us)
 }
 
 #[cfg(test)]

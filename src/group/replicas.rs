@@ -14,7 +14,8 @@ use crate::mutation;
 /// this they wait too: the disk stands still, and what it does not take would gather here.
 const ANSWERED_BESIDE_MAX: usize = 512;
 
-/// Readies that may wait for the disk. Beyond this the replica lets no time pass and hears nothing until they are written, as if it were cut off.
+/// Readies that may wait for the disk. Beyond this the replica lets no time pass and hears nothing until they are written, as if
+/// it were cut off.
 pub(super) const UNSYNCED_MAX: usize = 8192;
 
 impl Raft {

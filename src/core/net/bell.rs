@@ -5,7 +5,6 @@
 //! sequentially consistent order, so that one of them sees the other.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -52,7 +51,7 @@ impl Bell {
     /// The system's, if the poller has to be started.
     pub fn hang(self: &Arc<Self>, on_ring: impl Fn() + 'static) -> std::io::Result<()> {
         let poller = Poller::of_executor()?;
-        poller.watch_event(self.event.as_raw_fd(), Rc::new(|| ()))?;
+        poller.watch_event(self.event.as_raw_fd())?;
         let mut hung = Hung {
             bell: self.clone(),
             heard: 0,

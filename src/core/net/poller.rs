@@ -33,15 +33,6 @@ use crate::core::{clock, tasks};
 /// Events that one look takes.
 const EVENTS: usize = 256;
 
-/// A poller at work; another executor of its thread may have none.
-struct Governing;
-
-impl Drop for Governing {
-    fn drop(&mut self) {
-        tasks::forget_held();
-    }
-}
-
 /// While something is under way of which only glommio's reactor hears, it has its round after so many looks that found
 /// something. A round is three system calls or more.
 const LOOKS_PER_ROUND: u32 = 4;
@@ -52,9 +43,9 @@ const ROUND: Duration = Duration::from_millis(1);
 /// The longest nap.
 const NAP: Duration = Duration::from_millis(1);
 
-/// So long do those who have much to send, and other queues, wait for a frame of the log that is on its way. Its thread, and the kernel's for the
-/// disk, want this CPU too, and the kernel lets who runs go on for milliseconds where all are busy: whoever is short of time
-/// there is the append, not they.
+/// So long do those who have much to send, and other queues, wait for a frame of the log that is on its way. Its thread, and the
+/// kernel's for the disk, want this CPU too, and the kernel lets who runs go on for milliseconds where all are busy: whoever is
+/// short of time there is the append, not they.
 const PATIENCE: Duration = Duration::from_micros(300);
 
 /// A rest of the core meanwhile: so late can it hear of a blocking thread.
@@ -106,13 +97,22 @@ struct Places {
 /// What a descriptor in the epoll is.
 enum Watched {
     Socket(Rc<Readiness>),
-    /// What is called at each of its events.
-    Event(Rc<dyn Fn()>),
+    /// It only ends a wait: what it is about is found elsewhere.
+    Event,
 }
 
 thread_local! {
     /// As glommio's own sockets find their executor's reactor. A thread may run one executor after another (tests do).
     static OF_EXECUTOR: RefCell<Option<(usize, Rc<Poller>)>> = const { RefCell::new(None) };
+}
+
+/// A poller at work; another executor of its thread may have none.
+struct Governing;
+
+impl Drop for Governing {
+    fn drop(&mut self) {
+        tasks::forget_held();
+    }
 }
 
 impl Poller {
@@ -275,8 +275,7 @@ impl Poller {
             let (flags, place) = (event.events as i32, event.u64 as usize);
             match places.all.get(place).and_then(Option::as_ref) {
                 Some(Watched::Socket(readiness)) => readiness.note(flags),
-                Some(Watched::Event(on_event)) => on_event(),
-                None => {}
+                Some(Watched::Event) | None => {}
             }
         }
         let mut bells = self.bells.borrow_mut();
@@ -316,9 +315,9 @@ impl Poller {
         Ok((place, readiness))
     }
 
-    /// Calls `on_event` each time that a descriptor becomes readable, which is this executor's for as long as it runs.
-    pub(super) fn watch_event(&self, fd: i32, on_event: Rc<dyn Fn()>) -> std::io::Result<()> {
-        self.add(fd, libc::EPOLLIN, Watched::Event(on_event))?;
+    /// Ends waits each time that a descriptor becomes readable, which is this executor's for as long as it runs.
+    pub(super) fn watch_event(&self, fd: i32) -> std::io::Result<()> {
+        self.add(fd, libc::EPOLLIN, Watched::Event)?;
         Ok(())
     }
 

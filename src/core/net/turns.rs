@@ -29,10 +29,10 @@ pub(super) struct Turn {
     /// When that began.
     began: Cell<Option<Instant>>,
     is_given: Cell<bool>,
+    /// Bytes received since others had their turn.
+    pub received: Cell<usize>,
     /// It never stands in line: others wait for what it carries.
     pub is_free: Cell<bool>,
-    /// Bytes received since then.
-    pub received: Cell<usize>,
     /// Who goes on with the next one.
     pub waiter: RefCell<Option<Waker>>,
     is_in_line: Cell<bool>,

@@ -193,8 +193,11 @@ impl Shared {
                 if !is_passing(&error) || tries > TRIES {
                     // Behind a part of a block, direct I/O cannot go on.
                     let is_full = is_cut && error.raw_os_error() == Some(libc::EINVAL);
-                    let full = || Error::from_raw_os_error(libc::ENOSPC);
-                    return Err((WRITE_FAILED, if is_full { full() } else { error }));
+                    let told = match is_full {
+                        true => Error::from_raw_os_error(libc::ENOSPC),
+                        false => error,
+                    };
+                    return Err((WRITE_FAILED, told));
                 }
                 std::thread::sleep(PAUSE);
                 continue;
