@@ -57,7 +57,7 @@ mount -t tmpfs tmpfs /sys/kernel/mm/transparent_hugepage
 echo 'always' >/sys/kernel/mm/transparent_hugepage/enabled
 mount -t tmpfs tmpfs /proc/irq
 for irq in 24 25; do mkdir /proc/irq/$irq; echo 0-1 >/proc/irq/$irq/smp_affinity_list; done
-for path in vm/swappiness kernel/io_uring_disabled; do
+for path in vm/swappiness kernel/sched_autogroup_enabled kernel/io_uring_disabled; do
   name=/run/$(basename $path); echo 2 >$name; [ ! -e /proc/sys/$path ] || mount --bind $name /proc/sys/$path
 done
 printf '#!/bin/sh\necho "$@" >>/run/udevadm\n' >/usr/local/bin/udevadm
@@ -79,7 +79,8 @@ def spare(site, bare):
     yield machine
     machine.ssh(f"systemctl disable -q --now irqbalance ursula-irq; rm -f /etc/systemd/system/irqbalance.service {' '.join(TUNING)}; "
                 "systemctl daemon-reexec; rm /usr/local/bin/udevadm; umount /proc/irq /sys/kernel/mm/transparent_hugepage "
-                "/proc/sys/vm/swappiness; umount -q /proc/sys/kernel/io_uring_disabled || true")
+                "/proc/sys/vm/swappiness; umount -q /proc/sys/kernel/io_uring_disabled || true; "
+                "umount -q /proc/sys/kernel/sched_autogroup_enabled || true")
     del site.nodes["d"]
 
 

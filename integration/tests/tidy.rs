@@ -341,3 +341,36 @@ fn tests_are_skipped_by_one_way_alone() {
     let found: Vec<_> = others.filter(says_so).collect();
     assert!(found.is_empty(), "{found:?}");
 }
+
+#[test]
+fn each_bug_that_was_found_has_a_command_that_shows_it() {
+    let top = repository();
+    let read = |path: &str| std::fs::read_to_string(top.join(path)).unwrap();
+    let bugs = read("integration/sim/src/mutations.rs");
+    let table = read("integration/sim/FOUND.md");
+    let rows = table.lines().filter(|line| line.starts_with("| "));
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for row in rows.skip(2) {
+        count += 1;
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [by, symptom, cause, _, today, mended, before, shown] = cells[..] else {
+            wrong.push(format!("{} columns: {row}", cells.len()));
+            continue;
+        };
+        let is_commit = |word: &str| {
+            word.len() == 7 && word.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'))
+        };
+        let is_told = ![by, symptom, cause].contains(&"");
+        let has_commits = mended.split(", ").all(is_commit) && is_commit(before);
+        // What was the simulator's own mistake is no bug of the server.
+        let is_shown = shown.matches('`').count() >= 2 || shown.starts_with("the simulator only");
+        let name = today.trim_matches('`');
+        let is_known = name.is_empty() || bugs.contains(&format!("\"{name}\""));
+        if !(is_told && has_commits && is_shown && is_known) {
+            wrong.push(row.to_owned());
+        }
+    }
+    assert!(count >= 45, "only {count} rows: the pattern is outdated");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

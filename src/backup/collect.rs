@@ -40,6 +40,7 @@ pub fn collectable(objects: &BTreeMap<ColdKey, Index>, history: u64) -> Vec<Cold
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backup::chain::{self, Chains};
 
     /// Group, whether it is a base, term and index of its end.
     type Part = (u32, bool, u64, u64);
@@ -108,5 +109,89 @@ mod tests {
         let objects = BTreeMap::from(objects);
         assert_eq!(collectable(&objects, 2), [key("b")]);
         assert_eq!(collectable(&objects, 1), []);
+    }
+
+    /// A shipped object with its index.
+    type Shipped = (ColdKey, Index);
+
+    /// What leaders of one log ship, each from a base of its own on, now and then with another base. Times are positions in the list.
+    fn shipped(draw: &mut impl FnMut(u64) -> u64) -> Vec<Shipped> {
+        let (mut all, mut last) = (Vec::new(), draw(5));
+        for term in 1..=1 + draw(4) {
+            let (mut is_base, mut first) = (true, last);
+            for _ in 0..=draw(6) {
+                last += draw(4);
+                let ms = all.len() as u64;
+                let section = Section {
+                    group: 1,
+                    chain: term,
+                    is_base,
+                    first: if is_base { last } else { first },
+                    last,
+                    last_term: term,
+                    first_ms: ms,
+                    last_ms: ms,
+                    ..Section::default()
+                };
+                let index = Index {
+                    shipped_ms: ms,
+                    sections: vec![section],
+                    ..Index::default()
+                };
+                let key = ColdKey::new(format!("c/dr/{ms:014}")).unwrap();
+                all.push((key, index));
+                first = last + 1;
+                is_base = draw(4) == 0;
+            }
+        }
+        all
+    }
+
+    fn reach<'a>(objects: impl Iterator<Item = &'a Shipped>, at_ms: u64) -> Option<(u64, u64)> {
+        let mut chains = Chains::default();
+        for (key, index) in objects {
+            for section in &index.sections {
+                chains.add(chain::Part {
+                    key: key.clone(),
+                    shipped_ms: index.shipped_ms,
+                    section: *section,
+                });
+            }
+        }
+        chains.plan(at_ms).map(|plan| plan.reach())
+    }
+
+    #[test]
+    fn a_list_that_lacks_objects_or_has_deleted_ones_loses_no_time_that_is_kept() {
+        let mut state = 1u64;
+        let mut draw = |end: u64| {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            (state >> 33) % end
+        };
+        let mut deleted = 0;
+        for _ in 0..20_000 {
+            let all = shipped(&mut draw);
+            let kept_from_ms = draw(all.len() as u64 + 1);
+            let mut there: BTreeMap<ColdKey, Index> = all.iter().cloned().collect();
+            for _ in 0..2 {
+                // The list has some of the old ones; of those that are gone by now no index is read.
+                let listed = all.iter().filter(|(_, i)| i.shipped_ms < kept_from_ms);
+                let listed = listed.filter(|_| draw(3) > 0);
+                let listed = listed.filter(|(key, _)| there.contains_key(key)).cloned();
+                for key in collectable(&listed.collect(), 0) {
+                    there.remove(&key);
+                    deleted += 1;
+                }
+            }
+            let left = || all.iter().filter(|(key, _)| there.contains_key(key));
+            for at_ms in kept_from_ms..=all.len() as u64 {
+                let (before, after) = (reach(all.iter(), at_ms), reach(left(), at_ms));
+                assert_eq!(
+                    before, after,
+                    "at {at_ms}, kept from {kept_from_ms}: {all:?}"
+                );
+            }
+        }
+        assert!(deleted > 10_000, "{deleted} were deleted");
     }
 }

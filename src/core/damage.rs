@@ -27,8 +27,12 @@ const LOOKS_PER_LINE: u32 = 30;
 pub(super) struct Damage {
     /// Raised when files were found damaged that the other nodes have too.
     pub(super) found: Event,
-    /// A group's log was lost, and the others are waited for.
-    pub(super) is_log_lost: Cell<bool>,
+    /// What is lost only the others have, and they are waited for.
+    pub(super) is_waiting: Cell<bool>,
+    /// The others are asked just now whether they can do without this node, or were, and can.
+    pub(super) gives_up: Cell<bool>,
+    /// Whose turn it is to ask whether it may.
+    asking: Semaphore,
     /// Packs that are being put right, or wait for it.
     pub(super) mending: RefCell<BTreeSet<(u32, u32)>>,
     /// A pack is held in memory meanwhile: one at a time.
@@ -41,7 +45,9 @@ impl Default for Damage {
     fn default() -> Damage {
         Damage {
             found: Event::default(),
-            is_log_lost: Cell::new(false),
+            is_waiting: Cell::new(false),
+            gives_up: Cell::new(false),
+            asking: Semaphore::new(1),
             mending: RefCell::default(),
             at_work: Semaphore::new(1),
             known: RefCell::default(),
@@ -72,6 +78,14 @@ pub fn set_aside_count(dir: &Path) -> u64 {
 /// What was found damaged while the node served is named here, for the next start.
 pub fn damage_note_path(dir: &Path) -> PathBuf {
     dir.join("damage.ursula")
+}
+
+fn is_damage(error: &StorageError) -> bool {
+    match error {
+        StorageError::Corrupt { .. } => true,
+        StorageError::Io { source, .. } => source.raw_os_error() == Some(libc::EIO),
+        _ => false,
+    }
 }
 
 impl Core {
@@ -118,25 +132,43 @@ impl Core {
             .set((known.len() - files) as u64);
     }
 
-    /// A file did not hold what was written, and could not be put right. Where other nodes have it too, this one stops in good
-    /// order and starts again without the damaged files; who asked is told to come back.
-    pub(super) async fn found_damage(self: &Rc<Self>, error: &StorageError) -> Refusal {
-        let is_damage = match error {
-            StorageError::Corrupt { .. } => true,
-            StorageError::Io { source, .. } => source.raw_os_error() == Some(libc::EIO),
-            _ => false,
-        };
-        match is_damage && self.can_start_anew() && self.note_damage(error.to_string()).await {
-            true => Refusal::Unavailable,
+    /// A file did not hold what was written, and cannot be put right. Where other nodes have it too, this one stops in good
+    /// order and starts again without the damaged files, as soon as the others can do without it; who asked is told to come back.
+    pub(super) fn found_damage(self: &Rc<Self>, error: &StorageError) -> Refusal {
+        match is_damage(error) && self.can_start_anew() {
+            true => {
+                self.start_anew_when_possible(error.to_string());
+                Refusal::Unavailable
+            }
             false => Refusal::DataDamaged,
         }
     }
 
+    /// The same of what may still be put right by others who are away now: it is not waited for. Says whether the node stops.
+    pub(super) async fn found_unmendable(self: &Rc<Self>, error: &StorageError) -> bool {
+        if !is_damage(error) || !self.can_start_anew() {
+            return false;
+        }
+        let given_up = self.give_up_replicas(&error.to_string()).await;
+        if let Err(reason) = &given_up {
+            log::error!(
+                "event=rebuild_waits the replicas of this node are not built anew yet: {reason}"
+            );
+        }
+        given_up.is_ok()
+    }
+
     /// A group's log is not the one that the others count on: what the disk held was lost, at its end, where a start cannot
-    /// tell damage from a write that was cut. The node goes on for its other groups until the others can do without it: two
-    /// that stopped at once could take a majority away.
+    /// tell damage from a write that was cut. The node goes on for its other groups until the others can do without it.
     pub(super) fn found_lost_log(self: &Rc<Self>, group: u32, bad: BadMessage) {
-        if !self.can_start_anew() || self.damage.is_log_lost.replace(true) {
+        if self.can_start_anew() {
+            self.start_anew_when_possible(format!("group {group}: {bad}"));
+        }
+    }
+
+    /// Two nodes that stopped at once could take a majority away.
+    fn start_anew_when_possible(self: &Rc<Self>, text: String) {
+        if self.damage.is_waiting.replace(true) {
             return;
         }
         let core = self.clone();
@@ -145,20 +177,36 @@ impl Core {
                 if core.stop.raised() > 0 {
                     return;
                 }
-                match core.others_are_sound().await {
-                    Ok(()) => {
-                        core.note_damage(format!("group {group}: {bad}")).await;
-                        return;
-                    }
+                match core.give_up_replicas(&text).await {
+                    Ok(()) => return,
                     Err(reason) if look.is_multiple_of(LOOKS_PER_LINE) => log::error!(
-                        "event=rebuild_waits group={group} the replicas of this node are not built anew yet: {reason}"
+                        "event=rebuild_waits the replicas of this node are not built anew yet: {reason}; {text}"
                     ),
                     Err(_) => {}
                 }
-                core.sleep(LOOK).await;
+                // Nodes that ask at the same times would find each other asking for ever.
+                let apart = Duration::from_millis(137 * (core.config.node_id % 8));
+                core.sleep(LOOK + apart).await;
             }
         })
         .detach();
+    }
+
+    /// Has the node stop in good order and start again without its files, if the others can do without it from now on. A node
+    /// that asks says so first, for as long as it asks: of two that ask at once one hears of the other, or both do.
+    async fn give_up_replicas(&self, text: &str) -> Result<(), String> {
+        let turn = self.damage.asking.acquire_permit(1).await;
+        let _turn = turn.map_err(|error| error.to_string())?;
+        if self.damage.found.raised() > 0 {
+            return Ok(());
+        }
+        self.damage.gives_up.set(true);
+        let given_up = match self.others_are_sound().await {
+            Ok(()) => self.note_damage(text.to_owned()).await,
+            Err(reason) => Err(reason),
+        };
+        self.damage.gives_up.set(given_up.is_ok());
+        given_up
     }
 
     async fn others_are_sound(&self) -> Result<(), String> {
@@ -185,21 +233,15 @@ impl Core {
             && self.disk.as_ref().is_some_and(has_room)
     }
 
-    /// Has the node stop in good order and start again without its files; says whether it will.
-    async fn note_damage(&self, text: String) -> bool {
-        let Some(disk) = &self.disk else {
-            return false;
-        };
-        if self.damage.found.raised() == 0 {
-            let path = damage_note_path(&disk.dir);
-            let noted =
-                storage::blocking::run(move || framed::write_atomic(&path, text.as_bytes()));
-            if let Err(error) = noted.await {
-                log::error!("event=damage_not_noted {error}");
-                return false;
-            }
-            self.damage.found.raise();
-        }
-        true
+    /// For the next start, before which the node stops.
+    async fn note_damage(&self, text: String) -> Result<(), String> {
+        let disk = self.disk.as_ref().ok_or("it has no disk")?;
+        let path = damage_note_path(&disk.dir);
+        let noted = storage::blocking::run(move || framed::write_atomic(&path, text.as_bytes()));
+        noted
+            .await
+            .map_err(|error| format!("the damage cannot be noted: {error}"))?;
+        self.damage.found.raise();
+        Ok(())
     }
 }

@@ -6,7 +6,7 @@
 //! asked for, and the state names that rest from then on. The checkpoint that follows names what the pack holds now; whoever
 //! starts from the one before finds chunks that are not in the pack's index, which is no damage, until the log says so too.
 //!
-//! Where nobody has the bytes, the others build all of the node's replicas anew (`damage.rs`).
+//! Where nobody has the bytes, the others build all of the node's replicas anew, as soon as they can do without it (`damage.rs`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -106,7 +106,7 @@ impl Core {
                     let is_soon = attempts < ATTEMPTS_MIN;
                     self.sleep(if is_soon { AGAIN_SOON } else { AGAIN }).await;
                 }
-                Err(error) => return self.found_damage(&error).await == Refusal::Unavailable,
+                Err(error) => return self.found_unmendable(&error).await,
             }
         }
     }

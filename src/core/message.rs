@@ -157,4 +157,6 @@ pub struct CoreReport {
     pub standing: Option<String>,
     /// The core knows which group has which streams.
     pub has_slots: bool,
+    /// The node is about to have its replicas built anew.
+    pub gives_up_replicas: bool,
 }

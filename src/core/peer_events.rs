@@ -323,6 +323,7 @@ impl Core {
         };
         let reports = self.probe_all(request.with_hashes).await;
         let cores = core_statuses(&reports, self.identity.raft_id);
+        let gives_up_replicas = reports.iter().flatten().any(|r| r.gives_up_replicas);
         let mut groups: Vec<_> = reports
             .into_iter()
             .flatten()
@@ -362,6 +363,7 @@ impl Core {
             level: tables.level,
             cores,
             claim_refused: claim_refused.unwrap_or_default(),
+            gives_up_replicas,
         }
     }
 

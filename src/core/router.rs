@@ -419,6 +419,7 @@ impl Core {
             is_stopping: self.stop.raised() > 0,
             standing: self.standing(),
             has_slots: !self.tables.borrow().slots.is_empty(),
+            gives_up_replicas: self.damage.gives_up.get(),
         }
     }
 

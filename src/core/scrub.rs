@@ -184,8 +184,11 @@ impl Core {
                     Some((group, number)) if self.identity.cluster_listen.is_some() => {
                         self.mend_or_rebuild(group, number).await
                     }
-                    // The node ends in good order, and its next start has the others build it anew.
-                    _ => self.found_damage(&error).await == crate::protocol::Refusal::Unavailable,
+                    // As soon as the others can do without it, the node stops, and its next start has them build it anew.
+                    _ => {
+                        self.found_damage(&error);
+                        false
+                    }
                 };
                 if is_repaired {
                     self.note_sound(&file);

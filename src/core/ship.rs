@@ -399,7 +399,7 @@ impl Core {
             Err(error) => {
                 match &error {
                     BaseError::Storage(error) => {
-                        self.found_damage(error).await;
+                        self.found_damage(error);
                     }
                     BaseError::Pack { error, pack } => {
                         log::error!("event=read_failed {error}");

@@ -51,7 +51,6 @@ impl Group {
         };
         // Before those who join are waited for: one of them may hear only members, and so nothing of a leader that leaves.
         if leaving.contains(&self.raft.id())
-            && !mutation::is_on("leaving-leader-teaches")
             && let Some(heir) = now
                 .voters
                 .iter()

@@ -180,7 +180,7 @@ impl Group {
     /// Takes one input.
     pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
         self.set_now(now);
-        if sleep::wakes(&input, self.raft.leader()) {
+        if sleep::wakes(&input, self.raft.leader(), self.raft.id()) {
             self.wake();
         }
         match input {

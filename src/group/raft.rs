@@ -453,13 +453,14 @@ impl Raft {
             self.in_flight.pop_front();
         }
         let still = self.in_flight.front().copied().unwrap_or(u64::MAX);
-        let mut messages = Vec::new();
-        let mut last = number;
-        while self.held_messages.front().is_some_and(|(n, _)| *n < still) {
-            if let Some((ready, held)) = self.held_messages.pop_front() {
-                last = last.max(ready);
-                messages.extend(held);
-            }
+        let sent = self.held_messages.iter().take_while(|(n, _)| *n < still).count();
+        let (mut last, mut messages) = (number, Vec::new());
+        for (ready, held) in self.held_messages.drain(..sent) {
+            last = last.max(ready);
+            messages.extend(held);
+        }
+        if mutation::is_on("sent-readies-kept") {
+            (0..=sent).for_each(|_| self.held_messages.push_front((0, Vec::new())));
         }
         self.node.on_persist_ready(last);
         messages

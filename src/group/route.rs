@@ -376,7 +376,7 @@ impl Group {
             self.waiting.leaderless_since_us = None;
         }
         for asked in std::mem::take(&mut self.waiting.held) {
-            if asked.until_us <= now_us {
+            if asked.until_us <= now_us && !mutation::is_on("held-for-ever") {
                 refuse_one(asked.asker, Refusal::Unavailable, effects);
             } else {
                 self.dispatch(asked, effects);

@@ -3,7 +3,8 @@
 //! nodes' links say for all groups at once that a node lives.
 //!
 //! It is safe since a sleeping follower votes for nobody while it knows of a leader, and a leader has no lease without a
-//! round. A replica that was not told, or woke alone, campaigns in vain (pre-vote), which wakes the leader.
+//! round. A replica that was not told, or woke alone, campaigns in vain (pre-vote), which wakes the leader. What a follower
+//! answers alone does not wake it.
 
 use raftproto::peer::HibernateGroup;
 
@@ -90,11 +91,14 @@ impl Group {
 }
 
 /// What comes from others, or may need them, ends a group's sleep.
-pub(super) fn wakes(input: &Input, leader: u64) -> bool {
+pub(super) fn wakes(input: &Input, leader: u64, own: u64) -> bool {
     match input {
-        Input::Request { request, .. } => {
-            !matches!(request.op, Op::Watch { .. } | Op::Unwatch { .. })
-        }
+        Input::Request { request, .. } => match request.op {
+            Op::Watch { .. } | Op::Unwatch { .. } => false,
+            // A follower answers it alone if it can. Followers that woke at the same moment would hear no leader and elect one.
+            Op::ReadInherited { .. } => leader == own,
+            _ => true,
+        },
         Input::LinkLost(node) => node_of(leader) == *node || leader == 0,
         Input::Forwarded { .. }
         | Input::ForwardReply { .. }

@@ -19,5 +19,6 @@ mod status;
 mod write;
 
 pub use body_out::ResponseBody;
+pub use host::{authority, location};
 pub use service::serve;
 pub use write::stored;

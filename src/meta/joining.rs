@@ -130,7 +130,7 @@ pub fn judge_replacement(known: Replaced) -> Result<bool, String> {
 }
 
 /// Whether the other nodes can do without this one while its replicas are built anew: more than half of all members, without
-/// it, answer, and each of them votes in all its groups and is sound in them.
+/// it, answer, and each of them votes in all its groups, is sound in them, and is not about to do the same.
 ///
 /// # Errors
 /// Which are not.
@@ -142,11 +142,12 @@ pub fn are_sound(node_id: u64, founders: usize, replies: &[StatusReply]) -> Resu
         let votes = |m: &Membership| m.voters.contains(&own) && m.voters_outgoing.is_empty();
         let mut groups = reply.groups.iter();
         own & 0xffff != node_id
+            && !reply.gives_up_replicas
             && !reply.groups.is_empty()
             && groups.all(|g| g.trouble.is_empty() && g.membership.as_ref().is_some_and(votes))
     };
     let (sound, needed) = (replies.iter().filter(is_sound).count(), members / 2 + 1);
-    match sound >= needed {
+    match sound >= needed || mutation::is_on("given-up-at-once") {
         true => Ok(()),
         false => Err(format!(
             "{sound} other nodes answer and are sound in all their groups, {needed} of {members} must be: see `ursula \
@@ -232,6 +233,10 @@ mod tests {
         };
         let all = [1, 2, 3];
         let sound = |raft_id| reply(raft_id, &all, "");
+        let giving_up = |raft_id| StatusReply {
+            gives_up_replicas: true,
+            ..sound(raft_id)
+        };
         for (founders, replies, is_good) in [
             (3, vec![sound(1), sound(3)], true),
             (3, vec![sound(1)], false),
@@ -241,6 +246,7 @@ mod tests {
             // Node 3 is being built anew itself.
             (3, vec![sound(1), reply((1 << 16) + 3, &all, "")], false),
             (2, vec![sound(1)], false),
+            (3, vec![sound(1), giving_up(3)], false),
             (5, vec![sound(1), sound(3), reply(4, &[], "")], false),
         ] {
             assert_eq!(

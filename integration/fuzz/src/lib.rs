@@ -1,9 +1,11 @@
 //! What a fuzzer calls: any bytes, given to the code that reads what clients, other nodes and disks hand in. Beside not
 //! crashing, each reader has to keep what it promises, which is checked here. A target has the name of its module.
 
+mod backup;
 mod config;
 mod edits;
 mod frames;
+mod head;
 mod http;
 mod json;
 mod manifest;
@@ -13,8 +15,10 @@ mod tables;
 mod wal;
 mod wire;
 
+pub use backup::backup;
 pub use config::config;
 pub use frames::frames;
+pub use head::head;
 pub use http::http;
 pub use json::json;
 pub use manifest::manifest;
@@ -42,6 +46,8 @@ mod tests {
             ("wire", super::wire),
             ("raft", super::raft),
             ("config", super::config),
+            ("backup", super::backup),
+            ("head", super::head),
         ];
         for (name, read) in targets {
             let corpus = format!("{}/corpus/{name}", env!("CARGO_MANIFEST_DIR"));

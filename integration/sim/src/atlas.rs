@@ -1,8 +1,9 @@
 //! The fault atlas: disks are lost and damaged only as long as each membership that counts for somebody has a majority of
-//! whole ones, so that whatever is lost is a bug.
+//! whole ones, and packs as long as some node has all of them whole: whatever is lost is a bug.
 
 use std::collections::BTreeSet;
 
+use crate::node::Node;
 use crate::world::World;
 
 impl World {
@@ -21,10 +22,45 @@ impl World {
         if self.operator.is_unsure || self.operator.order.is_some() {
             return false;
         }
-        let mut lost = self.lost.clone();
+        let mut lost = self.bad();
         lost.insert(raft_id);
         let wanted: Vec<u64> = self.members().iter().map(|m| m.raft_id).collect();
         self.bears(&wanted, &lost)
+    }
+
+    /// A pack of a node may be damaged: another node has all that it has and is whole, so that there is a good copy of each byte, be
+    /// the packs of all others damaged.
+    pub fn may_damage_pack(&self, node: u64) -> bool {
+        let me = &self.nodes[node as usize - 1];
+        let is_known = me.identity.is_some() && me.is_up && !me.is_broken;
+        if !is_known || self.operator.is_unsure || self.operator.order.is_some() {
+            return false;
+        }
+        let has_all = |other: &Node| {
+            let raft_id = other.identity.as_ref().map_or(0, |i| i.raft_id);
+            let mut groups = me.process.groups.iter();
+            groups.all(|(group, mine)| {
+                let theirs = other.process.groups.get(group);
+                theirs.is_some_and(|theirs| {
+                    theirs.group.applied().index >= mine.group.applied().index
+                        && theirs.group.membership().voters.contains(&raft_id)
+                })
+            })
+        };
+        let bad = self.bad();
+        let is_whole = |other: &Node| {
+            let identity = other.identity.as_ref();
+            identity.is_some_and(|i| !bad.contains(&i.raft_id)) && other.disk.is_whole()
+        };
+        let mut others = self.nodes.iter().filter(|n| n.life.node != node);
+        others.any(|other| self.is_reached(other) && is_whole(other) && has_all(other))
+    }
+
+    /// Replicas whose disk was lost or damaged, or of which a pack is.
+    pub fn bad(&self) -> BTreeSet<u64> {
+        let hurt = self.nodes.iter().filter(|n| n.disk.has_hurt_packs());
+        let hurt = hurt.filter_map(|n| Some(n.identity.as_ref()?.raft_id));
+        self.lost.iter().copied().chain(hurt).collect()
     }
 
     /// Who is left is a majority of these members, of all that some replica holds, and of those on the way between.

@@ -125,7 +125,7 @@ impl World {
     /// The time of a group never goes back: where a clock was ahead for a while, ages and graces wait until all are there
     /// again, which takes too long to be waited for.
     pub fn set_clocks_right(&mut self) {
-        let (now_us, newest_ms) = (self.now_us, self.newest_ms);
+        let (now_us, newest_ms) = (self.now_us, self.ledger.newest_ms);
         for node in &mut self.nodes {
             let behind_ms = newest_ms.saturating_sub(node.clock.at(now_us).wall_ms);
             node.clock.wall_offset_ms += behind_ms as i64;

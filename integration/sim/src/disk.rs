@@ -4,14 +4,19 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use storage::wal::{CARRIED_KIND, LaneImage, Record, SegmentId, recover_images};
 use ursula::node::replay::is_needed;
 
-use crate::checkpoint::{Checkpoint, Writing};
+use crate::checkpoint::{Checkpoint, Spoil, Writing};
+use crate::files::{Dir, torn};
 use crate::rng::Rng;
 
 /// Which store all disks belong to.
 const STORE: [u8; 16] = *b"simulated store.";
+
+/// Of which a segment may be copied in.
+const OTHER_STORE: [u8; 16] = *b"another store...";
 
 /// Small, so that runs come through many.
 const SEGMENT_BYTES: u64 = 24 << 10;
@@ -69,10 +74,14 @@ pub enum Damage {
     Exchanged,
     /// A segment is missing between two others of its lane.
     Missing,
+    /// A segment of another store is in the place of one.
+    Foreign,
+    /// Where a sector of a segment was, another one is read.
+    Misread,
     /// A file of a checkpoint is not what was written.
-    Checkpoint,
+    Checkpoint(Spoil),
     /// A pack is not what was written, or is gone: at any time.
-    Pack,
+    Pack(Spoil),
 }
 
 impl Damage {
@@ -80,7 +89,7 @@ impl Damage {
     pub fn is_at_rest(self) -> bool {
         !matches!(
             self,
-            Damage::Flip | Damage::Unreadable | Damage::Misdirected | Damage::Pack
+            Damage::Flip | Damage::Unreadable | Damage::Misdirected | Damage::Pack(_)
         )
     }
 }
@@ -103,6 +112,8 @@ pub struct Disk {
     is_next_misdirected: bool,
     /// By group.
     pub checkpoints: BTreeMap<u32, Checkpoint>,
+    /// Files of checkpoints that are being fetched, by group.
+    pub incoming: BTreeMap<u32, Dir>,
     /// One that is being written, and its group.
     pub writing: Option<(u32, Writing)>,
 }
@@ -156,6 +167,16 @@ impl Disk {
             segment.is_superseded |= id.generation < generation;
         }
         self.drop_released();
+    }
+
+    /// Its log is what was written, and so it stays.
+    pub fn is_whole(&self) -> bool {
+        !self.is_damaged && !self.is_unreadable && !self.is_next_misdirected
+    }
+
+    /// Packs of its checkpoints were damaged.
+    pub fn has_hurt_packs(&self) -> bool {
+        self.checkpoints.values().any(|c| !c.hurt.is_empty())
     }
 
     /// Takes a record that the next sync writes.
@@ -293,6 +314,11 @@ impl Disk {
             before.files = writing.crash(before, rng);
             crash.is_checkpoint_cut = true;
         }
+        for file in self.incoming.values_mut().flat_map(Dir::values_mut) {
+            if rng.chance(500_000) {
+                *file = torn(file, rng);
+            }
+        }
         self.buffered.clear();
         self.lanes.clear();
         crash
@@ -344,26 +370,30 @@ impl Disk {
                 segment.bytes[byte] ^= 1 << bit;
                 self.is_damaged = true;
             }
-            Damage::Cut | Damage::Exchanged | Damage::Missing => {
+            Damage::Cut
+            | Damage::Exchanged
+            | Damage::Missing
+            | Damage::Foreign
+            | Damage::Misread => {
                 return self.damage_segments(how, rng);
             }
-            Damage::Checkpoint => {
+            Damage::Checkpoint(how) => {
                 let groups: Vec<u32> = self.checkpoints.keys().copied().collect();
                 if groups.is_empty() {
                     return false;
                 }
                 let found = self.checkpoints.get_mut(&rng.pick(&groups));
-                found.expect("it is there").damage(rng);
+                found.expect("it is there").damage(how, rng);
                 self.is_damaged = true;
             }
-            Damage::Pack => {
+            Damage::Pack(how) => {
                 let groups = self.checkpoints.values_mut();
                 let mut groups: Vec<_> = groups.filter(|c| !c.manifest.packs.is_empty()).collect();
                 if groups.is_empty() {
                     return false;
                 }
                 let chosen = rng.below(groups.len() as u64) as usize;
-                return groups[chosen].damage_pack(rng);
+                return groups[chosen].damage_pack(how, rng);
             }
         }
         true
@@ -400,6 +430,25 @@ impl Disk {
                 }
                 !between.is_empty()
             }
+            Damage::Foreign if !ids.is_empty() => {
+                let id = rng.pick(&ids);
+                *self.of(id) = foreign(id);
+                true
+            }
+            Damage::Misread if !ids.is_empty() => {
+                let Segment { bytes, frames, .. } = self.of(rng.pick(&ids));
+                // Not of the last frame, which may be torn.
+                let sectors = frames.last().map_or(0, |end| end / SECTOR);
+                let all = (bytes.len() / SECTOR).max(1) as u64;
+                let one = rng.below(sectors.max(1) as u64) as usize * SECTOR;
+                let other = rng.below(all) as usize * SECTOR;
+                let is_done =
+                    sectors > 0 && bytes[one..one + SECTOR] != bytes[other..other + SECTOR];
+                if is_done {
+                    bytes.copy_within(other..other + SECTOR, one);
+                }
+                is_done
+            }
             _ => false,
         };
         self.is_damaged |= is_done;
@@ -408,5 +457,30 @@ impl Disk {
 
     fn of(&mut self, id: SegmentId) -> &mut Segment {
         self.segments.get_mut(&id).expect("it was found")
+    }
+}
+
+/// A segment of another store under this one's name.
+fn foreign(id: SegmentId) -> Segment {
+    let mut lane = LaneImage::new(OTHER_STORE, id.generation, id.lane, SEGMENT_BYTES);
+    let record = Record {
+        kind: CARRIED_KIND - 1,
+        group: 1,
+        index: 1,
+        term: 1,
+        payload: Bytes::from_static(b"of others"),
+    };
+    let mut bytes = Vec::new();
+    for nonce in 1..=id.sequence {
+        let (_, size, header) = lane.next_segment(nonce, std::slice::from_ref(&record));
+        bytes = vec![0; size as usize];
+        bytes[..header.len()].copy_from_slice(&header);
+    }
+    let (_, position, frame) = lane.frame(std::slice::from_ref(&record));
+    bytes[position..position + frame.len()].copy_from_slice(&frame);
+    Segment {
+        bytes,
+        frames: vec![position],
+        ..Segment::default()
     }
 }

@@ -11,6 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::rot::Awaited;
 use crate::siege::Blow;
 use crate::store::{Answered, Ask};
+use crate::transfer::Transfer;
 
 /// A node, and which start of its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +74,8 @@ pub enum Event {
     Exchanged(Life, u32),
     /// A fetched checkpoint is there, or could not be had.
     Fetched(Life, u32, Option<Box<Checkpoint>>),
+    /// A part of a checkpoint came, or another attempt is due.
+    Transfer(Life, Box<Transfer>),
     /// A request of a task arrives at the store, whether or not its process is still there.
     StoreDoes(Life, u64, u64, Box<Ask>),
     /// The store's answer.
@@ -146,6 +149,7 @@ impl Event {
             | Event::Scrub(l)
             | Event::Mend(l, ..)
             | Event::Rescued(l, _)
+            | Event::Transfer(l, _)
             | Event::Fetched(l, ..) => Some(*l),
             Event::Arrive { to, .. } => Some(*to),
             _ => None,

@@ -23,6 +23,8 @@ pub struct Sum {
     pub steps: u64,
     /// Paths.
     pub coverage: Coverage,
+    /// How near to their bounds figures came, in thousandths.
+    pub peaks: [u64; 4],
 }
 
 /// Which seeds, and how.
@@ -104,6 +106,9 @@ impl Sum {
         self.operations += report.operations;
         self.steps += report.steps;
         self.coverage.add(&report.coverage);
+        for (peak, other) in self.peaks.iter_mut().zip(report.peaks) {
+            *peak = other.max(*peak);
+        }
         if !report.findings.is_empty() {
             self.failed.push((plan, report));
         }

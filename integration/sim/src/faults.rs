@@ -2,6 +2,7 @@
 
 use ursula::group::Input;
 
+use crate::checkpoint::Spoil;
 use crate::disk::{Crash, Damage};
 use crate::event::Event;
 use crate::node::Waiting;
@@ -129,14 +130,16 @@ impl World {
         }
     }
 
+    /// The node leads a group of streams.
+    fn leads(&self, node: u64) -> bool {
+        let mut groups = self.nodes[node as usize - 1].process.groups.values();
+        groups.any(|h| h.group.is_ready() && h.group.id() > 0)
+    }
+
     /// Whoever leads a group ends.
     pub fn leaders_fall(&mut self) {
-        let leads = |n: &crate::node::Node| {
-            let mut groups = n.process.groups.values();
-            groups.any(|h| h.group.is_ready() && h.group.id() > 0)
-        };
-        let leaders = self.nodes.iter().filter(|n| leads(n));
-        for node in leaders.map(|n| n.life.node).collect::<Vec<_>>() {
+        let leaders = self.all_nodes().filter(|n| self.leads(*n));
+        for node in leaders.collect::<Vec<_>>() {
             if !self.net.is_calm {
                 self.coverage.hit("a leader ends with an outage");
                 self.crash(node);
@@ -170,6 +173,9 @@ impl World {
 
     fn partition(&mut self, node: u64) {
         let others: Vec<u64> = self.all_nodes().filter(|n| *n != node).collect();
+        if others.is_empty() {
+            return;
+        }
         let bridge = self.rng.pick(&others);
         let kind = self.rng.below(6);
         let (from_it, to_it) = (kind != 1, kind != 0);
@@ -215,9 +221,6 @@ impl World {
     }
 
     fn damage(&mut self, node: u64) {
-        if !self.may_break(node) {
-            return;
-        }
         let how = self.rng.pick(&[
             Damage::Flip,
             Damage::Flip,
@@ -226,10 +229,28 @@ impl World {
             Damage::Cut,
             Damage::Exchanged,
             Damage::Missing,
-            Damage::Checkpoint,
-            Damage::Pack,
-            Damage::Pack,
+            Damage::Foreign,
+            Damage::Misread,
+            Damage::Checkpoint(Spoil::Content),
+            Damage::Checkpoint(Spoil::Unreadable),
+            Damage::Checkpoint(Spoil::Misread),
+            Damage::Pack(Spoil::Content),
+            Damage::Pack(Spoil::Content),
+            Damage::Pack(Spoil::Unreadable),
+            Damage::Pack(Spoil::Misread),
         ]);
+        let how = match self.plan.damage_packs {
+            0 => how,
+            _ => Damage::Pack(Spoil::Content),
+        };
+        let is_pack = matches!(how, Damage::Pack(_));
+        let may = match is_pack {
+            true => self.may_damage_pack(node),
+            false => self.may_break(node),
+        };
+        if !may {
+            return;
+        }
         if how.is_at_rest() {
             self.crash(node);
         }
@@ -237,7 +258,8 @@ impl World {
         if !me.disk.damage(how, &mut self.rng) {
             return;
         }
-        self.lost.extend(me.identity.as_ref().map(|i| i.raft_id));
+        let raft_id = me.identity.as_ref().map(|i| i.raft_id);
+        self.lost.extend(raft_id.filter(|_| !is_pack));
         self.coverage.hit(match how {
             Damage::Flip => "a bit flipped",
             Damage::Unreadable => "a sector unreadable",
@@ -245,8 +267,14 @@ impl World {
             Damage::Cut => "a segment cut",
             Damage::Exchanged => "two segments exchanged",
             Damage::Missing => "a segment missing",
-            Damage::Checkpoint => "a checkpoint damaged",
-            Damage::Pack => "a pack damaged",
+            Damage::Foreign => "a segment of another store",
+            Damage::Misread => "a sector of a segment misread",
+            Damage::Checkpoint(Spoil::Content) => "a checkpoint damaged",
+            Damage::Checkpoint(Spoil::Unreadable) => "a sector of a checkpoint unreadable",
+            Damage::Checkpoint(Spoil::Misread) => "a sector of a checkpoint misread",
+            Damage::Pack(Spoil::Content) => "a pack damaged",
+            Damage::Pack(Spoil::Unreadable) => "a sector of a pack unreadable",
+            Damage::Pack(Spoil::Misread) => "a sector of a pack misread",
         });
         self.trace
             .show(self.now_us, || format!("node {node}: {how:?}"));
@@ -292,8 +320,13 @@ impl World {
         });
     }
 
-    fn slow_disk(&mut self, node: u64) {
+    fn slow_disk(&mut self, mut node: u64) {
         self.coverage.hit("slow disk");
+        let leaders: Vec<u64> = self.all_nodes().filter(|n| self.leads(*n)).collect();
+        if !leaders.is_empty() && self.rng.chance(500_000) {
+            self.coverage.hit("slow disk of a leader");
+            node = self.rng.pick(&leaders);
+        }
         self.node(node).slowness = self.rng.pick(&[10, 100, 1000]);
         let typical_us = self.rng.pick(&[300_000, 3_000_000]);
         let at_us = self.now_us + self.rng.latency(typical_us);

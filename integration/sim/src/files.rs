@@ -2,7 +2,7 @@
 //! written is noted step by step; at a crash, any beginning of the steps was done, names that are not synced may be lost from some
 //! step on, and of unsynced bytes any sectors are there.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
@@ -16,6 +16,22 @@ use crate::rng::Rng;
 
 /// Files by name.
 pub type Dir = BTreeMap<String, Bytes>;
+
+/// What is wrong with a sector of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bad {
+    /// It cannot be read.
+    Unreadable,
+    /// Another one is read in its place.
+    Misread(usize),
+}
+
+/// By file: the sector, and what is wrong with it.
+pub type BadSectors = BTreeMap<String, (usize, Bad)>;
+
+/// The system's numbers.
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
 
 /// Something that was done.
 #[derive(Debug, Clone)]
@@ -33,19 +49,47 @@ pub enum Act {
 }
 
 /// See the module's head.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SimFiles {
     dir: RefCell<Dir>,
     acts: RefCell<Vec<Act>>,
+    bad: BadSectors,
+    /// Bytes that there is room for, or that are written before one write fails.
+    room: Cell<usize>,
+    /// A write that fails does so for want of room; else the disk fails.
+    is_full: bool,
+}
+
+/// How many bytes are written, and what happens then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// There is no end.
+    Endless,
+    /// The disk is full.
+    Until(usize),
+    /// A write fails.
+    FailsAt(usize),
 }
 
 impl SimFiles {
-    /// A directory with these files.
-    pub fn of(dir: Dir) -> SimFiles {
+    /// A directory with these files, of which these sectors are bad, on a disk with so much room.
+    pub fn of(dir: Dir, bad: &BadSectors, room: Room) -> SimFiles {
         SimFiles {
             dir: RefCell::new(dir),
             acts: RefCell::default(),
+            bad: bad.clone(),
+            room: Cell::new(match room {
+                Room::Endless => usize::MAX,
+                Room::Until(bytes) | Room::FailsAt(bytes) => bytes,
+            }),
+            is_full: matches!(room, Room::Until(_)),
         }
+    }
+
+    fn is_written(&self, name: &str) -> bool {
+        let acts = self.acts.borrow();
+        let mut acts = acts.iter();
+        acts.any(|act| matches!(act, Act::Write(to, _) | Act::Rename(_, to) if to == name))
     }
 
     /// What is there now, and what was done.
@@ -116,7 +160,7 @@ pub fn crash(dir: &Dir, acts: &[Act], rng: &mut Rng) -> Dir {
 }
 
 /// Unsynced bytes after a crash: all, nothing, or any sectors.
-fn torn(bytes: &Bytes, rng: &mut Rng) -> Bytes {
+pub fn torn(bytes: &Bytes, rng: &mut Rng) -> Bytes {
     let kept = rng.below(4);
     let mut left = Vec::new();
     for (number, sector) in bytes.chunks(SECTOR).enumerate() {
@@ -146,6 +190,10 @@ struct Writing<'a> {
 
 impl Write for Writing<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let room = self.files.room.get().checked_sub(bytes.len());
+        let code = [EIO, ENOSPC][usize::from(self.files.is_full)];
+        let room = room.ok_or_else(|| std::io::Error::from_raw_os_error(code))?;
+        self.files.room.set(room);
         self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
@@ -177,18 +225,37 @@ impl Drop for Writing<'_> {
 }
 
 /// A file that is read.
-struct Open(Bytes);
+struct Open {
+    bytes: Bytes,
+    bad: Option<(usize, Bad)>,
+}
 
 impl ReadAt for Open {
     fn read_at(&self, buffer: &mut [u8], position: u64) -> std::io::Result<usize> {
-        let from = (position as usize).min(self.0.len());
-        let count = buffer.len().min(self.0.len() - from);
-        buffer[..count].copy_from_slice(&self.0[from..from + count]);
+        let from = (position as usize).min(self.bytes.len());
+        let count = buffer.len().min(self.bytes.len() - from);
+        buffer[..count].copy_from_slice(&self.bytes[from..from + count]);
+        if let Some((sector, bad)) = self.bad {
+            let begin = sector * SECTOR;
+            let struck = from.max(begin)..(from + count).min(begin + SECTOR);
+            match bad {
+                Bad::Unreadable if !struck.is_empty() => {
+                    return Err(std::io::Error::from_raw_os_error(EIO));
+                }
+                Bad::Misread(other) => {
+                    for at in struck {
+                        let there = self.bytes.get(other * SECTOR + at - begin);
+                        buffer[at - from] = there.copied().unwrap_or(0);
+                    }
+                }
+                Bad::Unreadable => {}
+            }
+        }
         Ok(count)
     }
 
     fn length(&self) -> std::io::Result<u64> {
-        Ok(self.0.len() as u64)
+        Ok(self.bytes.len() as u64)
     }
 }
 
@@ -202,8 +269,13 @@ impl Files for SimFiles {
     }
 
     fn open(&self, path: &Path) -> std::io::Result<Box<dyn ReadAt>> {
-        let found = self.dir.borrow().get(&name_of(path)).cloned();
-        Ok(Box::new(Open(found.ok_or_else(not_found)?)))
+        let name = name_of(path);
+        let found = self.dir.borrow().get(&name).cloned();
+        let bad = self.bad.get(&name).filter(|_| !self.is_written(&name));
+        Ok(Box::new(Open {
+            bytes: found.ok_or_else(not_found)?,
+            bad: bad.copied(),
+        }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {

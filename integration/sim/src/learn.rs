@@ -2,7 +2,7 @@
 //! groups for ever.
 
 use raftproto::checkpoint::Member as StoredMember;
-use raftproto::peer::StatusReply;
+use raftproto::peer::{GroupStatus, StatusReply};
 
 use crate::members::{Introduced, hello};
 use crate::node::Node;
@@ -37,6 +37,13 @@ impl Node {
     pub fn status(&self) -> Option<StatusReply> {
         let identity = self.identity.as_ref()?;
         let members = self.process.tables.members.iter();
+        let groups = self.process.groups.values();
+        let groups = groups.map(|h| GroupStatus {
+            group: h.group.id(),
+            membership: Some(h.group.membership()),
+            trouble: h.group.trouble().map(|t| t.to_string()).unwrap_or_default(),
+            ..GroupStatus::default()
+        });
         let bound = self.bound.raft_ids().chain([identity.raft_id]);
         Some(StatusReply {
             node: Some(hello(
@@ -56,6 +63,7 @@ impl Node {
                 .collect(),
             members_as_of: self.process.tables.as_of,
             bound_raft_ids: bound.collect(),
+            groups: groups.collect(),
             ..StatusReply::default()
         })
     }

@@ -2,6 +2,8 @@
 //! Owns one log for each group. Invariants that it checks: replicas apply the same entries (I5) and have the same state
 //! at the same index; an answer is what the log says, and the log's order is an order of real time.
 
+mod reads;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +15,7 @@ use ursula::protocol::{Meta, Outcome, PackName, Refusal, StreamKey};
 use crate::attempts::Attempts;
 use crate::client::group_of;
 use crate::history::{Op, What};
-use crate::model::{Model, Seen, Version};
+use crate::model::{Model, Seen};
 use crate::node::Written;
 use crate::verdict::Verdict;
 
@@ -43,6 +45,8 @@ struct GroupLedger {
     leaders: BTreeMap<u64, u64>,
     /// What some client knows of the log.
     known: u64,
+    /// What the clock that is most ahead ever showed.
+    newest_ms: u64,
 }
 
 /// See the module's head.
@@ -51,15 +55,20 @@ pub struct Ledger {
     groups: BTreeMap<u32, GroupLedger>,
     /// Version of commands that may be written before the log says more.
     level_first: u32,
+    /// There is one node only, which answers without its log what it need not write down.
+    is_alone: bool,
+    /// What the clock that is most ahead ever showed.
+    pub newest_ms: u64,
     /// What is wrong.
     pub findings: Vec<String>,
 }
 
 impl Ledger {
-    /// Of a cluster that begins at this level.
-    pub fn new(level_first: u32) -> Ledger {
+    /// Of a cluster that begins at this level, or of one node.
+    pub fn new(level_first: u32, is_alone: bool) -> Ledger {
         Ledger {
             level_first,
+            is_alone,
             ..Ledger::default()
         }
     }
@@ -72,7 +81,7 @@ impl Ledger {
 
     /// A replica has applied an entry.
     pub fn applied(&mut self, node: u64, group: u32, index: u64, written: &Written) {
-        let level = self.level();
+        let (level, newest_ms) = (self.level(), self.newest_ms);
         let ledger = self.groups.entry(group).or_default();
         if let Some(known) = ledger.entries.get(index as usize - 1) {
             if known.term != written.term || known.payload != written.payload {
@@ -91,6 +100,7 @@ impl Ledger {
             return;
         }
         ledger.entries.push(written.clone());
+        ledger.newest_ms = newest_ms;
         if written.is_conf_change {
             return;
         }
@@ -184,8 +194,15 @@ impl Ledger {
     /// A client was answered; `read` are a read's bytes.
     pub fn answered(&mut self, op: &Op, outcome: &Outcome, read: Option<&[u8]>) {
         let judged = self.judge_bytes(outcome, read, op);
+        let (newest_ms, is_alone) = (self.newest_ms, self.is_alone);
         let ledger = self.groups.entry(op.group).or_default();
-        if let Err(wrong) = judged.and_then(|()| ledger.judge(op, outcome)) {
+        ledger.newest_ms = newest_ms;
+        let is_not_found = matches!(outcome, Outcome::Refused(Refusal::NotFound));
+        let judged = judged.and_then(|()| match ledger.judge(op, outcome) {
+            Err(_) if is_alone && is_not_found => ledger.judge_absence(op),
+            judged => judged,
+        });
+        if let Err(wrong) = judged {
             self.findings.push(format!(
                 "operation {} of client {} on node {} for {} (group {}), asked at {:.6}: {wrong}; it was told {outcome:?}",
                 op.id, op.client, op.node, op.key, op.group, op.call_us as f64 / 1e6
@@ -280,6 +297,9 @@ impl GroupLedger {
                 "commands of version {} while some member may apply {level} only",
                 batch.version
             ));
+        }
+        if batch.stamp_ms > self.newest_ms {
+            return Err("its stamp is later than any clock ever showed".to_owned());
         }
         for command in &batch.commands {
             let (id, is_once) = match &command.kind {
@@ -388,110 +408,6 @@ impl GroupLedger {
         found.is_claimed = true;
         self.known = self.known.max(found.index);
         Ok(())
-    }
-
-    fn judge_head(&mut self, op: &Op, outcome: &Outcome) -> Result<(), String> {
-        let (incarnation, tail, closed) = match outcome {
-            Outcome::Head(meta) => (meta.incarnation.0, meta.tail.0, meta.closed),
-            Outcome::Refused(Refusal::NotFound) => return self.judge_absence(op),
-            Outcome::Refused(Refusal::Gone) => {
-                return self.see(op, |v| v.seen.is_some_and(|s| s.is_gone));
-            }
-            _ => return Err("not an answer to this".to_owned()),
-        };
-        self.see(op, |v| {
-            v.seen
-                .is_some_and(|s| (s.incarnation, s.tail, s.closed) == (incarnation, tail, closed))
-        })
-    }
-
-    /// Any replica answers with what it has, be that old: what comes after it is told. Whoever asks later is told no less.
-    fn judge_follow(&mut self, op: &Op, outcome: &Outcome) -> Result<(), String> {
-        let meta = match outcome {
-            Outcome::Watched(watched) => &watched.meta,
-            Outcome::Refused(Refusal::NotFound | Refusal::Gone) => return Ok(()),
-            _ => return Err("not an answer to this".to_owned()),
-        };
-        match self.learn(&op.key, meta) {
-            true => Ok(()),
-            false => Err("the stream never was so".to_owned()),
-        }
-    }
-
-    /// Somebody was told that a stream is so; `false`: it never was.
-    fn learn(&mut self, key: &str, meta: &Meta) -> bool {
-        let told = (meta.incarnation.0, meta.tail.0, meta.closed);
-        let versions = self.model.versions(key, 0);
-        let first = versions.iter().find(|v| {
-            v.seen
-                .is_some_and(|s| (s.incarnation, s.tail, s.closed) == told)
-        });
-        self.known = self.known.max(first.map_or(0, |v| v.since));
-        first.is_some()
-    }
-
-    fn judge_absence(&mut self, op: &Op) -> Result<(), String> {
-        // Whether a stream's time is over is the leader's judgement; the log follows.
-        let may_be_over = |v: &Version| v.seen.is_some_and(|s| s.is_mortal);
-        if self
-            .model
-            .versions(&op.key, op.known)
-            .iter()
-            .any(may_be_over)
-        {
-            return Ok(());
-        }
-        self.see(op, |v| v.seen.is_none())
-    }
-
-    /// Some version after what was known when it was asked is the one that was seen.
-    fn see(&mut self, op: &Op, matches: impl Fn(&Version) -> bool) -> Result<(), String> {
-        let versions = self.model.versions(&op.key, op.known);
-        let Some(version) = versions.iter().find(|v| matches(v)) else {
-            return Err(format!(
-                "what it was told is not of index {} or later: {versions:?}",
-                op.known
-            ));
-        };
-        self.known = self.known.max(version.since);
-        Ok(())
-    }
-
-    fn judge_read(&mut self, op: &Op, outcome: &Outcome) -> Result<(), String> {
-        let asked = match op.what {
-            What::Read { from, .. } => from,
-            _ => 0,
-        };
-        let plan = match outcome {
-            Outcome::Read(plan) => plan,
-            Outcome::Refused(Refusal::NotFound) => return self.judge_absence(op),
-            Outcome::Refused(Refusal::Gone) => {
-                return self.see(op, |v| v.seen.is_some_and(|s| s.is_gone));
-            }
-            Outcome::Refused(Refusal::OffsetBeyondTail { tail }) => {
-                return self.see(op, |v| v.seen.is_some_and(|s| s.tail == tail.0));
-            }
-            Outcome::Refused(Refusal::OffsetExpired { earliest }) if asked < earliest.0 => {
-                return self.see(op, |v| v.seen.is_some_and(|s| s.floor == earliest.0));
-            }
-            _ => return Err("not an answer to this".to_owned()),
-        };
-        let meta = &plan.meta;
-        let is_partial = plan.end < meta.tail;
-        if is_partial || matches!(op.what, What::Read { is_live: true, .. }) {
-            // What a replica has may be old, and no answer to a later question is older.
-            let is_known = self.learn(&op.key, meta).then_some(());
-            return is_known.ok_or("the stream never was like that".to_owned());
-        }
-        self.see(op, |v| {
-            v.seen.is_some_and(|s| {
-                let meta_of = (meta.incarnation.0, meta.tail.0, meta.closed);
-                let from = if asked == 0 { s.floor } else { asked };
-                (s.incarnation, s.tail, s.closed) == meta_of
-                    && s.floor <= plan.start.0
-                    && plan.start.0 == from
-            })
-        })
     }
 }
 

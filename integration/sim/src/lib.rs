@@ -8,14 +8,17 @@
 //! Rolling upgrades, with nodes of two versions side by side, in some seeds (`upgrade.rs`).
 //! Objects and packs that are damaged where they lie, and what puts them right (`rot.rs`, `mend.rs`); checkpoints in the server's own
 //! files, cut by crashes (`checkpoint.rs`, `files.rs`).
-//! Not modelled: buckets; listing objects, which only restores do; that nodes are linked only to members; a node alone.
+//! Checkpoints go from node to node in parts (`transfer.rs`). Some seeds are aimed at what is rare, or have one node (`aims.rs`).
+//! Not modelled: buckets; listing objects, which only restores and the backup's collection do (see FAULTS.md); that nodes are linked
+//! only to members.
 //!
 //! The server's own code is `group`, raft-rs, `meta`, `wire`, `node/replay.rs`, the log's format and recovery, the files of checkpoints
 //! (`core/checkpoint.rs` with tables, packs and frames), `core/packs.rs` and what `core/learn.rs` decides. Stand-ins are here for what
-//! drives them: the log's writer and its release of segments (`disk.rs`), turns, sagas, forks, transfers of checkpoints, which come in
-//! one piece, scrub, mend and rescue, the links between nodes, HTTP, and the marks of a directory. Real processes test those
+//! drives them: the log's writer and its release of segments (`disk.rs`), turns, sagas, forks, transfers of checkpoints,
+//! scrub, mend and rescue, the links between nodes, HTTP, and the marks of a directory. Real processes test those
 //! (`integration/tests`).
 
+mod aims;
 pub mod answers;
 mod atlas;
 mod attempts;
@@ -57,6 +60,7 @@ pub mod shrink;
 pub mod siege;
 pub mod store;
 pub mod storing;
+pub mod transfer;
 pub mod upgrade;
 pub mod verdict;
 pub mod world;

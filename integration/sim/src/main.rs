@@ -1,7 +1,7 @@
 //! `sim --seed S` replays one history with its trace; `sim --seeds N` runs many, shrinks each that fails and prints the
 //! command that replays it; `sim --mutations` shows that deliberate bugs are found.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
@@ -52,7 +52,7 @@ struct Arguments {
     /// fail if a path of the list was never hit
     #[argh(switch)]
     covered: bool,
-    /// run so many seeds twice and compare their traces byte for byte
+    /// run so many seeds twice, and in two more processes, and compare their traces byte for byte
     #[argh(option)]
     twice: Option<u64>,
     /// find every deliberate bug, or the one of --mutation, by the plans that are made for it
@@ -142,6 +142,10 @@ fn compare(from: u64, seeds: u64) -> bool {
             (text, report.hash)
         });
         bytes += first.0.len();
+        if let Some(text) = parted_processes(seed) {
+            println!("seed {seed} has two histories in two processes:\n{text}");
+            return false;
+        }
         if first != second {
             let lines = first.0.lines().zip(second.0.lines());
             let parted = lines.clone().find(|(one, other)| one != other);
@@ -149,8 +153,33 @@ fn compare(from: u64, seeds: u64) -> bool {
             return false;
         }
     }
-    println!("{seeds} seeds run twice: {bytes} bytes of traces, byte for byte the same");
+    println!(
+        "{seeds} seeds run twice, and in two more processes: {bytes} bytes of traces, byte for byte the same"
+    );
     true
+}
+
+/// Runs a seed in two processes, which have other addresses and other seeds of hash maps, and of which one has another environment;
+/// answers where they part.
+fn parted_processes(seed: u64) -> Option<String> {
+    let run = |padding: usize| {
+        let mut process = Command::new(std::env::current_exe().ok()?);
+        process.args(["--seed", &seed.to_string()]);
+        process.env("URSULA_SIM_PADDING", "x".repeat(padding));
+        Some(process.output().ok()?.stdout)
+    };
+    let (Some(one), Some(other)) = (run(1), run(3_000)) else {
+        return Some("a process could not be run".to_owned());
+    };
+    if one == other && !one.is_empty() {
+        return None;
+    }
+    let lines = one.split(|b| *b == b'\n').zip(other.split(|b| *b == b'\n'));
+    let parted = lines.into_iter().find(|(one, other)| one != other);
+    let shown = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
+    Some(parted.map_or("one is longer".to_owned(), |(one, other)| {
+        format!("{}\n{}", shown(one), shown(other))
+    }))
 }
 
 #[expect(
@@ -197,6 +226,10 @@ fn run_many(arguments: &Arguments, mutation: &'static str, except: &[u64]) -> bo
         sum.steps,
         sum.done as f64 / seconds * 60.0,
         sum.virtual_us as f64 / 6e7 / seconds * 60.0
+    );
+    println!(
+        "nearest to their bounds, in thousandths: {:?} (log, proposals, without a leader, before a sync)",
+        sum.peaks
     );
     let is_covered = !arguments.covered || is_all_covered(&sum);
     sim::mutations::switch_on(mutation);

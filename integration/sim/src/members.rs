@@ -341,7 +341,7 @@ impl World {
             }
             MemberChange::Drain(..) => {}
         }
-        if !self.bears(&wanted, &self.lost) {
+        if !self.bears(&wanted, &self.bad()) {
             return;
         }
         self.coverage.hit(match change {

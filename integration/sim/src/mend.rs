@@ -7,7 +7,10 @@ use bytes::Bytes;
 use storage::cold_pack;
 use storage::pack::{ChunkLocation, NeededChunk};
 use ursula::group::HeldChunk;
-use ursula::protocol::{ChunkRef, Offset, Op as Asked, Outcome, Piece, Request};
+use ursula::meta::joining::are_sound;
+use ursula::protocol::{
+    ChunkRef, Incarnation, Offset, Op as Asked, Outcome, Piece, ReadPlan, Request, StreamKey,
+};
 
 use crate::checkpoint::location_of;
 use crate::cold::key_of;
@@ -24,7 +27,42 @@ const AGAIN_US: u64 = 10_000_000;
 const ATTEMPTS_MIN: u32 = 3;
 const ATTEMPTS_MAX: u32 = 30;
 
+/// Bytes of a stream that a node is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wanted {
+    /// Who is asked.
+    pub node: u64,
+    /// The stream.
+    pub key: StreamKey,
+    /// Which at that key.
+    pub incarnation: Incarnation,
+    /// The first byte.
+    pub from: u64,
+    /// The one behind the last.
+    pub to: u64,
+}
+
 impl World {
+    /// Where a node has some bytes. One that answers later is asked again by the next attempt, which takes what came meanwhile: bytes
+    /// at an offset never change, and whoever takes them judges them.
+    pub fn ask_for_copy(&mut self, wanted: Wanted) -> Option<ReadPlan> {
+        let mut answer = self.copies.remove(&wanted);
+        if answer.is_none() {
+            let op = Asked::ReadInherited {
+                incarnation: wanted.incarnation,
+                from: Offset(wanted.from),
+                to: Offset(wanted.to),
+            };
+            let request = Request::on_key(wanted.key.clone(), op);
+            self.ask_for(wanted.node, Task::Copy(Box::new(wanted.clone())), request);
+            answer = self.copies.remove(&wanted);
+        }
+        match answer? {
+            Outcome::Read(plan) => Some(plan),
+            _ => None,
+        }
+    }
+
     /// A piece is to be read from a pack that may be damaged.
     pub fn see_to_piece(&mut self, node: u64, piece: &Piece) {
         let Piece::Cold { chunk, group, .. } = piece else {
@@ -111,6 +149,14 @@ impl World {
             false => ATTEMPTS_MAX,
         };
         if tried >= attempts {
+            let others: Vec<u64> = self.all_nodes().filter(|n| *n != node).collect();
+            let (_, replies) = self.ask_some(node, &others, None);
+            if are_sound(node, self.plan.nodes as usize, &replies).is_err() {
+                self.coverage.hit("a rebuild waits for the others");
+                let again = Event::Mend(life, group, pack, tried);
+                return self.queue.at(self.now_us + AGAIN_US, again);
+            }
+            self.coverage.hit("a pack that nobody can mend");
             self.trace.show(self.now_us, || {
                 format!("node {node}: nobody can mend pack {pack} of group {group}")
             });
@@ -168,6 +214,9 @@ impl World {
             .values()
             .filter(|(held, chunk, _)| held.chunk != *chunk);
         let cuts: Vec<_> = cut.map(|(held, chunk, _)| (held.clone(), *chunk)).collect();
+        if !cuts.is_empty() {
+            self.coverage.hit("a chunk cut at its stream's floor");
+        }
         self.coverage.hit("a pack mended");
         let hosted = self.node(node).process.groups.get_mut(&group);
         hosted.expect("it has the pack").group.cut_chunks(&cuts);
@@ -193,14 +242,14 @@ impl World {
             if !self.answers(node, other) {
                 continue;
             }
-            let op = Asked::ReadInherited {
+            let wanted = Wanted {
+                node: other,
+                key: held.key.clone(),
                 incarnation: held.incarnation,
-                from: Offset(held.needed_from()),
-                to: Offset(chunk.end()),
+                from: held.needed_from(),
+                to: chunk.end(),
             };
-            self.copy = None;
-            self.ask_for(other, Task::Copy, Request::on_key(held.key.clone(), op));
-            let Some(Outcome::Read(plan)) = self.copy.take() else {
+            let Some(plan) = self.ask_for_copy(wanted) else {
                 continue;
             };
             let Some(data) = self.bytes_anywhere(other, &plan.pieces) else {

@@ -19,8 +19,6 @@ pub struct Seen {
     pub tail: u64,
     /// It takes no more.
     pub closed: bool,
-    /// Its time may end.
-    pub is_mortal: bool,
     /// It was deleted, and forks need its bytes.
     pub is_gone: bool,
     /// First byte that readers may have.
@@ -77,6 +75,8 @@ pub struct Model {
     versions: BTreeMap<String, Vec<Version>>,
     contents: BTreeMap<u64, Vec<u8>>,
     origins: BTreeMap<u64, Origin>,
+    /// By incarnation: since which index a stream's time ends when, if nobody reads it.
+    deadlines: BTreeMap<u64, Vec<(u64, u64)>>,
     abandoned: BTreeSet<u64>,
     intents: BTreeSet<(u64, u32, u64)>,
     stamp_ms: u64,
@@ -187,7 +187,16 @@ impl Model {
             Some(Kind::ForgetPacks(_)) => return Ok(None),
             other => return Err(format!("an unexpected command: {other:?}")),
         };
-        let seen = self.streams.get(key).map(|s| s.seen);
+        let stream = self.streams.get(key);
+        if let Some((incarnation, deadline)) =
+            stream.and_then(|s| Some((s.seen.incarnation, deadline_ms(s)?)))
+        {
+            let known = self.deadlines.entry(incarnation).or_default();
+            if known.last().is_none_or(|(_, last)| *last != deadline) {
+                known.push((index, deadline));
+            }
+        }
+        let seen = stream.map(|s| s.seen);
         let versions = self.versions.entry(key.clone()).or_default();
         if versions.last().and_then(|v| v.seen) != seen {
             versions.push(Version { since: index, seen });
@@ -233,7 +242,6 @@ impl Model {
             self.streams.remove(key);
         } else {
             stream.seen.is_gone = true;
-            stream.seen.is_mortal = false;
             stream.expiry = None;
         }
     }
@@ -278,7 +286,6 @@ impl Model {
             incarnation: self.next_incarnation,
             tail: create.fork.as_ref().map_or(0, |f| f.offset) + create.body.len() as u64,
             closed: create.closed,
-            is_mortal: create.expiry.is_some(),
             is_gone: false,
             floor: create.fork.as_ref().map_or(0, |f| f.floor),
         };
@@ -420,6 +427,14 @@ impl Model {
         std::iter::once(first)
             .chain(all[before..].iter().copied())
             .collect()
+    }
+
+    /// No leader that has applied the log up to `index` ends the stream before this; `None`: nobody ever does.
+    pub fn deadline_ms(&self, incarnation: u64, index: u64) -> Option<u64> {
+        let all = self.deadlines.get(&incarnation)?;
+        let later = all.partition_point(|(since, _)| *since <= index);
+        let (_, deadline) = all.get(later.saturating_sub(1))?;
+        Some(*deadline)
     }
 
     /// Where a fork's first bytes come from.

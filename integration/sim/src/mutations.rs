@@ -69,6 +69,12 @@ pub const MUTATIONS: &[Mutation] = &[
         60,
         "fault_damage=100,fault_us=1000000,cold=0,fault_siege=0",
     ),
+    aimed(
+        "WAL",
+        "foreign-segment-taken",
+        100,
+        "fault_damage=100,fault_us=1000000,cold=0,fault_siege=0",
+    ),
     bug("WAL", "first-entry-wins", 300),
     bug("WAL", "first-vote-wins", 600),
     bug("Raft driving", "answer-before-sync", 300),
@@ -115,8 +121,11 @@ pub const MUTATIONS: &[Mutation] = &[
     aimed(
         "lease",
         "lease-without-margin",
-        120,
-        concat!(sieges!(), ",siege_aim=2,drift=50000"),
+        200,
+        concat!(
+            sieges!(),
+            ",siege_aim=2,drift=50000,fault_siege=800,fault_us=1000000,clients=8,think_us=50000,chaos_us=60000000"
+        ),
     ),
     aimed(
         "reads",
@@ -204,22 +213,22 @@ pub const MUTATIONS: &[Mutation] = &[
     ),
     aimed(
         "membership",
-        "leaving-leader-teaches",
-        500,
-        concat!(
-            calm!(),
-            ",fault_siege=0,newborn=0,operate_us=2000000,oust=1000000,spares=1,nodes=3,delay_us=60000,groups=3,chaos_us=10000000,clients=1,\
-             think_us=200000"
-        ),
-    ),
-    aimed(
-        "membership",
         "members-never-learnt",
         600,
         concat!(
             calm!(),
             ",fault_siege=0,newborn=0,operate_us=2000000,oust=1000000,spares=2,nodes=5,loss=300000,delay_us=30000,groups=3,\
              chaos_us=10000000,clients=1,think_us=200000,cold=0"
+        ),
+    ),
+    aimed(
+        "membership",
+        "given-up-at-once",
+        300,
+        concat!(
+            calm!(),
+            ",damage_packs=0,fault_damage=600,fault_partition=600,fault_us=300000,lasting=1,mortal=0,cold=0,nodes=3,spares=0,\
+             operate_us=0,fault_siege=0,chaos_us=60000000"
         ),
     ),
     bug("membership", "removed-raft-id-again", 300),
@@ -234,7 +243,7 @@ pub const MUTATIONS: &[Mutation] = &[
     aimed(
         "membership",
         "unclaimed-replica-speaks",
-        400,
+        500,
         concat!(
             calm!(),
             ",fault_siege=0,newborn=1000000,operate_us=1000000,oust=0,upgrade=1,upgrade_us=300000000,nodes=5,spares=0,groups=1,delay_us=1000,clients=2,think_us=50000,\
@@ -256,6 +265,7 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("forks", "fork-one-byte-more", 300),
     bug("TTL", "expiry-unchecked", 300),
     bug("TTL", "expiry-of-another-stream", 300),
+    bug("TTL", "expired-early", 100),
     bug("cold tier", "cold-read-unverified", 300),
     bug("cold tier", "published-before-put", 300),
     bug("cold tier", "put-before-the-intent", 300),
@@ -309,6 +319,8 @@ pub const MUTATIONS: &[Mutation] = &[
     bug("conditional appends", "regression-taken", 300),
     bug("live readers", "install-untold", 300),
     bug("bounds", "log-kept-for-ever", 300),
+    bug("bounds", "held-for-ever", 300),
+    bug("bounds", "sent-readies-kept", 300),
     bug("bounds", "offers-kept", 300),
     bug("bounds", "proposals-unbounded", 300),
     bug("bounds", "given-up-and-counted", 300),

@@ -10,12 +10,12 @@ use raftproto::version::checkpoint_at;
 use storage::wal::Record;
 use ursula::core::learn::Learnt;
 use ursula::core::record_kind;
-use ursula::group::{Group, LogPosition, Persist, RaftSettings, RaftStart};
+use ursula::group::{CheckpointPlan, Group, LogPosition, Persist, RaftSettings, RaftStart};
 use ursula::meta::Tables;
 use ursula::meta::admission::Bound;
 use ursula::node::replay::replay;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Placer};
 use crate::clock::Clock;
 use crate::cold::{self, ColdShell};
 use crate::disk::Disk;
@@ -83,6 +83,8 @@ pub struct Process {
     pub syncing: Option<Vec<(u32, u64)>>,
     /// Groups that the round of checkpoints under way has still to do; `None`: there is no round.
     pub round: Option<VecDeque<u32>>,
+    /// Checkpoints that were planned and had no room.
+    pub unwritten: BTreeMap<u32, (CheckpointPlan, Placer)>,
     /// A replica wants a checkpoint.
     pub is_wanted: bool,
     /// Fetched checkpoints that wait for their exchange.

@@ -101,6 +101,8 @@ plan! {
     timed_checkpoints,
     /// A disk is damaged.
     fault_damage,
+    /// 1: of what is on a disk, only packs are damaged.
+    damage_packs,
     /// A disk is lost.
     fault_disk_lost,
     /// A disk is full.
@@ -236,7 +238,8 @@ impl Plan {
             300 => 2_000,
             _ => 4 << 20,
         };
-        plan
+        plan.add_alone();
+        plan.aimed()
     }
 
     /// In some seeds streams end all the time, and clients meet their ends; in some, disks are damaged again and again.

@@ -70,4 +70,6 @@ pub struct Report {
     pub operations: u64,
     /// The paths.
     pub coverage: Coverage,
+    /// How near to their bounds figures came, in thousandths.
+    pub peaks: [u64; 4],
 }

@@ -8,13 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use storage::cold::{ColdError, ColdKey};
 use ursula::group::{ChunkVerdict, HeldColdChunk, node_of};
-use ursula::protocol::{
-    ColdChunk, Member, Offset, Op as Asked, Outcome, PackName, Piece, Refusal, Request,
-};
+use ursula::protocol::{ColdChunk, Member, Offset, Outcome, PackName, Piece, Refusal};
 
 use crate::cold::{Came, key_of, packs};
 use crate::event::{Event, Life};
-use crate::saga::{Reading, Task};
+use crate::mend::Wanted;
+use crate::saga::Reading;
 use crate::world::World;
 
 /// Readers have an object looked at again after so much.
@@ -375,14 +374,14 @@ impl World {
     fn copy_of(&mut self, nodes: &[u64], held: &HeldColdChunk) -> Option<Bytes> {
         let chunk = held.chunk;
         for node in nodes.iter().copied() {
-            let op = Asked::ReadInherited {
+            let wanted = Wanted {
+                node,
+                key: held.key.clone(),
                 incarnation: held.incarnation,
-                from: Offset(chunk.start),
-                to: Offset(chunk.end()),
+                from: chunk.start,
+                to: chunk.end(),
             };
-            self.copy = None;
-            self.ask_for(node, Task::Copy, Request::on_key(held.key.clone(), op));
-            let Some(Outcome::Read(plan)) = self.copy.take() else {
+            let Some(plan) = self.ask_for_copy(wanted) else {
                 continue;
             };
             let is_here = |p: &Piece| !matches!(p, Piece::Stored { .. } | Piece::Inherited { .. });

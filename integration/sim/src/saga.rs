@@ -12,6 +12,7 @@ use ursula::protocol::{
 use crate::client::group_of;
 use crate::event::Event;
 use crate::history::{Op, What};
+use crate::mend::Wanted;
 use crate::node::Waiting;
 use crate::world::World;
 
@@ -32,8 +33,8 @@ pub enum Task {
     Fork(Box<Forking>),
     /// A read with inherited bytes.
     Read(Box<Reading>),
-    /// A look for a copy: its answer is taken at once.
-    Copy,
+    /// A look for a copy.
+    Copy(Box<Wanted>),
     /// Nothing follows.
     Last,
 }
@@ -243,7 +244,9 @@ impl World {
             }
             Task::Fork(forking) => self.on_fork_answered(node, *forking, outcome),
             Task::Read(reading) => self.on_inherited(node, *reading, outcome),
-            Task::Copy => self.copy = Some(outcome),
+            Task::Copy(wanted) => {
+                self.copies.insert(*wanted, outcome);
+            }
             Task::Last => {}
         }
     }
@@ -385,6 +388,10 @@ impl World {
                     let Some(Ok(Some(found))) = read else {
                         let is_hurt = checkpoint.is_some_and(|c| c.hurt.contains(&chunk.pack));
                         let is_newer = checkpoint.is_some_and(|c| c.manifest.index > planned_at);
+                        // What nobody needed any more when the pack was mended is not in it, where the log says so later.
+                        let is_mended = checkpoint.is_some_and(|c| c.mended.contains(&chunk.pack));
+                        let is_left_out = is_mended && matches!(read, Some(Ok(None)));
+                        let is_hurt = is_hurt || is_left_out;
                         if is_hurt {
                             self.see_to_pack(node, group, chunk.pack);
                         }

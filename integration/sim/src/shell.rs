@@ -65,6 +65,7 @@ impl World {
             Event::Checkpointed(_, group, planned) => self.on_checkpointed(node, group, *planned),
             Event::Exchanged(_, group) => self.on_exchanged(node, group),
             Event::Fetched(_, group, checkpoint) => self.on_fetched(node, group, checkpoint),
+            Event::Transfer(_, transfer) => self.on_transfer(node, *transfer),
             Event::StoreAnswers(_, answered) => self.on_store_answer(node, *answered),
             Event::Scrub(life) => self.scrub(life),
             Event::Mend(life, group, pack, tried) => self.mend(life, group, pack, tried),
@@ -225,7 +226,7 @@ impl World {
     fn now(&mut self, node: u64) -> Now {
         let now_us = self.now_us;
         let now = self.node(node).clock.at(now_us);
-        self.newest_ms = self.newest_ms.max(now.wall_ms);
+        self.ledger.newest_ms = self.ledger.newest_ms.max(now.wall_ms);
         now
     }
 

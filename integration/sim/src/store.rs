@@ -157,6 +157,15 @@ impl ColdStore for SimStore {
     }
 }
 
+/// How the store refuses whatever is asked.
+#[derive(Debug, Clone, Copy)]
+enum Refuses {
+    /// Its credentials are not taken.
+    Denied,
+    /// There is no bucket of that name.
+    BucketGone,
+}
+
 /// See the module's head.
 #[derive(Default)]
 pub struct ObjectStore {
@@ -167,6 +176,8 @@ pub struct ObjectStore {
     was_spoilt: BTreeSet<ColdKey>,
     /// It answers nothing until then.
     out_until_us: u64,
+    /// What it says until then, if it says anything.
+    refuses: Option<Refuses>,
     /// Puts of an outage that is longer than a grace arrive late from here on: their leader will be gone.
     all_late_from_us: u64,
     /// Tasks, by node and life, that were given changed bytes: nobody is twice.
@@ -311,6 +322,9 @@ impl World {
                 Ask::Get(..) => "cold read during an outage",
                 _ => "request during an outage of the store",
             });
+            if let Some(refuses) = self.store.refuses {
+                return Err(self.refusal(refuses, op));
+            }
             self.swallow(what);
             return Err(unavailable(op));
         }
@@ -349,6 +363,24 @@ impl World {
                 answer
             }
             (answer, _) => answer,
+        }
+    }
+
+    fn refusal(&mut self, refuses: Refuses, op: &'static str) -> ColdError {
+        match refuses {
+            Refuses::Denied => {
+                self.coverage.hit("the store denies");
+                ColdError::Denied {
+                    op,
+                    reason: "simulated".to_owned(),
+                }
+            }
+            Refuses::BucketGone => {
+                self.coverage.hit("the bucket is gone");
+                ColdError::Misconfigured {
+                    what: "the bucket is not there".to_owned(),
+                }
+            }
         }
     }
 
@@ -429,6 +461,11 @@ impl World {
             format!("the store is out until {:.3}", until_us as f64 / 1e6)
         });
         self.store.out_until_us = until_us;
+        self.store.refuses = match self.rng.below(6) {
+            0 => Some(Refuses::Denied),
+            1 => Some(Refuses::BucketGone),
+            _ => None,
+        };
         if !is_beyond_grace && until_us > self.now_us + LONG_OUT_US && self.rng.chance(700_000) {
             // Who waited for the store all the time is gone when it comes back.
             let at_us = until_us - self.rng.below(LATE_MAX_US / 5);

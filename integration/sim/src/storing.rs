@@ -1,17 +1,22 @@
 //! Checkpoints on a node: rounds over its groups, fetches from others, and the exchange of what was fetched.
 //! And what replicas show of themselves after each step.
 
+use storage::StorageError;
 use storage::pack::PackPlan;
 use ursula::group::{CheckpointPlan, Effect, Input};
 
 use crate::checkpoint::{Checkpoint, Placer};
 use crate::event::Event;
+use crate::files::Room;
 use crate::members::ids_of;
 use crate::node::Written;
 use crate::world::World;
 
 /// No checkpoint takes longer to write.
 const WRITE_MAX_US: u64 = 4_000_000;
+
+/// A full disk has room for less.
+const FULL_ROOM: u64 = 3_000;
 
 impl World {
     /// Begins a round of checkpoints, unless one is under way.
@@ -26,7 +31,6 @@ impl World {
     }
 
     fn next_in_round(&mut self, node: u64) {
-        let life = self.node(node).life;
         loop {
             let me = self.node(node);
             let Some(round) = &mut me.process.round else {
@@ -41,9 +45,13 @@ impl World {
                 return;
             };
             let before = me.disk.checkpoints.get(&group).cloned().unwrap_or_default();
+            let unwritten = me.process.unwritten.remove(&group);
             let Some(hosted) = me.process.groups.get_mut(&group) else {
                 continue;
             };
+            if let Some((plan, placer)) = unwritten {
+                return self.write_planned(node, group, plan, placer);
+            }
             if hosted.group.is_installing() {
                 continue;
             }
@@ -56,14 +64,46 @@ impl World {
             let number = before.manifest.next_pack.max(1);
             let mut placer = Placer(PackPlan::new(group, number));
             let plan = hosted.group.checkpoint(&mut placer);
-            me.disk.writing = Some((group, before.begin(group, &plan, &placer)));
-            let slowness = self.node(node).slowness;
-            let write_us = self.rng.latency(self.plan.sync_us * 3) * slowness;
-            let at_us = self.now_us + write_us.min(WRITE_MAX_US);
-            let event = Event::Checkpointed(life, group, Box::new(plan));
-            self.queue.at(at_us, event);
-            return;
+            return self.write_planned(node, group, plan, placer);
         }
+    }
+
+    /// Writes what was planned; a full disk ends the round, and a later one writes the same.
+    fn write_planned(&mut self, node: u64, group: u32, plan: CheckpointPlan, placer: Placer) {
+        let bytes = self.rng.below(FULL_ROOM) as usize;
+        let fails = !self.net.is_calm && self.rng.chance(self.plan.sync_error);
+        let room = match self.node(node).is_full {
+            true => Room::Until(bytes),
+            false if fails => Room::FailsAt(bytes),
+            false => Room::Endless,
+        };
+        let me = self.node(node);
+        let before = me.disk.checkpoints.get(&group).cloned().unwrap_or_default();
+        match before.begin(group, &plan, &placer, room) {
+            Ok(writing) => {
+                let has_failed = writing.has_failed;
+                me.disk.writing = Some((group, writing));
+                if has_failed {
+                    self.coverage.hit("a write of a checkpoint failed");
+                    return self.crash(node);
+                }
+            }
+            Err(StorageError::NoSpace { .. }) => {
+                me.process.unwritten.insert(group, (plan, placer));
+                me.process.round = None;
+                self.coverage.hit("no room for a checkpoint");
+                return self.next_install(node);
+            }
+            Err(wrong) => {
+                return self.find(format!("node {node}, checkpoint of group {group}: {wrong}"));
+            }
+        }
+        let life = me.life;
+        let slowness = me.slowness;
+        let write_us = self.rng.latency(self.plan.sync_us * 3) * slowness;
+        let at_us = self.now_us + write_us.min(WRITE_MAX_US);
+        let event = Event::Checkpointed(life, group, Box::new(plan));
+        self.queue.at(at_us, event);
     }
 
     /// A checkpoint is written.
@@ -95,33 +135,6 @@ impl World {
             }
         }
         self.next_in_round(node);
-    }
-
-    /// Asks another node for its checkpoint.
-    pub fn fetch(&mut self, node: u64, giver: u64, group: u32, index: u64) {
-        let life = self.node(node).life;
-        let there = self
-            .net
-            .link(&self.plan, &mut self.rng, node, giver, self.now_us);
-        let back = self
-            .net
-            .link(&self.plan, &mut self.rng, giver, node, self.now_us);
-        let source = self.node(giver);
-        let is_there = there.is_some() && back.is_some() && source.is_up && !source.is_paused;
-        if is_there {
-            self.scrub_group(giver, group);
-        }
-        let source = self.node(giver);
-        let checkpoint = source
-            .disk
-            .checkpoints
-            .get(&group)
-            .filter(|c| is_there && c.manifest.index >= index)
-            .filter(|c| c.hurt.iter().all(|pack| c.is_sound(*pack, &[])));
-        let checkpoint = checkpoint.cloned().map(Box::new);
-        let at_us = self.now_us + self.rng.latency(self.plan.delay_us * 10);
-        self.queue
-            .at(at_us, Event::Fetched(life, group, checkpoint));
     }
 
     /// It came, or did not.
@@ -167,6 +180,8 @@ impl World {
         let index = fetched.manifest.index;
         let members = fetched.manifest.membership.clone();
         me.configs.insert(group, members.into_iter().collect());
+        me.process.unwritten.remove(&group);
+        me.disk.incoming.remove(&group);
         me.disk.checkpoints.insert(group, fetched);
         me.persist(group, persist);
         me.disk.release(group, index);

@@ -9,6 +9,7 @@ use crate::event::{Event, Life, Queue};
 use crate::history::Op;
 use crate::ledger::Ledger;
 use crate::members::{Identity, Introduced};
+use crate::mend::Wanted;
 use crate::net::Net;
 use crate::node::Node;
 use crate::operator::Operator;
@@ -26,8 +27,6 @@ pub struct World {
     pub rng: Rng,
     /// The true time.
     pub now_us: u64,
-    /// The latest time that any wall clock showed, in milliseconds.
-    pub newest_ms: u64,
     /// What is to happen.
     pub queue: Queue,
     /// By number, less one.
@@ -72,8 +71,10 @@ pub struct World {
     pub lives: BTreeMap<Life, Introduced>,
     /// The last data directory's number.
     pub stores: u64,
-    /// What a replica answered who was asked for a copy.
-    pub copy: Option<ursula::protocol::Outcome>,
+    /// How near to its bound each figure of `bounds.rs` came, in thousandths.
+    pub peaks: [u64; 4],
+    /// What replicas answered who were asked for copies, until it is taken.
+    pub copies: BTreeMap<Wanted, ursula::protocol::Outcome>,
 }
 
 impl World {
@@ -102,7 +103,7 @@ impl World {
             clients: (0..plan.clients as usize).map(Client::new).collect(),
             operations: BTreeMap::new(),
             asked: 0,
-            ledger: Ledger::new(plan.level_first()),
+            ledger: Ledger::new(plan.level_first(), plan.nodes == 1),
             coverage: Coverage::default(),
             trace: Trace {
                 hash: plan.seed,
@@ -120,9 +121,9 @@ impl World {
             isolated: BTreeSet::new(),
             lives: BTreeMap::new(),
             stores: 100,
-            copy: None,
+            copies: BTreeMap::new(),
+            peaks: [0; 4],
             now_us: 0,
-            newest_ms: 0,
             queue: Queue::default(),
             rng,
             plan,
@@ -133,6 +134,9 @@ impl World {
     pub fn run(&mut self) {
         if self.nodes.iter().any(|node| node.clock.drift != 0) {
             self.coverage.hit("clock drifts");
+        }
+        if self.plan.nodes == 1 {
+            self.coverage.hit("a node alone");
         }
         self.trace.show(0, || format!("{:?}", self.plan));
         for node in self.all_nodes() {
@@ -177,6 +181,7 @@ impl World {
             steps: self.steps,
             operations: self.answered,
             coverage: self.coverage.clone(),
+            peaks: self.peaks,
         }
     }
 

@@ -5,6 +5,7 @@
 //! deadline is never before the logged one, which the command is held against once more when it is applied.
 
 use super::Stream;
+use crate::mutation;
 use crate::protocol::Expiry;
 
 /// How far a read may slide the window without being logged: an eighth of it, at most a minute.
@@ -19,7 +20,10 @@ impl Stream {
         match self.expiry {
             Expiry::Never | Expiry::At(_) => self.logged_deadline_ms(),
             Expiry::Ttl(seconds) => {
-                let window = seconds.saturating_mul(1000);
+                let mut window = seconds.saturating_mul(1000);
+                if mutation::is_on("expired-early") {
+                    window -= window / 8;
+                }
                 let touched = self.touched_ms.max(self.read_ms);
                 let unlogged = if touched < leader_since_ms {
                     coarse_ms(seconds)

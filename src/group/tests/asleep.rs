@@ -57,6 +57,36 @@ fn a_sleeping_replica_answers_who_watches_a_stream_that_it_does_not_know() {
     assert!(matches!(outcome, Some(Outcome::Refused(_))), "{outcome:?}");
 }
 
+/// Who looks for copies of damaged bytes asks all replicas at once. Two followers that woke for it heard no leader, since it slept,
+/// and elected another one, each time.
+#[test]
+fn sleeping_followers_that_are_asked_for_their_copies_do_not_elect_another_leader() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.elect(&[1, 2, 3]);
+    let (a, b) = others(leader);
+    let Outcome::Created(created) = cluster.ask(leader, "s", create(Expiry::Never)) else {
+        panic!("it is new")
+    };
+    cluster.ask(leader, "s", append("x"));
+    for _ in 0..4 * TICKS {
+        cluster.tick();
+    }
+    for _ in 0..4 {
+        for node in [a, b] {
+            let copies = Op::ReadInherited {
+                incarnation: created.meta.incarnation,
+                from: Offset(0),
+                to: Offset(1),
+            };
+            assert!(matches!(cluster.ask(node, "s", copies), Outcome::Read(_)));
+        }
+        for _ in 0..4 * TICKS {
+            cluster.tick();
+        }
+        assert!(cluster.group(leader).is_leader());
+    }
+}
+
 #[test]
 fn the_only_voter_does_not_lead_before_its_log_is_on_disk() {
     let start = RaftStart {

@@ -1,0 +1,38 @@
+//! Some seeds are aimed: at a node alone, and at what is rare among all others, so that the seeds of the gate come through it.
+
+use crate::plan::Plan;
+use crate::rng::Rng;
+
+/// Of so many seeds, one is aimed at each of [`AIMS`].
+const AIMED_OF: u64 = 50;
+
+/// Changes of a plan, as `--set` has them.
+const AIMS: &[&str] = &[
+    // A pack that nobody can mend: it is damaged while its node is cut off.
+    "damage_packs=1,fault_damage=300,fault_partition=300,fault_us=1000000,fault_crash=0,fault_crash_many=0,fault_disk_lost=0,reformat=0,\
+     crash_in_step=0,fault_siege=0,fault_pause=0,operate_us=0,lasting=1,mortal=0,aim=0,cold=0,nodes=5",
+    // A chunk cut at its stream's floor: streams are trimmed, and their bytes stay in packs of the nodes.
+    "fault_damage=300,fault_checkpoint=300,fault_us=300000,fault_crash=0,fault_crash_many=0,fault_partition=0,fault_disk_lost=0,\
+     reformat=0,crash_in_step=0,fault_siege=0,operate_us=0,lasting=1,keep=1000000,mortal=0,aim=0,keys=1,cold=1,damage_packs=1,groups=1,\
+     cold_pack_bytes=30000,cold_flush_age_ms=60000,cold_hot_bytes=0,store_us=1000",
+];
+
+impl Plan {
+    /// Some seeds have one node, which nobody helps.
+    pub fn add_alone(&mut self) {
+        let rng = &mut Rng::new(self.seed ^ 0x616c_6f6e);
+        if rng.below(20) == 0 && self.fault_siege == 0 {
+            (self.nodes, self.spares, self.operate_us) = (1, 0, 0);
+            (self.oust, self.newborn) = (0, 0);
+        }
+    }
+
+    /// The plan, or what it is aimed at.
+    pub fn aimed(self) -> Plan {
+        let drawn = Rng::new(self.seed ^ 0x6169_6d73).below(AIMED_OF);
+        match AIMS.get(drawn as usize) {
+            Some(changes) => self.with(changes).expect("they are a plan's"),
+            None => self,
+        }
+    }
+}
