@@ -15,7 +15,7 @@ use super::signal::Event;
 use crate::group::BadMessage;
 use crate::meta::joining::are_sound;
 use crate::ops::metrics::add;
-use crate::protocol::{PackName, Refusal};
+use crate::protocol::PackName;
 
 /// Between two looks at whether the other nodes can do without this one.
 const LOOK: Duration = Duration::from_secs(1);
@@ -27,8 +27,8 @@ const LOOKS_PER_LINE: u32 = 30;
 pub(super) struct Damage {
     /// Raised when files were found damaged that the other nodes have too.
     pub(super) found: Event,
-    /// What is lost only the others have, and they are waited for.
-    pub(super) is_waiting: Cell<bool>,
+    /// What is lost only the others have, and they are waited for: in words, and the file, if another one may take its place.
+    waiting: RefCell<Vec<(String, Option<PathBuf>)>>,
     /// The others are asked just now whether they can do without this node, or were, and can.
     pub(super) gives_up: Cell<bool>,
     /// Whose turn it is to ask whether it may.
@@ -45,7 +45,7 @@ impl Default for Damage {
     fn default() -> Damage {
         Damage {
             found: Event::default(),
-            is_waiting: Cell::new(false),
+            waiting: RefCell::default(),
             gives_up: Cell::new(false),
             asking: Semaphore::new(1),
             mending: RefCell::default(),
@@ -80,11 +80,14 @@ pub fn damage_note_path(dir: &Path) -> PathBuf {
     dir.join("damage.ursula")
 }
 
-fn is_damage(error: &StorageError) -> bool {
+/// The file that is not what was written, or cannot be read.
+fn damaged_file(error: &StorageError) -> Option<&PathBuf> {
     match error {
-        StorageError::Corrupt { .. } => true,
-        StorageError::Io { source, .. } => source.raw_os_error() == Some(libc::EIO),
-        _ => false,
+        StorageError::Corrupt { path, .. } => Some(path),
+        StorageError::Io { path, source, .. } => {
+            (source.raw_os_error() == Some(libc::EIO)).then_some(path)
+        }
+        _ => None,
     }
 }
 
@@ -132,21 +135,21 @@ impl Core {
             .set((known.len() - files) as u64);
     }
 
-    /// A file did not hold what was written, and cannot be put right. Where other nodes have it too, this one stops in good
-    /// order and starts again without the damaged files, as soon as the others can do without it; who asked is told to come back.
-    pub(super) fn found_damage(self: &Rc<Self>, error: &StorageError) -> Refusal {
-        match is_damage(error) && self.can_start_anew() {
-            true => {
-                self.start_anew_when_possible(error.to_string());
-                Refusal::Unavailable
-            }
-            false => Refusal::DataDamaged,
+    /// A file did not hold what was written, and cannot be put right. Where other nodes have it too, this one stops in good order
+    /// and starts again without the damaged files, as soon as the others can do without it.
+    pub(super) fn found_damage(self: &Rc<Self>, error: &StorageError) {
+        let Some(path) = damaged_file(error) else {
+            return;
+        };
+        self.note_damaged(Damaged::File(path.clone()));
+        if self.can_start_anew() {
+            self.start_anew_when_possible(error.to_string(), Some(path.clone()));
         }
     }
 
     /// The same of what may still be put right by others who are away now: it is not waited for. Says whether the node stops.
     pub(super) async fn found_unmendable(self: &Rc<Self>, error: &StorageError) -> bool {
-        if !is_damage(error) || !self.can_start_anew() {
+        if damaged_file(error).is_none() || !self.can_start_anew() {
             return false;
         }
         let given_up = self.give_up_replicas(&error.to_string()).await;
@@ -162,21 +165,28 @@ impl Core {
     /// tell damage from a write that was cut. The node goes on for its other groups until the others can do without it.
     pub(super) fn found_lost_log(self: &Rc<Self>, group: u32, bad: BadMessage) {
         if self.can_start_anew() {
-            self.start_anew_when_possible(format!("group {group}: {bad}"));
+            self.start_anew_when_possible(format!("group {group}: {bad}"), None);
         }
     }
 
     /// Two nodes that stopped at once could take a majority away.
-    fn start_anew_when_possible(self: &Rc<Self>, text: String) {
-        if self.damage.is_waiting.replace(true) {
-            return;
+    fn start_anew_when_possible(self: &Rc<Self>, text: String, file: Option<PathBuf>) {
+        {
+            let mut waiting = self.damage.waiting.borrow_mut();
+            if waiting.iter().any(|(_, known)| *known == file) {
+                return;
+            }
+            waiting.push((text, file));
+            if waiting.len() > 1 {
+                return;
+            }
         }
         let core = self.clone();
         super::tasks::spawn(async move {
             for look in 0u32.. {
-                if core.stop.raised() > 0 {
+                let Some(text) = core.waits_for_others().await else {
                     return;
-                }
+                };
                 match core.give_up_replicas(&text).await {
                     Ok(()) => return,
                     Err(reason) if look.is_multiple_of(LOOKS_PER_LINE) => log::error!(
@@ -190,6 +200,27 @@ impl Core {
             }
         })
         .detach();
+    }
+
+    /// Why the others are waited for, if they still are: not for a file that is sound by now, or gone, since a newer one has its place.
+    async fn waits_for_others(&self) -> Option<String> {
+        let files: Vec<PathBuf> = {
+            let waiting = self.damage.waiting.borrow();
+            waiting
+                .iter()
+                .filter_map(|(_, file)| file.clone())
+                .collect()
+        };
+        let is_gone = |file: &PathBuf| matches!(file.try_exists(), Ok(false));
+        let look = move || files.into_iter().filter(is_gone).collect::<Vec<_>>();
+        let gone = storage::blocking::run(look).await;
+        let known = self.damage.known.borrow();
+        let is_damaged =
+            |file: &PathBuf| !gone.contains(file) && known.contains(&Damaged::File(file.clone()));
+        let mut waiting = self.damage.waiting.borrow_mut();
+        waiting.retain(|(_, file)| file.as_ref().is_none_or(is_damaged));
+        let first = waiting.first().map(|(text, _)| text.clone());
+        first.filter(|_| self.stop.raised() == 0)
     }
 
     /// Has the node stop in good order and start again without its files, if the others can do without it from now on. A node
@@ -212,7 +243,8 @@ impl Core {
     async fn others_are_sound(&self) -> Result<(), String> {
         let addresses: Vec<String> = {
             let links = self.links.borrow();
-            links.values().map(|l| l.address().to_owned()).collect()
+            let up = links.values().filter(|link| link.is_up());
+            up.map(|link| link.address().to_owned()).collect()
         };
         let mut replies = Vec::new();
         for address in addresses {

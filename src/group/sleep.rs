@@ -95,8 +95,9 @@ pub(super) fn wakes(input: &Input, leader: u64, own: u64) -> bool {
     match input {
         Input::Request { request, .. } => match request.op {
             Op::Watch { .. } | Op::Unwatch { .. } => false,
-            // A follower answers it alone if it can. Followers that woke at the same moment would hear no leader and elect one.
-            Op::ReadInherited { .. } => leader == own,
+            // A follower answers it alone if it can, and wakes if it cannot. Followers that woke at the same moment would hear no
+            // leader and elect one.
+            Op::Read(_) | Op::ReadInherited { .. } => leader == own,
             _ => true,
         },
         Input::LinkLost(node) => node_of(leader) == *node || leader == 0,

@@ -11,6 +11,11 @@ use super::{BadMessage, Group, Replica};
 use crate::protocol::{ChunkRef, ColdChunk, Incarnation, Meta, PackName, StreamKey};
 
 impl Group {
+    /// The time by which this replica judges lifetimes, in milliseconds: that of the newest step, or of the newest entry.
+    pub fn judges_at_ms(&self) -> u64 {
+        self.now_ms
+    }
+
     /// Every stream with what its readers see of it, its floor, and whether only forks may read it.
     pub fn streams(&self) -> impl Iterator<Item = (&StreamKey, Meta, u64, bool)> {
         let all = self.machine.streams.iter();

@@ -130,7 +130,8 @@ pub fn judge_replacement(known: Replaced) -> Result<bool, String> {
 }
 
 /// Whether the other nodes can do without this one while its replicas are built anew: more than half of all members, without
-/// it, answer, and each of them votes in all its groups, is sound in them, and is not about to do the same.
+/// it, answer, and each of them votes in all its groups, is sound in them, and is not about to do
+/// the same as far as all its cores say.
 ///
 /// # Errors
 /// Which are not.
@@ -143,6 +144,8 @@ pub fn are_sound(node_id: u64, founders: usize, replies: &[StatusReply]) -> Resu
         let mut groups = reply.groups.iter();
         own & 0xffff != node_id
             && !reply.gives_up_replicas
+            // What a core does not tell may be just that.
+            && reply.cores.iter().all(|core| core.is_up)
             && !reply.groups.is_empty()
             && groups.all(|g| g.trouble.is_empty() && g.membership.as_ref().is_some_and(votes))
     };
@@ -159,7 +162,7 @@ pub fn are_sound(node_id: u64, founders: usize, replies: &[StatusReply]) -> Resu
 #[cfg(test)]
 mod tests {
     use raftproto::checkpoint::Member;
-    use raftproto::peer::{GroupStatus, Hello};
+    use raftproto::peer::{CoreStatus, GroupStatus, Hello};
 
     use super::*;
 
@@ -237,6 +240,10 @@ mod tests {
             gives_up_replicas: true,
             ..sound(raft_id)
         };
+        let half_silent = |raft_id| StatusReply {
+            cores: vec![CoreStatus::default()],
+            ..sound(raft_id)
+        };
         for (founders, replies, is_good) in [
             (3, vec![sound(1), sound(3)], true),
             (3, vec![sound(1)], false),
@@ -247,6 +254,7 @@ mod tests {
             (3, vec![sound(1), reply((1 << 16) + 3, &all, "")], false),
             (2, vec![sound(1)], false),
             (3, vec![sound(1), giving_up(3)], false),
+            (3, vec![sound(1), half_silent(3)], false),
             (5, vec![sound(1), sound(3), reply(4, &[], "")], false),
         ] {
             assert_eq!(

@@ -87,7 +87,7 @@ impl Checkpoint {
     /// Begins to write the checkpoint that follows this one by a plan, where there is so much room.
     ///
     /// # Errors
-    /// There was not; all is as it was.
+    /// There was not; all that counts is as it was.
     pub fn begin(
         &self,
         group: u32,
@@ -112,6 +112,15 @@ impl Checkpoint {
             Err(error) => {
                 let is_as_it_was = |(name, bytes)| self.files.get(name) == Some(bytes);
                 assert!(files.iter().all(is_as_it_was), "left behind: {error}");
+                let is_named = |name: &String| {
+                    let is_pack = |number| *name == format!("pack-{number}");
+                    let is_table = |number| *name == format!("table-{number}");
+                    name == "manifest"
+                        || self.manifest.packs.iter().any(is_pack)
+                        || tables(&self.manifest).any(is_table)
+                };
+                let mut named = self.files.keys().filter(|name| is_named(name));
+                assert!(named.all(|name| files.contains_key(name)), "lost: {error}");
                 return Err(error);
             }
         };
@@ -260,14 +269,14 @@ impl Checkpoint {
     }
 
     /// A bit of its manifest or of one of its tables is another, or the file ends early; or a sector is not read as it was
-    /// written.
-    pub fn damage(&mut self, how: Spoil, rng: &mut Rng) {
+    /// written. Answers whether there is one.
+    pub fn damage(&mut self, how: Spoil, rng: &mut Rng) -> bool {
         let group = self.manifest.group;
         let mut paths = vec![manifest_path(root(), group)];
         paths.extend(tables(&self.manifest).map(|number| table_path(root(), group, number)));
         let path = rng.choose(&paths);
         let name = path.file_name().and_then(|n| n.to_str());
-        self.spoil(name.unwrap_or_default(), how, rng);
+        self.spoil(name.unwrap_or_default(), how, rng)
     }
 
     /// The same of one of its packs, or it is gone; answers whether there is one.

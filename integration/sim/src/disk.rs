@@ -383,7 +383,9 @@ impl Disk {
                     return false;
                 }
                 let found = self.checkpoints.get_mut(&rng.pick(&groups));
-                found.expect("it is there").damage(how, rng);
+                if !found.expect("it is there").damage(how, rng) {
+                    return false;
+                }
                 self.is_damaged = true;
             }
             Damage::Pack(how) => {

@@ -92,6 +92,8 @@ pub enum Event {
     Scrub(Life),
     /// A pack of a group is to be mended; and how often that was tried.
     Mend(Life, u32, u32, u32),
+    /// The others have said whether they can do without a node, which nobody helps with that pack.
+    GiveUpReplicas(Life, u32, u32, u32),
     /// Is a damaged object written again?
     Rescued(Life, Box<Awaited>),
     /// Whoever leads a group ends.
@@ -148,6 +150,7 @@ impl Event {
             | Event::StoreAnswers(l, _)
             | Event::Scrub(l)
             | Event::Mend(l, ..)
+            | Event::GiveUpReplicas(l, ..)
             | Event::Rescued(l, _)
             | Event::Transfer(l, _)
             | Event::Fetched(l, ..) => Some(*l),

@@ -46,6 +46,7 @@ impl Node {
         });
         let bound = self.bound.raft_ids().chain([identity.raft_id]);
         Some(StatusReply {
+            gives_up_replicas: self.process.gives_up,
             node: Some(hello(
                 self.life.node,
                 Introduced {

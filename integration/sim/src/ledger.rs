@@ -5,7 +5,7 @@
 mod reads;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use prost::Message;
 use raftproto::command::{CommandBatch, command::Kind};
@@ -47,7 +47,12 @@ struct GroupLedger {
     known: u64,
     /// What the clock that is most ahead ever showed.
     newest_ms: u64,
+    /// When who led judged lifetimes by which time; those after which somebody judged by a later one are left out.
+    judged: VecDeque<(u64, u64)>,
 }
+
+/// Of each group, so many times by which its leaders judged are remembered: more than go back.
+const JUDGED_MAX: usize = 4096;
 
 /// See the module's head.
 #[derive(Debug, Default)]
@@ -77,6 +82,18 @@ impl Ledger {
     pub fn level(&self) -> u32 {
         let noted = self.groups.get(&0).map_or(0, |g| g.model.meta.level);
         noted.max(self.level_first)
+    }
+
+    /// Who leads a group judges lifetimes by this time.
+    pub fn judges(&mut self, group: u32, now_us: u64, ms: u64) {
+        let judged = &mut self.groups.entry(group).or_default().judged;
+        while judged.back().is_some_and(|(_, known)| *known <= ms) {
+            judged.pop_back();
+        }
+        judged.push_back((now_us, ms));
+        if judged.len() > JUDGED_MAX {
+            judged.pop_front();
+        }
     }
 
     /// A replica has applied an entry.

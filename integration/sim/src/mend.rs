@@ -27,6 +27,9 @@ const AGAIN_US: u64 = 10_000_000;
 const ATTEMPTS_MIN: u32 = 3;
 const ATTEMPTS_MAX: u32 = 30;
 
+/// Who has not answered by then is asked again.
+const ANSWER_WITHIN_US: u64 = 1_000_000;
+
 /// Bytes of a stream that a node is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Wanted {
@@ -42,12 +45,45 @@ pub struct Wanted {
     pub to: u64,
 }
 
+/// When whom was asked, and the answer.
+#[derive(Debug)]
+pub struct CopyAsked {
+    life: Life,
+    at_us: u64,
+    /// `None`: it comes later, or never.
+    pub answer: Option<Outcome>,
+}
+
+/// What somebody has of wanted bytes.
+#[derive(Debug)]
+pub enum Copy<T> {
+    /// All of them.
+    Here(T),
+    /// It does not have them.
+    None,
+    /// It has not answered yet.
+    Pending,
+}
+
 impl World {
-    /// Where a node has some bytes. One that answers later is asked again by the next attempt, which takes what came meanwhile: bytes
-    /// at an offset never change, and whoever takes them judges them.
-    pub fn ask_for_copy(&mut self, wanted: Wanted) -> Option<ReadPlan> {
-        let mut answer = self.copies.remove(&wanted);
-        if answer.is_none() {
+    /// Where a node has some bytes. One that answers later is looked at again by the next attempt.
+    pub fn ask_for_copy(&mut self, wanted: Wanted) -> Copy<ReadPlan> {
+        let life = self.node(wanted.node).life;
+        let is_young = |asked: &CopyAsked, now_us: u64| {
+            asked.life == life && asked.at_us + ANSWER_WITHIN_US >= now_us
+        };
+        let now_us = self.now_us;
+        if !self
+            .copies
+            .get(&wanted)
+            .is_some_and(|a| is_young(a, now_us))
+        {
+            let asked = CopyAsked {
+                life,
+                at_us: now_us,
+                answer: None,
+            };
+            self.copies.insert(wanted.clone(), asked);
             let op = Asked::ReadInherited {
                 incarnation: wanted.incarnation,
                 from: Offset(wanted.from),
@@ -55,11 +91,13 @@ impl World {
             };
             let request = Request::on_key(wanted.key.clone(), op);
             self.ask_for(wanted.node, Task::Copy(Box::new(wanted.clone())), request);
-            answer = self.copies.remove(&wanted);
         }
-        match answer? {
-            Outcome::Read(plan) => Some(plan),
-            _ => None,
+        if self.copies.get(&wanted).is_none_or(|a| a.answer.is_none()) {
+            return Copy::Pending;
+        }
+        match self.copies.remove(&wanted).and_then(|asked| asked.answer) {
+            Some(Outcome::Read(plan)) => Copy::Here(plan),
+            _ => Copy::None,
         }
     }
 
@@ -149,22 +187,36 @@ impl World {
             false => ATTEMPTS_MAX,
         };
         if tried >= attempts {
-            let others: Vec<u64> = self.all_nodes().filter(|n| *n != node).collect();
-            let (_, replies) = self.ask_some(node, &others, None);
-            if are_sound(node, self.plan.nodes as usize, &replies).is_err() {
-                self.coverage.hit("a rebuild waits for the others");
-                let again = Event::Mend(life, group, pack, tried);
-                return self.queue.at(self.now_us + AGAIN_US, again);
+            // It says so from when it asks until it knows the answers.
+            if !std::mem::replace(&mut self.node(node).process.gives_up, true) {
+                let asked_us = self.now_us + self.rng.latency(self.plan.delay_us);
+                let give_up = Event::GiveUpReplicas(life, group, pack, tried);
+                return self.queue.at(asked_us, give_up);
             }
-            self.coverage.hit("a pack that nobody can mend");
-            self.trace.show(self.now_us, || {
-                format!("node {node}: nobody can mend pack {pack} of group {group}")
-            });
-            return self.wipe(node, true);
+            let again = Event::Mend(life, group, pack, tried);
+            return self.queue.at(self.now_us + AGAIN_US, again);
         }
         let pause_us = [AGAIN_US, AGAIN_SOON_US][usize::from(tried < ATTEMPTS_MIN)];
         let again = Event::Mend(life, group, pack, tried + 1);
         self.queue.at(self.now_us + pause_us, again);
+    }
+
+    /// The others were asked whether they can do without this node.
+    pub fn give_up_replicas(&mut self, life: Life, group: u32, pack: u32, tried: u32) {
+        let node = life.node;
+        let others: Vec<u64> = self.all_nodes().filter(|n| *n != node).collect();
+        let (_, replies) = self.ask_some(node, &others, None);
+        if are_sound(node, self.plan.nodes as usize, &replies).is_err() {
+            self.coverage.hit("a rebuild waits for the others");
+            self.node(node).process.gives_up = false;
+            let again = Event::Mend(life, group, pack, tried);
+            return self.queue.at(self.now_us + AGAIN_US, again);
+        }
+        self.coverage.hit("a pack that nobody can mend");
+        self.trace.show(self.now_us, || {
+            format!("node {node}: nobody can mend pack {pack} of group {group}")
+        });
+        self.wipe(node, true);
     }
 
     fn try_mend(&mut self, life: Life, group: u32, pack: u32) -> bool {
@@ -249,7 +301,7 @@ impl World {
                 from: held.needed_from(),
                 to: chunk.end(),
             };
-            let Some(plan) = self.ask_for_copy(wanted) else {
+            let Copy::Here(plan) = self.ask_for_copy(wanted) else {
                 continue;
             };
             let Some(data) = self.bytes_anywhere(other, &plan.pieces) else {

@@ -95,6 +95,8 @@ pub struct Process {
     pub cold: ColdShell,
     /// Packs that are being mended, by group.
     pub mending: BTreeSet<(u32, u32)>,
+    /// The others are asked whether they can do without this node, or were, and can.
+    pub gives_up: bool,
     /// What is done about damaged objects.
     pub rescue: Rescue,
     /// Ticks so far.

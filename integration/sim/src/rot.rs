@@ -12,7 +12,7 @@ use ursula::protocol::{ColdChunk, Member, Offset, Outcome, PackName, Piece, Refu
 
 use crate::cold::{Came, key_of, packs};
 use crate::event::{Event, Life};
-use crate::mend::Wanted;
+use crate::mend::{Copy, Wanted};
 use crate::saga::Reading;
 use crate::world::World;
 
@@ -308,7 +308,7 @@ impl World {
             }
         }
         let members = self.members_known_to(node);
-        let is_final = members.iter().all(|m| asked.contains(&m.node()));
+        let mut is_final = members.iter().all(|m| asked.contains(&m.node()));
         let mut lost = BTreeMap::new();
         for held in &looked.held {
             let position = held.chunk.position;
@@ -316,12 +316,16 @@ impl World {
                 continue;
             }
             match self.copy_of(&asked, held) {
-                Some(bytes) => {
+                Copy::Here(bytes) => {
                     self.coverage.hit("a copy of a damaged chunk");
                     let found = &mut self.node(node).process.rescue.found;
                     found.insert((group, looked.name, position), bytes);
                 }
-                None => {
+                Copy::Pending => {
+                    is_final = false;
+                    lost.insert(position, held.chunk.length);
+                }
+                Copy::None => {
                     self.coverage.hit("no copy of a damaged chunk");
                     lost.insert(position, held.chunk.length);
                 }
@@ -371,8 +375,9 @@ impl World {
     }
 
     /// A chunk from the memory or the packs of one of these nodes.
-    fn copy_of(&mut self, nodes: &[u64], held: &HeldColdChunk) -> Option<Bytes> {
+    fn copy_of(&mut self, nodes: &[u64], held: &HeldColdChunk) -> Copy<Bytes> {
         let chunk = held.chunk;
+        let mut is_pending = false;
         for node in nodes.iter().copied() {
             let wanted = Wanted {
                 node,
@@ -381,7 +386,9 @@ impl World {
                 from: chunk.start,
                 to: chunk.end(),
             };
-            let Some(plan) = self.ask_for_copy(wanted) else {
+            let asked = self.ask_for_copy(wanted);
+            is_pending |= matches!(asked, Copy::Pending);
+            let Copy::Here(plan) = asked else {
                 continue;
             };
             let is_here = |p: &Piece| !matches!(p, Piece::Stored { .. } | Piece::Inherited { .. });
@@ -390,10 +397,13 @@ impl World {
             }
             let bytes = self.bytes_here(node, &plan.pieces).unwrap_or_default();
             if bytes.len() == chunk.length as usize && crc32c::crc32c(&bytes) == chunk.crc32c {
-                return Some(bytes.into());
+                return Copy::Here(bytes.into());
             }
         }
-        None
+        match is_pending {
+            true => Copy::Pending,
+            false => Copy::None,
+        }
     }
 
     /// At the end: whoever runs the store restores what no node has, as soon as nothing else waits for it.
@@ -425,7 +435,7 @@ impl World {
                 }
             }
             for (object, held) in held {
-                if self.copy_of(&reached, &held).is_none() {
+                if matches!(self.copy_of(&reached, &held), Copy::None) {
                     self.restore(&object);
                 }
             }

@@ -245,7 +245,9 @@ impl World {
             Task::Fork(forking) => self.on_fork_answered(node, *forking, outcome),
             Task::Read(reading) => self.on_inherited(node, *reading, outcome),
             Task::Copy(wanted) => {
-                self.copies.insert(*wanted, outcome);
+                if let Some(asked) = self.copies.get_mut(&*wanted) {
+                    asked.answer = Some(outcome);
+                }
             }
             Task::Last => {}
         }

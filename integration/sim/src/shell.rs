@@ -69,6 +69,9 @@ impl World {
             Event::StoreAnswers(_, answered) => self.on_store_answer(node, *answered),
             Event::Scrub(life) => self.scrub(life),
             Event::Mend(life, group, pack, tried) => self.mend(life, group, pack, tried),
+            Event::GiveUpReplicas(life, group, pack, tried) => {
+                self.give_up_replicas(life, group, pack, tried)
+            }
             Event::Rescued(life, awaited) => self.rescued(life, awaited),
             _ => unreachable!("the others belong to no process"),
         }
@@ -247,6 +250,13 @@ impl World {
         let is_new_pending = hosted.group.has_pending() && !had_pending;
         let (term, applied) = (hosted.group.term(), hosted.group.applied().index);
         let commit = hosted.group.commit();
+        let judges_ms = hosted
+            .group
+            .is_leader()
+            .then(|| hosted.group.judges_at_ms());
+        if let Some(ms) = judges_ms {
+            self.ledger.judges(group, self.now_us, ms);
+        }
         self.steps += 1;
         let count = effects.len() as u64;
         let noted = [

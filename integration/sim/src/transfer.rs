@@ -1,6 +1,7 @@
 //! A checkpoint's way to a replica that lacks the log before it, in parts, as `core/transfer.rs` and `core/give.rs` have it: the giver
 //! keeps the files that it began with, the taker gathers them beside its own, and an attempt that broke off goes on where it was,
-//! also after a crash. Neither files nor beginnings of files that are there are sent again.
+//! also after a crash. Neither files nor beginnings of files that are there are sent again. That a changed file is found is the work
+//! of hashes, and assumed here.
 //! Invariants: what is loaded is what was given, whatever came before.
 
 use std::collections::VecDeque;
@@ -14,9 +15,9 @@ use crate::event::{Event, Life};
 use crate::files::Dir;
 use crate::world::World;
 
-/// Bytes of a part: small, so that there are many; and of a long file at most so many parts, since a transfer is no long time.
+/// Bytes of a part at least: small, so that there are many; but no more of a transfer than so many, since it is no long time.
 const PART: usize = 700;
-const PARTS_MAX: usize = 4;
+const PARTS_MAX: usize = 16;
 
 /// After an attempt that brought something and broke off, and how often.
 const AGAIN_US: u64 = 100_000;
@@ -33,6 +34,8 @@ pub struct Transfer {
     /// What is given, and in which files from where on.
     given: Option<Checkpoint>,
     rest: VecDeque<(String, usize)>,
+    /// Bytes of each part.
+    part: usize,
     has_brought: bool,
     attempts: u32,
 }
@@ -47,6 +50,7 @@ impl World {
             index,
             given: None,
             rest: VecDeque::new(),
+            part: PART,
             has_brought: false,
             attempts: ATTEMPTS,
         };
@@ -90,7 +94,7 @@ impl World {
             }
         }
         transfer.rest.clear();
-        let mut is_spared = false;
+        let (mut is_spared, mut lacking) = (false, 0);
         for name in names(&given.manifest) {
             let whole = given.files.get(&name).cloned().unwrap_or_default();
             let there = incoming.get(&name).filter(|b| whole.starts_with(b));
@@ -98,8 +102,10 @@ impl World {
             is_spared |= from > 0;
             if there.is_none() || from < whole.len() {
                 transfer.rest.push_back((name, from));
+                lacking += whole.len() - from;
             }
         }
+        transfer.part = PART.max(lacking.div_ceil(PARTS_MAX));
         if is_resumed && is_spared {
             self.coverage.hit("a transfer goes on where it was");
         }
@@ -131,27 +137,34 @@ impl World {
         }
     }
 
+    /// A part may hold the end of one file and the beginning of the next.
     fn take_part(&mut self, node: u64, transfer: &mut Transfer) {
-        let (Some(given), Some((name, from))) = (&transfer.given, transfer.rest.pop_front()) else {
+        let Some(given) = &transfer.given else {
             return;
         };
-        let whole = given.files.get(&name).cloned().unwrap_or_default();
-        let end = whole.len().min(from + PART.max(whole.len() / PARTS_MAX));
-        let mut part = whole[from..end].to_vec();
-        if !self.net.is_calm && !part.is_empty() && self.rng.chance(FLIPPED) {
-            self.coverage
-                .hit("a part of a checkpoint came with a flipped bit");
-            let at = self.rng.below(part.len() as u64) as usize;
-            part[at] ^= 1 << self.rng.below(8);
-        }
-        let incoming = self.node(node).disk.incoming.entry(transfer.group);
-        let file = incoming.or_default().entry(name.clone()).or_default();
-        let mut gathered = file[..from.min(file.len())].to_vec();
-        gathered.extend_from_slice(&part);
-        *file = gathered.into();
-        transfer.has_brought |= !part.is_empty();
-        if end < whole.len() {
-            transfer.rest.push_front((name, end));
+        let mut room = transfer.part;
+        while room > 0
+            && let Some((name, from)) = transfer.rest.pop_front()
+        {
+            let whole = given.files.get(&name).cloned().unwrap_or_default();
+            let end = whole.len().min(from + room);
+            room -= end - from;
+            let mut piece = whole[from..end].to_vec();
+            if !self.net.is_calm && !piece.is_empty() && self.rng.chance(FLIPPED) {
+                self.coverage
+                    .hit("a part of a checkpoint came with a flipped bit");
+                let at = self.rng.below(piece.len() as u64) as usize;
+                piece[at] ^= 1 << self.rng.below(8);
+            }
+            let incoming = self.node(node).disk.incoming.entry(transfer.group);
+            let file = incoming.or_default().entry(name.clone()).or_default();
+            let mut gathered = file[..from.min(file.len())].to_vec();
+            gathered.extend_from_slice(&piece);
+            *file = gathered.into();
+            transfer.has_brought |= !piece.is_empty();
+            if end < whole.len() {
+                transfer.rest.push_front((name, end));
+            }
         }
     }
 

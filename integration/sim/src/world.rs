@@ -9,7 +9,7 @@ use crate::event::{Event, Life, Queue};
 use crate::history::Op;
 use crate::ledger::Ledger;
 use crate::members::{Identity, Introduced};
-use crate::mend::Wanted;
+use crate::mend::{CopyAsked, Wanted};
 use crate::net::Net;
 use crate::node::Node;
 use crate::operator::Operator;
@@ -73,8 +73,8 @@ pub struct World {
     pub stores: u64,
     /// How near to its bound each figure of `bounds.rs` came, in thousandths.
     pub peaks: [u64; 4],
-    /// What replicas answered who were asked for copies, until it is taken.
-    pub copies: BTreeMap<Wanted, ursula::protocol::Outcome>,
+    /// Which replicas were asked for copies, and what they answered, until it is taken.
+    pub copies: BTreeMap<Wanted, CopyAsked>,
 }
 
 impl World {

@@ -4,6 +4,7 @@ use raftproto::peer::RaftMessage;
 
 use super::replicas::{Cluster, others};
 use super::*;
+use crate::protocol::Offset;
 
 /// Ticks within which a group falls asleep, or has a leader.
 const TICKS: usize = 40;
@@ -57,8 +58,8 @@ fn a_sleeping_replica_answers_who_watches_a_stream_that_it_does_not_know() {
     assert!(matches!(outcome, Some(Outcome::Refused(_))), "{outcome:?}");
 }
 
-/// Who looks for copies of damaged bytes asks all replicas at once. Two followers that woke for it heard no leader, since it slept,
-/// and elected another one, each time.
+/// Who looks for copies of damaged bytes asks all replicas at once, and readers of old bytes come to any. Two followers that woke for
+/// it heard no leader, since it slept, and elected another one, each time.
 #[test]
 fn sleeping_followers_that_are_asked_for_their_copies_do_not_elect_another_leader() {
     let mut cluster = Cluster::new();
@@ -67,10 +68,17 @@ fn sleeping_followers_that_are_asked_for_their_copies_do_not_elect_another_leade
     let Outcome::Created(created) = cluster.ask(leader, "s", create(Expiry::Never)) else {
         panic!("it is new")
     };
-    cluster.ask(leader, "s", append("x"));
+    cluster.ask(leader, "s", append("xyz"));
     for _ in 0..4 * TICKS {
         cluster.tick();
     }
+    let catch_up = || {
+        Op::Read(Read {
+            from: ReadFrom::Start,
+            bytes_max: 1,
+            is_live: false,
+        })
+    };
     for _ in 0..4 {
         for node in [a, b] {
             let copies = Op::ReadInherited {
@@ -79,6 +87,11 @@ fn sleeping_followers_that_are_asked_for_their_copies_do_not_elect_another_leade
                 to: Offset(1),
             };
             assert!(matches!(cluster.ask(node, "s", copies), Outcome::Read(_)));
+            assert!(matches!(
+                cluster.ask(node, "s", catch_up()),
+                Outcome::Read(_)
+            ));
+            assert!(cluster.group(node).is_asleep());
         }
         for _ in 0..4 * TICKS {
             cluster.tick();

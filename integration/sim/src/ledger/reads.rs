@@ -49,10 +49,12 @@ impl GroupLedger {
 
     pub(super) fn judge_absence(&mut self, op: &Op) -> Result<(), String> {
         // Whether a stream's time is over is the leader's judgement, by its clock; the log follows.
+        let since = self.judged.iter().find(|(at_us, _)| *at_us >= op.call_us);
+        let judged_ms = since.map_or(0, |(_, ms)| *ms);
         let may_be_over = |v: &Version| {
             let standing = v.seen.filter(|s| !s.is_gone);
             let deadline = standing.and_then(|s| self.model.deadline_ms(s.incarnation, op.known));
-            deadline.is_some_and(|deadline| deadline <= self.newest_ms)
+            deadline.is_some_and(|deadline| deadline <= judged_ms)
         };
         let versions = self.model.versions(&op.key, op.known);
         if versions.iter().any(may_be_over) {
