@@ -20,6 +20,9 @@ use crate::protocol::{ColdChunk, Incarnation, PackName, StreamKey};
 /// A command that was not applied by then never will be.
 const LOST_AFTER_MS: u64 = 60_000;
 
+/// Packs of leaders before that are looked for at once; each is followed by a command.
+const FINDING_MAX: usize = 16;
+
 /// First and longest wait after the store refused something.
 const RETRY_MS: (u64, u64) = (500, 60_000);
 
@@ -428,10 +431,16 @@ impl Group {
         self.pending.push(Kind::CancelPack(cancel), None);
     }
 
-    /// Looks for the packs that leaders before began and did not publish.
+    /// Looks for the packs that leaders before began and did not publish, as many as there is room for what follows.
     fn find_intents(&mut self, effects: &mut Vec<Effect>) {
         let own = self.cold.flush.as_ref().map(|f| f.name);
+        let bytes = self.uncommitted_bytes + self.pending.bytes();
+        let has_room = bytes <= self.raft.settings().uncommitted_bytes_max;
         for name in self.machine.cold.intents.keys() {
+            let is_one_more = !self.cold.finding.contains(name);
+            if is_one_more && (!has_room || self.cold.finding.len() >= FINDING_MAX) {
+                continue;
+            }
             let after_ms = self.cold.find_after_ms.get(name).copied();
             let is_late = after_ms.is_some_and(|after_ms| after_ms > self.now_ms);
             if Some(*name) == own || is_late {

@@ -8,7 +8,7 @@ use storage::cold::ColdKey;
 use ursula::group::CheckpointPlan;
 
 use crate::checkpoint::Checkpoint;
-use crate::rot::Awaited;
+use crate::rot::{Awaited, Looked};
 use crate::siege::Blow;
 use crate::store::{Answered, Ask};
 use crate::transfer::Transfer;
@@ -94,6 +94,8 @@ pub enum Event {
     Mend(Life, u32, u32, u32),
     /// The others have said whether they can do without a node, which nobody helps with that pack.
     GiveUpReplicas(Life, u32, u32, u32),
+    /// A damaged object was looked through, and copies of what it lost are waited for.
+    Looked(Life, u32, Box<Looked>),
     /// Is a damaged object written again?
     Rescued(Life, Box<Awaited>),
     /// Whoever leads a group ends.
@@ -151,6 +153,7 @@ impl Event {
             | Event::Scrub(l)
             | Event::Mend(l, ..)
             | Event::GiveUpReplicas(l, ..)
+            | Event::Looked(l, ..)
             | Event::Rescued(l, _)
             | Event::Transfer(l, _)
             | Event::Fetched(l, ..) => Some(*l),

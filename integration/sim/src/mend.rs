@@ -27,8 +27,9 @@ const AGAIN_US: u64 = 10_000_000;
 const ATTEMPTS_MIN: u32 = 3;
 const ATTEMPTS_MAX: u32 = 30;
 
-/// Who has not answered by then is asked again.
-const ANSWER_WITHIN_US: u64 = 1_000_000;
+/// Who has not answered by then is not waited for; and for how long an answer counts.
+const ANSWER_WITHIN_US: u64 = 900_000;
+const ANSWERED_US: u64 = 2 * AGAIN_US;
 
 /// Bytes of a stream that a node is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,15 +70,9 @@ impl World {
     /// Where a node has some bytes. One that answers later is looked at again by the next attempt.
     pub fn ask_for_copy(&mut self, wanted: Wanted) -> Copy<ReadPlan> {
         let life = self.node(wanted.node).life;
-        let is_young = |asked: &CopyAsked, now_us: u64| {
-            asked.life == life && asked.at_us + ANSWER_WITHIN_US >= now_us
-        };
         let now_us = self.now_us;
-        if !self
-            .copies
-            .get(&wanted)
-            .is_some_and(|a| is_young(a, now_us))
-        {
+        let counts = |asked: &CopyAsked| asked.life == life && asked.at_us + ANSWERED_US >= now_us;
+        if !self.copies.get(&wanted).is_some_and(counts) {
             let asked = CopyAsked {
                 life,
                 at_us: now_us,
@@ -92,7 +87,8 @@ impl World {
             let request = Request::on_key(wanted.key.clone(), op);
             self.ask_for(wanted.node, Task::Copy(Box::new(wanted.clone())), request);
         }
-        if self.copies.get(&wanted).is_none_or(|a| a.answer.is_none()) {
+        let is_awaited = |a: &CopyAsked| a.answer.is_none() && a.at_us + ANSWER_WITHIN_US >= now_us;
+        if self.copies.get(&wanted).is_some_and(is_awaited) {
             return Copy::Pending;
         }
         match self.copies.remove(&wanted).and_then(|asked| asked.answer) {
@@ -206,8 +202,11 @@ impl World {
         let node = life.node;
         let others: Vec<u64> = self.all_nodes().filter(|n| *n != node).collect();
         let (_, replies) = self.ask_some(node, &others, None);
-        if are_sound(node, self.plan.nodes as usize, &replies).is_err() {
+        if let Err(reason) = are_sound(node, self.plan.nodes as usize, &replies) {
             self.coverage.hit("a rebuild waits for the others");
+            self.trace.show(self.now_us, || {
+                format!("node {node}: pack {pack} of group {group} stays damaged: {reason}")
+            });
             self.node(node).process.gives_up = false;
             let again = Event::Mend(life, group, pack, tried);
             return self.queue.at(self.now_us + AGAIN_US, again);
@@ -363,8 +362,12 @@ impl World {
 
     /// At the end, every pack that is needed is what was written.
     pub fn unmended(&self) -> Option<String> {
+        let members = self.members();
+        let is_member = |raft_id: u64| members.iter().any(|m| m.raft_id == raft_id);
         let reached = self.nodes.iter().filter(|n| self.is_reached(n));
-        for node in reached {
+        // What others have in place of who was replaced is looked at, and they need not be able to do without it.
+        let counted = reached.filter(|n| n.identity.as_ref().is_some_and(|i| is_member(i.raft_id)));
+        for node in counted {
             for (group, found) in &node.disk.checkpoints {
                 for pack in &found.hurt {
                     let needed = self.needed(node.life.node, *group, *pack);

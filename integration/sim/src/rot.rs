@@ -308,24 +308,26 @@ impl World {
             }
         }
         let members = self.members_known_to(node);
-        let mut is_final = members.iter().all(|m| asked.contains(&m.node()));
+        let is_final = members.iter().all(|m| asked.contains(&m.node()));
+        let is_unsound = |held: &&HeldColdChunk| looked.unsound.contains(&held.chunk.position);
+        let unsound = looked.held.iter().filter(is_unsound);
+        let copies: Vec<_> = unsound
+            .map(|held| (held, self.copy_of(&asked, held)))
+            .collect();
+        if copies.iter().any(|(_, copy)| matches!(copy, Copy::Pending)) {
+            let again = Event::Looked(life, group, Box::new(looked));
+            return self.queue.at(self.now_us + LOOK_US, again);
+        }
         let mut lost = BTreeMap::new();
-        for held in &looked.held {
+        for (held, copy) in copies {
             let position = held.chunk.position;
-            if !looked.unsound.contains(&position) {
-                continue;
-            }
-            match self.copy_of(&asked, held) {
+            match copy {
                 Copy::Here(bytes) => {
                     self.coverage.hit("a copy of a damaged chunk");
                     let found = &mut self.node(node).process.rescue.found;
                     found.insert((group, looked.name, position), bytes);
                 }
-                Copy::Pending => {
-                    is_final = false;
-                    lost.insert(position, held.chunk.length);
-                }
-                Copy::None => {
+                Copy::None | Copy::Pending => {
                     self.coverage.hit("no copy of a damaged chunk");
                     lost.insert(position, held.chunk.length);
                 }

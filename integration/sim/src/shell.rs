@@ -68,6 +68,7 @@ impl World {
             Event::Transfer(_, transfer) => self.on_transfer(node, *transfer),
             Event::StoreAnswers(_, answered) => self.on_store_answer(node, *answered),
             Event::Scrub(life) => self.scrub(life),
+            Event::Looked(life, group, looked) => self.looked(life, group, Ok(looked)),
             Event::Mend(life, group, pack, tried) => self.mend(life, group, pack, tried),
             Event::GiveUpReplicas(life, group, pack, tried) => {
                 self.give_up_replicas(life, group, pack, tried)

@@ -71,6 +71,7 @@ impl World {
 
     fn begin_attempt(&mut self, node: u64, mut transfer: Transfer) {
         let (group, giver) = (transfer.group, transfer.giver.node);
+        transfer.has_brought = false;
         let is_there = self.answers(node, giver);
         if is_there {
             self.scrub_group(giver, group);
@@ -82,6 +83,9 @@ impl World {
             .filter(|c| is_there && c.manifest.index >= transfer.index)
             .filter(|c| c.hurt.iter().all(|pack| c.is_sound(*pack, &[])));
         let Some(given) = given.cloned() else {
+            self.trace.show(self.now_us, || {
+                format!("node {giver} gives no checkpoint of group {group} to node {node}")
+            });
             return self.broke_off(node, transfer);
         };
         let me = self.node(node);
@@ -106,11 +110,14 @@ impl World {
             }
         }
         transfer.part = PART.max(lacking.div_ceil(PARTS_MAX));
+        let files = transfer.rest.len();
+        self.trace.show(self.now_us, || {
+            format!("node {giver} gives {lacking} bytes in {files} files of group {group} to node {node}")
+        });
         if is_resumed && is_spared {
             self.coverage.hit("a transfer goes on where it was");
         }
         transfer.given = Some(given);
-        transfer.has_brought = false;
         match transfer.rest.is_empty() {
             true => self.gathered(node, transfer),
             false => self.next_part(node, transfer),
