@@ -75,3 +75,41 @@ fn what_is_not_there_is_looked_for_once_more_after_the_grace() {
     assert_eq!(world.group.cold_names(), [second]);
     agrees(&world);
 }
+
+#[test]
+fn many_packs_of_leaders_before_are_looked_for_a_few_at_a_time_and_all_are_given_up() {
+    let mut world = cold_world();
+    let names = (1..=100u64).map(|term| PackName {
+        term,
+        number: 1,
+        nonce: term,
+    });
+    for name in names {
+        let begin = raftproto::command::BeginPack {
+            name: Some(name.to_message()),
+        };
+        world.group.pending.push(Kind::BeginPack(begin), None);
+    }
+    world.settle();
+    assert_eq!(world.group.cold_figures(0).intents, 100);
+    world.now_ms += SETTINGS.grace_ms;
+    let mut most = 0;
+    world.others.clear();
+    for _ in 0..100 {
+        world.tick();
+        let found = std::mem::take(&mut world.others).into_iter();
+        let found = found.filter_map(|e| match e {
+            Effect::FindPack(name) => Some(name),
+            _ => None,
+        });
+        let found: Vec<PackName> = found.collect();
+        most = most.max(found.len());
+        for name in found {
+            answer(&mut world, ColdAnswer::Missing(name));
+        }
+        world.settle();
+    }
+    assert!((1..=16).contains(&most), "{most} at once");
+    assert_eq!(world.group.cold_figures(0).intents, 0);
+    agrees(&world);
+}
