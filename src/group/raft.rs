@@ -453,11 +453,7 @@ impl Raft {
             self.in_flight.pop_front();
         }
         let still = self.in_flight.front().copied().unwrap_or(u64::MAX);
-        let sent = self
-            .held_messages
-            .iter()
-            .take_while(|(n, _)| *n < still)
-            .count();
+        let sent = self.held_messages.partition_point(|(n, _)| *n < still);
         let (mut last, mut messages) = (number, Vec::new());
         for (ready, held) in self.held_messages.drain(..sent) {
             last = last.max(ready);
