@@ -27,9 +27,10 @@ const AGAIN_US: u64 = 10_000_000;
 const ATTEMPTS_MIN: u32 = 3;
 const ATTEMPTS_MAX: u32 = 30;
 
-/// Who has not answered by then is not waited for; and for how long an answer counts.
+/// Who has not answered by then is not waited for; how long counts that somebody has nothing, and what it has.
 const ANSWER_WITHIN_US: u64 = 900_000;
-const ANSWERED_US: u64 = 2 * AGAIN_US;
+const HAS_NONE_US: u64 = 2_000_000;
+const HAS_SOME_US: u64 = 2 * AGAIN_US;
 
 /// Bytes of a stream that a node is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,8 +72,16 @@ impl World {
     pub fn ask_for_copy(&mut self, wanted: Wanted) -> Copy<ReadPlan> {
         let life = self.node(wanted.node).life;
         let now_us = self.now_us;
-        let counts = |asked: &CopyAsked| asked.life == life && asked.at_us + ANSWERED_US >= now_us;
-        if !self.copies.get(&wanted).is_some_and(counts) {
+        self.copies.retain(|_, asked| {
+            let has_some = matches!(asked.answer, Some(Outcome::Read(_)));
+            let counts_us = if has_some { HAS_SOME_US } else { HAS_NONE_US };
+            asked.at_us + counts_us >= now_us
+        });
+        if self
+            .copies
+            .get(&wanted)
+            .is_none_or(|asked| asked.life != life)
+        {
             let asked = CopyAsked {
                 life,
                 at_us: now_us,
@@ -87,13 +96,13 @@ impl World {
             let request = Request::on_key(wanted.key.clone(), op);
             self.ask_for(wanted.node, Task::Copy(Box::new(wanted.clone())), request);
         }
-        let is_awaited = |a: &CopyAsked| a.answer.is_none() && a.at_us + ANSWER_WITHIN_US >= now_us;
-        if self.copies.get(&wanted).is_some_and(is_awaited) {
-            return Copy::Pending;
-        }
-        match self.copies.remove(&wanted).and_then(|asked| asked.answer) {
-            Some(Outcome::Read(plan)) => Copy::Here(plan),
-            _ => Copy::None,
+        match self.copies.get(&wanted) {
+            Some(asked) => match &asked.answer {
+                Some(Outcome::Read(plan)) => Copy::Here(plan.clone()),
+                None if asked.at_us + ANSWER_WITHIN_US >= now_us => Copy::Pending,
+                _ => Copy::None,
+            },
+            None => Copy::None,
         }
     }
 
