@@ -72,7 +72,7 @@ pub const MUTATIONS: &[Mutation] = &[
     aimed(
         "WAL",
         "foreign-segment-taken",
-        100,
+        300,
         "fault_damage=100,fault_us=1000000,cold=0,fault_siege=0",
     ),
     bug("WAL", "first-entry-wins", 300),
