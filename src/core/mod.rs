@@ -136,6 +136,8 @@ pub struct Core {
     damage: damage::Damage,
     /// The log says that this node is no member any more.
     is_standing_told: Cell<bool>,
+    /// By which the links count time.
+    peers_beats: Rc<Event>,
     /// Ends the links.
     peers_stop: Rc<Event>,
     identity: NodeIdentity,

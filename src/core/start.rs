@@ -372,6 +372,7 @@ async fn build(
         client_addresses: RefCell::default(),
         versions: RefCell::default(),
         caller: Caller::new(peer_settings, timeouts),
+        peers_beats: Rc::default(),
         peers_stop: Rc::default(),
         identity,
         leaders: RefCell::default(),

@@ -60,8 +60,11 @@ const WATCH: Duration = Duration::from_millis(2);
 /// And while they are not.
 const CALM_WATCH: Duration = Duration::from_millis(25);
 
-/// Watches after the last event.
+/// Watches after the last of many events.
 const WATCHES: u32 = 50;
+
+/// And after a single one, such as a sign of life: what it makes ready is ready soon, and each watch is a wake.
+const WATCHES_PER_LOOK: u32 = 5;
 
 /// What is known of one socket's readiness, and who waits for more.
 #[derive(Default)]
@@ -281,8 +284,12 @@ impl Poller {
         let mut bells = self.bells.borrow_mut();
         let rung = bells.iter_mut().filter_map(|b| b.listen().then_some(()));
         let is_found = rung.count() + count > 0;
-        if is_found && self.watches.replace(WATCHES) == 0 {
-            self.is_busy.raise();
+        if is_found {
+            let watches = self.watches.get();
+            self.watches.set(WATCHES.min(watches + WATCHES_PER_LOOK));
+            if watches == 0 {
+                self.is_busy.raise();
+            }
         }
         is_found
     }
