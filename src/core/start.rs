@@ -355,6 +355,7 @@ async fn build(
         config,
         clock: Clock::start(),
         timeouts: timeouts.clone(),
+        awake: RefCell::new(groups.keys().copied().collect()),
         groups: RefCell::new(groups),
         tables: RefCell::default(),
         waiting: RefCell::default(),

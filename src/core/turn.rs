@@ -77,7 +77,7 @@ impl Core {
         self.stepped_us.set(now.monotonic_us);
         if let Some(group) = self.groups.borrow_mut().get_mut(&id) {
             let had_pending = group.has_pending() && !matches!(input, Input::Flush);
-            group.step(now, input, &mut effects);
+            self.step_group(group, now, input, &mut effects);
             if group.has_pending() && !had_pending {
                 self.to_flush.borrow_mut().push(id);
                 self.turn.raise();
@@ -86,6 +86,25 @@ impl Core {
         self.perform(id, effects);
         self.metrics
             .task(now.monotonic_us, self.clock.monotonic_us());
+    }
+
+    /// Steps a group, and notes whether that woke it or let it sleep.
+    pub(super) fn step_group(
+        &self,
+        group: &mut Group,
+        now: crate::group::Now,
+        input: Input,
+        effects: &mut Vec<Effect>,
+    ) {
+        let was_asleep = group.is_asleep();
+        group.step(now, input, effects);
+        if group.is_asleep() != was_asleep {
+            let mut awake = self.awake.borrow_mut();
+            match was_asleep {
+                true => awake.insert(group.id()),
+                false => awake.remove(&group.id()),
+            };
+        }
     }
 
     /// Takes a ready on its way to the disk.
@@ -281,6 +300,12 @@ impl Core {
             let groups = self.groups.borrow();
             let timed = groups.values().filter(|group| group.has_timed_work(now_ms));
             let ids: Vec<u32> = timed.map(Group::id).collect();
+            debug_assert!(
+                groups
+                    .iter()
+                    .all(|(id, g)| g.is_asleep() != self.awake.borrow().contains(id)),
+                "who is awake is counted time for"
+            );
             drop(groups);
             for id in ids {
                 self.step(id, Input::Tick);
@@ -289,20 +314,19 @@ impl Core {
     }
 
     fn show_pulse(&self, pulse: &super::Pulse) {
-        let groups = self.groups.borrow();
-        let led = groups.values().filter(|g| g.is_ready()).count();
-        let without = groups.values().filter(|g| !g.has_leader()).count();
-        pulse.groups_led.store(led as u64, Ordering::Relaxed);
+        let (mut led, mut without) = (0, 0);
+        for group in self.groups.borrow().values() {
+            led += u64::from(group.is_ready());
+            without += u64::from(!group.has_leader());
+        }
+        pulse.groups_led.store(led, Ordering::Relaxed);
         pulse
             .groups_without_leader
-            .store(without as u64, Ordering::Relaxed);
+            .store(without, Ordering::Relaxed);
     }
 
     fn raft_ticks(self: &Rc<Self>) {
-        let groups = self.groups.borrow();
-        let awake = groups.values().filter(|group| !group.is_asleep());
-        let ids: Vec<u32> = awake.map(Group::id).collect();
-        drop(groups);
+        let ids: Vec<u32> = self.awake.borrow().iter().copied().collect();
         for id in ids {
             self.step(id, Input::RaftTick);
         }
