@@ -111,6 +111,8 @@ pub struct Core {
     groups: RefCell<BTreeMap<u32, Group>>,
     /// Those that do not sleep: with many that do, to look at all of them with each tick would be most of what an idle node does.
     awake: RefCell<BTreeSet<u32>>,
+    /// Raised when the first of them wakes.
+    woke: Event,
     tables: RefCell<std::sync::Arc<Tables>>,
     /// Who waits for which reply of an own group.
     waiting: RefCell<AHashMap<u64, Waiting>>,

@@ -356,6 +356,7 @@ async fn build(
         clock: Clock::start(),
         timeouts: timeouts.clone(),
         awake: RefCell::new(groups.keys().copied().collect()),
+        woke: Event::default(),
         groups: RefCell::new(groups),
         tables: RefCell::default(),
         waiting: RefCell::default(),

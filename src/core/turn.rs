@@ -4,6 +4,7 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
+use futures_lite::FutureExt;
 use storage::wal::Record;
 
 use super::Core;
@@ -100,10 +101,11 @@ impl Core {
         group.step(now, input, effects);
         if group.is_asleep() != was_asleep {
             let mut awake = self.awake.borrow_mut();
-            match was_asleep {
-                true => awake.insert(group.id()),
-                false => awake.remove(&group.id()),
-            };
+            if !was_asleep {
+                awake.remove(&group.id());
+            } else if awake.insert(group.id()) && awake.len() == 1 {
+                self.woke.raise();
+            }
         }
     }
 
@@ -258,13 +260,14 @@ impl Core {
         // A node that is alone now may get company.
         let is_clustered = self.identity.cluster_listen.is_some();
         let tick_ms = if is_clustered { raft_tick_ms } else { TICK_MS };
-        let mut since_ms = 0;
+        let (tick_us, look_us) = (tick_ms * 1000, TICK_MS * 1000);
+        let mut looked_us = self.clock.monotonic_us();
         loop {
             // Never two ticks in a shorter time than one: a follower that counts too fast breaks its leader's lease.
-            let due_us = self.clock.monotonic_us() + tick_ms * 1000;
-            self.sleep(std::time::Duration::from_millis(tick_ms)).await;
-            self.metrics
-                .ticked(self.clock.monotonic_us().saturating_sub(due_us));
+            let tick_due_us = self.clock.monotonic_us() + tick_us;
+            let due_us = self.until_tick(tick_due_us, looked_us + look_us).await;
+            let ticked_us = self.clock.monotonic_us();
+            self.metrics.ticked(ticked_us.saturating_sub(due_us));
             pulse.ticks.fetch_add(1, Ordering::Relaxed);
             if self.is_failed.get() {
                 // The core lives on to say so.
@@ -273,11 +276,10 @@ impl Core {
             if is_clustered && self.room.get() != Room::None {
                 self.raft_ticks();
             }
-            since_ms += tick_ms;
-            if since_ms < TICK_MS {
+            if ticked_us < looked_us + look_us {
                 continue;
             }
-            since_ms = 0;
+            looked_us = ticked_us;
             self.show_pulse(&pulse);
             self.watch_lag();
             self.watch_disk();
@@ -310,6 +312,41 @@ impl Core {
             for id in ids {
                 self.step(id, Input::Tick);
             }
+        }
+    }
+
+    /// Waits for the next tick, or for the next look if that is later and all groups sleep until then: one that wakes is counted
+    /// time for at once. Answers when it was due.
+    async fn until_tick(&self, tick_us: u64, look_us: u64) -> u64 {
+        let mut woken_us = 0;
+        loop {
+            let seen = self.woke.raised();
+            let is_any_awake = !self.awake.borrow().is_empty();
+            let due_us = match is_any_awake {
+                true => tick_us.max(woken_us),
+                false => tick_us.max(look_us),
+            };
+            let left_us = due_us.saturating_sub(self.clock.monotonic_us());
+            if left_us == 0 {
+                return due_us;
+            }
+            let slept = self.sleep(std::time::Duration::from_micros(left_us));
+            if is_any_awake {
+                slept.await;
+                return due_us;
+            }
+            let woken = async {
+                self.woke.beyond(seen).await;
+                true
+            };
+            let slept = async {
+                slept.await;
+                false
+            };
+            if !slept.or(woken).await {
+                return due_us;
+            }
+            woken_us = self.clock.monotonic_us();
         }
     }
 
