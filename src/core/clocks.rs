@@ -11,7 +11,7 @@ use super::Core;
 use crate::peer::GrpcError;
 
 /// Between two looks at the other nodes' clocks.
-const INTERVAL: Duration = Duration::from_secs(15);
+const INTERVAL: Duration = Duration::from_secs(30);
 
 /// The same before any of them was seen.
 const INTERVAL_FIRST: Duration = Duration::from_secs(1);

@@ -14,7 +14,7 @@ use super::calls::{broken, read_reply};
 use super::connection::{connect, within};
 use super::grpc::{Code, GrpcError, accepts_zstd, request};
 use super::handshake::{judge, warn_of_clocks};
-use super::life::say;
+use super::life::{say, unanswered};
 use super::message::{Encoder, Messages};
 use super::outbox::{BatchItem, LinkStats, Outbox, OutboxBody};
 use super::{PeerEvents, Transport};
@@ -204,7 +204,9 @@ async fn attempt<E: PeerEvents>(
     let hello = Encoder::new(None).encode(&hello);
     let told = (shared.stats.clone(), shared.has_no_room.clone());
     let outbox = Rc::new(Outbox::new(hello, settings, told));
-    let (mut sender, _connected) = connect(&shared.address, settings, &transport.timeouts).await?;
+    let unanswered = unanswered(settings.silence);
+    let (mut sender, _connected) =
+        connect(&shared.address, settings, &transport.timeouts, unanswered).await?;
     let request = request(
         &shared.address,
         "Exchange",
