@@ -164,23 +164,17 @@ async fn listen<E: PeerEvents>(listening: &mut Listening<E>) -> Result<Said, Grp
     let bytes_max = transport.settings.message_bytes_max;
     let read = async {
         while let Some(envelope) = messages.next::<Envelope>().await? {
-            let envelope = match envelope.kind {
-                Some(Kind::Part(part)) => match joining.take(&part, bytes_max)? {
-                    Some(whole) => whole,
-                    None => {
-                        glommio::yield_if_needed().await;
-                        continue;
-                    }
-                },
-                kind => Envelope { kind },
+            let whole = match envelope.kind {
+                Some(Kind::Part(part)) => joining.take(&part, bytes_max)?,
+                kind => Some(Envelope { kind }),
             };
-            match envelope.kind {
+            match whole.and_then(|envelope| envelope.kind) {
                 Some(Kind::Batch(batch)) => transport.events.on_batch(node, batch),
                 Some(Kind::Part(_)) => {
                     let text = "a part that is made of parts";
                     return Err(GrpcError::new(Code::InvalidArgument, text));
                 }
-                // A kind of a later version.
+                // A slice, not the last; or a kind of a later version.
                 None => {}
                 Some(Kind::Hello(_)) => {
                     return Err(GrpcError::new(
