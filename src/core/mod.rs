@@ -109,6 +109,10 @@ pub struct Core {
     clock: Clock,
     timeouts: Rc<Timeouts>,
     groups: RefCell<BTreeMap<u32, Group>>,
+    /// Those that do not sleep: with many that do, to look at all of them with each tick would be most of what an idle node does.
+    awake: RefCell<BTreeSet<u32>>,
+    /// Raised when the first of them wakes.
+    woke: Event,
     tables: RefCell<std::sync::Arc<Tables>>,
     /// Who waits for which reply of an own group.
     waiting: RefCell<AHashMap<u64, Waiting>>,
@@ -136,6 +140,8 @@ pub struct Core {
     damage: damage::Damage,
     /// The log says that this node is no member any more.
     is_standing_told: Cell<bool>,
+    /// By which the links count time.
+    peers_beats: Rc<Event>,
     /// Ends the links.
     peers_stop: Rc<Event>,
     identity: NodeIdentity,

@@ -38,6 +38,7 @@ impl Core {
         Transport {
             settings: Rc::default(),
             timeouts: self.timeouts.clone(),
+            beats: self.peers_beats.clone(),
             stop: self.peers_stop.clone(),
             events: Rc::new(PeerShell(self.clone())),
         }

@@ -125,7 +125,7 @@ impl Core {
                 return;
             };
             let had_pending = group.has_pending();
-            group.step(now, input, &mut effects);
+            self.step_group(group, now, input, &mut effects);
             if group.has_pending() && !had_pending {
                 self.to_flush.borrow_mut().push(group.id());
                 self.turn.raise();

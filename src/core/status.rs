@@ -178,8 +178,10 @@ impl Core {
     pub(super) fn watch_lag(&self) {
         let now_us = self.clock.monotonic_us();
         let groups = self.groups.borrow();
-        let led = groups.values().filter(|g| g.is_ready() && !g.is_alone());
-        let replicas = led.filter(|g| !g.is_asleep()).flat_map(|group| {
+        let awake = self.awake.borrow();
+        let awake = awake.iter().filter_map(|id| groups.get(id));
+        let led = awake.filter(|g| g.is_ready() && !g.is_alone());
+        let replicas = led.flat_map(|group| {
             let (id, last, own) = (group.id(), group.last_index(), group.raft_id());
             let others = group.replicas().into_iter();
             let others = others.filter(move |r| r.raft_id != own);

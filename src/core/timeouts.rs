@@ -61,6 +61,7 @@ impl Timeouts {
 
     /// Wakes what is due, for as long as the core lives.
     pub async fn run(self: Rc<Self>) {
+        let mut looked: Option<Instant> = None;
         loop {
             let seen = self.is_earlier.raised();
             let Some(earliest) = self.earliest.get() else {
@@ -68,16 +69,17 @@ impl Timeouts {
                 continue;
             };
             let now = clock::instant();
-            if earliest > now {
+            let next = looked.map_or(earliest, |at| earliest.max(at + GRAIN));
+            if next > now {
                 let due = async {
-                    glommio::timer::sleep(earliest - now).await;
+                    glommio::timer::sleep(next - now).await;
                     seen
                 };
                 futures_lite::FutureExt::or(due, self.is_earlier.beyond(seen)).await;
                 continue;
             }
             self.wake_due(now);
-            glommio::timer::sleep(GRAIN).await;
+            looked = Some(now);
         }
     }
 

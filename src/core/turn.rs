@@ -4,6 +4,7 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
+use futures_lite::FutureExt;
 use storage::wal::Record;
 
 use super::Core;
@@ -77,7 +78,7 @@ impl Core {
         self.stepped_us.set(now.monotonic_us);
         if let Some(group) = self.groups.borrow_mut().get_mut(&id) {
             let had_pending = group.has_pending() && !matches!(input, Input::Flush);
-            group.step(now, input, &mut effects);
+            self.step_group(group, now, input, &mut effects);
             if group.has_pending() && !had_pending {
                 self.to_flush.borrow_mut().push(id);
                 self.turn.raise();
@@ -86,6 +87,26 @@ impl Core {
         self.perform(id, effects);
         self.metrics
             .task(now.monotonic_us, self.clock.monotonic_us());
+    }
+
+    /// Steps a group, and notes whether that woke it or let it sleep.
+    pub(super) fn step_group(
+        &self,
+        group: &mut Group,
+        now: crate::group::Now,
+        input: Input,
+        effects: &mut Vec<Effect>,
+    ) {
+        let was_asleep = group.is_asleep();
+        group.step(now, input, effects);
+        if group.is_asleep() != was_asleep {
+            let mut awake = self.awake.borrow_mut();
+            if !was_asleep {
+                awake.remove(&group.id());
+            } else if awake.insert(group.id()) && awake.len() == 1 {
+                self.woke.raise();
+            }
+        }
     }
 
     /// Takes a ready on its way to the disk.
@@ -239,13 +260,14 @@ impl Core {
         // A node that is alone now may get company.
         let is_clustered = self.identity.cluster_listen.is_some();
         let tick_ms = if is_clustered { raft_tick_ms } else { TICK_MS };
-        let mut since_ms = 0;
+        let (tick_us, look_us) = (tick_ms * 1000, TICK_MS * 1000);
+        let mut looked_us = self.clock.monotonic_us();
         loop {
             // Never two ticks in a shorter time than one: a follower that counts too fast breaks its leader's lease.
-            let due_us = self.clock.monotonic_us() + tick_ms * 1000;
-            self.sleep(std::time::Duration::from_millis(tick_ms)).await;
-            self.metrics
-                .ticked(self.clock.monotonic_us().saturating_sub(due_us));
+            let tick_due_us = self.clock.monotonic_us() + tick_us;
+            let due_us = self.until_tick(tick_due_us, looked_us + look_us).await;
+            let ticked_us = self.clock.monotonic_us();
+            self.metrics.ticked(ticked_us.saturating_sub(due_us));
             pulse.ticks.fetch_add(1, Ordering::Relaxed);
             if self.is_failed.get() {
                 // The core lives on to say so.
@@ -254,11 +276,10 @@ impl Core {
             if is_clustered && self.room.get() != Room::None {
                 self.raft_ticks();
             }
-            since_ms += tick_ms;
-            if since_ms < TICK_MS {
+            if ticked_us < looked_us + look_us {
                 continue;
             }
-            since_ms = 0;
+            looked_us = ticked_us;
             self.show_pulse(&pulse);
             self.watch_lag();
             self.watch_disk();
@@ -281,6 +302,12 @@ impl Core {
             let groups = self.groups.borrow();
             let timed = groups.values().filter(|group| group.has_timed_work(now_ms));
             let ids: Vec<u32> = timed.map(Group::id).collect();
+            debug_assert!(
+                groups
+                    .iter()
+                    .all(|(id, g)| g.is_asleep() != self.awake.borrow().contains(id)),
+                "who is awake is counted time for"
+            );
             drop(groups);
             for id in ids {
                 self.step(id, Input::Tick);
@@ -288,21 +315,55 @@ impl Core {
         }
     }
 
+    /// Waits for the next tick, or for the next look if that is later and all groups sleep until then: one that wakes is counted
+    /// time for at once. Answers when it was due.
+    async fn until_tick(&self, tick_us: u64, look_us: u64) -> u64 {
+        let mut woken_us = 0;
+        loop {
+            let seen = self.woke.raised();
+            let is_any_awake = !self.awake.borrow().is_empty();
+            let due_us = match is_any_awake {
+                true => tick_us.max(woken_us),
+                false => tick_us.max(look_us),
+            };
+            let left_us = due_us.saturating_sub(self.clock.monotonic_us());
+            if left_us == 0 {
+                return due_us;
+            }
+            let slept = self.sleep(std::time::Duration::from_micros(left_us));
+            if is_any_awake {
+                slept.await;
+                return due_us;
+            }
+            let woken = async {
+                self.woke.beyond(seen).await;
+                true
+            };
+            let slept = async {
+                slept.await;
+                false
+            };
+            if !slept.or(woken).await {
+                return due_us;
+            }
+            woken_us = self.clock.monotonic_us();
+        }
+    }
+
     fn show_pulse(&self, pulse: &super::Pulse) {
-        let groups = self.groups.borrow();
-        let led = groups.values().filter(|g| g.is_ready()).count();
-        let without = groups.values().filter(|g| !g.has_leader()).count();
-        pulse.groups_led.store(led as u64, Ordering::Relaxed);
+        let (mut led, mut without) = (0, 0);
+        for group in self.groups.borrow().values() {
+            led += u64::from(group.is_ready());
+            without += u64::from(!group.has_leader());
+        }
+        pulse.groups_led.store(led, Ordering::Relaxed);
         pulse
             .groups_without_leader
-            .store(without as u64, Ordering::Relaxed);
+            .store(without, Ordering::Relaxed);
     }
 
     fn raft_ticks(self: &Rc<Self>) {
-        let groups = self.groups.borrow();
-        let awake = groups.values().filter(|group| !group.is_asleep());
-        let ids: Vec<u32> = awake.map(Group::id).collect();
-        drop(groups);
+        let ids: Vec<u32> = self.awake.borrow().iter().copied().collect();
         for id in ids {
             self.step(id, Input::RaftTick);
         }

@@ -55,7 +55,7 @@ impl Caller {
     /// # Errors
     /// The connection's.
     pub async fn open(&self, address: &str) -> Result<Asking, GrpcError> {
-        let (sender, connected) = connect(address, &self.settings, &self.timeouts).await?;
+        let (sender, connected) = self.connect(address).await?;
         Ok(Asking {
             address: address.to_owned(),
             settings: self.settings.clone(),
@@ -121,6 +121,11 @@ impl Caller {
         })
     }
 
+    async fn connect(&self, address: &str) -> Result<(Sender, Connected), GrpcError> {
+        let patience = self.settings.silence / 2;
+        connect(address, &self.settings, &self.timeouts, patience).await
+    }
+
     async fn unary<M: Message + Default>(
         &self,
         address: &str,
@@ -140,7 +145,7 @@ impl Caller {
         method: &str,
         message: &impl Message,
     ) -> Result<(Sender, Connected, Messages<Incoming>), GrpcError> {
-        let (mut sender, connected) = connect(address, &self.settings, &self.timeouts).await?;
+        let (mut sender, connected) = self.connect(address).await?;
         let messages = send(&mut sender, address, method, message, &self.settings).await?;
         Ok((sender, connected, messages))
     }

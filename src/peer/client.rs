@@ -14,6 +14,7 @@ use super::calls::{broken, read_reply};
 use super::connection::{connect, within};
 use super::grpc::{Code, GrpcError, accepts_zstd, request};
 use super::handshake::{judge, warn_of_clocks};
+use super::life::{say, unanswered};
 use super::message::{Encoder, Messages};
 use super::outbox::{BatchItem, LinkStats, Outbox, OutboxBody};
 use super::{PeerEvents, Transport};
@@ -203,7 +204,9 @@ async fn attempt<E: PeerEvents>(
     let hello = Encoder::new(None).encode(&hello);
     let told = (shared.stats.clone(), shared.has_no_room.clone());
     let outbox = Rc::new(Outbox::new(hello, settings, told));
-    let (mut sender, _connected) = connect(&shared.address, settings, &transport.timeouts).await?;
+    let unanswered = unanswered(settings.silence);
+    let (mut sender, _connected) =
+        connect(&shared.address, settings, &transport.timeouts, unanswered).await?;
     let request = request(
         &shared.address,
         "Exchange",
@@ -247,10 +250,8 @@ async fn attempt<E: PeerEvents>(
     transport.events.on_link(shared.node, Some(&hello));
     let broken = until_it_ends(replies);
     let late = async { match outbox.send_what_waits().await {} };
-    Err(broken
-        .or(keep_alive(&outbox, &shared.stats, settings.alive_interval))
-        .or(late)
-        .await)
+    let alive = async { match say(&outbox, &shared.stats, &transport.beats).await {} };
+    Err(broken.or(alive).or(late).await)
 }
 
 async fn introduction(replies: &mut Messages<Incoming>) -> Result<Hello, GrpcError> {
@@ -265,23 +266,13 @@ async fn introduction(replies: &mut Messages<Incoming>) -> Result<Hello, GrpcErr
     }
 }
 
-/// The other side says nothing more; what comes from a later version is left out.
+/// The other side says only that it lives; what comes from a later version is left out.
 async fn until_it_ends(mut replies: Messages<Incoming>) -> GrpcError {
     loop {
         match replies.next::<Envelope>().await {
             Ok(Some(_)) => glommio::yield_if_needed().await,
             Ok(None) => return GrpcError::new(Code::Unavailable, "the peer ended the call"),
             Err(error) => return error,
-        }
-    }
-}
-
-async fn keep_alive(outbox: &Outbox, stats: &LinkStats, interval: Duration) -> GrpcError {
-    loop {
-        let sent = stats.batches_sent.get();
-        glommio::timer::sleep(interval).await;
-        if stats.batches_sent.get() == sent {
-            outbox.say_alive();
         }
     }
 }

@@ -82,11 +82,12 @@ pub(super) fn prepare(stream: &Socket, silence: Duration) -> std::io::Result<()>
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// Connects and speaks HTTP/2.
+/// Connects and speaks HTTP/2, which asks for a sign of life after so long without one.
 pub(super) async fn connect<B>(
     address: &str,
     settings: &PeerSettings,
     timeouts: &Rc<Timeouts>,
+    unanswered: Duration,
 ) -> Result<(SendRequest<B>, Connected), GrpcError>
 where
     B: Body + Unpin + 'static,
@@ -116,7 +117,7 @@ where
         .max_send_buf_size(SEND_BUFFER_BYTES)
         // TCP lives on when the process behind it stands still; this does not. Rare enough that signs of life cost an idle
         // node little.
-        .keep_alive_interval(settings.silence / 2)
+        .keep_alive_interval(unanswered)
         .keep_alive_timeout(settings.silence / 2)
         .handshake(stream);
     let (sender, connection) = within(settings.connect_timeout, "its handshake", async {

@@ -1,9 +1,8 @@
 //! The receiving end of an `Exchange` call: who speaks, then what is said, until it ends or falls silent.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_lite::{FutureExt, Stream, stream};
@@ -13,6 +12,7 @@ use raftproto::peer::{Envelope, Hello, envelope::Kind};
 use super::connection::within;
 use super::grpc::{Code, GrpcError};
 use super::handshake::{judge, warn_of_clocks};
+use super::life::{Answered, Silence};
 use super::message::{Encoder, Messages};
 use super::parts::Joining;
 use super::{PeerEvents, Transport};
@@ -43,8 +43,16 @@ impl Refused {
 
 enum State<E: PeerEvents> {
     Greeting(Messages<Incoming>),
-    Listening(Messages<Incoming>, Box<Speaker<E>>),
+    Listening(Box<Listening<E>>),
     Ended,
+}
+
+struct Listening<E: PeerEvents> {
+    messages: Messages<Incoming>,
+    joining: Joining,
+    silence: Silence,
+    answered: Answered,
+    speaker: Speaker<E>,
 }
 
 /// A node that speaks; tells the core when it no longer does, however the call ends.
@@ -59,7 +67,7 @@ impl<E: PeerEvents> Drop for Speaker<E> {
     }
 }
 
-/// The answer: one introduction, and no end unless the call breaks.
+/// The answer: an introduction, then signs of life, and no end unless the call breaks.
 pub(super) fn exchange<E: PeerEvents>(
     transport: Transport<E>,
     refused: Rc<Refused>,
@@ -73,16 +81,27 @@ pub(super) fn exchange<E: PeerEvents>(
                     match greet(&transport, &refused, &mut messages).await {
                         Ok((own, hello)) => {
                             transport.events.on_incoming(&hello, true);
-                            let speaker = Box::new(Speaker { transport, hello });
-                            Some((Ok(own), State::Listening(messages, speaker)))
+                            let beats = &transport.beats;
+                            let listening = Listening {
+                                joining: Joining::default(),
+                                silence: Silence::new(messages.arrived_bytes(), beats),
+                                answered: Answered::new(beats),
+                                messages,
+                                speaker: Speaker { transport, hello },
+                            };
+                            Some((Ok(own), State::Listening(Box::new(listening))))
                         }
                         Err(error) => Some((Err(error), State::Ended)),
                     }
                 }
-                State::Listening(messages, speaker) => match listen(messages, &speaker).await {
-                    Ok(()) => None,
+                State::Listening(mut listening) => match listen(&mut listening).await {
+                    Ok(Said::Enough) => {
+                        let lives = Encoder::new(None).encode(&Envelope::default());
+                        Some((Ok(lives), State::Listening(listening)))
+                    }
+                    Ok(Said::All) => None,
                     Err(error) => {
-                        let node = speaker.hello.node_id;
+                        let node = listening.speaker.hello.node_id;
                         log::debug!("event=peer_call_ended node={node} {error}");
                         Some((Err(error), State::Ended))
                     }
@@ -124,34 +143,38 @@ async fn greet<E: PeerEvents>(
     Ok((Encoder::new(None).encode(&own), hello))
 }
 
-async fn listen<E: PeerEvents>(
-    mut messages: Messages<Incoming>,
-    speaker: &Speaker<E>,
-) -> Result<(), GrpcError> {
+/// Why a listener stops for now.
+enum Said {
+    /// An answer is due.
+    Enough,
+    /// The call has ended.
+    All,
+}
+
+async fn listen<E: PeerEvents>(listening: &mut Listening<E>) -> Result<Said, GrpcError> {
+    let Listening {
+        messages,
+        joining,
+        silence,
+        answered,
+        speaker,
+    } = listening;
     let transport = &speaker.transport;
     let node = speaker.hello.node_id;
-    let silent = silence(messages.arrived_bytes(), transport.settings.silence);
-    let mut joining = Joining::default();
     let bytes_max = transport.settings.message_bytes_max;
     let read = async {
         while let Some(envelope) = messages.next::<Envelope>().await? {
-            let envelope = match envelope.kind {
-                Some(Kind::Part(part)) => match joining.take(&part, bytes_max)? {
-                    Some(whole) => whole,
-                    None => {
-                        glommio::yield_if_needed().await;
-                        continue;
-                    }
-                },
-                kind => Envelope { kind },
+            let whole = match envelope.kind {
+                Some(Kind::Part(part)) => joining.take(&part, bytes_max)?,
+                kind => Some(Envelope { kind }),
             };
-            match envelope.kind {
+            match whole.and_then(|envelope| envelope.kind) {
                 Some(Kind::Batch(batch)) => transport.events.on_batch(node, batch),
                 Some(Kind::Part(_)) => {
                     let text = "a part that is made of parts";
                     return Err(GrpcError::new(Code::InvalidArgument, text));
                 }
-                // A kind of a later version.
+                // A slice, not the last; or a kind of a later version.
                 None => {}
                 Some(Kind::Hello(_)) => {
                     return Err(GrpcError::new(
@@ -160,16 +183,19 @@ async fn listen<E: PeerEvents>(
                     ));
                 }
             }
+            if answered.is_due_again(&transport.beats) {
+                return Ok(Said::Enough);
+            }
             glommio::yield_if_needed().await;
         }
-        Ok(())
+        Ok(Said::All)
     };
     let stopped = async {
         transport.stop.beyond(0).await;
         Err(GrpcError::new(Code::Unavailable, "the node stops"))
     };
     let silent = async {
-        silent.await;
+        silence.falls(&transport.beats).await;
         let text = format!(
             "nothing came for {} ms",
             transport.settings.silence.as_millis()
@@ -178,16 +204,4 @@ async fn listen<E: PeerEvents>(
         Err(GrpcError::new(Code::DeadlineExceeded, text))
     };
     read.or(silent).or(stopped).await
-}
-
-/// Resolves when nothing arrives for so long. Counted in quarters, not read from a clock: a core that stood still itself
-/// finds what came meanwhile and does not take it for silence.
-async fn silence(arrived_bytes: Rc<Cell<u64>>, silence: Duration) {
-    let (mut seen, mut quiet) = (arrived_bytes.get(), 0);
-    while quiet < 4 {
-        glommio::timer::sleep(silence / 4).await;
-        let arrived = arrived_bytes.get();
-        quiet = if arrived == seen { quiet + 1 } else { 0 };
-        seen = arrived;
-    }
 }

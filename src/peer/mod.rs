@@ -2,7 +2,7 @@
 //! groups, disks or Raft.
 //!
 //! `server.rs` listens and hands over what arrives; `client.rs` keeps a [`Link`] to each peer; `calls.rs` asks
-//! once; `question.rs` and `parts.rs` are what is long; `handshake.rs` says who may speak; `grpc.rs` and `message.rs` are the format.
+//! once; `question.rs` and `parts.rs` are what is long; `handshake.rs` says who may speak, `life.rs` who lives; `grpc.rs` and `message.rs` are the format.
 
 mod calls;
 mod client;
@@ -10,6 +10,7 @@ mod connection;
 mod exchange;
 pub mod grpc;
 pub mod handshake;
+mod life;
 pub mod message;
 mod outbox;
 mod parts;
@@ -94,9 +95,7 @@ pub struct PeerSettings {
     pub batch_bytes_max: usize,
     /// Messages from this size on are compressed, but for the longest.
     pub compress_from_bytes: usize,
-    /// After this time without a batch, an empty one says that the sender lives.
-    pub alive_interval: Duration,
-    /// A node from which nothing came for so long is down.
+    /// A node from which nothing came for so long is down; one that has nothing to say says in less than half of it that it lives.
     pub silence: Duration,
     /// For a connection to be made, and for its introduction to be answered.
     pub connect_timeout: Duration,
@@ -119,7 +118,6 @@ impl Default for PeerSettings {
             queue_bytes_max: 32 << 20,
             batch_bytes_max: 2 << 20,
             compress_from_bytes: 64 << 10,
-            alive_interval: Duration::from_millis(500),
             silence: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(1),
             backoff_min: Duration::from_millis(20),
@@ -137,6 +135,8 @@ pub struct Transport<E> {
     pub settings: Rc<PeerSettings>,
     /// The core's time-outs.
     pub timeouts: Rc<Timeouts>,
+    /// By which links count time; raised while [`serve`] runs.
+    pub beats: Rc<Event>,
     /// Ends everything once it is raised.
     pub stop: Rc<Event>,
     /// Who is told.
@@ -148,6 +148,7 @@ impl<E> Clone for Transport<E> {
         Transport {
             settings: self.settings.clone(),
             timeouts: self.timeouts.clone(),
+            beats: self.beats.clone(),
             stop: self.stop.clone(),
             events: self.events.clone(),
         }

@@ -21,6 +21,7 @@ use super::connection::{
 use super::exchange::{Refused, exchange};
 use super::grpc::{Code, GrpcError, ReplyBody, SERVICE, accepts_zstd, encoding, is_grpc, response};
 use super::handshake::judge;
+use super::life::{beat, unheard};
 use super::message::{Encoder, Messages, Side, cause};
 use super::{CheckpointParts, PeerEvents, Transport};
 use crate::core::hyper_rt::{CoreTimer, LocalExec};
@@ -34,6 +35,12 @@ const REQUEST_BYTES_MAX: usize = 1 << 20;
 
 /// Serves peers on `listener` (see [`crate::core::listen::listener`]) until the transport stops.
 pub async fn serve<E: PeerEvents>(listener: Listener, transport: Transport<E>) {
+    let (beats, silence) = (transport.beats.clone(), transport.settings.silence);
+    let beats = async { match beat(&beats, silence).await {} };
+    accept_all(listener, transport).or(beats).await;
+}
+
+async fn accept_all<E: PeerEvents>(listener: Listener, transport: Transport<E>) {
     let open = Rc::new(Cell::new(0u64));
     let refused = Rc::new(Refused::default());
     loop {
@@ -116,7 +123,7 @@ async fn connection<E: PeerEvents>(stream: Socket, transport: Transport<E>, refu
         .max_pending_accept_reset_streams(32)
         .max_local_error_reset_streams(128)
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        .keep_alive_interval(settings.silence / 2)
+        .keep_alive_interval(unheard(settings.silence))
         .keep_alive_timeout(settings.silence / 2)
         .serve_connection(stream, service);
     let mut connection = std::pin::pin!(connection);

@@ -197,7 +197,6 @@ fn settings() -> PeerSettings {
 fn quick() -> PeerSettings {
     PeerSettings {
         silence: Duration::from_millis(600),
-        alive_interval: Duration::from_millis(100),
         ..settings()
     }
 }
@@ -213,6 +212,7 @@ fn peer_at(address: SocketAddr, node: Rc<Node>, settings: PeerSettings) -> Peer 
     let transport = Transport {
         settings: Rc::new(settings),
         timeouts,
+        beats: Rc::default(),
         stop: Rc::new(Event::default()),
         events: node.clone(),
     };

@@ -8,7 +8,7 @@ use integration::Client;
 use integration::cluster::Cluster;
 use integration::skip;
 
-use crate::formation::wait_for;
+use crate::formation::{wait_for, wait_for_leaders};
 use crate::{alone, nodes};
 
 const TEXT: &str = "text/plain";
@@ -43,7 +43,7 @@ fn busy_groups_that_one_node_leads_spread_and_then_stay() {
     for path in &all {
         assert_eq!(client.create(path, TEXT).status, 201);
     }
-    wait_for("each node leads a share", || {
+    wait_for_leaders(&cluster, "each node leads a share", || {
         let mut counts = BTreeMap::new();
         for leader in leaders(&cluster, &all) {
             *counts.entry(leader).or_insert(0) += 1;
@@ -71,7 +71,7 @@ fn busy_groups_that_one_node_leads_spread_and_then_stay() {
             });
         }
         let ends = Ends(&stop);
-        wait_for("others lead some of the busy ones", || {
+        wait_for_leaders(&cluster, "others lead some of the busy ones", || {
             let others = leaders(&cluster, &led);
             let moved = others.iter().flatten().filter(|n| **n != 2).count();
             (BUSY / 3..BUSY).contains(&moved)

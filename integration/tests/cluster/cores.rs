@@ -6,7 +6,7 @@ use integration::cluster::{Cluster, PATIENCE};
 use integration::load::{Links, Sent};
 use integration::skip;
 
-use crate::formation::wait_for;
+use crate::formation::wait_for_leaders;
 use crate::{alone, nodes};
 
 const STREAMS: usize = 24;
@@ -91,15 +91,19 @@ fn nodes_with_different_numbers_of_cores_work_together() {
     cluster.expect_equal_states(&cluster.ids());
     // Each third group is led by one node: by their numbers alone, that would be one core's of three.
     let mut last = Vec::new();
-    wait_for("each node leads its share, on all its cores", || {
-        last = led(&cluster);
-        let is_even = |of_cores: &Vec<u64>| {
-            let sum: u64 = of_cores.iter().sum();
-            let least = of_cores.iter().min().copied().unwrap_or(0);
-            (8..=9).contains(&sum) && least + 1 >= sum / of_cores.len() as u64
-        };
-        last.len() == 3 && last.iter().all(is_even)
-    });
+    wait_for_leaders(
+        &cluster,
+        "each node leads its share, on all its cores",
+        || {
+            last = led(&cluster);
+            let is_even = |of_cores: &Vec<u64>| {
+                let sum: u64 = of_cores.iter().sum();
+                let least = of_cores.iter().min().copied().unwrap_or(0);
+                (8..=9).contains(&sum) && least + 1 >= sum / of_cores.len() as u64
+            };
+            last.len() == 3 && last.iter().all(is_even)
+        },
+    );
     println!("each core leads {last:?}");
     cluster.expect_all_alive();
 }

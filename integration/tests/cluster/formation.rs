@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use integration::cluster::{Cluster, PATIENCE};
-use integration::skip;
+use integration::{metric, skip};
 
 use crate::{beside_others, nodes, number};
 
@@ -32,6 +32,22 @@ pub fn works(cluster: &Cluster, name: &str) {
 pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The same for leadership that is to come where it belongs. A node whose disk stood still for a second leads nothing for a minute
+/// after, nor in the eyes of those who waited for it: the patience is longer than that, and begins anew as long as a node says so.
+pub fn wait_for_leaders(cluster: &Cluster, what: &str, mut is_so: impl FnMut() -> bool) {
+    let patience = PATIENCE * 2;
+    let began = Instant::now();
+    let mut deadline = began + patience;
+    while !is_so() {
+        let is_slow = |n: u32| metric(&mut cluster.client(n), "ursula_core_disk_slow") > 0;
+        if began.elapsed() < patience * 5 && cluster.running().into_iter().any(is_slow) {
+            deadline = Instant::now() + patience;
+        }
         assert!(Instant::now() < deadline, "never: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }

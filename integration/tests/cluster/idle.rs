@@ -8,13 +8,14 @@ use integration::load::{Links, Sent};
 use integration::metric;
 use integration::skip;
 
-use crate::formation::{wait_for, works};
+use crate::formation::{wait_for, wait_for_leaders, works};
 use crate::{alone, nodes, number};
 
-/// Of a core of a node, in a second: each has links of its own, and says on them that it lives.
+/// Of a node, in a second, however many of the tested numbers of cores it has: each core has links of its own, and says on them
+/// that it lives.
 const PACKETS_MAX: u64 = 20;
 
-/// Of a core for each that the node has, in percent. On a quiet machine it is below 1 (`benches/RESULTS.md`); beside other work the same takes longer.
+/// Of one core, in percent. On a quiet machine it is below 1 (`benches/RESULTS.md`); beside other work the same takes longer.
 const SHARE_MAX: f64 = 2.0;
 
 /// Packets that a node has sent to other nodes and clients.
@@ -68,13 +69,17 @@ fn idle(cores: u64) {
     works(&cluster, "before");
     let metric = |node: u32, name: &str| metric(&mut cluster.client(node), name);
     // Each node leads its share, and then nobody has anything to do.
-    wait_for("leadership is spread and all groups sleep", || {
-        cluster.ids().into_iter().all(|node| {
-            metric(node, "ursula_groups_asleep") >= 1025
-                && (341..=342).contains(&metric(node, "ursula_groups_led"))
-        })
-    });
-    let seconds = u64::from(number("URSULA_TEST_IDLE_S", 10));
+    wait_for_leaders(
+        &cluster,
+        "leadership is spread and all groups sleep",
+        || {
+            cluster.ids().into_iter().all(|node| {
+                metric(node, "ursula_groups_asleep") >= 1025
+                    && (341..=342).contains(&metric(node, "ursula_groups_led"))
+            })
+        },
+    );
+    let seconds = u64::from(number("URSULA_TEST_IDLE_S", 20));
     let before: Vec<_> = cluster
         .ids()
         .into_iter()
@@ -91,13 +96,10 @@ fn idle(cores: u64) {
             "node {node}, {cores} cores: {packets} packets in {seconds} s, {share:.2} % of a core"
         );
         assert!(
-            packets <= PACKETS_MAX * cores * seconds,
+            packets < PACKETS_MAX * seconds,
             "node {node} sent {packets} packets"
         );
-        assert!(
-            share < SHARE_MAX * cores as f64,
-            "node {node}: {share:.2} % of a core"
-        );
+        assert!(share < SHARE_MAX, "node {node}: {share:.2} % of a core");
     }
     cluster.expect_all_alive();
 }
@@ -129,7 +131,7 @@ fn sleeping_groups_whose_leader_dies_have_another_soon() {
     for victim in [1, 2] {
         let other = 1 + victim % 3;
         let at = other as usize - 1;
-        wait_for("each node leads some groups", || {
+        wait_for_leaders(&cluster, "each node leads some groups", || {
             let led = |n: u32| metric(&mut cluster.client(n), "ursula_groups_led");
             cluster.ids().into_iter().all(|node| led(node) > 8)
         });

@@ -57,11 +57,18 @@ const INTERRUPTIONS: u32 = 4;
 /// How long an executor can oversleep while its sockets are busy.
 const WATCH: Duration = Duration::from_millis(2);
 
-/// And while they are not.
-const CALM_WATCH: Duration = Duration::from_millis(25);
+/// And after these watches, while they are not: the longer nothing has come, the less there is to be late for.
+const CALM_WATCHES: [Duration; 3] = [
+    Duration::from_millis(8),
+    Duration::from_millis(32),
+    Duration::from_millis(50),
+];
 
-/// Watches after the last event.
+/// Watches after the last of many events.
 const WATCHES: u32 = 50;
+
+/// And after a single one, such as a sign of life: what it makes ready is ready soon, and each watch is a wake.
+const WATCHES_PER_LOOK: u32 = 3;
 
 /// What is known of one socket's readiness, and who waits for more.
 #[derive(Default)]
@@ -252,16 +259,20 @@ impl Poller {
 
     /// See the module's head.
     async fn watchman(self: Rc<Self>) {
+        let mut calm = 0;
         loop {
             let seen = self.is_busy.raised();
             if self.watches.get() > 0 {
+                calm = 0;
                 self.watches.set(self.watches.get() - 1);
                 glommio::timer::sleep(WATCH).await;
             } else {
+                let watch = CALM_WATCHES[calm.min(CALM_WATCHES.len() - 1)];
+                calm += 1;
                 let is_busy = async {
                     self.is_busy.beyond(seen).await;
                 };
-                is_busy.or(glommio::timer::sleep(CALM_WATCH)).await;
+                is_busy.or(glommio::timer::sleep(watch)).await;
             }
         }
     }
@@ -281,8 +292,12 @@ impl Poller {
         let mut bells = self.bells.borrow_mut();
         let rung = bells.iter_mut().filter_map(|b| b.listen().then_some(()));
         let is_found = rung.count() + count > 0;
-        if is_found && self.watches.replace(WATCHES) == 0 {
-            self.is_busy.raise();
+        if is_found {
+            let watches = self.watches.get();
+            self.watches.set(WATCHES.min(watches + WATCHES_PER_LOOK));
+            if watches == 0 {
+                self.is_busy.raise();
+            }
         }
         is_found
     }

@@ -145,7 +145,13 @@ fn an_answer_is_compressed_only_for_who_reads_zstd() {
             (None, false),
         ] {
             let transport = &one.transport;
-            let connected = connect(&address, &transport.settings, &transport.timeouts).await;
+            let connected = connect(
+                &address,
+                &transport.settings,
+                &transport.timeouts,
+                transport.settings.silence / 2,
+            )
+            .await;
             let (mut sender, _connected) = connected.unwrap();
             let asked = FetchCheckpointRequest {
                 from: Some(one.node.hello()),

@@ -36,7 +36,13 @@ async fn send(one: &Peer, two: &Peer, method: &str, body: Bytes) -> GrpcError {
 async fn send_now(one: &Peer, two: &Peer, method: &str, body: Bytes) -> GrpcError {
     let address = two.address.to_string();
     let transport = &one.transport;
-    let connected = connect(&address, &transport.settings, &transport.timeouts).await;
+    let connected = connect(
+        &address,
+        &transport.settings,
+        &transport.timeouts,
+        transport.settings.silence / 2,
+    )
+    .await;
     let (mut sender, _connected) = connected.unwrap();
     let request = request(&address, method, true, Full::new(body)).unwrap();
     let reply = sender.send_request(request).await.unwrap();
@@ -177,7 +183,13 @@ fn who_introduced_itself_and_fell_silent_is_down() {
         let transport = &one.transport;
         let hello = envelope(Kind::Hello(one.node.hello()));
         let outbox = Outbox::new(hello, &transport.settings, Default::default());
-        let connected = connect(&address, &transport.settings, &transport.timeouts).await;
+        let connected = connect(
+            &address,
+            &transport.settings,
+            &transport.timeouts,
+            transport.settings.silence / 2,
+        )
+        .await;
         let (mut sender, _connected) = connected.unwrap();
         let body = OutboxBody(Rc::new(outbox));
         let request = request(&address, "Exchange", true, body).unwrap();
