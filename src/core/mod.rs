@@ -113,6 +113,8 @@ pub struct Core {
     awake: RefCell<BTreeSet<u32>>,
     /// Raised when the first of them wakes.
     woke: Event,
+    /// When it was, in monotonic microseconds.
+    woke_us: Cell<u64>,
     tables: RefCell<std::sync::Arc<Tables>>,
     /// Who waits for which reply of an own group.
     waiting: RefCell<AHashMap<u64, Waiting>>,

@@ -357,6 +357,7 @@ async fn build(
         timeouts: timeouts.clone(),
         awake: RefCell::new(groups.keys().copied().collect()),
         woke: Event::default(),
+        woke_us: Cell::new(0),
         groups: RefCell::new(groups),
         tables: RefCell::default(),
         waiting: RefCell::default(),

@@ -104,6 +104,7 @@ impl Core {
             if !was_asleep {
                 awake.remove(&group.id());
             } else if awake.insert(group.id()) && awake.len() == 1 {
+                self.woke_us.set(now.monotonic_us);
                 self.woke.raise();
             }
         }
@@ -346,7 +347,7 @@ impl Core {
             if !slept.or(woken).await {
                 return due_us;
             }
-            woken_us = self.clock.monotonic_us();
+            woken_us = self.woke_us.get();
         }
     }
 

@@ -11,7 +11,7 @@ use crate::core::Pulse;
 use crate::core::executor::nudge;
 
 /// How often cores are looked at; longer than a tick of any core.
-pub const INTERVAL: Duration = Duration::from_millis(400);
+pub const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Looks without a warning after one.
 const QUIET_LOOKS: u32 = 150;

@@ -115,8 +115,7 @@ where
         .max_frame_size(FRAME_BYTES)
         .max_header_list_size(HEADERS_BYTES_MAX)
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        // TCP lives on when the process behind it stands still; this does not. Rare enough that signs of life cost an idle
-        // node little.
+        // TCP lives on when the process behind it stands still; this does not. It asks where no sign of life came.
         .keep_alive_interval(unanswered)
         .keep_alive_timeout(settings.silence / 2)
         .handshake(stream);

@@ -27,15 +27,14 @@ const UNANSWERED: u64 = 2;
 /// be as late as if it was said, and listened for, twice as often.
 const SILENT: u32 = 9;
 
-/// A caller asks by HTTP/2 for a sign of life when nothing has come for so long: later than an answer does come. Together with the
-/// patience with that, half of the silence, a callee is missed after 1.1 to 1.9 of 2 s. Before there were answers it was asked each
-/// half, and missed after 1 to 2 s: as soon in the middle, and a core that stood still for little more than half was taken for dead.
+/// A caller asks by HTTP/2 for a sign of life when nothing has come for so long: later than an answer does come on an idle link.
+/// Together with the patience with that, half of the silence, a callee is missed after 1.1 to 1.9 of 2 s.
 pub(super) fn unanswered(silence: Duration) -> Duration {
     silence * 7 / 16
 }
 
-/// The same of who is called, to whom signs of life come in three beats where they came in two: a core that stood still may be as
-/// late with them.
+/// The same of who is called, to whom signs of life come each three beats: a core that stood still may be late with them. What is
+/// left of the silence is the patience with that.
 pub(super) fn unheard(silence: Duration) -> Duration {
     silence * 5 / 8
 }

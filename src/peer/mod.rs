@@ -95,7 +95,7 @@ pub struct PeerSettings {
     pub batch_bytes_max: usize,
     /// Messages from this size on are compressed, but for the longest.
     pub compress_from_bytes: usize,
-    /// A node from which nothing came for so long is down; one that has nothing to say says in less than half of it that it lives.
+    /// A node from which nothing came for so long is down; one that has nothing to say says within half of it that it lives.
     pub silence: Duration,
     /// For a connection to be made, and for its introduction to be answered.
     pub connect_timeout: Duration,

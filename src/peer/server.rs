@@ -124,7 +124,7 @@ async fn connection<E: PeerEvents>(stream: Socket, transport: Transport<E>, refu
         .max_local_error_reset_streams(128)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .keep_alive_interval(unheard(settings.silence))
-        .keep_alive_timeout(settings.silence / 2)
+        .keep_alive_timeout(settings.silence - unheard(settings.silence))
         .serve_connection(stream, service);
     let mut connection = std::pin::pin!(connection);
     let stopped = async {

@@ -79,7 +79,7 @@ fn idle(cores: u64) {
             })
         },
     );
-    let seconds = u64::from(number("URSULA_TEST_IDLE_S", 20));
+    let seconds = u64::from(number("URSULA_TEST_IDLE_S", 30));
     let before: Vec<_> = cluster
         .ids()
         .into_iter()

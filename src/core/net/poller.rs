@@ -57,7 +57,7 @@ const INTERRUPTIONS: u32 = 4;
 /// How long an executor can oversleep while its sockets are busy.
 const WATCH: Duration = Duration::from_millis(2);
 
-/// And after these watches, while they are not: the longer nothing has come, the less there is to be late for.
+/// How long it can while they are not, one after the other: the longer nothing has come, the less there is to be late for.
 const CALM_WATCHES: [Duration; 3] = [
     Duration::from_millis(8),
     Duration::from_millis(32),
@@ -262,9 +262,11 @@ impl Poller {
         let mut calm = 0;
         loop {
             let seen = self.is_busy.raised();
-            if self.watches.get() > 0 {
+            // Who waits for the log is waited for by a client.
+            let is_log_busy = self.log.borrow().as_ref().is_some_and(|log| log.is_busy());
+            if self.watches.get() > 0 || is_log_busy {
                 calm = 0;
-                self.watches.set(self.watches.get() - 1);
+                self.watches.set(self.watches.get().saturating_sub(1));
                 glommio::timer::sleep(WATCH).await;
             } else {
                 let watch = CALM_WATCHES[calm.min(CALM_WATCHES.len() - 1)];
