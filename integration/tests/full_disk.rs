@@ -143,7 +143,12 @@ fn a_full_disk_refuses_writes_until_there_is_room_and_loses_nothing() {
     assert_eq!(c.append("/v1/stream/f", TEXT, b"!").status, 204);
     assert_eq!(c.read_all("/v1/stream/f").len(), acknowledged + 1);
     assert_eq!(c.get("/v1/stream/gone").status, 404);
-    assert_eq!(server.log().matches("event=disk_full").count(), 1);
+    // Where something just frees a little it may be said again, but not with each request, and its end each time.
+    let log = server.log();
+    let said = |event: &str| log.matches(event).count();
+    let full = said("event=disk_full");
+    assert!((1..=3).contains(&full), "{log}");
+    assert_eq!(full, said("event=disk_has_room"), "{log}");
 }
 
 /// A body that finds no room in what is left of a segment.
