@@ -61,7 +61,7 @@ macro_rules! rot {
 /// All of them.
 pub const MUTATIONS: &[Mutation] = &[
     bug("WAL", "checksum-unchecked", 300),
-    bug("WAL", "damage-taken-for-a-tear", 300),
+    bug("WAL", "damage-taken-for-a-tear", 600),
     bug("WAL", "tear-taken-for-damage", 300),
     aimed(
         "WAL",
@@ -274,7 +274,7 @@ pub const MUTATIONS: &[Mutation] = &[
         "cold tier",
         "grace-from-the-intent",
         150,
-        "cold=1,store_out_us=60000000,store_late=200000,cold_grace_ms=60000,cold_flush_age_ms=500,cold_pack_bytes=300",
+        "cold=1,store_out_us=60000000,store_late=600000,fault_us=3000000,cold_grace_ms=60000,cold_flush_age_ms=500,cold_pack_bytes=300",
     ),
     bug("cold tier", "unsure-pack-cancelled", 300),
     bug("cold tier", "checkpoint-without-intents", 300),
