@@ -210,7 +210,8 @@ fn run(mut cluster: Cluster, faults: &[Fault], (from, step, episodes): (u32, u32
     let mut all = Vec::new();
     let mut counts = BTreeMap::<String, u64>::new();
     for episode in (from..episodes).step_by(step as usize) {
-        let fault = faults[episode as usize % faults.len()];
+        // Each lane comes to each fault, from another one on.
+        let fault = faults[(episode / step + 3 * from) as usize % faults.len()];
         let streams = Stream::some(&format!("e{episode}"), 6);
         let plan = Plan {
             seed: random.draw(),

@@ -19,6 +19,9 @@ const PERIOD: Duration = Duration::from_millis(10);
 /// No gap may be longer, on the slowest machine.
 const GAP_MAX: Duration = Duration::from_secs(5);
 
+/// And of one of a hundred; alone it is below 0.5 s.
+const TAIL_MAX: Duration = Duration::from_secs(2);
+
 /// An acknowledgement: which stream, when, and who led it.
 struct Acknowledged {
     stream: usize,
@@ -217,6 +220,8 @@ fn measure(name: &str, times: u32, bound: Duration, take_away: impl Fn(&mut Clus
     );
     assert!(at(100) < GAP_MAX, "a stream waited for {:?}", at(100));
     assert!(at(50) < bound, "half of them waited for {:?}", at(50));
+    // A disk that stands still meanwhile may cost one of them more.
+    assert!(at(99) < TAIL_MAX, "some waited for {:?}", at(99));
 }
 
 /// What it was asked and cannot do, nobody will ever tell it the fate of.
@@ -253,7 +258,7 @@ fn a_node_that_lost_the_others_ends_when_it_is_told_to() {
 fn writers_wait_little_when_a_node_is_killed() {
     let _alone = alone();
     let kills = number("URSULA_TEST_KILLS", 50);
-    measure("kill -9", kills, Duration::from_secs(1), Cluster::kill);
+    measure("kill -9", kills, Duration::from_millis(500), Cluster::kill);
 }
 
 #[test]
@@ -263,7 +268,7 @@ fn writers_wait_less_when_a_node_leaves_in_good_order() {
     measure(
         "SIGTERM",
         times,
-        Duration::from_millis(250),
+        Duration::from_millis(100),
         |cluster, node| {
             assert!(cluster.stop(node).success());
         },
