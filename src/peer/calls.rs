@@ -121,7 +121,15 @@ impl Caller {
         })
     }
 
-    async fn connect(&self, address: &str) -> Result<(Sender, Connected), GrpcError> {
+    pub(super) async fn connect<B>(
+        &self,
+        address: &str,
+    ) -> Result<(SendRequest<B>, Connected), GrpcError>
+    where
+        B: Body + Unpin + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let patience = self.settings.silence / 2;
         connect(address, &self.settings, &self.timeouts, patience).await
     }

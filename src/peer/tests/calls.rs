@@ -4,7 +4,6 @@ use http_body_util::Full;
 
 use super::*;
 use crate::peer::calls::read_reply;
-use crate::peer::connection::connect;
 use crate::peer::grpc::request;
 use crate::peer::message::Encoder;
 
@@ -144,14 +143,7 @@ fn an_answer_is_compressed_only_for_who_reads_zstd() {
             (Some("identity, deflate, gzip"), false),
             (None, false),
         ] {
-            let transport = &one.transport;
-            let connected = connect(
-                &address,
-                &transport.settings,
-                &transport.timeouts,
-                transport.settings.silence / 2,
-            )
-            .await;
+            let connected = one.caller().connect(&address).await;
             let (mut sender, _connected) = connected.unwrap();
             let asked = FetchCheckpointRequest {
                 from: Some(one.node.hello()),

@@ -9,7 +9,7 @@ use raftproto::peer::{Envelope, envelope::Kind};
 
 use super::*;
 use crate::peer::calls::read_reply;
-use crate::peer::connection::{connect, within};
+use crate::peer::connection::within;
 use crate::peer::grpc::{Encoding, request};
 use crate::peer::message::{Encoder, Messages, Side};
 use crate::peer::outbox::{Outbox, OutboxBody};
@@ -35,14 +35,7 @@ async fn send(one: &Peer, two: &Peer, method: &str, body: Bytes) -> GrpcError {
 
 async fn send_now(one: &Peer, two: &Peer, method: &str, body: Bytes) -> GrpcError {
     let address = two.address.to_string();
-    let transport = &one.transport;
-    let connected = connect(
-        &address,
-        &transport.settings,
-        &transport.timeouts,
-        transport.settings.silence / 2,
-    )
-    .await;
+    let connected = one.caller().connect(&address).await;
     let (mut sender, _connected) = connected.unwrap();
     let request = request(&address, method, true, Full::new(body)).unwrap();
     let reply = sender.send_request(request).await.unwrap();
@@ -180,16 +173,9 @@ fn who_introduced_itself_and_fell_silent_is_down() {
     on_executor(async || {
         let (one, two) = (peer(1, "a", quick()), peer(2, "a", quick()));
         let address = two.address.to_string();
-        let transport = &one.transport;
         let hello = envelope(Kind::Hello(one.node.hello()));
-        let outbox = Outbox::new(hello, &transport.settings, Default::default());
-        let connected = connect(
-            &address,
-            &transport.settings,
-            &transport.timeouts,
-            transport.settings.silence / 2,
-        )
-        .await;
+        let outbox = Outbox::new(hello, &one.transport.settings, Default::default());
+        let connected = one.caller().connect(&address).await;
         let (mut sender, _connected) = connected.unwrap();
         let body = OutboxBody(Rc::new(outbox));
         let request = request(&address, "Exchange", true, body).unwrap();

@@ -292,15 +292,20 @@ async fn deaf(address: SocketAddr, timeouts: Rc<Timeouts>) -> SocketAddr {
     address
 }
 
+async fn link_to_deaf(one: &Peer) -> Link {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let address = deaf(any, one.transport.timeouts.clone()).await;
+    let link = Link::start(&one.transport, 2, &address.to_string());
+    until("the link is up", || link.is_up()).await;
+    link
+}
+
 /// As a version before does, to which signs of life were batches like others.
 #[test]
 fn a_link_to_one_that_answers_no_sign_of_life_stays_up() {
     on_executor(async || {
         let one = peer(1, "a", quick());
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let address = deaf(any, one.transport.timeouts.clone()).await;
-        let link = Link::start(&one.transport, 2, &address.to_string());
-        until("the link is up", || link.is_up()).await;
+        let _link = link_to_deaf(&one).await;
         glommio::timer::sleep(quick().silence * 3).await;
         assert_eq!(*one.node.links.borrow(), [Some(2)]);
     });
@@ -310,10 +315,7 @@ fn a_link_to_one_that_answers_no_sign_of_life_stays_up() {
 fn a_peer_that_reads_nothing_fills_a_bounded_queue() {
     on_executor(async || {
         let one = peer(1, "a", settings());
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let address = deaf(any, one.transport.timeouts.clone()).await;
-        let link = Link::start(&one.transport, 2, &address.to_string());
-        until("the link is up", || link.is_up()).await;
+        let link = link_to_deaf(&one).await;
         let max = one.transport.settings.queue_bytes_max;
         let payload = noise(1 << 20, 3);
         let mut accepted = 0u64;
