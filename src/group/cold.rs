@@ -434,8 +434,7 @@ impl Group {
     /// Looks for the packs that leaders before began and did not publish, as many as there is room for what follows.
     fn find_intents(&mut self, effects: &mut Vec<Effect>) {
         let own = self.cold.flush.as_ref().map(|f| f.name);
-        let bytes = self.uncommitted_bytes + self.pending.bytes();
-        let has_room = bytes <= self.raft.settings().uncommitted_bytes_max;
+        let has_room = !self.is_above_uncommitted_max();
         for name in self.machine.cold.intents.keys() {
             let is_one_more = !self.cold.finding.contains(name);
             if is_one_more && (!has_room || self.cold.finding.len() >= FINDING_MAX) {

@@ -229,8 +229,7 @@ impl Group {
 
     /// How full the room for what is to be proposed, or is and not applied, is, from 0 to 1.
     pub fn uncommitted(&self) -> f64 {
-        let bytes = self.uncommitted_bytes + self.pending.bytes();
-        bytes as f64 / self.raft.settings().uncommitted_bytes_max.max(1) as f64
+        self.uncommitted_now() as f64 / self.raft.settings().uncommitted_bytes_max.max(1) as f64
     }
 
     /// Commands wait for [`Input::Flush`]; also after one, if a long entry takes several.

@@ -149,11 +149,18 @@ impl Group {
         }
     }
 
+    /// Bytes of what is to be proposed, or is and not applied.
+    pub(super) fn uncommitted_now(&self) -> u64 {
+        self.uncommitted_bytes + self.pending.bytes()
+    }
+
+    /// Nothing more is to be proposed for now.
+    pub(super) fn is_above_uncommitted_max(&self) -> bool {
+        self.uncommitted_now() > self.raft.settings().uncommitted_bytes_max
+    }
+
     fn command(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
-        let bytes = self.uncommitted_bytes + self.pending.bytes();
-        if bytes > self.raft.settings().uncommitted_bytes_max
-            && !mutation::is_on("proposals-unbounded")
-        {
+        if self.is_above_uncommitted_max() && !mutation::is_on("proposals-unbounded") {
             let bound = "uncommitted_bytes_max";
             return refuse_one(asked.asker, Refusal::Overloaded { bound }, effects);
         }
