@@ -1,6 +1,6 @@
 //! How far the other nodes' wall clocks are from this one's. Each is asked a few times over one connection, until an answer is
-//! quick enough, and the quickest counts: the question and the answer may take differently long, so an offset is in doubt by half of what both took, and
-//! the first one also pays for what a connection begins with. What is too doubtful is not told.
+//! quick enough, and the quickest counts: the question and the answer may take differently long, so an offset is in doubt by half
+//! of what both took, and the first one also pays for what a connection begins with. What is too doubtful is not told.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -241,13 +241,8 @@ impl Core {
     }
 
     async fn others_are_sound(&self) -> Result<(), String> {
-        let addresses: Vec<String> = {
-            let links = self.links.borrow();
-            let up = links.values().filter(|link| link.is_up());
-            up.map(|link| link.address().to_owned()).collect()
-        };
         let mut replies = Vec::new();
-        for address in addresses {
+        for address in self.others_up() {
             let request = StatusRequest {
                 with_groups: true,
                 ..StatusRequest::default()

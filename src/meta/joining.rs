@@ -130,8 +130,8 @@ pub fn judge_replacement(known: Replaced) -> Result<bool, String> {
 }
 
 /// Whether the other nodes can do without this one while its replicas are built anew: more than half of all members, without
-/// it, answer, and each of them votes in all its groups, is sound in them, and is not about to do
-/// the same as far as all its cores say.
+/// it, answer, and each of them votes in all its groups, is sound in them, and is not about to do the same, as far as all its
+/// cores say.
 ///
 /// # Errors
 /// Which are not.

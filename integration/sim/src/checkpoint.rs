@@ -19,6 +19,7 @@ use ursula::protocol::{ChunkRef, Incarnation, StreamKey};
 use crate::disk::SECTOR;
 use crate::files::{Act, Bad, BadSectors, Dir, Room, SimFiles, crash};
 use crate::rng::Rng;
+use crate::transfer::names;
 
 /// One group's newest checkpoint.
 #[derive(Debug, Clone, Default)]
@@ -112,15 +113,9 @@ impl Checkpoint {
             Err(error) => {
                 let is_as_it_was = |(name, bytes)| self.files.get(name) == Some(bytes);
                 assert!(files.iter().all(is_as_it_was), "left behind: {error}");
-                let is_named = |name: &String| {
-                    let is_pack = |number| *name == format!("pack-{number}");
-                    let is_table = |number| *name == format!("table-{number}");
-                    name == "manifest"
-                        || self.manifest.packs.iter().any(is_pack)
-                        || tables(&self.manifest).any(is_table)
-                };
-                let mut named = self.files.keys().filter(|name| is_named(name));
-                assert!(named.all(|name| files.contains_key(name)), "lost: {error}");
+                let mut named = names(&self.manifest).chain(["manifest".to_owned()]);
+                let is_kept = |name| files.contains_key(&name) || !self.files.contains_key(&name);
+                assert!(named.all(is_kept), "lost: {error}");
                 return Err(error);
             }
         };

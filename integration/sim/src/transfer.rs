@@ -220,7 +220,7 @@ impl World {
 }
 
 /// The files that a manifest names.
-fn names(manifest: &GroupManifest) -> impl Iterator<Item = String> {
+pub fn names(manifest: &GroupManifest) -> impl Iterator<Item = String> {
     let tables = tables(manifest).map(|number| format!("table-{number}"));
     tables.chain(manifest.packs.iter().map(|number| format!("pack-{number}")))
 }

@@ -73,7 +73,7 @@ pub struct World {
     pub stores: u64,
     /// How near to its bound each figure of `bounds.rs` came, in thousandths.
     pub peaks: [u64; 4],
-    /// Which replicas were asked for copies, and what they answered, until it is taken.
+    /// Which replicas were asked for copies of late, and what they answered.
     pub copies: BTreeMap<Wanted, CopyAsked>,
 }
 
