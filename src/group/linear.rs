@@ -144,6 +144,12 @@ impl Group {
         self.leadership.lease_until_us = 0;
     }
 
+    /// A deliberate bug: a hand-over that came to nothing goes on for the rest of the term.
+    pub(super) fn keeps_handing_over(&self) -> bool {
+        let was_begun = self.leadership.handed_over_in == self.raft.term();
+        was_begun && mutation::is_on("hand-over-without-end")
+    }
+
     /// Takes the reads that waited for a round.
     pub(super) fn take_unconfirmed(&mut self) -> Vec<Asked> {
         let mut reads = std::mem::take(&mut self.leadership.next);

@@ -128,7 +128,7 @@ impl Group {
             }
             return self.follow(asked, effects);
         }
-        if !self.is_ready || self.raft.is_transferring() {
+        if !self.is_ready || self.raft.is_transferring() || self.keeps_handing_over() {
             return self.hold(asked, effects);
         }
         if is_command(&asked.request.op) {

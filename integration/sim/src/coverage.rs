@@ -145,6 +145,7 @@ pub const PATHS: &[&str] = &[
     "read at once",
     "read below the floor",
     "read of a pack",
+    "refused after the end of faults",
     "release delivered",
     "request during an outage of the store",
     "request forwarded",

@@ -100,6 +100,7 @@ impl World {
                 }
             }
         }
+        self.begin_closing();
         self.queue.at(
             self.now_us + self.within_us(ANSWERS_WITHIN_US),
             Event::AnswersDue,
@@ -158,7 +159,8 @@ impl World {
         self.restore_what_has_no_copy();
         // What goes to the store goes through the logs: as long as anything does, replicas follow one another.
         let unsettled = self
-            .unsettled()
+            .unclosed()
+            .or_else(|| self.unsettled())
             .or_else(|| self.unmended())
             .or_else(|| self.ledger.forgotten_hold())
             .or_else(|| self.ledger.overlong(self.oldest_ms()));
@@ -229,7 +231,8 @@ impl World {
 }
 
 impl World {
-    fn within_us(&self, usual_us: u64) -> u64 {
+    /// So much, or more where messages are slow.
+    pub fn within_us(&self, usual_us: u64) -> u64 {
         match self.plan.delay_us > SLOW_DELAY_US {
             true => SLOW_WITHIN_US.max(usual_us),
             false => usual_us,

@@ -128,6 +128,8 @@ pub enum Event {
     Heal,
     /// Every group must have a leader by now.
     LeadersDue,
+    /// A client that came back asks again.
+    Close(usize),
     /// Every request must be answered by now.
     AnswersDue,
     /// Do the replicas agree? Asked until this time.

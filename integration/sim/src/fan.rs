@@ -24,7 +24,7 @@ pub struct Sum {
     /// Paths.
     pub coverage: Coverage,
     /// How near to their bounds figures came, in thousandths.
-    pub peaks: [u64; 4],
+    pub peaks: [u64; 5],
 }
 
 /// Which seeds, and how.

@@ -8,6 +8,7 @@
 //! Rolling upgrades, with nodes of two versions side by side, in some seeds (`upgrade.rs`).
 //! Objects and packs that are damaged where they lie, and what puts them right (`rot.rs`, `mend.rs`); checkpoints in the server's own
 //! files, cut by crashes (`checkpoint.rs`, `files.rs`).
+//! At the end, clients come back and get what they ask for (`closing.rs`).
 //! Checkpoints go from node to node in parts (`transfer.rs`). Some seeds are aimed at what is rare, or have one node (`aims.rs`).
 //! Not modelled: buckets; listing objects, which only restores and the backup's collection do (see FAULTS.md); that nodes are linked
 //! only to members.
@@ -26,6 +27,7 @@ pub mod bounds;
 pub mod checkpoint;
 pub mod client;
 pub mod clock;
+pub mod closing;
 pub mod cold;
 pub mod cold_check;
 pub mod coverage;

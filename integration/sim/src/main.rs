@@ -228,7 +228,7 @@ fn run_many(arguments: &Arguments, mutation: &'static str, except: &[u64]) -> bo
         sum.virtual_us as f64 / 6e7 / seconds * 60.0
     );
     println!(
-        "nearest to their bounds, in thousandths: {:?} (log, proposals, without a leader, before a sync)",
+        "nearest to their bounds, in thousandths: {:?} (log, proposals, without a leader, before a sync, refused at the end)",
         sum.peaks
     );
     let is_covered = !arguments.covered || is_all_covered(&sum);

@@ -318,6 +318,16 @@ pub const MUTATIONS: &[Mutation] = &[
     ),
     bug("conditional appends", "regression-taken", 300),
     bug("live readers", "install-untold", 300),
+    aimed(
+        "liveness",
+        "hand-over-without-end",
+        40,
+        concat!(
+            calm!(),
+            ",fault_siege=0,fault_hand_over=100,fault_us=300000,loss=300000,operate_us=0,clients=1,think_us=200000,\
+             chaos_us=20000000,cold=0"
+        ),
+    ),
     bug("bounds", "log-kept-for-ever", 300),
     bug("bounds", "held-for-ever", 300),
     bug("bounds", "sent-readies-kept", 300),

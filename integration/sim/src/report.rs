@@ -71,5 +71,5 @@ pub struct Report {
     /// The paths.
     pub coverage: Coverage,
     /// How near to their bounds figures came, in thousandths.
-    pub peaks: [u64; 4],
+    pub peaks: [u64; 5],
 }

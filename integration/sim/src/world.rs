@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::client::{Client, Keys, keys};
 use crate::clock::Clock;
+use crate::closing::{CLOSER, Closing};
 use crate::coverage::Coverage;
 use crate::event::{Event, Life, Queue};
 use crate::history::Op;
@@ -63,6 +64,8 @@ pub struct World {
     pub siege: Siege,
     /// The operator.
     pub operator: Operator,
+    /// What clients that come back at the end ask.
+    pub closing: Closing,
     /// Replicas whose disk was lost or damaged, or that stay away for ever.
     pub lost: BTreeSet<u64>,
     /// Nodes that stay cut off after the end of faults.
@@ -72,7 +75,7 @@ pub struct World {
     /// The last data directory's number.
     pub stores: u64,
     /// How near to its bound each figure of `bounds.rs` came, in thousandths.
-    pub peaks: [u64; 4],
+    pub peaks: [u64; 5],
     /// Which replicas were asked for copies of late, and what they answered.
     pub copies: BTreeMap<Wanted, CopyAsked>,
 }
@@ -117,12 +120,13 @@ impl World {
             keys: keys(plan.groups as u32, plan.keys),
             siege: Siege::default(),
             operator: Operator::default(),
+            closing: Closing::default(),
             lost: BTreeSet::new(),
             isolated: BTreeSet::new(),
             lives: BTreeMap::new(),
             stores: 100,
             copies: BTreeMap::new(),
-            peaks: [0; 4],
+            peaks: [0; 5],
             now_us: 0,
             queue: Queue::default(),
             rng,
@@ -237,6 +241,7 @@ impl World {
             Event::LeadersFall => self.leaders_fall(),
             Event::Heal => self.heal(),
             Event::LeadersDue => self.leaders_due(),
+            Event::Close(errand) => self.close(errand),
             Event::AnswersDue => self.answers_due(),
             Event::Agree(until_us) => self.agree(until_us),
             _ => unreachable!("the others belong to a process"),
@@ -262,6 +267,9 @@ impl World {
     /// Lets a client go on after an answer.
     pub fn client_answered(&mut self, op: &Op, outcome: Option<&ursula::protocol::Outcome>) {
         self.ordered(op, outcome);
+        if op.client == CLOSER {
+            return self.closing_answered(op, outcome);
+        }
         let client = self.clients.get_mut(op.client);
         if let Some(client) = client.filter(|c| c.busy == Some(op.id)) {
             client.answered(op, outcome);
