@@ -58,7 +58,7 @@ pub struct CopyAsked {
 
 /// What somebody has of wanted bytes.
 #[derive(Debug)]
-pub enum Copy<T> {
+pub enum CopyFound<T> {
     /// All of them.
     Here(T),
     /// It does not have them.
@@ -69,7 +69,7 @@ pub enum Copy<T> {
 
 impl World {
     /// Where a node has some bytes. One that answers later is looked at again by the next attempt.
-    pub fn ask_for_copy(&mut self, wanted: Wanted) -> Copy<ReadPlan> {
+    pub fn ask_for_copy(&mut self, wanted: Wanted) -> CopyFound<ReadPlan> {
         let life = self.node(wanted.node).life;
         let now_us = self.now_us;
         self.copies.retain(|_, asked| {
@@ -98,11 +98,11 @@ impl World {
         }
         match self.copies.get(&wanted) {
             Some(asked) => match &asked.answer {
-                Some(Outcome::Read(plan)) => Copy::Here(plan.clone()),
-                None if asked.at_us + ANSWER_WITHIN_US >= now_us => Copy::Pending,
-                _ => Copy::None,
+                Some(Outcome::Read(plan)) => CopyFound::Here(plan.clone()),
+                None if asked.at_us + ANSWER_WITHIN_US >= now_us => CopyFound::Pending,
+                _ => CopyFound::None,
             },
-            None => Copy::None,
+            None => CopyFound::None,
         }
     }
 
@@ -309,7 +309,7 @@ impl World {
                 from: held.needed_from(),
                 to: chunk.end(),
             };
-            let Copy::Here(plan) = self.ask_for_copy(wanted) else {
+            let CopyFound::Here(plan) = self.ask_for_copy(wanted) else {
                 continue;
             };
             let Some(data) = self.bytes_anywhere(other, &plan.pieces) else {

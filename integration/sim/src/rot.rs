@@ -12,7 +12,7 @@ use ursula::protocol::{ColdChunk, Member, Offset, Outcome, PackName, Piece, Refu
 
 use crate::cold::{Came, key_of, packs};
 use crate::event::{Event, Life};
-use crate::mend::{Copy, Wanted};
+use crate::mend::{CopyFound, Wanted};
 use crate::saga::Reading;
 use crate::world::World;
 
@@ -314,7 +314,10 @@ impl World {
         let copies: Vec<_> = unsound
             .map(|held| (held, self.copy_of(&asked, held)))
             .collect();
-        if copies.iter().any(|(_, copy)| matches!(copy, Copy::Pending)) {
+        if copies
+            .iter()
+            .any(|(_, copy)| matches!(copy, CopyFound::Pending))
+        {
             let again = Event::Looked(life, group, Box::new(looked));
             return self.queue.at(self.now_us + LOOK_US, again);
         }
@@ -322,12 +325,12 @@ impl World {
         for (held, copy) in copies {
             let position = held.chunk.position;
             match copy {
-                Copy::Here(bytes) => {
+                CopyFound::Here(bytes) => {
                     self.coverage.hit("a copy of a damaged chunk");
                     let found = &mut self.node(node).process.rescue.found;
                     found.insert((group, looked.name, position), bytes);
                 }
-                Copy::None | Copy::Pending => {
+                CopyFound::None | CopyFound::Pending => {
                     self.coverage.hit("no copy of a damaged chunk");
                     lost.insert(position, held.chunk.length);
                 }
@@ -377,7 +380,7 @@ impl World {
     }
 
     /// A chunk from the memory or the packs of one of these nodes.
-    fn copy_of(&mut self, nodes: &[u64], held: &HeldColdChunk) -> Copy<Bytes> {
+    fn copy_of(&mut self, nodes: &[u64], held: &HeldColdChunk) -> CopyFound<Bytes> {
         let chunk = held.chunk;
         let mut is_pending = false;
         for node in nodes.iter().copied() {
@@ -389,8 +392,8 @@ impl World {
                 to: chunk.end(),
             };
             let asked = self.ask_for_copy(wanted);
-            is_pending |= matches!(asked, Copy::Pending);
-            let Copy::Here(plan) = asked else {
+            is_pending |= matches!(asked, CopyFound::Pending);
+            let CopyFound::Here(plan) = asked else {
                 continue;
             };
             let is_here = |p: &Piece| !matches!(p, Piece::Stored { .. } | Piece::Inherited { .. });
@@ -399,12 +402,12 @@ impl World {
             }
             let bytes = self.bytes_here(node, &plan.pieces).unwrap_or_default();
             if bytes.len() == chunk.length as usize && crc32c::crc32c(&bytes) == chunk.crc32c {
-                return Copy::Here(bytes.into());
+                return CopyFound::Here(bytes.into());
             }
         }
         match is_pending {
-            true => Copy::Pending,
-            false => Copy::None,
+            true => CopyFound::Pending,
+            false => CopyFound::None,
         }
     }
 
@@ -437,7 +440,7 @@ impl World {
                 }
             }
             for (object, held) in held {
-                if matches!(self.copy_of(&reached, &held), Copy::None) {
+                if matches!(self.copy_of(&reached, &held), CopyFound::None) {
                     self.restore(&object);
                 }
             }
