@@ -6,15 +6,33 @@ use crate::rng::Rng;
 /// Of so many seeds, one is aimed at each of [`AIMS`].
 const AIMED_OF: u64 = 50;
 
-/// Changes of a plan, as `--set` has them.
-const AIMS: &[&str] = &[
-    // A pack that nobody can mend: it is damaged while its node is cut off.
-    "damage_packs=1,fault_damage=300,fault_partition=300,fault_us=1000000,fault_crash=0,fault_crash_many=0,fault_disk_lost=0,reformat=0,\
+/// What is rare, and a plan that comes through it.
+pub struct Aim {
+    /// The path, as `coverage.rs` calls it.
+    pub path: &'static str,
+    /// It is hit by one of so many seeds.
+    pub within: u64,
+    /// Changes of their plans, as `--set` has them.
+    pub set: &'static str,
+}
+
+/// All of them.
+pub const AIMS: &[Aim] = &[
+    // It is damaged while its node is cut off.
+    Aim {
+        path: "a pack that nobody can mend",
+        within: 20,
+        set: "damage_packs=1,fault_damage=300,fault_partition=300,fault_us=1000000,fault_crash=0,fault_crash_many=0,fault_disk_lost=0,reformat=0,\
      crash_in_step=0,fault_siege=0,fault_pause=0,operate_us=0,lasting=1,mortal=0,aim=0,cold=0,nodes=5",
-    // A chunk cut at its stream's floor: streams are trimmed, and their bytes stay in packs of the nodes.
-    "fault_damage=300,fault_checkpoint=300,fault_us=300000,fault_crash=0,fault_crash_many=0,fault_partition=0,fault_disk_lost=0,\
+    },
+    // Streams are trimmed, and their bytes stay in packs of the nodes.
+    Aim {
+        path: "a chunk cut at its stream's floor",
+        within: 20,
+        set: "fault_damage=300,fault_checkpoint=300,fault_us=300000,fault_crash=0,fault_crash_many=0,fault_partition=0,fault_disk_lost=0,\
      reformat=0,crash_in_step=0,fault_siege=0,operate_us=0,lasting=1,keep=1000000,mortal=0,aim=0,keys=1,cold=1,damage_packs=1,groups=1,\
      cold_pack_bytes=30000,cold_flush_age_ms=60000,cold_hot_bytes=0,store_us=1000",
+    },
 ];
 
 impl Plan {
@@ -31,7 +49,7 @@ impl Plan {
     pub fn aimed(self) -> Plan {
         let drawn = Rng::new(self.seed ^ 0x6169_6d73).below(AIMED_OF);
         match AIMS.get(drawn as usize) {
-            Some(changes) => self.with(changes).expect("they are a plan's"),
+            Some(aim) => self.with(aim.set).expect("they are a plan's"),
             None => self,
         }
     }

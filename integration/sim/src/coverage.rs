@@ -195,6 +195,12 @@ impl Coverage {
         self.counts[place] += 1;
     }
 
+    /// How often a path was hit.
+    pub fn count(&self, path: &str) -> u64 {
+        let place = PATHS.binary_search(&path);
+        place.map_or(0, |place| self.counts[place])
+    }
+
     /// All that another run hit.
     pub fn add(&mut self, other: &Coverage) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {

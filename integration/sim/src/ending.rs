@@ -159,11 +159,11 @@ impl World {
         self.restore_what_has_no_copy();
         // What goes to the store goes through the logs: as long as anything does, replicas follow one another.
         let unsettled = self
-            .unclosed()
-            .or_else(|| self.unsettled())
+            .unsettled()
             .or_else(|| self.unmended())
             .or_else(|| self.ledger.forgotten_hold())
-            .or_else(|| self.ledger.overlong(self.oldest_ms()));
+            .or_else(|| self.ledger.overlong(self.oldest_ms()))
+            .or_else(|| self.unclosed());
         if let Some(what) = unsettled {
             if self.now_us >= self.plan.chaos_us + SETTLED_WITHIN_US {
                 return self.find(format!("long after the end of faults: {what}"));

@@ -25,6 +25,19 @@ pub struct Sum {
     pub coverage: Coverage,
     /// How near to their bounds figures came, in thousandths.
     pub peaks: [u64; 5],
+    /// Seeds that found something, which does not count.
+    pub other: Other,
+}
+
+/// See [`Sum::other`].
+#[derive(Default)]
+pub struct Other {
+    /// How many.
+    pub count: u64,
+    /// One of them.
+    pub seed: u64,
+    /// What it found.
+    pub first: String,
 }
 
 /// Which seeds, and how.
@@ -37,6 +50,8 @@ pub struct Order<'a> {
     pub changes: &'a str,
     /// A deliberate bug; empty: none.
     pub mutation: &'static str,
+    /// Whether a seed fails by a finding; where it does not, the finding is another one.
+    pub counts: &'a (dyn Fn(&str) -> bool + Sync),
     /// Seeds that are not run: what they show is known.
     pub except: &'a [u64],
     /// Ends early at so many failing seeds.
@@ -76,7 +91,7 @@ pub fn run(order: &Order, is_over: &dyn Fn() -> bool) -> Sum {
         }
         drop(tell);
         for (plan, report) in told {
-            sum.take(plan, report);
+            sum.take(plan, report, order.counts);
             if order.has_progress && (sum.done.is_multiple_of(10) || sum.done == order.count) {
                 let hours = sum.virtual_us as f64 / 3.6e9;
                 eprint!(
@@ -100,7 +115,7 @@ pub fn run(order: &Order, is_over: &dyn Fn() -> bool) -> Sum {
 }
 
 impl Sum {
-    fn take(&mut self, plan: Plan, report: Report) {
+    fn take(&mut self, plan: Plan, report: Report, counts: &dyn Fn(&str) -> bool) {
         self.done += 1;
         self.virtual_us += report.virtual_us;
         self.operations += report.operations;
@@ -109,8 +124,11 @@ impl Sum {
         for (peak, other) in self.peaks.iter_mut().zip(report.peaks) {
             *peak = other.max(*peak);
         }
-        if !report.findings.is_empty() {
+        if report.findings.iter().any(|f| counts(f)) {
             self.failed.push((plan, report));
+        } else if let Some(first) = report.findings.into_iter().next() {
+            self.other.count += 1;
+            (self.other.seed, self.other.first) = (plan.seed, first);
         }
     }
 }

@@ -39,6 +39,7 @@ pub mod faults;
 pub mod files;
 pub mod follow;
 pub mod history;
+pub mod hunt;
 pub mod kept;
 pub mod learn;
 pub mod ledger;
