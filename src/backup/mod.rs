@@ -3,6 +3,7 @@
 
 pub mod chain;
 pub mod collect;
+pub mod collector;
 pub mod format;
 mod inventory;
 pub mod list;

@@ -11,21 +11,23 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use storage::cold::{ColdError, ColdKey};
 use storage::cold_pack::Source;
+use ursula::backup::collector::Collector;
 use ursula::core::pack_key;
 use ursula::core::packs::{Aside, FlushError, PackStore, Put, Unsure, refusal_of};
 use ursula::group::{ColdAnswer, ColdSettings, Effect, Input, PackSource};
 use ursula::protocol::{ColdChunk, Outcome, PackName, Piece, Refusal};
 
+use crate::desk::SimStore;
 use crate::event::Life;
 use crate::node::Process;
 use crate::plan::Plan;
 use crate::rot::Looked;
 use crate::saga::{Reading, Task};
-use crate::store::{Answered, SimStore};
+use crate::store::Answered;
 use crate::world::{World, life_of};
 
 /// First word of the keys.
-const CLUSTER: &str = "sim";
+pub const CLUSTER: &str = "sim";
 
 /// What comes of a task.
 pub enum Came {
@@ -39,6 +41,10 @@ pub enum Came {
     ),
     /// Chunks for a read.
     Chunks(Result<Vec<Bytes>, ColdError>),
+    /// A part of the backup was put.
+    Shipped(Result<ColdKey, ColdError>),
+    /// The backup was looked through: by whom, whether to the end, and how much was deleted.
+    Collected(Box<Collector>, bool, u64),
     /// A damaged object was looked through.
     Looked(Result<Box<Looked>, ColdError>),
 }
@@ -313,6 +319,10 @@ impl World {
                     self.chunks_came(node, group, &fetch, result);
                 }
                 return;
+            }
+            Came::Shipped(put) => return self.shipped(node, put),
+            Came::Collected(collector, is_done, count) => {
+                return self.collected(node, *collector, is_done, count);
             }
             Came::Looked(looked) => return self.looked(life, group, looked),
             Came::Put(Ok(put), ..) => {

@@ -7,6 +7,7 @@ use storage::cold::ColdKey;
 use storage::cold_pack;
 use ursula::protocol::{ColdChunk, PackName};
 
+use crate::backup::is_of_backup;
 use crate::cold::key_of;
 use crate::event::Event;
 use crate::store::Ask;
@@ -22,6 +23,7 @@ impl World {
             return;
         };
         let keys: BTreeSet<&ColdKey> = keys.iter().collect();
+        self.look_at_backup(&keys);
         let mut needed = Vec::new();
         for group in 1..=self.plan.groups as u32 {
             let end = self.ledger.end(group);
@@ -86,11 +88,11 @@ impl World {
                 known.insert(key);
             }
         }
-        let mut forgotten = self.store.keys().filter(|key| !known.contains(*key));
-        let forgotten = forgotten.next()?;
-        Some(format!(
-            "{forgotten} is in the store and nobody knows of it"
-        ))
+        let packs = self.store.keys().filter(|key| !is_of_backup(key));
+        match packs.filter(|key| !known.contains(*key)).next() {
+            Some(key) => Some(format!("{key} is in the store and nobody knows of it")),
+            None => self.uncollected(),
+        }
     }
 
     fn check_chunk(

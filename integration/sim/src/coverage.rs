@@ -2,10 +2,13 @@
 
 /// All that a run may hit, in alphabetical order.
 pub const PATHS: &[&str] = &[
+    "a backup collected",
+    "a backup shipped",
     "a bit flipped",
     "a bit of an object flipped at rest",
     "a checkpoint damaged",
     "a chunk cut at its stream's floor",
+    "a collection of the backup cut short",
     "a copy of a damaged chunk",
     "a crash while a checkpoint is written",
     "a damaged chunk left out of a pack",
@@ -19,6 +22,8 @@ pub const PATHS: &[&str] = &[
     "a leader cut off when it has asked",
     "a leader ends with an outage",
     "a leader ordered away while another node joins",
+    "a list that has a deleted object",
+    "a list that lacks an object",
     "a lost disk's replicas replaced",
     "a new directory lost",
     "a new directory not noted yet",

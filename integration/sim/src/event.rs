@@ -88,6 +88,8 @@ pub enum Event {
     Rot,
     /// And put right by hand.
     Restore(ColdKey),
+    /// A process looks at what it has to ship.
+    Backup(Life),
     /// A process looks through its objects.
     Scrub(Life),
     /// A pack of a group is to be mended; and how often that was tried.
@@ -153,6 +155,7 @@ impl Event {
             | Event::Exchanged(l, _)
             | Event::StoreAnswers(l, _)
             | Event::Scrub(l)
+            | Event::Backup(l)
             | Event::Mend(l, ..)
             | Event::GiveUpReplicas(l, ..)
             | Event::Looked(l, ..)

@@ -10,19 +10,21 @@
 //! files, cut by crashes (`checkpoint.rs`, `files.rs`).
 //! At the end, clients come back and get what they ask for (`closing.rs`).
 //! Checkpoints go from node to node in parts (`transfer.rs`). Some seeds are aimed at what is rare, or have one node (`aims.rs`).
-//! Not modelled: buckets; listing objects, which only restores and the backup's collection do (see FAULTS.md); that nodes are linked
-//! only to members.
+//! A backup in that store, and its collection by lists that are wrong (`backup.rs`).
+//! Not modelled: buckets; what a backup's objects hold besides their indexes, and restores; that nodes are linked only to members.
 //!
 //! The server's own code is `group`, raft-rs, `meta`, `wire`, `node/replay.rs`, the log's format and recovery, the files of checkpoints
-//! (`core/checkpoint.rs` with tables, packs and frames), `core/packs.rs` and what `core/learn.rs` decides. Stand-ins are here for what
+//! (`core/checkpoint.rs` with tables, packs and frames), `core/packs.rs`, what `core/learn.rs` decides, and the collection of the
+//! backup (`backup/collector.rs`). Stand-ins are here for what
 //! drives them: the log's writer and its release of segments (`disk.rs`), turns, sagas, forks, transfers of checkpoints,
-//! scrub, mend and rescue, the links between nodes, HTTP, and the marks of a directory. Real processes test those
+//! scrub, mend and rescue, what ships a backup, the links between nodes, HTTP, and the marks of a directory. Real processes test those
 //! (`integration/tests`).
 
 mod aims;
 pub mod answers;
 mod atlas;
 mod attempts;
+pub mod backup;
 pub mod bounds;
 pub mod checkpoint;
 pub mod client;
@@ -31,6 +33,7 @@ pub mod closing;
 pub mod cold;
 pub mod cold_check;
 pub mod coverage;
+pub mod desk;
 pub mod disk;
 pub mod ending;
 pub mod event;

@@ -15,6 +15,7 @@ use ursula::meta::Tables;
 use ursula::meta::admission::Bound;
 use ursula::node::replay::replay;
 
+use crate::backup::BackupShell;
 use crate::checkpoint::{Checkpoint, Placer};
 use crate::clock::Clock;
 use crate::cold::{self, ColdShell};
@@ -93,6 +94,8 @@ pub struct Process {
     pub fetched: BTreeMap<u32, Checkpoint>,
     /// What is under way with the object store.
     pub cold: ColdShell,
+    /// What it ships of its groups, and collects.
+    pub backup: BackupShell,
     /// Packs that are being mended, by group.
     pub mending: BTreeSet<(u32, u32)>,
     /// The others are asked whether they can do without this node, or were, and can.

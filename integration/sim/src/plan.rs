@@ -159,6 +159,12 @@ plan! {
     store_out_us,
     /// Between two objects that are damaged where they lie; 0: none are.
     store_rot_us,
+    /// 1: leaders ship a backup to the object store, and it is collected.
+    backup,
+    /// How long times of it are kept.
+    backup_keep_ms,
+    /// A list lacks an object of late, or has one that was deleted.
+    list_odd,
     /// Largest drift of a clock.
     drift,
     /// Wall clocks differ by up to so many milliseconds.
@@ -228,6 +234,7 @@ impl Plan {
         plan.wall_offset_ms = rng.pick(&[0, 5, 500, 60_000]);
         plan.timed_checkpoints = 1;
         plan.add_store();
+        plan.add_backup();
         plan.add_ends();
         plan.add_lasting();
         plan.add_sieges();
@@ -394,6 +401,15 @@ impl Plan {
             self.drift = self.drift.min(5_000);
             self.wall_offset_ms = self.wall_offset_ms.min(WRONG_MS_MAX);
         }
+    }
+
+    /// In some of the seeds with an object store it holds a backup too. Twice the time that is kept is long beside what clocks are
+    /// wrong by.
+    fn add_backup(&mut self) {
+        let rng = &mut Rng::new(self.seed ^ 0x6261_636b);
+        self.backup = u64::from(self.cold > 0 && rng.below(4) == 0);
+        self.backup_keep_ms = rng.pick(&[20_000, 40_000]);
+        self.list_odd = rng.pick(&[0, 100_000, 500_000]);
     }
 
     /// This plan with changes as `name=value,name=value`.

@@ -10,6 +10,7 @@ use storage::cold::{ColdError, ColdKey};
 use ursula::group::{ChunkVerdict, HeldColdChunk, node_of};
 use ursula::protocol::{ColdChunk, Member, Offset, Outcome, PackName, Piece, Refusal};
 
+use crate::backup::is_of_backup;
 use crate::cold::{Came, key_of, packs};
 use crate::event::{Event, Life};
 use crate::mend::{CopyFound, Wanted};
@@ -86,6 +87,7 @@ impl World {
         let next_us = self.now_us + self.rng.latency(self.plan.store_rot_us);
         self.queue.at(next_us, Event::Rot);
         let sound = self.store.keys().filter(|k| !self.store.is_spoilt(k));
+        let sound = sound.filter(|k| !is_of_backup(k));
         let sound: Vec<ColdKey> = sound.cloned().collect();
         if sound.is_empty() {
             return;

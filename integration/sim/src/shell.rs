@@ -68,6 +68,7 @@ impl World {
             Event::Transfer(_, transfer) => self.on_transfer(node, *transfer),
             Event::StoreAnswers(_, answered) => self.on_store_answer(node, *answered),
             Event::Scrub(life) => self.scrub(life),
+            Event::Backup(life) => self.back_up(life),
             Event::Looked(life, group, looked) => self.looked(life, group, Ok(looked)),
             Event::Mend(life, group, pack, tried) => self.mend(life, group, pack, tried),
             Event::GiveUpReplicas(life, group, pack, tried) => {
@@ -227,7 +228,7 @@ impl World {
         self.perform(node, group, effects);
     }
 
-    fn now(&mut self, node: u64) -> Now {
+    pub fn now(&mut self, node: u64) -> Now {
         let now_us = self.now_us;
         let now = self.node(node).clock.at(now_us);
         self.ledger.newest_ms = self.ledger.newest_ms.max(now.wall_ms);

@@ -30,6 +30,7 @@ const LEAST: &[(&str, u64)] = &[
     ("cold_pack_bytes", 300),
     ("cold_flush_age_ms", 500),
     ("cold_grace_ms", 60_000),
+    ("backup_keep_ms", 20_000),
     ("store_us", 1_000),
     ("upgrade_us", 1_000),
 ];

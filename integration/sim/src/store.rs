@@ -1,18 +1,17 @@
 //! The object store that all nodes share, and what is wrong with it: requests that fail, that are slow, whose answer is
 //! lost, or that arrive when nobody waits any more; answers that are cut or changed on their way; outages.
-//! A request is on its way by itself: it arrives also when its node is gone by then. Nothing lists objects here, as
-//! nothing in a group's life does.
+//! A request is on its way by itself: it arrives also when its node is gone by then. What is listed, and how wrongly, is in
+//! `backup.rs`: nothing in a group's life lists objects.
 //! Invariants: an object never changes, and a name has one content.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::task::Poll;
 
 use bytes::Bytes;
-use storage::cold::{ColdBody, ColdError, ColdFuture, ColdKey, ColdObject, ColdStore};
+use storage::cold::{ColdError, ColdKey, ColdObject};
 
 use ursula::protocol::ColdChunk;
 
+use crate::backup::is_of_backup;
 use crate::event::{Event, Life};
 use crate::world::World;
 
@@ -36,6 +35,8 @@ pub enum Ask {
     Head(ColdKey),
     /// Objects to delete.
     Delete(Vec<ColdKey>),
+    /// Objects of that beginning, behind a key, and how many at most.
+    List(String, Option<ColdKey>, usize),
 }
 
 /// What the store says.
@@ -47,6 +48,8 @@ pub enum Answer {
     Bytes(Bytes),
     /// Its size.
     Length(u64),
+    /// What there is.
+    Listed(Vec<ColdObject>),
 }
 
 /// An answer on its way, of which request.
@@ -60,100 +63,11 @@ pub struct Answered {
     pub result: Result<Answer, ColdError>,
 }
 
-/// What a process has asked and has been answered.
-#[derive(Default)]
-struct Desk {
-    asked: u64,
-    fresh: Vec<(u64, Ask)>,
-    answers: BTreeMap<u64, Result<Answer, ColdError>>,
-}
-
-/// The store as the code of one process sees it.
-#[derive(Default)]
-pub struct SimStore {
-    desk: RefCell<Desk>,
-}
-
-impl SimStore {
-    /// Requests that nobody has sent yet.
-    pub fn fresh(&self) -> Vec<(u64, Ask)> {
-        std::mem::take(&mut self.desk.borrow_mut().fresh)
-    }
-
-    /// An answer came.
-    pub fn answer(&self, ask: u64, result: Result<Answer, ColdError>) {
-        self.desk.borrow_mut().answers.insert(ask, result);
-    }
-
-    async fn ask(&self, what: Ask) -> Result<Answer, ColdError> {
-        let ask = {
-            let mut desk = self.desk.borrow_mut();
-            desk.asked += 1;
-            let ask = desk.asked;
-            desk.fresh.push((ask, what));
-            ask
-        };
-        std::future::poll_fn(|_| match self.desk.borrow_mut().answers.remove(&ask) {
-            Some(result) => Poll::Ready(result),
-            None => Poll::Pending,
-        })
-        .await
-    }
-}
-
-fn unavailable(op: &'static str) -> ColdError {
+/// It may come about later.
+pub fn unavailable(op: &'static str) -> ColdError {
     ColdError::Unavailable {
         op,
         reason: "simulated".to_owned(),
-    }
-}
-
-impl ColdStore for SimStore {
-    fn put<'a>(&'a self, key: &'a ColdKey, body: ColdBody) -> ColdFuture<'a, ()> {
-        let bytes = Bytes::from(body.pieces().concat());
-        Box::pin(async move { self.ask(Ask::Put(key.clone(), bytes)).await.map(|_| ()) })
-    }
-
-    fn get_range<'a>(&'a self, key: &'a ColdKey, from: u64, length: u64) -> ColdFuture<'a, Bytes> {
-        Box::pin(async move {
-            match self.ask(Ask::Get(key.clone(), from, length)).await? {
-                Answer::Bytes(bytes) => Ok(bytes),
-                _ => Err(unavailable("get")),
-            }
-        })
-    }
-
-    fn get<'a>(&'a self, key: &'a ColdKey) -> ColdFuture<'a, Bytes> {
-        Box::pin(async move {
-            let length = self.head(key).await?;
-            self.get_range(key, 0, length).await
-        })
-    }
-
-    fn head<'a>(&'a self, key: &'a ColdKey) -> ColdFuture<'a, u64> {
-        Box::pin(async move {
-            match self.ask(Ask::Head(key.clone())).await? {
-                Answer::Length(length) => Ok(length),
-                _ => Err(unavailable("head")),
-            }
-        })
-    }
-
-    fn delete<'a>(&'a self, keys: &'a [ColdKey]) -> ColdFuture<'a, ()> {
-        Box::pin(async move { self.ask(Ask::Delete(keys.to_vec())).await.map(|_| ()) })
-    }
-
-    fn list<'a>(
-        &'a self,
-        _prefix: &'a str,
-        _after: Option<&'a ColdKey>,
-        _limit: usize,
-    ) -> ColdFuture<'a, Vec<ColdObject>> {
-        unreachable!("no group lists objects")
-    }
-
-    fn is_local(&self) -> bool {
-        false
     }
 }
 
@@ -265,6 +179,8 @@ impl ObjectStore {
                 }
                 Ok(Answer::Done)
             }
+            // What it answers is not what there is.
+            Ask::List(..) => Ok(Answer::Listed(Vec::new())),
         }
     }
 }
@@ -316,6 +232,7 @@ impl World {
             Ask::Get(..) => "get",
             Ask::Head(_) => "head",
             Ask::Delete(_) => "delete",
+            Ask::List(..) => "list",
         };
         if self.store.out_until_us > self.now_us {
             self.coverage.hit(match what {
@@ -341,7 +258,13 @@ impl World {
             return Err(unavailable(op));
         }
         self.look_at_deletion(what);
-        let answer = self.store.carry_out(what);
+        self.note_for_lists(what);
+        let answer = match what {
+            Ask::List(prefix, after, limit) => {
+                Ok(Answer::Listed(self.listed(prefix, after.as_ref(), *limit)))
+            }
+            _ => self.store.carry_out(what),
+        };
         if !is_calm && self.rng.chance(self.plan.store_lost) {
             self.coverage.hit(match what {
                 Ask::Put(..) => "lost answer of a put",
@@ -354,11 +277,11 @@ impl World {
             (Ok(Answer::Bytes(bytes)), Ask::Get(key, ..)) if !is_calm => {
                 self.changed_on_the_way(life, task, key, bytes)
             }
-            (answer, Ask::Put(..)) => {
+            (answer, Ask::Put(key, _)) if !is_of_backup(key) => {
                 self.coverage.hit("pack put");
                 answer
             }
-            (answer, Ask::Delete(_)) => {
+            (answer, Ask::Delete(keys)) if !keys.iter().any(is_of_backup) => {
                 self.coverage.hit("object deleted after its grace");
                 answer
             }
@@ -434,7 +357,9 @@ impl World {
         self.coverage.hit("put that arrives late");
         self.trace
             .show(self.now_us, || format!("store: {key} arrives late"));
-        let _ = self.store.carry_out(&Ask::Put(key, bytes));
+        let put = Ask::Put(key, bytes);
+        self.note_for_lists(&put);
+        let _ = self.store.carry_out(&put);
     }
 
     /// The store is out for a while, and the next outage is scheduled.
@@ -487,5 +412,6 @@ fn short(what: &Ask) -> String {
         Ask::Get(key, from, length) => format!("get {key}, {length} bytes from {from}"),
         Ask::Head(key) => format!("head {key}"),
         Ask::Delete(keys) => format!("delete {keys:?}"),
+        Ask::List(prefix, after, limit) => format!("list {limit} of {prefix} behind {after:?}"),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::backup::Backups;
 use crate::client::{Client, Keys, keys};
 use crate::clock::Clock;
 use crate::closing::{CLOSER, Closing};
@@ -34,6 +35,8 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// What all of them share.
     pub store: ObjectStore,
+    /// What was shipped to it.
+    pub backups: Backups,
     /// Between the nodes.
     pub net: Net,
     /// The clients.
@@ -102,6 +105,7 @@ impl World {
         World {
             nodes: nodes.collect(),
             store: ObjectStore::default(),
+            backups: Backups::default(),
             net: Net::default(),
             clients: (0..plan.clients as usize).map(Client::new).collect(),
             operations: BTreeMap::new(),
@@ -394,6 +398,7 @@ impl World {
         self.queue
             .at(self.now_us + checkpoint_us, Event::CheckpointDue(life));
         self.schedule_scrub(life);
+        self.schedule_backup(life);
         let hosted: Vec<_> = self.node(node).process.groups.iter().collect();
         let hashes: Vec<_> = hosted
             .iter()

@@ -398,6 +398,13 @@ pub const MUTATIONS: &[Mutation] = &[
     ),
     bug("collection", "moved-chunk-forgotten", 600, &[STATE]),
     bug("collection", "forgotten-before-deleted", 300, &[ORPHAN]),
+    aimed(
+        "backup",
+        "unlisted-base-taken-for-none",
+        60,
+        &["takes a time from the backup"],
+        "cold=1,backup=1,backup_keep_ms=20000,list_odd=500000,drift=0,wall_offset_ms=0,fault_jump=0",
+    ),
     bug("retention", "trimmed-under-a-fork", 300, &[INHERITED]),
     bug(
         "retention",
