@@ -88,8 +88,8 @@ impl World {
                 known.insert(key);
             }
         }
-        let packs = self.store.keys().filter(|key| !is_of_backup(key));
-        match packs.filter(|key| !known.contains(*key)).next() {
+        let mut packs = self.store.keys().filter(|key| !is_of_backup(key));
+        match packs.find(|key| !known.contains(*key)) {
             Some(key) => Some(format!("{key} is in the store and nobody knows of it")),
             None => self.uncollected(),
         }
