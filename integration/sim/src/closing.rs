@@ -80,14 +80,14 @@ impl World {
     }
 
     /// A step of an errand is tried, of the member that comes next.
-    pub fn close(&mut self, errand: usize) {
+    pub fn close(&mut self, place: usize) {
         let members: Vec<u64> = self.members().iter().map(|m| m.raft_id).collect();
         let sound = members.into_iter().filter(|id| self.is_sound(*id));
         let sound: Vec<u64> = sound.map(node_of).collect();
         self.asked += 1;
         let id = self.asked;
         let body = Client::body(id, &self.plan, &mut self.rng);
-        let errand = &mut self.closing.errands[errand];
+        let errand = &mut self.closing.errands[place];
         let Some(step) = errand.steps.front() else {
             return;
         };
@@ -114,7 +114,8 @@ impl World {
         let (group, key) = (errand.group, errand.key.clone());
         let next = sound.iter().find(|node| **node > errand.node);
         let Some(node) = next.or(sound.first()).copied() else {
-            return self.find("no member is whole after faults have ended".to_owned());
+            // One that is alone may be starting again.
+            return self.close_again(place);
         };
         errand.node = node;
         self.send_operation(Op {
@@ -163,7 +164,10 @@ impl World {
             true => self.now_us > self.plan.chaos_us + SETTLED_WITHIN_US,
             false => took_us > within_us,
         };
-        if !waits_for_bytes {
+        if waits_for_bytes {
+            // How long it was refused for something else counts from here.
+            self.closing.errands[place].since_us = self.now_us;
+        } else {
             self.peaks[4] = self.peaks[4].max(took_us * 1000 / within_us);
         }
         if is_late {
@@ -174,6 +178,10 @@ impl World {
             ));
         }
         self.coverage.hit("refused after the end of faults");
+        self.close_again(place);
+    }
+
+    fn close_again(&mut self, place: usize) {
         let again_us = self.now_us + RETRY_AFTER_US;
         self.queue.at(again_us, Event::Close(place));
     }

@@ -171,6 +171,9 @@ plan! {
     wall_offset_ms,
 }
 
+/// Where there is an object store, no clock drifts by more, but in a siege.
+const DRIFT_MAX: u64 = 5_000;
+
 /// Where there is an object store, no wall clock is wrong by more.
 pub const WRONG_MS_MAX: u64 = 5_000;
 
@@ -238,6 +241,9 @@ impl Plan {
         plan.add_ends();
         plan.add_lasting();
         plan.add_sieges();
+        if plan.drift > DRIFT_MAX {
+            plan.backup = 0;
+        }
         plan.add_delays();
         plan.add_upgrade();
         plan.add_newborn();
@@ -398,7 +404,7 @@ impl Plan {
         self.store_rot_us = rng.pick(&[0, 0, 15_000_000, 60_000_000]);
         if self.cold > 0 {
             // A grace is long beside what clocks may be wrong by, and here it is short.
-            self.drift = self.drift.min(5_000);
+            self.drift = self.drift.min(DRIFT_MAX);
             self.wall_offset_ms = self.wall_offset_ms.min(WRONG_MS_MAX);
         }
     }
@@ -408,7 +414,7 @@ impl Plan {
     fn add_backup(&mut self) {
         let rng = &mut Rng::new(self.seed ^ 0x6261_636b);
         self.backup = u64::from(self.cold > 0 && rng.below(4) == 0);
-        self.backup_keep_ms = rng.pick(&[20_000, 40_000]);
+        self.backup_keep_ms = rng.pick(&[40_000, 60_000]);
         self.list_odd = rng.pick(&[0, 100_000, 500_000]);
     }
 
