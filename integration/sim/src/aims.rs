@@ -10,7 +10,7 @@ const AIMED_OF: u64 = 50;
 pub struct Aim {
     /// The path, as `coverage.rs` calls it.
     pub path: &'static str,
-    /// It is hit by one of so many seeds.
+    /// So many seeds are looked at for it.
     pub within: u64,
     /// Changes of their plans, as `--set` has them.
     pub set: &'static str,
