@@ -208,14 +208,24 @@ impl Shared {
             }
             // What is written in part is where the disk is full, which the next call says.
             let n = n as usize;
+            #[cfg(any(test, feature = "tape"))]
+            {
+                // SAFETY: as above; so much of it was written.
+                let written = unsafe { std::slice::from_raw_parts(bytes, n) };
+                crate::tape::note_write(fd, position, written);
+            }
             is_cut = n < left;
             bytes = bytes.wrapping_add(n);
             (left, position) = (left - n, position + n as u64);
         }
-        // SAFETY: the call takes no memory, and the file is open as above. After one that failed nobody knows what is on disk, so
-        // it is not tried again.
-        if self.has_sync.load(Relaxed) && unsafe { libc::fdatasync(fd) } != 0 {
-            return Err((SYNC_FAILED, Error::last_os_error()));
+        if self.has_sync.load(Relaxed) {
+            // SAFETY: the call takes no memory, and the file is open as above. After one that failed nobody knows what is on
+            // disk, so it is not tried again.
+            if unsafe { libc::fdatasync(fd) } != 0 {
+                return Err((SYNC_FAILED, Error::last_os_error()));
+            }
+            #[cfg(any(test, feature = "tape"))]
+            crate::tape::note_sync(fd);
         }
         Ok(())
     }
