@@ -130,7 +130,12 @@ fn a_full_disk_refuses_writes_until_there_is_room_and_loses_nothing() {
         assert!(acknowledged < 24_000_000, "it never got full");
     };
     assert_eq!(refused.status, 503);
-    assert!(refused.text().contains("disk_space"), "{}", refused.text());
+    assert!(
+        refused.text().contains("disk_space"),
+        "{} after {acknowledged}: {}",
+        refused.text(),
+        server.log()
+    );
     assert_ne!(refused.header("retry-after"), "");
     let reasons = c.get("/readyz").text();
     assert!(reasons.contains("disk is full"), "{reasons}");

@@ -20,23 +20,32 @@ pub fn thread_named(pid: u32, name: &str) -> u32 {
     ids.min().unwrap()
 }
 
-/// Hangs one thread of a server, or lets it go on, as a debugger does. Both by the same thread of the test.
-pub fn stop_thread(thread: u32, is_stopped: bool) {
-    let request = if is_stopped {
-        libc::PTRACE_SEIZE
-    } else {
-        libc::PTRACE_DETACH
-    };
-    // SAFETY: no request reads or writes this process's memory.
-    unsafe {
-        let done = libc::ptrace(request, thread, 0, 0);
-        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-        if is_stopped {
-            let done = libc::ptrace(libc::PTRACE_INTERRUPT, thread, 0, 0);
+/// A thread of a server that stands still, as under a debugger, until this is dropped, by the thread of the test that made it.
+/// Also when a test fails: what a debugger holds does not end, and who waits for the server waits for ever.
+pub struct Hung(u32);
+
+impl Hung {
+    /// For a server that is done with its start: a thread that is held while it writes a line to the log holds all others too.
+    pub fn thread(thread: u32) -> Hung {
+        let ask = |request| {
+            // SAFETY: no request reads or writes this process's memory.
+            let done = unsafe { libc::ptrace(request, thread, 0, 0) };
             assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-            let mut status = 0;
-            libc::waitpid(thread as libc::pid_t, &raw mut status, libc::__WALL);
-        }
+        };
+        ask(libc::PTRACE_SEIZE);
+        let hung = Hung(thread);
+        ask(libc::PTRACE_INTERRUPT);
+        let mut status = 0;
+        // SAFETY: the status is ours.
+        unsafe { libc::waitpid(thread as libc::pid_t, &raw mut status, libc::__WALL) };
+        hung
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        // SAFETY: the request reads and writes nothing of this process.
+        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, 0, 0) };
     }
 }
 
@@ -53,6 +62,17 @@ pub fn admin_of(server: &Server) -> String {
     }
 }
 
+pub fn wait_until_ready(operator: &mut Client) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let ready = operator.get("/readyz");
+        if ready.status == 200 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{}", ready.text());
+    }
+}
+
 pub const ADMIN: [&str; 2] = ["--admin-listen", "127.0.0.1:0"];
 
 #[test]
@@ -60,10 +80,7 @@ fn operators_have_a_listener_of_their_own() {
     let server = Server::start(&[&ADMIN[..], &["--core-count", "2"]].concat());
     let mut admin = Client::connect(&admin_of(&server));
     assert_eq!(admin.get("/healthz").status, 200);
-    let deadline = Instant::now() + PATIENCE;
-    while admin.get("/readyz").status != 200 {
-        assert!(Instant::now() < deadline, "{}", admin.get("/readyz").text());
-    }
+    wait_until_ready(&mut admin);
     let metrics = admin.get("/metrics").text();
     assert!(
         metrics.contains("ursula_core_up{core=\"1\"} 1"),
@@ -86,8 +103,8 @@ fn operators_have_a_listener_of_their_own() {
 fn a_core_that_hangs_does_not_hang_a_scrape() {
     let server = Server::start(&[&ADMIN[..], &["--core-count", "2"]].concat());
     let mut admin = Client::connect(&admin_of(&server));
-    let thread = thread_named(server.pid(), "core-1");
-    stop_thread(thread, true);
+    wait_until_ready(&mut admin);
+    let hung = Hung::thread(thread_named(server.pid(), "core-1"));
     let began = Instant::now();
     let metrics = admin.get("/metrics").text();
     assert!(began.elapsed() < Duration::from_secs(10));
@@ -106,7 +123,7 @@ fn a_core_that_hangs_does_not_hang_a_scrape() {
         "{}",
         ready.text()
     );
-    stop_thread(thread, false);
+    drop(hung);
     let deadline = Instant::now() + PATIENCE;
     while admin.get("/healthz").status != 200 {
         assert!(Instant::now() < deadline);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use integration::{Server, scratch_dir};
 
-use crate::ops::{stop_thread, thread_named};
+use crate::ops::{Hung, thread_named, wait_until_ready};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -102,8 +102,8 @@ fn a_core_that_hangs_starves_the_watchdog() {
     let dir = scratch_dir();
     let (mut manager, server) = Manager::start(dir.path(), &["--core-count", "2"]);
     manager.wait_for("WATCHDOG=1");
-    let thread = thread_named(server.pid(), "core-1");
-    stop_thread(thread, true);
+    wait_until_ready(&mut server.client());
+    let hung = Hung::thread(thread_named(server.pid(), "core-1"));
     // What was sent before it hung.
     let quiet_from = Instant::now() + Duration::from_secs(1);
     while Instant::now() < quiet_from {
@@ -119,6 +119,6 @@ fn a_core_that_hangs_starves_the_watchdog() {
         "{:?}",
         manager.seen
     );
-    stop_thread(thread, false);
+    drop(hung);
     manager.wait_for("WATCHDOG=1");
 }

@@ -229,6 +229,23 @@ async fn refuse(mut stream: CoreSocket, retry_after_s: u64) {
     }
 }
 
+/// hyper with the bounds of what a client may send. Its time-outs are for whoever has a timer.
+pub fn bounded<E>(executor: E, limits: &ConnectionLimits) -> auto::Builder<E> {
+    let mut builder = auto::Builder::new(executor);
+    builder
+        .http1()
+        .max_buf_size((limits.header_bytes_max as usize).max(8192))
+        .max_headers(128);
+    builder
+        .http2()
+        .max_concurrent_streams(limits.h2_streams_max as u32)
+        .max_header_list_size(limits.header_bytes_max as u32)
+        .max_pending_accept_reset_streams(32)
+        .max_local_error_reset_streams(128)
+        .max_send_buf_size(256 << 10);
+    builder
+}
+
 async fn connection<S, F>(
     stream: CoreSocket,
     limits: Rc<ConnectionLimits>,
@@ -272,21 +289,14 @@ async fn connection<S, F>(
         receipts: stream.receipts(),
         headers: Duration::from_millis(limits.header_timeout_ms),
     };
-    let mut builder = auto::Builder::new(LocalExec);
+    let mut builder = bounded(LocalExec, &limits);
     builder
         .http1()
         .timer(request_timer)
-        .header_read_timeout(Duration::from_millis(limits.idle_timeout_ms))
-        .max_buf_size((limits.header_bytes_max as usize).max(8192))
-        .max_headers(128);
+        .header_read_timeout(Duration::from_millis(limits.idle_timeout_ms));
     builder
         .http2()
         .timer(timer)
-        .max_concurrent_streams(limits.h2_streams_max as u32)
-        .max_header_list_size(limits.header_bytes_max as u32)
-        .max_pending_accept_reset_streams(32)
-        .max_local_error_reset_streams(128)
-        .max_send_buf_size(256 << 10)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
     let connection = builder.serve_connection(stream, service);

@@ -6,13 +6,14 @@
 //! An attempt that broke off goes on where it was: neither files nor beginnings of files that are there are sent again.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use prost::Message as _;
 use raftproto::checkpoint::GroupManifest;
 use raftproto::peer::{CheckpointFile, CheckpointPart, FetchCheckpointRequest};
+use storage::files::{Files, System};
 use storage::{StorageError, blocking, framed, io_error};
 
 use super::Core;
@@ -115,7 +116,7 @@ fn link_own(dir: &Path, root: &Path, group: u32) {
             .is_some_and(|n| n.starts_with("table-") || n.starts_with("pack-"));
         if is_part {
             // One that is there already, or cannot be linked, is fetched.
-            let _ = std::fs::hard_link(entry.path(), group_dir(root, group).join(name));
+            let _ = System.link(&entry.path(), &group_dir(root, group).join(name));
         }
     }
 }
@@ -128,7 +129,7 @@ fn take_part(root: &Path, group: u32, part: &CheckpointPart) -> Result<(), Stora
         move |e: std::io::Error| io_error(&path, what, e)
     };
     if part.position == 0
-        && let Err(error) = std::fs::remove_file(&path)
+        && let Err(error) = System.remove(&path)
         && error.kind() != std::io::ErrorKind::NotFound
     {
         // What stands here may be a file of the own checkpoint too: it is never written over.
@@ -137,17 +138,11 @@ fn take_part(root: &Path, group: u32, part: &CheckpointPart) -> Result<(), Stora
     if part.position > 0 && std::fs::metadata(&path).map_err(failed("stat"))?.nlink() > 1 {
         // The own file is the beginning of the other: it goes on in a copy.
         let copy = path.with_extension("copy");
-        std::fs::copy(&path, &copy).map_err(failed("copy"))?;
-        std::fs::rename(&copy, &path).map_err(failed("rename"))?;
+        System.copy(&path, &copy).map_err(failed("copy"))?;
+        System.rename(&copy, &path).map_err(failed("rename"))?;
     }
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(failed("open"))?;
-    file.write_all_at(&part.data, part.position)
-        .map_err(failed("write"))
+    let written = System.write_at(&path, &part.data, part.position);
+    written.map_err(failed("write"))
 }
 
 /// The manifest is the one that was sent, for all that is said of it: who gives it may be older than the hash.
@@ -180,15 +175,16 @@ fn load(
         let (length, hash) = hash_of(&path, &file)?;
         if (length, &hash) != (expected.length, &expected.hash) {
             // The next attempt gets it anew.
-            let _ = std::fs::remove_file(&path);
+            let _ = System.remove(&path);
             return Err(bad(format!("{} did not arrive as it was", expected.name)));
         }
-        file.sync_all().map_err(|e| io_error(&path, "sync", e))?;
+        let synced = System.sync(&file);
+        synced.map_err(|e| io_error(&path, "sync", e))?;
     }
     for left in gathered_names(root, group) {
         if !files.iter().any(|f| f.name == left) {
             // Of an earlier attempt, or of the own checkpoint.
-            let _ = std::fs::remove_file(group_dir(root, group).join(left));
+            let _ = System.remove(&group_dir(root, group).join(left));
         }
     }
     framed::write_atomic(&manifest_path(root, group), manifest_bytes)?;
@@ -218,28 +214,12 @@ fn exchange(dir: &Path, group: u32) -> Result<(), StorageError> {
     if !own.is_dir() {
         framed::create_dir(&own)?;
     }
-    let path = |p: &Path| {
-        std::ffi::CString::new(p.as_os_str().as_encoded_bytes())
-            .map_err(|e| io_error(p, "name", e.into()))
-    };
-    let (from, to) = (path(&new)?, path(&own)?);
-    // SAFETY: both are texts that end with a zero and outlive the call.
-    let result = unsafe {
-        libc::renameat2(
-            libc::AT_FDCWD,
-            from.as_ptr(),
-            libc::AT_FDCWD,
-            to.as_ptr(),
-            libc::RENAME_EXCHANGE,
-        )
-    };
-    if result != 0 {
-        return Err(io_error(&own, "exchange", std::io::Error::last_os_error()));
-    }
+    let exchanged = System.exchange(&new, &own);
+    exchanged.map_err(|e| io_error(&own, "exchange", e))?;
     framed::sync_dir(&dir.join("groups"))?;
     framed::sync_dir(&root.join("groups"))?;
     // What stood there before is of no use any more.
-    if let Err(error) = std::fs::remove_dir_all(&new) {
+    if let Err(error) = System.remove_dir(&new) {
         log::warn!(
             "event=old_checkpoint_not_removed path={:?} error={error:?}",
             new.display(),
@@ -386,6 +366,9 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod crash;
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+#[cfg(any(test, feature = "tape"))]
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -106,9 +108,10 @@ impl Files for System {
     }
 
     fn remove(&self, path: &Path) -> std::io::Result<()> {
+        std::fs::remove_file(path)?;
         #[cfg(any(test, feature = "tape"))]
         crate::tape::note(path, || crate::tape::Act::Remove(path.to_owned()));
-        std::fs::remove_file(path)
+        Ok(())
     }
 
     fn names(&self, dir: &Path) -> std::io::Result<Vec<String>> {
@@ -135,9 +138,107 @@ impl Files for System {
     }
 }
 
+/// What a fetched checkpoint needs beside it. All of it blocks.
+impl System {
+    /// Writes bytes at a place of a file, which is made if it is not there.
+    ///
+    /// # Errors
+    /// The system's; so below.
+    pub fn write_at(&self, path: &Path, bytes: &[u8], position: u64) -> std::io::Result<()> {
+        let mut options = File::options();
+        let file = options
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)?;
+        file.write_all_at(bytes, position)?;
+        #[cfg(any(test, feature = "tape"))]
+        crate::tape::note_write(file.as_raw_fd(), position, bytes);
+        Ok(())
+    }
+
+    /// All of a file is on stable storage when this returns.
+    ///
+    /// # Errors
+    /// So below.
+    pub fn sync(&self, file: &File) -> std::io::Result<()> {
+        file.sync_all()?;
+        #[cfg(any(test, feature = "tape"))]
+        crate::tape::note_sync(file.as_raw_fd());
+        Ok(())
+    }
+
+    /// A file of the same content.
+    ///
+    /// # Errors
+    /// So below.
+    pub fn copy(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        std::fs::copy(from, to)?;
+        #[cfg(any(test, feature = "tape"))]
+        crate::tape::note(to, || {
+            crate::tape::Act::Write(to.to_owned(), 0, std::fs::read(to).unwrap_or_default())
+        });
+        Ok(())
+    }
+
+    /// One more name for a file.
+    ///
+    /// # Errors
+    /// So below.
+    pub fn link(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        std::fs::hard_link(from, to)?;
+        #[cfg(any(test, feature = "tape"))]
+        crate::tape::note(to, || {
+            crate::tape::Act::Link(from.to_owned(), to.to_owned())
+        });
+        Ok(())
+    }
+
+    /// Puts each of two directories in the other's place, in one step.
+    ///
+    /// # Errors
+    /// So below.
+    pub fn exchange(&self, one: &Path, other: &Path) -> std::io::Result<()> {
+        let path = |path: &Path| std::ffi::CString::new(path.as_os_str().as_encoded_bytes());
+        let (from, to) = (path(one)?, path(other)?);
+        // SAFETY: both are texts that end with a zero and outlive the call.
+        let result = unsafe {
+            libc::renameat2(
+                libc::AT_FDCWD,
+                from.as_ptr(),
+                libc::AT_FDCWD,
+                to.as_ptr(),
+                libc::RENAME_EXCHANGE,
+            )
+        };
+        if result != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        #[cfg(any(test, feature = "tape"))]
+        crate::tape::note(one, || {
+            crate::tape::Act::Exchange(one.to_owned(), other.to_owned())
+        });
+        Ok(())
+    }
+
+    /// Removes a directory of files.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn remove_dir(&self, dir: &Path) -> std::io::Result<()> {
+        for name in self.names(dir)? {
+            self.remove(&dir.join(name))?;
+        }
+        std::fs::remove_dir(dir)
+    }
+}
+
 impl WriteSynced for File {
     fn sync(self: Box<Self>) -> std::io::Result<()> {
-        self.sync_all()
+        self.sync_all()?;
+        #[cfg(any(test, feature = "tape"))]
+        crate::tape::note_written(self.as_raw_fd());
+        Ok(())
     }
 }
 

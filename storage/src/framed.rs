@@ -120,8 +120,6 @@ pub(crate) fn publish(
         let _ = files.remove(&tmp);
         return Err(io_error(&tmp, "write", error).or_no_space());
     }
-    #[cfg(any(test, feature = "tape"))]
-    crate::tape::note_written(&tmp);
     let renamed = files.rename(&tmp, path);
     renamed.map_err(|e| io_error(path, "rename", e))?;
     let dir = parent(path);

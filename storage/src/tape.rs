@@ -3,6 +3,7 @@
 
 mod disk;
 
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -19,6 +20,8 @@ pub enum Act {
     Rename(PathBuf, PathBuf),
     /// One more name.
     Link(PathBuf, PathBuf),
+    /// Two directories, each with all that is in it, in each other's place.
+    Exchange(PathBuf, PathBuf),
     /// No name any more.
     Remove(PathBuf),
     /// The names in the directory are on stable storage.
@@ -27,35 +30,101 @@ pub enum Act {
     Mark(u64, u64),
 }
 
-static TAPES: Mutex<Vec<(PathBuf, Vec<Act>)>> = Mutex::new(Vec::new());
+/// A step that a test leaves out, to see that it would be missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The sync of the log's own thread.
+    ThreadSync,
+    /// A sync of the log through a ring.
+    RingSync,
+    /// That each write of the log is a sync too.
+    SyncedWrites,
+    /// That the name of a segment is on stable storage.
+    SegmentName,
+}
+
+struct Tape {
+    dir: PathBuf,
+    acts: Vec<Act>,
+    left_out: Option<Step>,
+}
+
+static TAPES: Mutex<Vec<Tape>> = Mutex::new(Vec::new());
 
 /// Begins a record of a directory.
 pub fn begin(dir: &Path) {
+    begin_without(dir, None);
+}
+
+/// Begins a record of a directory below which a step is not done.
+pub fn begin_without(dir: &Path, left_out: Option<Step>) {
     let mut tapes = TAPES.lock().expect("no test fails here");
-    tapes.push((dir.to_owned(), Vec::new()));
+    tapes.push(Tape {
+        dir: dir.to_owned(),
+        acts: Vec::new(),
+        left_out,
+    });
 }
 
 /// Ends it.
 pub fn end(dir: &Path) -> Vec<Act> {
     let mut tapes = TAPES.lock().expect("no test fails here");
-    let place = tapes.iter().position(|(known, _)| known == dir);
-    tapes.swap_remove(place.expect("it was begun")).1
+    let place = tapes.iter().position(|tape| tape.dir == dir);
+    tapes.swap_remove(place.expect("it was begun")).acts
+}
+
+/// Whether a step is not to be done.
+pub fn is_left_out(path: &Path, step: Step) -> bool {
+    let tapes = TAPES.lock().expect("no test fails here");
+    let tape = tapes.iter().find(|tape| path.starts_with(&tape.dir));
+    tape.is_some_and(|tape| tape.left_out == Some(step))
 }
 
 /// Notes what was done below a directory.
 pub fn note(path: &Path, act: impl FnOnce() -> Act) {
     let mut tapes = TAPES.lock().expect("no test fails here");
-    if let Some((_, tape)) = tapes.iter_mut().find(|(dir, _)| path.starts_with(dir)) {
-        tape.push(act());
+    let tape = tapes.iter_mut().find(|tape| path.starts_with(&tape.dir));
+    if let Some(tape) = tape {
+        tape.acts.push(act());
     }
 }
 
-/// Notes that a file was written from its beginning to its end, and synced.
-pub fn note_written(path: &Path) {
+/// Notes that bytes were written by a system call, which is a sync too where the file was opened so.
+pub fn note_write(fd: RawFd, position: u64, bytes: &[u8]) {
+    let Some(path) = path_of(fd) else {
+        return;
+    };
+    note(&path, || Act::Write(path.clone(), position, bytes.to_vec()));
+    // SAFETY: the call takes no memory.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    if flags & libc::O_DSYNC != 0 {
+        note(&path, || Act::Sync(path.clone()));
+    }
+}
+
+/// Notes that a file was synced by a system call.
+pub fn note_sync(fd: RawFd) {
+    if let Some(path) = path_of(fd) {
+        note(&path, || Act::Sync(path.clone()));
+    }
+}
+
+/// The name of an open file; none if nobody records anything.
+fn path_of(fd: RawFd) -> Option<PathBuf> {
+    let is_recording = !TAPES.lock().expect("no test fails here").is_empty();
+    let name = is_recording.then(|| std::fs::read_link(format!("/proc/self/fd/{fd}")));
+    name?.ok()
+}
+
+/// Notes that an open file was written from its beginning to its end, and synced by a system call.
+pub fn note_written(fd: RawFd) {
+    let Some(path) = path_of(fd) else {
+        return;
+    };
     // Read only if somebody records it.
-    note(path, || {
-        let bytes = std::fs::read(path).unwrap_or_default();
-        Act::Write(path.to_owned(), 0, bytes)
+    note(&path, || {
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        Act::Write(path.clone(), 0, bytes)
     });
-    note(path, || Act::Sync(path.to_owned()));
+    note(&path, || Act::Sync(path.clone()));
 }

@@ -10,6 +10,8 @@ use storage::cold::ColdKey;
 use ursula::backup::chain::{Chains, Part};
 use ursula::backup::collect::collectable;
 use ursula::backup::format::{self, Content, TRAILER_BYTES};
+use ursula::group::{Machine, stamp_of};
+use ursula::protocol::StreamKey;
 
 /// Longest section that is opened: it is decompressed into memory.
 const SECTION_BYTES: u64 = 1 << 16;
@@ -62,6 +64,7 @@ fn a_section(message: &[u8]) {
         let Ok(content) = content else {
             continue;
         };
+        a_state(&content);
         let mut builder = format::Builder::new(Index::default());
         let section = Section {
             is_base,
@@ -76,6 +79,29 @@ fn a_section(message: &[u8]) {
         let from = section.position as usize;
         let stored = &object[from..from + section.stored as usize];
         assert!(format::open(section, stored).is_ok(), "as it was added");
+    }
+}
+
+/// What it holds is taken as the start of a group, or refused. What entries order was committed by a sound leader: it is not
+/// applied here.
+fn a_state(content: &Content) {
+    match content {
+        Content::Base(base) => {
+            let streams = base.streams.iter().map(|stream| {
+                let key = StreamKey::from_stored(&stream.key);
+                (key, stream.state.to_vec(), stream.own.clone())
+            });
+            for group in [0, 1] {
+                if let Ok(machine) = Machine::load_base(group, &base.group_state, streams.clone()) {
+                    assert_eq!(machine.state_hash(), machine.state_hash());
+                }
+            }
+        }
+        Content::Log(range) => {
+            for entry in &range.entries {
+                let _ = stamp_of(&entry.payload);
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod backup;
 mod config;
+mod connection;
 mod edits;
 mod frames;
 mod head;
@@ -11,12 +12,14 @@ mod json;
 mod manifest;
 mod pack;
 mod raft;
+mod stub;
 mod tables;
 mod wal;
 mod wire;
 
 pub use backup::backup;
 pub use config::config;
+pub use connection::connection;
 pub use frames::frames;
 pub use head::head;
 pub use http::http;
@@ -48,6 +51,7 @@ mod tests {
             ("config", super::config),
             ("backup", super::backup),
             ("head", super::head),
+            ("connection", super::connection),
         ];
         for (name, read) in targets {
             let corpus = format!("{}/corpus/{name}", env!("CARGO_MANIFEST_DIR"));

@@ -18,6 +18,7 @@ use super::{
     ColdBody, ColdError, ColdFuture, ColdHost, ColdKey, ColdObject, ColdRequest, ColdStore,
     ColdVerb, InFlight,
 };
+use crate::files::WriteSynced;
 use crate::{blocking, framed, io_error};
 
 /// Where files are before they have their names; no key begins with a point.
@@ -288,10 +289,8 @@ impl Put {
             for piece in body.pieces() {
                 out.write_all(piece)?;
             }
-            out.into_inner()?.sync_all()
+            Box::new(out.into_inner()?).sync()
         });
-        #[cfg(any(test, feature = "tape"))]
-        crate::tape::note_written(&self.unnamed);
         written.map_err(|e| io_error(&self.unnamed, "write", e).or_no_space().into())
     }
 

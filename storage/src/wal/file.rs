@@ -96,7 +96,13 @@ impl SegmentFile {
                 SegmentFile::Direct(Rc::new(options.dma_open(path).await.map_err(failed)?))
             }
             IoMode::DirectSync => {
-                options.custom_flags(libc::O_DSYNC);
+                #[cfg(any(test, feature = "tape"))]
+                let is_synced = !tape::is_left_out(path, tape::Step::SyncedWrites);
+                #[cfg(not(any(test, feature = "tape")))]
+                let is_synced = true;
+                if is_synced {
+                    options.custom_flags(libc::O_DSYNC);
+                }
                 SegmentFile::DirectSync(Rc::new(options.dma_open(path).await.map_err(failed)?))
             }
         })
@@ -136,19 +142,23 @@ impl SegmentFile {
             return Err(io_error(path, "write", source));
         }
         #[cfg(any(test, feature = "tape"))]
-        tape::note(path, || tape::Act::Write(path.to_owned(), position, noted));
+        tape::note_write(self.fd(), position, &noted);
         Ok(())
     }
 
     pub(super) async fn sync(&self, path: &Path) -> Result<(), StorageError> {
+        #[cfg(any(test, feature = "tape"))]
+        if tape::is_left_out(path, tape::Step::RingSync) {
+            return Ok(());
+        }
         let synced = match self {
             SegmentFile::Direct(file) => file.fdatasync().await,
-            SegmentFile::DirectSync(_) => Ok(()),
+            SegmentFile::DirectSync(_) => return Ok(()),
             SegmentFile::Buffered(file) => file.fdatasync().await,
         };
         synced.map_err(|e| dma_error(path, "sync", e))?;
         #[cfg(any(test, feature = "tape"))]
-        tape::note(path, || tape::Act::Sync(path.to_owned()));
+        tape::note_sync(self.fd());
         Ok(())
     }
 
@@ -161,20 +171,14 @@ impl SegmentFile {
         total: usize,
         position: u64,
     ) -> Result<(), StorageError> {
-        #[cfg(any(test, feature = "tape"))]
-        let noted = buffer.as_bytes()[..total].to_vec();
         let has_sync = !matches!(**self, SegmentFile::DirectSync(_));
+        #[cfg(any(test, feature = "tape"))]
+        let has_sync = has_sync && !tape::is_left_out(path, tape::Step::ThreadSync);
         let file = (self.fd(), self.clone() as Rc<dyn std::any::Any>);
         let written = thread.write(file, buffer, (total, position), has_sync);
         written
             .await
-            .map_err(|failed| io_error(path, failed.op, failed.source))?;
-        #[cfg(any(test, feature = "tape"))]
-        {
-            tape::note(path, || tape::Act::Write(path.to_owned(), position, noted));
-            tape::note(path, || tape::Act::Sync(path.to_owned()));
-        }
-        Ok(())
+            .map_err(|failed| io_error(path, failed.op, failed.source))
     }
 
     fn fd(&self) -> RawFd {
@@ -327,6 +331,10 @@ pub(super) async fn publish(from: PathBuf, to: PathBuf, dir: PathBuf) -> Result<
         std::fs::rename(&from, &to).map_err(|e| io_error(&to, "rename", e))?;
         #[cfg(any(test, feature = "tape"))]
         tape::note(&to, || tape::Act::Rename(from, to.clone()));
+        #[cfg(any(test, feature = "tape"))]
+        if tape::is_left_out(&to, tape::Step::SegmentName) {
+            return Ok(());
+        }
         framed::sync_dir(&dir)
     })
     .await

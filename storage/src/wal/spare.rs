@@ -5,19 +5,33 @@ use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use glommio::sync::Semaphore;
+
 use super::file::{Prepared, prepare, remove};
 use super::writer::WalConfig;
 use crate::{StorageError, blocking};
 
 /// See the module's head.
-#[derive(Default)]
 pub(super) struct Spare {
     ready: RefCell<Option<Prepared>>,
     recycled: RefCell<Option<PathBuf>>,
-    is_under_way: Cell<bool>,
+    /// Who makes one ready has its only permit.
+    making: Rc<Semaphore>,
     /// There was no room for the last one.
     has_no_room: Cell<bool>,
     counter: Cell<u64>,
+}
+
+impl Default for Spare {
+    fn default() -> Spare {
+        Spare {
+            ready: RefCell::default(),
+            recycled: RefCell::default(),
+            making: Rc::new(Semaphore::new(1)),
+            has_no_room: Cell::new(false),
+            counter: Cell::new(0),
+        }
+    }
 }
 
 impl Spare {
@@ -31,6 +45,9 @@ impl Spare {
         size: u64,
     ) -> Result<Prepared, StorageError> {
         let is_usual = size == config.segment_bytes;
+        if is_usual {
+            self.settled().await;
+        }
         if is_usual && let Some(ready) = self.ready.borrow_mut().take() {
             return Ok(ready);
         }
@@ -39,6 +56,12 @@ impl Spare {
         let made = prepare(self.temporary(config), recycled, wanted, config.io_mode).await;
         self.note_room(&made);
         made
+    }
+
+    /// Waits until none is being made ready: what comes of that is known then.
+    pub(super) async fn settled(&self) {
+        // Nobody closes it.
+        let _ = self.making.acquire_permit(1).await;
     }
 
     /// The last try to get a file ready found no room, and none has been got since.
@@ -60,10 +83,13 @@ impl Spare {
 
     /// Gets a file ready if none is.
     pub(super) fn prepare_next(self: &Rc<Self>, config: &WalConfig) {
-        if self.is_under_way.get() || self.ready.borrow().is_some() {
+        if self.ready.borrow().is_some() {
             return;
         }
-        self.is_under_way.set(true);
+        // Not so if one is being made already.
+        let Ok(turn) = self.making.try_acquire_static_permit(1) else {
+            return;
+        };
         let temporary = self.temporary(config);
         let recycled = self.recycled.borrow_mut().take();
         let (wanted, mode) = ((config.segment_bytes, false), config.io_mode);
@@ -82,7 +108,7 @@ impl Spare {
                     )
                 }
             }
-            spare.is_under_way.set(false);
+            drop(turn);
         })
         .detach();
     }

@@ -59,6 +59,11 @@ pub struct PinReport {
     pub oldest_needed_by: Vec<u32>,
 }
 
+/// What of a segment of this size is kept for what frees room, should there be none for the next one.
+fn reserve(segment_bytes: u64) -> u64 {
+    segment_bytes / 4
+}
+
 type Carry = Box<dyn Fn() -> Vec<Record>>;
 
 /// See the module's head.
@@ -201,11 +206,17 @@ impl Wal {
             });
         }
         let len = pending.frame_len();
-        let room = {
+        let (room, is_nearly_full) = {
             let open = self.open.borrow();
             let open = open.as_ref().ok_or(StorageError::Poisoned)?;
-            open.size - open.cursor.position
+            let room = open.size - open.cursor.position;
+            let is_nearly_full = room < len as u64 + reserve(open.size);
+            (room, is_nearly_full)
         };
+        if is_nearly_full {
+            // If the next segment finds no room, that is known while this one still has some.
+            blocking::awake(self.spare.settled()).await;
+        }
         if (len + HEADER_BYTES) as u64 > room {
             let carried = self.carried();
             let size = self.segment_size(len + carried.frame_len());
@@ -367,7 +378,8 @@ impl Wal {
     /// There was no room for the next segment, and of the open one less than a quarter is left, which is for what frees room
     /// and for what little Raft has to write. A frame that is longer than the rest finds [`StorageError::NoSpace`].
     pub fn is_short_of_room(&self) -> bool {
-        let is_nearly_full = |open: &OpenSegment| open.size - open.cursor.position < open.size / 4;
+        let is_nearly_full =
+            |open: &OpenSegment| open.size - open.cursor.position < reserve(open.size);
         self.spare.has_no_room() && self.open.borrow().as_ref().is_none_or(is_nearly_full)
     }
 
