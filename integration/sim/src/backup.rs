@@ -346,9 +346,14 @@ impl World {
         let there = self.backups.shipped.iter();
         let there = there
             .filter(|(key, index)| index.shipped_ms <= until_ms && self.store.get(key).is_some());
-        let there: BTreeMap<ColdKey, Index> = there.map(|(k, i)| (k.clone(), i.clone())).collect();
-        let histories: BTreeSet<u64> = there.values().map(|i| i.history).collect();
-        let mut dead = histories.into_iter().flat_map(|h| collectable(&there, h));
+        let there: Vec<(ColdKey, Index)> = there.map(|(k, i)| (k.clone(), i.clone())).collect();
+        // What only those of a later window cover may stay.
+        let mut dead = there.chunks(WINDOW).flat_map(|window| {
+            let window: BTreeMap<ColdKey, Index> = window.iter().cloned().collect();
+            let histories: BTreeSet<u64> = window.values().map(|i| i.history).collect();
+            let dead = histories.into_iter().map(|h| collectable(&window, h));
+            dead.flatten().collect::<Vec<_>>()
+        });
         Some(format!("nobody collects {}", dead.next()?))
     }
 }

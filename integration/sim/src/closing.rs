@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use ursula::group::node_of;
-use ursula::protocol::{Expiry, Outcome, Refusal, Retention};
+use ursula::protocol::{Expiry, Member, Outcome, Refusal, Retention};
 
 use crate::client::{Client, keys};
 use crate::cold_check::SETTLED_WITHIN_US;
@@ -83,7 +83,12 @@ impl World {
     pub fn close(&mut self, place: usize) {
         let members: Vec<u64> = self.members().iter().map(|m| m.raft_id).collect();
         let sound = members.into_iter().filter(|id| self.is_sound(*id));
-        let sound: Vec<u64> = sound.map(node_of).collect();
+        let mut sound: Vec<u64> = sound.map(node_of).collect();
+        if sound.is_empty() {
+            // Orders to replace nodes were given that none of them has followed: those of before go on.
+            let reached = self.nodes.iter().filter(|n| self.is_reached(n));
+            sound = reached.map(|n| n.life.node).collect();
+        }
         self.asked += 1;
         let id = self.asked;
         let body = Client::body(id, &self.plan, &mut self.rng);
@@ -190,7 +195,12 @@ impl World {
     pub fn unclosed(&self) -> Option<String> {
         let errands = &self.closing.errands;
         let left = errands.iter().find(|e| !e.steps.is_empty());
-        let left = left.map(|e| format!("a client waits for {e:?}"));
+        let members = self.members();
+        let sound = |m: &Member| self.is_sound(m.raft_id).then_some(m.raft_id);
+        let sound: Vec<u64> = members.iter().filter_map(sound).collect();
+        let left = left.map(|e| {
+            format!("a client waits for {e:?}; sound are {sound:?} of the members {members:?}")
+        });
         let groups = 1..=self.plan.groups as u32;
         let mut idle = groups.filter(|g| !self.closing.written.contains(g));
         left.or_else(|| {
