@@ -298,7 +298,7 @@ fn what_the_table_of_faults_names_is_there() {
     }
     let read = |path: &PathBuf| std::fs::read_to_string(path).unwrap();
     let all: Vec<String> = files.iter().map(read).collect();
-    let bugs = read(&top.join("integration/sim/src/mutations.rs"));
+    let bugs = read(&top.join("integration/sim/src/mutations/list.rs"));
     let table = read(&top.join("integration/FAULTS.md"));
     let rows = table.lines().filter(|line| line.starts_with("| "));
     let (mut found, mut missing) = (0, Vec::new());
@@ -346,7 +346,7 @@ fn tests_are_skipped_by_one_way_alone() {
 fn each_bug_that_was_found_has_a_command_that_shows_it() {
     let top = repository();
     let read = |path: &str| std::fs::read_to_string(top.join(path)).unwrap();
-    let bugs = read("integration/sim/src/mutations.rs");
+    let bugs = read("integration/sim/src/mutations/list.rs");
     let table = read("integration/sim/FOUND.md");
     let rows = table.lines().filter(|line| line.starts_with("| "));
     let mut wrong = Vec::new();
