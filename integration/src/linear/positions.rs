@@ -117,11 +117,14 @@ pub(super) fn find(
 
 /// Operations that need no place: they told nothing, and nothing tells of them.
 pub(super) fn idle(operations: &[Operation], positions: &Positions) -> BTreeSet<usize> {
-    let last_absent = operations
-        .iter()
-        .filter(|o| matches!(o.outcome, Outcome::Missing | Outcome::Created))
-        .filter_map(|o| o.returned)
-        .max();
+    // An answer that shows that it was not there; or one that nobody got, of who made it anew: that has its moment at any time.
+    let may_tell = |o: &&Operation| match o.outcome {
+        Outcome::Missing | Outcome::Created => true,
+        Outcome::Unknown => o.call == Call::Create,
+        _ => false,
+    };
+    let absent = operations.iter().filter(may_tell);
+    let last_absent = absent.map(|o| o.returned.unwrap_or(u64::MAX)).max();
     let is_ever_closed = operations.iter().any(|o| match &o.outcome {
         Outcome::Closed { .. } | Outcome::IsClosed { .. } | Outcome::Conflict => true,
         Outcome::Content { closed, .. } | Outcome::Tail { closed, .. } => *closed,

@@ -216,6 +216,17 @@ fn histories_that_one_server_could_have_answered_pass() {
             ],
         ),
         (
+            "an unknown deletion, and who made it anew was not told either",
+            vec![
+                created(),
+                append(3, 4, 1, 10),
+                op(5, 0, Call::Delete, Outcome::Unknown),
+                op(6, 0, Call::Create, Outcome::Unknown),
+                read(7, 8, ALL, &[]),
+                append(9, 10, 2, 10),
+            ],
+        ),
+        (
             "deleted and made anew",
             vec![
                 created(),

@@ -149,7 +149,11 @@ fn history(seed: u64, count: u64, may_delete: bool) -> Vec<Operation> {
         };
         let answer = server.answer(&call);
         // Some answers are lost; producers ask again.
-        if turn > 0 && random.below(20) == 0 {
+        let one_in = match call {
+            Call::Create | Call::Delete => 3,
+            _ => 20,
+        };
+        if turn > 0 && random.below(one_in) == 0 {
             note(&mut random, moment, Outcome::Unknown);
             if resent {
                 let again = server.answer(&call);

@@ -121,11 +121,23 @@ pub fn judge(streams: &[Stream], history: &History) -> Verdict {
             }
             Err(violation) => {
                 let file = keep(stream, operations);
-                panic!("{}: {violation}\nall of it: {file}", stream.path);
+                let lives = lives(operations);
+                panic!(
+                    "{}: {violation}\nits lives:\n{lives}all of it: {file}",
+                    stream.path
+                );
             }
         }
     }
     verdict
+}
+
+/// What made, closed and deleted a stream, and what was told of that: few lines, which explain most.
+fn lives(operations: &[Operation]) -> String {
+    let is_of_a_life = |o: &&Operation| matches!(o.call, Call::Create | Call::Delete | Call::Close);
+    let some = operations.iter().filter(is_of_a_life);
+    let some = some.filter(|o| o.outcome != Outcome::Existed);
+    some.map(|o| format!("  {o:?}\n")).collect()
 }
 
 fn keep(stream: &Stream, operations: &[Operation]) -> String {

@@ -35,15 +35,26 @@ fn part(number: usize) -> Vec<u8> {
     (0..PART).map(|_| next()).collect()
 }
 
-/// Appends these parts through the first node.
+/// Appends these parts through the first node, each once: who led may just have been killed, and then is asked again.
 fn write(cluster: &Cluster, parts: std::ops::Range<usize>) {
     let mut links = Links::new(&cluster.addresses(), Duration::from_secs(30));
     for number in parts {
-        let headers = [("content-type", "application/octet-stream")];
-        match links.send(0, "POST", PATH, &headers, &part(number)) {
-            Sent::Answered(reply) => assert_eq!(reply.status, 204, "{}", reply.text()),
-            Sent::Refused | Sent::Unknown => panic!("part {number} is not taken"),
-        }
+        let seq = number.to_string();
+        let headers = [
+            ("content-type", "application/octet-stream"),
+            ("producer-id", "writer"),
+            ("producer-epoch", "0"),
+            ("producer-seq", &seq),
+        ];
+        let mut status = 0;
+        wait_for("a part is taken", || {
+            match links.send(0, "POST", PATH, &headers, &part(number)) {
+                Sent::Answered(reply) => status = reply.status,
+                Sent::Refused | Sent::Unknown => {}
+            }
+            status != 0
+        });
+        assert!(matches!(status, 200 | 204), "part {number}: {status}");
     }
 }
 
