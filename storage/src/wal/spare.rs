@@ -45,9 +45,8 @@ impl Spare {
         size: u64,
     ) -> Result<Prepared, StorageError> {
         let is_usual = size == config.segment_bytes;
-        if is_usual {
-            self.settled().await;
-        }
+        // To the end: two would compete for the room of one. Nobody closes it.
+        let _turn = self.making.acquire_permit(1).await;
         if is_usual && let Some(ready) = self.ready.borrow_mut().take() {
             return Ok(ready);
         }
@@ -58,7 +57,7 @@ impl Spare {
         made
     }
 
-    /// Waits until none is being made ready: what comes of that is known then.
+    /// Waits until none is being made: what comes of that is known then.
     pub(super) async fn settled(&self) {
         // Nobody closes it.
         let _ = self.making.acquire_permit(1).await;

@@ -213,8 +213,8 @@ impl Wal {
             let is_nearly_full = room < len as u64 + reserve(open.size);
             (room, is_nearly_full)
         };
-        if is_nearly_full {
-            // If the next segment finds no room, that is known while this one still has some.
+        if is_nearly_full && !self.spare.has_no_room() {
+            // If the next segment finds no room, that is known while this one still has some; not waited for where it is known.
             blocking::awake(self.spare.settled()).await;
         }
         if (len + HEADER_BYTES) as u64 > room {
