@@ -221,15 +221,17 @@ impl System {
         Ok(())
     }
 
-    /// Removes a directory of files.
+    /// Removes a directory of files, and whatever else somebody put there.
     ///
     /// # Errors
     /// The system's.
     pub fn remove_dir(&self, dir: &Path) -> std::io::Result<()> {
+        #[cfg(any(test, feature = "tape"))]
         for name in self.names(dir)? {
-            self.remove(&dir.join(name))?;
+            let path = dir.join(name);
+            crate::tape::note(dir, || crate::tape::Act::Remove(path.clone()));
         }
-        std::fs::remove_dir(dir)
+        std::fs::remove_dir_all(dir)
     }
 }
 
@@ -249,5 +251,27 @@ impl ReadAt for File {
 
     fn length(&self) -> std::io::Result<u64> {
         Ok(self.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tape::{self, Act};
+
+    #[test]
+    fn a_directory_goes_with_what_others_put_into_it() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("group");
+        std::fs::create_dir_all(dir.join("of-others/deeper")).unwrap();
+        std::fs::write(dir.join("of-others/file"), "theirs").unwrap();
+        tape::begin(root.path());
+        System.write_at(&dir.join("table-1"), b"ours", 0).unwrap();
+        System.remove_dir(&dir).unwrap();
+        assert!(!dir.exists());
+        let ours = dir.join("table-1");
+        let acts = tape::end(root.path());
+        let is_removed = |act: &Act| matches!(act, Act::Remove(path) if *path == ours);
+        assert!(acts.iter().any(is_removed), "{acts:?}");
     }
 }
