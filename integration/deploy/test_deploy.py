@@ -119,6 +119,11 @@ def test_the_unit_is_hardened_and_sound(site, cluster, name):
         row = "grep -h '^%s' /proc/1/limits /proc/$(pgrep -x ursula)/limits" % name
         (_soft, allowed), (_soft, given) = (line[len(name):].split()[:2] for line in machine.ssh(row).stdout.splitlines())
         assert given in (most, allowed), f"{name}: {given}"
+    # By LimitNICE, and the filter of system calls lets it ask: a log's own thread goes before the executors.
+    threads = [line.split(None, 1) for line in machine.ssh("ps -L -C ursula -o ni=,comm=").stdout.splitlines()]
+    log_threads = {nice for nice, comm in threads if re.fullmatch(r"log-\d+", comm)}
+    assert log_threads == {"-10"}, threads
+    assert "event=log_thread_not_first" not in machine.ssh("journalctl -u ursula --no-pager").stdout
 
 
 def test_a_broken_setting_does_not_touch_a_running_cluster(site, cluster):

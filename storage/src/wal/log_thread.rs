@@ -236,12 +236,23 @@ impl Shared {
 const HASTE: i32 = 10;
 
 /// A frame that ended is what clients wait for, while whoever has the CPU goes on for a slice. Where it is not allowed
-/// (`RLIMIT_NICE`), the thread has its turn as all others.
+/// (`RLIMIT_NICE`), the thread has its turn as all others, which is said once.
 fn go_first() {
+    static WAS_SAID: AtomicBool = AtomicBool::new(false);
     // SAFETY: the calls take no pointers. On Linux they are of the calling thread alone.
-    unsafe {
+    let (nice, result) = unsafe {
         let nice = libc::getpriority(libc::PRIO_PROCESS, 0);
-        libc::setpriority(libc::PRIO_PROCESS, 0, nice - HASTE);
+        let result = libc::setpriority(libc::PRIO_PROCESS, 0, nice - HASTE);
+        (nice, result)
+    };
+    let wanted = nice - HASTE;
+    if result != 0 && !WAS_SAID.swap(true, Relaxed) {
+        let error = Error::last_os_error();
+        log::warn!(
+            "event=log_thread_not_first nice={nice} wanted={wanted} beside others appends wait longer; LimitNICE={wanted:+} of \
+             the unit, `ulimit -e {}` or CAP_SYS_NICE allows it: {error}",
+            20 - wanted
+        );
     }
 }
 
