@@ -55,6 +55,20 @@ fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap()
 }
 
+/// Whether a log of this mode can be written there. Where all has to be tested, one that cannot has failed.
+fn can_write(dir: &Path, mode: IoMode) -> bool {
+    let can = mode == IoMode::Buffered || has_direct_io(dir).unwrap();
+    if !can {
+        assert!(
+            std::env::var_os("URSULA_TEST_NO_SKIPS").is_none(),
+            "{mode:?} may not be skipped here: {} has no direct I/O",
+            dir.display()
+        );
+        println!("skipped: {mode:?}, without direct I/O");
+    }
+    can
+}
+
 fn read(dir: &Path) -> Result<Recovered, StorageError> {
     recover(dir, STORE, &|_| Ok(true), &mut |_, _| {})
 }

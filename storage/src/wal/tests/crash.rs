@@ -64,7 +64,7 @@ fn whatever_a_power_cut_leaves_recovers_with_all_that_was_acknowledged() {
     for mode in [IoMode::Buffered, IoMode::Direct, IoMode::DirectSync] {
         for has_thread in [true, false] {
             let dir = scratch();
-            if mode == IoMode::Buffered || has_direct_io(dir.path()).unwrap() {
+            if can_write(dir.path(), mode) {
                 recovers_whatever_a_power_cut_leaves(dir.path(), mode, has_thread, None);
             }
         }
@@ -84,7 +84,7 @@ fn a_step_that_is_left_out_is_seen() {
         (IoMode::Buffered, true, Step::SegmentName),
     ] {
         let dir = scratch();
-        if mode != IoMode::Buffered && !has_direct_io(dir.path()).unwrap() {
+        if !can_write(dir.path(), mode) {
             continue;
         }
         let path = dir.path().to_owned();
