@@ -11,9 +11,10 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::rt::{Executor, Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
-use hyper::{Request, Version};
+use hyper::{Method, Request, Version};
 use ursula::core::listen::{ConnectionLimits, bounded};
 
+use crate::answers::{plain_requests, read, read_h2, resets};
 use crate::stub::Stub;
 use crate::{head, http};
 
@@ -23,7 +24,8 @@ const TURNS_MAX: usize = 100_000;
 /// Turns in which nothing is seen, after which nothing more comes.
 const IDLE_MAX: usize = 20;
 
-/// Every request has an answer that is none of a mistake of ours, and what is sent for HTTP/1.1 begins as answers do.
+/// Every request that hyper takes has one answer, whole, which is none of a mistake of ours, but for one that waits; and hyper
+/// takes each one about which there is no question.
 pub fn connection(data: &[u8]) {
     let Some((piece, rest)) = data.split_first() else {
         return;
@@ -67,10 +69,14 @@ pub fn connection(data: &[u8]) {
             )
         }
     };
-    let is_h2 = Rc::new(Cell::new(false));
-    let (served, seen) = (stub.clone(), is_h2.clone());
+    let taken = Rc::new(Taken::default());
+    let (served, seen) = (stub.clone(), taken.clone());
     let service = service_fn(move |request: Request<Incoming>| {
-        seen.set(seen.get() || request.version() == Version::HTTP_2);
+        seen.is_h2
+            .set(seen.is_h2.get() || request.version() == Version::HTTP_2);
+        seen.are_heads
+            .borrow_mut()
+            .push(request.method() == Method::HEAD);
         let (parts, body) = request.into_parts();
         head::checked(&parts);
         http::read_headers(&parts.headers);
@@ -89,20 +95,71 @@ pub fn connection(data: &[u8]) {
         let has_ended = connection.as_mut().poll(&mut context).is_ready();
         tasks.poll(&mut context);
         if has_ended {
+            taken.check(&output.borrow(), rest, stub.answers(), has_left.get(), true);
             break;
         }
         idle = if before == progress() { idle + 1 } else { 0 };
         // It has taken all by then, and a live reader waits for what never comes.
         if idle > IDLE_MAX {
+            taken.check(
+                &output.borrow(),
+                rest,
+                stub.answers(),
+                has_left.get(),
+                false,
+            );
             if has_left.replace(true) {
                 break;
             }
             idle = 0;
         }
     }
-    let output = output.borrow();
-    if !output.is_empty() && stub.answers() > 0 && !is_h2.get() {
-        assert!(output.starts_with(b"HTTP/1."), "{output:?}");
+}
+
+/// The requests that hyper took, in order.
+#[derive(Default)]
+struct Taken {
+    is_h2: Cell<bool>,
+    are_heads: RefCell<Vec<bool>>,
+}
+
+impl Taken {
+    /// Compares what was sent with what came and what was `answered`, when nothing more comes: the connection `has_ended`, or all
+    /// of it waits. To a client that `has_left`, not all is said.
+    fn check(&self, output: &[u8], input: &[u8], answered: u64, has_left: bool, has_ended: bool) {
+        let (are_heads, answered) = (self.are_heads.borrow(), answered as usize);
+        assert!(answered <= are_heads.len(), "answered more than was asked");
+        if self.is_h2.get() {
+            let streams = read_h2(output);
+            if !has_left && !has_ended {
+                let most = streams.answered + streams.unanswered + resets(input);
+                assert!(answered <= most, "{answered} answers, {streams:?}");
+            }
+            return;
+        }
+        if are_heads.is_empty() && !output.starts_with(b"HTTP/1.") {
+            // What hyper says by itself to a client of HTTP/2.
+            return;
+        }
+        let sent = read(output, &are_heads, has_ended);
+        let own = sent.whole.len().min(are_heads.len());
+        let begun = own + usize::from(sent.has_events);
+        assert!(begun <= answered, "{begun} of {answered} answers: {sent:?}");
+        if has_left {
+            return;
+        }
+        assert_eq!(begun, answered, "an answer is kept back: {sent:?}");
+        assert!(are_heads.len() - answered <= 1, "only one waits");
+        for (number, body) in plain_requests(input).into_iter().enumerate() {
+            assert!(number < begun, "no answer to request {number}: {sent:?}");
+            let Some(answer) = sent.whole.get(number) else {
+                break;
+            };
+            // The rest of a body that is refused need not be waited for.
+            if answer.is_last || body > 0 && answer.status >= 400 {
+                break;
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a fuzzer calls: any bytes, given to the code that reads what clients, other nodes and disks hand in. Beside not
 //! crashing, each reader has to keep what it promises, which is checked here. A target has the name of its module.
 
+mod answers;
 mod backup;
 mod config;
 mod connection;
