@@ -413,4 +413,10 @@ fn remove(files: &dyn Files, path: &Path) {
 mod crash;
 
 #[cfg(test)]
+mod crash_log;
+
+#[cfg(test)]
+pub(super) mod cut;
+
+#[cfg(test)]
 mod tests;

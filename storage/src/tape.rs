@@ -30,7 +30,7 @@ pub enum Act {
     Mark(u64, u64),
 }
 
-/// A step that a test leaves out, to see that it would be missed.
+/// A step that a test leaves out, or puts off, to see that it would be missed. A text is a part of the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// The sync of the log's own thread.
@@ -41,12 +41,46 @@ pub enum Step {
     SyncedWrites,
     /// That the name of a segment is on stable storage.
     SegmentName,
+    /// The sync of a file of a checkpoint.
+    FileSync(&'static str),
+    /// The same, done only when the file, or a directory above it, has its other name.
+    SyncBeforeName(&'static str),
+    /// The sync of names in a directory, which this is the end of.
+    DirSync(&'static str),
 }
 
 struct Tape {
     dir: PathBuf,
     acts: Vec<Act>,
     left_out: Option<Step>,
+    /// Syncs that were put off.
+    late: Vec<PathBuf>,
+}
+
+impl Tape {
+    fn take(&mut self, path: &Path, act: Act) {
+        let is_at = |part: &str| path.to_string_lossy().contains(part);
+        match (&act, self.left_out) {
+            (Act::Sync(_), Some(Step::FileSync(part))) if is_at(part) => return,
+            (Act::SyncDir, Some(Step::DirSync(end))) if path.ends_with(end) => return,
+            (Act::Sync(path), Some(Step::SyncBeforeName(part))) if is_at(part) => {
+                return self.late.push(path.clone());
+            }
+            _ => {}
+        }
+        let (from, to) = match &act {
+            Act::Rename(from, to) | Act::Exchange(from, to) => (from.clone(), to.clone()),
+            _ => return self.acts.push(act),
+        };
+        self.acts.push(act);
+        for late in self.late.extract_if(.., |late| late.starts_with(&from)) {
+            let named = match late.strip_prefix(&from) {
+                Ok(rest) if !rest.as_os_str().is_empty() => to.join(rest),
+                _ => to.clone(),
+            };
+            self.acts.push(Act::Sync(named));
+        }
+    }
 }
 
 static TAPES: Mutex<Vec<Tape>> = Mutex::new(Vec::new());
@@ -63,6 +97,7 @@ pub fn begin_without(dir: &Path, left_out: Option<Step>) {
         dir: dir.to_owned(),
         acts: Vec::new(),
         left_out,
+        late: Vec::new(),
     });
 }
 
@@ -85,7 +120,7 @@ pub fn note(path: &Path, act: impl FnOnce() -> Act) {
     let mut tapes = TAPES.lock().expect("no test fails here");
     let tape = tapes.iter_mut().find(|tape| path.starts_with(&tape.dir));
     if let Some(tape) = tape {
-        tape.acts.push(act());
+        tape.take(path, act());
     }
 }
 

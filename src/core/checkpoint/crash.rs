@@ -5,19 +5,16 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use storage::tape::{self, Act, Disk};
+use storage::tape::{self, Act, Step};
 
+use super::cut::{GROUP, each_state, is_seen, planned};
 use super::*;
-use crate::group::{LogPosition, SavedHardState};
-use crate::protocol::Incarnation;
-
-const GROUP: u32 = 7;
 
 /// More than are joined into one base.
 const ROUNDS: u64 = DELTAS_MAX as u64 + 6;
 
 /// What a checkpoint holds: values by key, and its packs.
-type Expected = (BTreeMap<String, Vec<u8>>, Vec<u32>);
+pub(super) type Expected = (BTreeMap<String, Vec<u8>>, Vec<u32>);
 
 fn key(round: u64) -> StreamKey {
     StreamKey::from_stored(&format!("b/{}", round % 3))
@@ -50,18 +47,7 @@ fn live(dir: &Path) -> BTreeMap<u64, Expected> {
             Some(value) => streams.insert(key(round).as_str().to_owned(), value.clone()),
             None => streams.remove(key(round).as_str()),
         };
-        let plan = CheckpointPlan {
-            position: LogPosition {
-                index: round,
-                term: 1,
-            },
-            membership: Default::default(),
-            hard_state: SavedHardState::default(),
-            delta: vec![(key(round), value)],
-            group_state: round.to_le_bytes().to_vec(),
-            packs: packs.clone(),
-            version: raftproto::version::CHECKPOINT,
-        };
+        let plan = planned(round, vec![(key(round), value)], packs.clone());
         all.insert(round, (streams.clone(), packs.clone()));
         manifest = write(&System, dir, GROUP, manifest, &plan, &pack)
             .unwrap()
@@ -71,8 +57,8 @@ fn live(dir: &Path) -> BTreeMap<u64, Expected> {
     all
 }
 
-/// Starts from a directory; answers the index of the checkpoint that it holds.
-fn start(dir: &Path, all: &BTreeMap<u64, Expected>) -> Result<u64, StorageError> {
+/// Starts from a directory of which `all` may be the checkpoint; answers the index of the checkpoint that it holds.
+pub(super) fn start(dir: &Path, all: &BTreeMap<u64, Expected>) -> Result<u64, StorageError> {
     let manifest = match framed::read(&manifest_path(dir, GROUP))? {
         Some(bytes) => GroupManifest::decode(bytes).expect("its checksum was right"),
         None => GroupManifest {
@@ -93,34 +79,41 @@ fn start(dir: &Path, all: &BTreeMap<u64, Expected>) -> Result<u64, StorageError>
 
 #[test]
 fn whatever_a_power_cut_leaves_of_a_checkpoint_is_one_checkpoint() {
+    is_one_checkpoint(None);
+}
+
+/// What this test sees: each step without which a checkpoint may be damaged, or be another one than was said.
+#[test]
+fn a_step_that_a_checkpoint_leaves_out_is_seen() {
+    for step in [
+        Step::FileSync("/pack-"),
+        Step::FileSync("/table-"),
+        Step::FileSync("/manifest"),
+        Step::SyncBeforeName("/manifest"),
+        Step::DirSync("groups/00007"),
+    ] {
+        is_seen(step, is_one_checkpoint);
+    }
+}
+
+fn is_one_checkpoint(left_out: Option<Step>) {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     std::fs::create_dir_all(group_dir(dir.path(), GROUP)).unwrap();
-    tape::begin(dir.path());
+    tape::begin_without(dir.path(), left_out);
     let all = live(dir.path());
     let tape = tape::end(dir.path());
-    let place = tempfile::tempdir_in("/dev/shm").unwrap();
-    let own = group_dir(place.path(), GROUP);
-    std::fs::create_dir_all(&own).unwrap();
-    let mut disk = Disk::default();
-    let mut states = 0;
-    for (number, act) in tape.iter().enumerate() {
-        disk.take(act);
-        disk.states(number as u64, &|_| true, &mut |files| {
-            states += 1;
-            for (path, bytes) in &files {
-                std::fs::write(own.join(path.file_name().unwrap()), bytes).unwrap();
-            }
-            let index = start(place.path(), &all)
+    let states = each_state(
+        (dir.path(), &tape),
+        &|_| true,
+        &mut |place, disk, number| {
+            let index = start(place, &all)
                 .unwrap_or_else(|e| panic!("after act {number} of {}: {e}", tape.len()));
             let durable = disk.marks.get(&0).copied().unwrap_or(0);
             assert!(
                 index >= durable,
                 "after act {number}: checkpoint {index}, and {durable} was durable"
             );
-            for entry in std::fs::read_dir(&own).unwrap() {
-                std::fs::remove_file(entry.unwrap().path()).unwrap();
-            }
-        });
-    }
+        },
+    );
     assert!(states > 300, "{states} states of {} acts", tape.len());
 }

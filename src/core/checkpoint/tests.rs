@@ -1,19 +1,11 @@
 //! What writing a checkpoint leaves in its directory.
 
+use super::cut::planned;
 use super::*;
-use crate::group::{LogPosition, SavedHardState};
 
 fn plan(index: u64, packs: Vec<u32>) -> CheckpointPlan {
     let key = StreamKey::from_stored(&format!("b/{}", index % 3));
-    CheckpointPlan {
-        position: LogPosition { index, term: 1 },
-        membership: Default::default(),
-        hard_state: SavedHardState::default(),
-        delta: vec![(key, None)],
-        group_state: Vec::new(),
-        packs,
-        version: raftproto::version::CHECKPOINT,
-    }
+    planned(index, vec![(key, None)], packs)
 }
 
 fn one_chunk(number: u32) -> PackPlan {

@@ -6,14 +6,12 @@ use std::collections::BTreeMap;
 
 use raftproto::checkpoint::StreamState;
 use storage::pack::PackPlan;
-use storage::tape::{self, Act, Disk};
+use storage::tape::{self, Act, Step};
 
+use super::super::checkpoint::cut::{GROUP, each_state, is_seen, planned};
 use super::super::checkpoint::{pack_path, write};
 use super::*;
-use crate::group::{CheckpointPlan, SavedHardState};
 use crate::protocol::Incarnation;
-
-const GROUP: u32 = 7;
 
 /// Bytes of a part.
 const PART_BYTES: usize = 400;
@@ -44,18 +42,8 @@ fn next(dir: &Path, before: GroupManifest, salt: u8) -> GroupManifest {
         stream_seq: Some(format!("{salt}-{round:0300}")),
         ..StreamState::default()
     };
-    let plan = CheckpointPlan {
-        position: LogPosition {
-            index: round,
-            term: 1,
-        },
-        membership: Default::default(),
-        hard_state: SavedHardState::default(),
-        delta: vec![(key, Some(state.encode_to_vec()))],
-        group_state: Vec::new(),
-        packs,
-        version: raftproto::version::CHECKPOINT,
-    };
+    let delta = vec![(key, Some(state.encode_to_vec()))];
+    let plan = planned(round, delta, packs);
     write(&System, dir, GROUP, before, &plan, &pack).unwrap().0
 }
 
@@ -94,6 +82,25 @@ fn fetch(giver: &Path, dir: &Path) {
 
 #[test]
 fn whatever_a_power_cut_leaves_of_a_fetched_checkpoint_is_one_checkpoint() {
+    is_one_checkpoint(None);
+}
+
+/// What this test sees: each step without which a fetched checkpoint may be damaged, or not be there when that was said.
+#[test]
+fn a_step_that_a_transfer_leaves_out_is_seen() {
+    for step in [
+        Step::FileSync("/incoming/groups/00007/pack-"),
+        Step::FileSync("/incoming/groups/00007/table-"),
+        Step::FileSync("/incoming/groups/00007/manifest"),
+        Step::SyncBeforeName("/incoming/groups/00007/pack-"),
+        Step::SyncBeforeName("/incoming/groups/00007/table-"),
+        Step::DirSync("groups"),
+    ] {
+        is_seen(step, is_one_checkpoint);
+    }
+}
+
+fn is_one_checkpoint(left_out: Option<Step>) {
     let giver = tempfile::tempdir_in("/dev/shm").unwrap();
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let (giver, dir) = (giver.path(), dir.path());
@@ -103,7 +110,7 @@ fn whatever_a_power_cut_leaves_of_a_fetched_checkpoint_is_one_checkpoint() {
     let mut all = BTreeMap::from([(0, Content::default())]);
     let mut theirs = GroupManifest::default();
     let mut own = GroupManifest::default();
-    tape::begin(dir);
+    tape::begin_without(dir, left_out);
     // The first is the same at both, the second is not; after the exchange the replica goes on by itself, and fetches again.
     for (salt, rounds) in [(1, 4), (2, 3)] {
         for round in 0..2 {
@@ -128,32 +135,16 @@ fn whatever_a_power_cut_leaves_of_a_fetched_checkpoint_is_one_checkpoint() {
 
 /// Starts from all that may be left.
 fn check(dir: &Path, tape: &[Act], all: &BTreeMap<u64, Content>) {
-    let place = tempfile::tempdir_in("/dev/shm").unwrap();
-    let place = place.path();
-    let own = group_dir(place, GROUP);
-    std::fs::create_dir_all(&own).unwrap();
-    let mut disk = Disk::default();
-    let mut states = 0;
     let is_own = |path: &Path| path.starts_with(group_dir(dir, GROUP));
-    for (number, act) in tape.iter().enumerate() {
-        disk.take(act);
-        disk.states(number as u64, &is_own, &mut |files| {
-            states += 1;
-            for (path, bytes) in &files {
-                std::fs::write(own.join(path.file_name().unwrap()), bytes).unwrap();
-            }
-            let index = start(place, all)
-                .unwrap_or_else(|e| panic!("after act {number} of {}: {e}", tape.len()));
-            let durable = disk.marks.get(&0).copied().unwrap_or(0);
-            assert!(
-                index >= durable,
-                "after act {number}: checkpoint {index}, and {durable} was durable"
-            );
-            for (path, _) in &files {
-                std::fs::remove_file(own.join(path.file_name().unwrap())).unwrap();
-            }
-        });
-    }
+    let states = each_state((dir, tape), &is_own, &mut |place, disk, number| {
+        let index = start(place, all)
+            .unwrap_or_else(|e| panic!("after act {number} of {}: {e}", tape.len()));
+        let durable = disk.marks.get(&0).copied().unwrap_or(0);
+        assert!(
+            index >= durable,
+            "after act {number}: checkpoint {index}, and {durable} was durable"
+        );
+    });
     let exchanges = tape.iter().filter(|a| matches!(a, Act::Exchange(..)));
     assert_eq!(exchanges.count(), 2);
     assert!(states > 60, "{states} states of {} acts", tape.len());
