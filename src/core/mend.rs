@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raftproto::peer::FetchBytesRequest;
-use storage::pack::{self, ChunkLocation, NeededChunk};
+use storage::pack::{self, ChunkLocation};
 use storage::{StorageError, blocking, io_error};
 
-use super::checkpoint::pack_path;
+use super::files::{location_of, needed_of, pack_path};
 use super::{Core, Message};
 use crate::group::{Group, HeldChunk};
 use crate::ops::metrics::add;
@@ -198,15 +198,9 @@ impl Core {
         if !is_same || !self.is_pack_needed(group, pack) {
             return Ok(false);
         }
-        let found = chunks.values().map(|(held, (chunk, bytes))| {
-            let needed = NeededChunk {
-                key: held.key.as_str().to_owned(),
-                incarnation: held.incarnation.0,
-                start: chunk.start,
-                location: location_of(chunk),
-            };
-            (needed, bytes.clone())
-        });
+        let found = chunks
+            .values()
+            .map(|(held, (chunk, bytes))| (needed_of(held, chunk), bytes.clone()));
         let (written_to, found): (_, Vec<_>) = (path.to_owned(), found.collect());
         blocking::run(move || pack::rebuild(&written_to, group, pack, found)).await?;
         let cut = chunks
@@ -371,14 +365,6 @@ impl Core {
             _ => return Err(Refusal::Unavailable),
         };
         Ok(pieces.concat().into())
-    }
-}
-
-fn location_of(chunk: &ChunkRef) -> ChunkLocation {
-    ChunkLocation {
-        position: chunk.position,
-        length: chunk.length,
-        crc32c: chunk.crc32c,
     }
 }
 

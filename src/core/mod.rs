@@ -63,6 +63,7 @@ pub use checkpoint::{
     table_path, tables, write as write_checkpoint,
 };
 pub use damage::{SET_ASIDE_MAX, damage_note_path, set_aside_count};
+pub use files::{location_of, needed_of};
 pub use load::Loads;
 pub use mesh::{Mesh, MeshEnds, mesh};
 pub use message::{CoreReport, Message};

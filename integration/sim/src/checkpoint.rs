@@ -11,7 +11,8 @@ use storage::StorageError;
 use storage::framed;
 use storage::pack::{self, ChunkLocation, NeededChunk, PackPlan};
 use ursula::core::{
-    manifest_path, pack_path, read_tables_of, sweep_of, table_path, tables, write_checkpoint,
+    location_of, manifest_path, pack_path, read_tables_of, sweep_of, table_path, tables,
+    write_checkpoint,
 };
 use ursula::group::{CheckpointPlan, Fetched, LogPosition, Machine, PlaceChunk};
 use ursula::protocol::{ChunkRef, Incarnation, StreamKey};
@@ -69,15 +70,6 @@ impl PlaceChunk for Placer {
 /// Where the files are to be; only their names count.
 fn root() -> &'static Path {
     Path::new("/")
-}
-
-/// Where a chunk lies.
-pub fn location_of(chunk: &ChunkRef) -> ChunkLocation {
-    ChunkLocation {
-        position: chunk.position,
-        length: chunk.length,
-        crc32c: chunk.crc32c,
-    }
 }
 
 impl Checkpoint {

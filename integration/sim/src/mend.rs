@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use storage::cold_pack;
-use storage::pack::{ChunkLocation, NeededChunk};
+use storage::pack::ChunkLocation;
+use ursula::core::{location_of, needed_of};
 use ursula::group::HeldChunk;
 use ursula::meta::joining::are_sound;
 use ursula::protocol::{
     ChunkRef, Incarnation, Offset, Op as Asked, Outcome, Piece, ReadPlan, Request, StreamKey,
 };
 
-use crate::checkpoint::location_of;
 use crate::cold::key_of;
 use crate::event::{Event, Life};
 use crate::saga::Task;
@@ -253,15 +253,9 @@ impl World {
         if me.life != life || !me.is_up {
             return true;
         }
-        let parts = chunks.values().map(|(held, chunk, bytes)| {
-            let needed = NeededChunk {
-                key: held.key.as_str().to_owned(),
-                incarnation: held.incarnation.0,
-                start: chunk.start,
-                location: location_of(chunk),
-            };
-            (needed, bytes.clone())
-        });
+        let parts = chunks
+            .values()
+            .map(|(held, chunk, bytes)| (needed_of(held, chunk), bytes.clone()));
         let parts = parts.collect();
         let found = me.disk.checkpoints.get_mut(&group).expect("it was there");
         if let Err(wrong) = found.rebuild(pack, parts) {
