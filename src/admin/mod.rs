@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_lite::AsyncReadExt;
-use glommio::{LocalExecutorBuilder, Placement};
 
 pub use self::gather::Gatherer;
 use self::service::Service;
@@ -83,8 +82,7 @@ impl Admin {
 pub fn start(start: AdminStart) -> Result<Admin, String> {
     let (stop, stopped) = stop_pair().map_err(|e| e.to_string())?;
     let socket_address = start.guard.addr;
-    let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10);
-    let spawned = executor::spawn(builder, "admin", move || async move {
+    let spawned = executor::spawn_beside("admin", move || async move {
         let timeouts: Rc<Timeouts> = Rc::default();
         crate::core::tasks::spawn(timeouts.clone().run()).detach();
         let owners = Owners::new(start.cores, start.config.raft_group_count as u32);

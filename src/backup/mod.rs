@@ -14,7 +14,6 @@ pub mod verify;
 
 pub use inventory::{BackupError, Inventory, Source, history_name};
 
-use glommio::{LocalExecutorBuilder, Placement};
 use raftproto::backup::Index;
 use storage::cold::ColdKey;
 
@@ -64,7 +63,6 @@ where
     F: Future<Output = Result<T, BackupError>> + 'static,
 {
     let failed = |e| BackupError::Target(format!("no executor can run: {e}"));
-    let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10);
-    let running = executor::spawn(builder, "backup", move || storage::blocking::awake(work()));
+    let running = executor::spawn_beside("backup", move || storage::blocking::awake(work()));
     running.map_err(failed)?.join_awake().map_err(failed)?
 }

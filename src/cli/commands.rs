@@ -3,7 +3,6 @@
 use std::io::Read as _;
 
 use bytes::Bytes;
-use glommio::{LocalExecutorBuilder, Placement};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::{Method, Response};
@@ -70,9 +69,8 @@ impl CliError {
 
 /// Runs a command on an executor of its own.
 pub(super) fn run(command: Command) -> Result<(), CliError> {
-    let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10);
     let failed = |e| CliError::Io(std::io::Error::other(e));
-    let running = executor::spawn(builder, "command", move || dispatch(command));
+    let running = executor::spawn_beside("command", move || dispatch(command));
     running.map_err(failed)?.join_awake().map_err(failed)?
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use glommio::LocalExecutorBuilder;
+use glommio::{LocalExecutorBuilder, Placement};
 use signal_hook::consts::SIGUSR1;
 
 use super::tasks;
@@ -76,6 +76,22 @@ where
         thread,
         runs,
     })
+}
+
+/// Starts one beside those of the cores, with little memory and on any CPU: for a command, a question, an operator.
+///
+/// # Errors
+/// [`ExecutorError`].
+pub fn spawn_beside<T, F>(
+    name: &str,
+    work: impl FnOnce() -> F + Send + 'static,
+) -> Result<Executor<T>, ExecutorError>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + 'static,
+{
+    let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10);
+    spawn(builder, name, work)
 }
 
 impl<T> Executor<T> {

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
-use glommio::{LocalExecutorBuilder, Placement};
 use raftproto::command::{ChangeMembers, change_members::Change};
 use raftproto::peer::{AdminRequest, Hello, StatusReply, StatusRequest, admin_request::Order};
 use storage::framed;
@@ -100,8 +99,7 @@ fn in_background<T: Send + 'static>(
     let failed = NodeError::Join;
     let config = config.clone();
     let (done, answer) = std::sync::mpsc::channel();
-    let builder = LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10);
-    let asking = executor::spawn(builder, "join", move || async move {
+    let asking = executor::spawn_beside("join", move || async move {
         let timeouts: Rc<crate::core::timeouts::Timeouts> = Rc::default();
         crate::core::tasks::spawn(timeouts.clone().run()).detach();
         let caller = Caller::new(Rc::default(), timeouts);
