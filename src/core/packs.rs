@@ -62,6 +62,18 @@ pub trait Aside {
     ) -> impl Future<Output = T>;
 }
 
+/// Right here, for simulations and tests.
+pub struct AtOnce;
+
+impl Aside for AtOnce {
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = T> {
+        std::future::ready(work())
+    }
+}
+
 /// The blocking threads of glommio.
 pub struct BlockingThreads;
 
@@ -398,17 +410,6 @@ mod tests {
 
         fn is_local(&self) -> bool {
             false
-        }
-    }
-
-    struct AtOnce;
-
-    impl Aside for AtOnce {
-        fn run<T: Send + 'static>(
-            &self,
-            work: impl FnOnce() -> T + Send + 'static,
-        ) -> impl Future<Output = T> {
-            std::future::ready(work())
         }
     }
 

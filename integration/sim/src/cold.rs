@@ -13,7 +13,7 @@ use storage::cold::{ColdError, ColdKey};
 use storage::cold_pack::Source;
 use ursula::backup::collector::Collector;
 use ursula::core::pack_key;
-use ursula::core::packs::{Aside, FlushError, PackStore, Put, Unsure, refusal_of};
+use ursula::core::packs::{AtOnce, FlushError, PackStore, Put, Unsure, refusal_of};
 use ursula::group::{ColdAnswer, ColdSettings, Effect, Input, PackSource};
 use ursula::protocol::{ColdChunk, Outcome, PackName, Piece, Refusal};
 
@@ -77,18 +77,6 @@ pub struct ColdShell {
     waiting: std::collections::VecDeque<(u32, PackName, Vec<PackSource>)>,
     /// The pack that is being built, and its group.
     building: Option<(u64, u32)>,
-}
-
-/// Computes at once.
-pub struct AtOnce;
-
-impl Aside for AtOnce {
-    fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> impl Future<Output = T> {
-        std::future::ready(work())
-    }
 }
 
 /// The packs as a process sees them.
