@@ -227,9 +227,8 @@ pub fn read_h2(output: &[u8]) -> Streams {
                 assert_eq!(before, Some(false), "data of stream {stream}");
             }
             RST_STREAM => {
-                if ended.insert(stream, true).is_none() {
-                    streams.unanswered += 1;
-                }
+                let before = ended.insert(stream, true);
+                streams.unanswered += usize::from(before.is_none());
             }
             _ => {}
         }
