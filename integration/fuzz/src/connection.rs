@@ -30,7 +30,7 @@ pub fn connection(data: &[u8]) {
     let Some((piece, rest)) = data.split_first() else {
         return;
     };
-    let stub = Rc::new(Stub::new());
+    let stub = Rc::new(Stub::default());
     let limits = ConnectionLimits {
         connections_max: 1,
         header_timeout_ms: 1,

@@ -28,6 +28,7 @@ pub use json::json;
 pub use manifest::manifest;
 pub use pack::pack;
 pub use raft::raft;
+pub use stub::Stub;
 pub use tables::tables;
 pub use wal::wal;
 pub use wire::wire;

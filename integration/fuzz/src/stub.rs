@@ -1,5 +1,6 @@
 //! A core that knows two streams of every name: those whose ids end with `j` are of JSON messages, the others are text. It takes
-//! what it is asked to, and checks that the edge asked for nothing that a group may not be given.
+//! what it is asked to, and checks that the edge asked for nothing that a group may not be given; or answers at once, where the
+//! edge alone is measured.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -22,10 +23,11 @@ use ursula::protocol::{
 pub struct Stub {
     settings: Rc<HttpSettings>,
     answers: Cell<u64>,
+    has_checks: bool,
 }
 
-impl Stub {
-    pub fn new() -> Stub {
+impl Default for Stub {
+    fn default() -> Stub {
         thread_local! {
             static SETTINGS: Rc<HttpSettings> = {
                 let none = BTreeMap::default();
@@ -37,6 +39,17 @@ impl Stub {
         Stub {
             settings: SETTINGS.with(Rc::clone),
             answers: Cell::new(0),
+            has_checks: true,
+        }
+    }
+}
+
+impl Stub {
+    /// One that takes each append without a look.
+    pub fn quick() -> Stub {
+        Stub {
+            has_checks: false,
+            ..Stub::default()
         }
     }
 
@@ -136,8 +149,10 @@ impl Backend for Stub {
         let GroupTarget::Key(key) = &request.target else {
             return Outcome::Refused(Refusal::Unavailable);
         };
-        let own = path::path_of(key);
-        assert_eq!(path::stream_path(&own).expect("it was a path"), *key);
+        if self.has_checks {
+            let own = path::path_of(key);
+            assert_eq!(path::stream_path(&own).expect("it was a path"), *key);
+        }
         match request.op {
             Op::Create(create) => {
                 self.take_body(&create.body);
