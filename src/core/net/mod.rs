@@ -10,6 +10,7 @@ mod bell;
 mod doorbell;
 mod listener;
 mod poller;
+mod share;
 mod socket;
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,7 @@ use storage::wal::LogThread;
 
 use super::bell::Hung;
 use super::doorbell::Doorbell;
+use super::share::Share;
 use super::turns::{Turn, Turns};
 use crate::core::signal::Event;
 use crate::core::{clock, tasks};
@@ -43,12 +44,7 @@ const ROUND: Duration = Duration::from_millis(1);
 /// The longest nap.
 const NAP: Duration = Duration::from_millis(1);
 
-/// So long do those who have much to send, and other queues, wait for a frame of the log that is on its way. Its thread, and the
-/// kernel's for the disk, want this CPU too, and the kernel lets who runs go on for milliseconds where all are busy: whoever is
-/// short of time there is the append, not they.
-const PATIENCE: Duration = Duration::from_micros(300);
-
-/// A rest of the core meanwhile: so late can it hear of a blocking thread.
+/// A rest of the core while somebody waits for a piece (`share.rs`): so late can it hear of a blocking thread.
 const REST: Duration = Duration::from_micros(100);
 
 /// How often one is begun again that was interrupted, as by the kernel, which ends work of glommio's rings on this thread.
@@ -170,17 +166,18 @@ impl Poller {
         tasks::govern(true);
         let mut looks = 0;
         let mut round = clock::instant();
-        let mut given = round;
+        let mut share = Share::new(round);
         loop {
             let is_found = self.look(&mut events, Duration::ZERO);
             // Behind all whom the look woke.
             let now = clock::instant();
             self.turns.tell_time(Some(now));
-            let may_give = self.may_give(now - given);
+            share.tell(now, self.is_committing());
+            let may_give = share.may_give();
             let is_given = may_give && self.turns.give(now);
             let is_released = may_give && tasks::release();
             if is_given || is_released {
-                given = now;
+                share.given();
             }
             looks += u32::from(is_found || is_given);
             let is_any_under_way = storage::blocking::is_any_under_way();
@@ -226,14 +223,13 @@ impl Poller {
         }
     }
 
-    /// Whether one of those who have much to send may go on, and other queues, the last of whom did so long ago.
-    fn may_give(&self, ago: Duration) -> bool {
+    /// A frame of the log is on its way.
+    fn is_committing(&self) -> bool {
         let log = self.log.borrow();
-        let is_committing = log.as_ref().is_some_and(|log| log.is_busy());
-        !is_committing || ago >= PATIENCE
+        log.as_ref().is_some_and(|log| log.is_busy())
     }
 
-    /// Whose frames they wait for.
+    /// Whose frames those wait for who take long.
     pub(super) fn set_log(&self, log: Rc<LogThread>) {
         *self.log.borrow_mut() = Some(log);
     }
@@ -263,8 +259,7 @@ impl Poller {
         loop {
             let seen = self.is_busy.raised();
             // Who waits for the log is waited for by a client.
-            let is_log_busy = self.log.borrow().as_ref().is_some_and(|log| log.is_busy());
-            if self.watches.get() > 0 || is_log_busy {
+            if self.watches.get() > 0 || self.is_committing() {
                 calm = 0;
                 self.watches.set(self.watches.get().saturating_sub(1));
                 glommio::timer::sleep(WATCH).await;
