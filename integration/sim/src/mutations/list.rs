@@ -405,6 +405,13 @@ pub const MUTATIONS: &[Mutation] = &[
         &["takes a time from the backup"],
         "cold=1,backup=1,backup_keep_ms=20000,list_odd=500000,drift=0,wall_offset_ms=0,fault_jump=0",
     ),
+    aimed(
+        "backup",
+        "old-bases-kept",
+        20,
+        &["nobody collects"],
+        "cold=1,backup=1,backup_keep_ms=40000,drift=0,wall_offset_ms=0,fault_jump=0,fault_siege=0",
+    ),
     bug("retention", "trimmed-under-a-fork", 300, &[INHERITED]),
     bug(
         "retention",
