@@ -40,9 +40,14 @@ impl Plan {
     pub fn add_alone(&mut self) {
         let rng = &mut Rng::new(self.seed ^ 0x616c_6f6e);
         if rng.below(20) == 0 && self.fault_siege == 0 {
-            (self.nodes, self.spares, self.operate_us) = (1, 0, 0);
-            (self.oust, self.newborn) = (0, 0);
+            self.leave_alone();
         }
+    }
+
+    /// One node, to which none comes.
+    pub fn leave_alone(&mut self) {
+        (self.nodes, self.spares, self.operate_us) = (1, 0, 0);
+        (self.oust, self.newborn, self.fault_siege) = (0, 0, 0);
     }
 
     /// The plan, or what it is aimed at.
