@@ -33,7 +33,8 @@ pub fn collectable(objects: &BTreeMap<ColdKey, Index>, history: u64) -> Vec<Cold
             return !mutation::is_on("unlisted-base-taken-for-none");
         };
         let is_beyond = (section.last_term, section.last) > (*term, *last);
-        is_beyond || (section.is_base && *base_key == key)
+        let is_kept = *base_key == key || mutation::is_on("old-bases-kept");
+        is_beyond || (section.is_base && is_kept)
     };
     let is_dead =
         |(key, index): &(&ColdKey, &Index)| !index.sections.iter().any(|s| is_needed(key, s));

@@ -160,7 +160,13 @@ impl Group {
     }
 
     fn command(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
-        if self.is_above_uncommitted_max() && !mutation::is_on("proposals-unbounded") {
+        let waits = mutation::is_on("slowest-replica-waited-for")
+            && self
+                .raft
+                .replicas()
+                .iter()
+                .any(|r| r.matched + 8 < self.last_index());
+        if waits || self.is_above_uncommitted_max() && !mutation::is_on("proposals-unbounded") {
             let bound = "uncommitted_bytes_max";
             return refuse_one(asked.asker, Refusal::Overloaded { bound }, effects);
         }

@@ -16,6 +16,12 @@ pub struct Aim {
     pub set: &'static str,
 }
 
+/// One disk at a time is slow, and nothing else disturbs.
+pub const STALLS: &str = "stalls=1,fault_slow_disk=100,fault_us=5000000,loss=0,late=0,link_loss=0,crash_in_step=0,sync_error=0,drift=0,fault_crash=0,\
+     fault_pause=0,fault_partition=0,fault_jump=0,fault_hand_over=0,fault_crash_many=0,fault_damage=0,fault_disk_lost=0,\
+     fault_disk_full=0,fault_siege=0,reformat=0,upgrade=0,aim=0,operate_us=0,oust=0,newborn=0,cold=0,backup=0,nodes=3,spares=0,\
+     groups=3,clients=6,delay_us=1000,sync_us=1000,think_us=200000,log_bytes_max=4194304,uncommitted_bytes_max=4194304";
+
 /// All of them.
 pub const AIMS: &[Aim] = &[
     // It is damaged while its node is cut off.
@@ -33,6 +39,11 @@ pub const AIMS: &[Aim] = &[
      reformat=0,crash_in_step=0,fault_siege=0,operate_us=0,lasting=1,keep=1000000,mortal=0,aim=0,keys=1,cold=1,damage_packs=1,groups=1,\
      cold_pack_bytes=30000,cold_flush_age_ms=60000,cold_hot_bytes=0,store_us=1000",
     },
+    Aim {
+        path: "an append beside a disk that stands still",
+        within: 5,
+        set: STALLS,
+    },
 ];
 
 impl Plan {
@@ -40,9 +51,14 @@ impl Plan {
     pub fn add_alone(&mut self) {
         let rng = &mut Rng::new(self.seed ^ 0x616c_6f6e);
         if rng.below(20) == 0 && self.fault_siege == 0 {
-            (self.nodes, self.spares, self.operate_us) = (1, 0, 0);
-            (self.oust, self.newborn) = (0, 0);
+            self.leave_alone();
         }
+    }
+
+    /// One node, to which none comes.
+    pub fn leave_alone(&mut self) {
+        (self.nodes, self.spares, self.operate_us) = (1, 0, 0);
+        (self.oust, self.newborn, self.fault_siege) = (0, 0, 0);
     }
 
     /// The plan, or what it is aimed at.

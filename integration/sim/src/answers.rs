@@ -53,6 +53,7 @@ impl World {
             format!("client {} is told #{} {outcome:?}", op.client, op.id)
         });
         self.count_answer(&op.what, op.call_us, outcome);
+        self.look_at_stall(op, outcome);
         self.ledger.answered(op, outcome, read);
         self.client_answered(op, Some(outcome));
     }

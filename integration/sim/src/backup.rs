@@ -11,7 +11,6 @@ use std::rc::Rc;
 use raftproto::backup::{Base, Index, LogRange, Section};
 use storage::cold::{ColdBody, ColdError, ColdKey, ColdObject, ColdStore};
 use ursula::backup::chain::{Chains, Part};
-use ursula::backup::collect::collectable;
 use ursula::backup::collector::Collector;
 use ursula::backup::format::{Builder, Content};
 use ursula::backup::{Source, object_key, objects_prefix};
@@ -322,7 +321,9 @@ impl World {
             }
         }
         for (group, chains) in before {
-            for at_ms in times.iter().step_by(1 + times.len() / 8) {
+            // Of the times that are kept some, and always the newest: all that there is.
+            let some = times.iter().step_by(1 + times.len() / 8);
+            for at_ms in some.chain([&u64::MAX]) {
                 let reach = |chains: &Chains| chains.plan(*at_ms).map(|plan| plan.reach());
                 let (was, is) = (reach(&chains), after.get(&group).and_then(reach));
                 if was != is {
@@ -348,14 +349,33 @@ impl World {
             .filter(|(key, index)| index.shipped_ms <= until_ms && self.store.get(key).is_some());
         let there: Vec<(ColdKey, Index)> = there.map(|(k, i)| (k.clone(), i.clone())).collect();
         // What only those of a later window cover may stay.
-        let mut dead = there.chunks(WINDOW).flat_map(|window| {
-            let window: BTreeMap<ColdKey, Index> = window.iter().cloned().collect();
-            let histories: BTreeSet<u64> = window.values().map(|i| i.history).collect();
-            let dead = histories.into_iter().map(|h| collectable(&window, h));
-            dead.flatten().collect::<Vec<_>>()
-        });
+        let mut dead = there.chunks(WINDOW).filter_map(superfluous);
         Some(format!("nobody collects {}", dead.next()?))
     }
+}
+
+/// One of these that no time needs which begins after all of them: all that it has of each group, a state in another one of them has.
+/// Told apart from `collect.rs`, which is judged by it.
+fn superfluous(window: &[(ColdKey, Index)]) -> Option<ColdKey> {
+    let is_covered = |at: usize, section: &Section| {
+        let own = &window[at].1;
+        let wanted = (section.last_term, section.last);
+        let others = window.iter().enumerate().filter(|(other, _)| *other != at);
+        let mut others = others.filter(|(_, (_, index))| index.history == own.history);
+        others.any(|(other, (_, index))| {
+            // Of two states that are the same, the newer one stays.
+            let is_newer = (index.shipped_ms, other) > (own.shipped_ms, at);
+            let bases = index.sections.iter().filter(|s| s.is_base);
+            let mut bases = bases.filter(|base| base.group == section.group);
+            bases.any(|base| {
+                let has = (base.last_term, base.last);
+                has > wanted || (has == wanted && (!section.is_base || is_newer))
+            })
+        })
+    };
+    let mut objects = window.iter().enumerate();
+    let dead = objects.find(|(at, (_, index))| index.sections.iter().all(|s| is_covered(*at, s)));
+    dead.map(|(_, (key, _))| key.clone())
 }
 
 /// What is to be shipped of a group.

@@ -1,6 +1,8 @@
 //! Clients come back: when faults have ended and every group has a leader, whoever asks as a client does, of one node after the
 //! other, gets what it asks for. Of each stream the newest bytes are read and something is appended, and each group gets a new stream.
-//! A refusal may come for a while and not for ever: the time that passes is the judge, not how often somebody tried.
+//! A new stream's steps end with what was asked for and nothing else; those of an older one may also be refused for what clients
+//! made of it, which is named here. Any other refusal may come for a while and not for ever: the time that passes is the judge,
+//! not how often somebody tried.
 //! Assumes that nothing is broken then that clients may be told of for ever: disks have room, and the store is well.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -31,11 +33,27 @@ enum Step {
     Create,
 }
 
+/// What an answer means for the step that it came to.
+enum Meaning {
+    /// It is what was asked for.
+    Done,
+    /// What clients did to the stream answers it.
+    Settled,
+    /// It is to be tried again.
+    Again,
+    /// The same, until the bytes were found or put right by hand.
+    AgainForBytes,
+    /// Nothing that this step is answered with.
+    Wrong,
+}
+
 /// What is asked of one stream, one step after the other.
 #[derive(Debug)]
 struct Errand {
     group: u32,
     key: String,
+    /// No client ever asked for it.
+    is_new: bool,
     steps: VecDeque<Step>,
     /// When the first step of those that are left was tried first.
     since_us: u64,
@@ -60,13 +78,15 @@ impl World {
         let known = keys(groups, each + 1).into_iter().zip(1..);
         for (keys, group) in known {
             for (number, key) in keys.into_iter().enumerate() {
-                let steps = match (number as u64) < each {
-                    true => [Step::Read(0), Step::Append].into(),
-                    false => [Step::Create, Step::Append, Step::Read(0)].into(),
+                let is_new = number as u64 >= each;
+                let steps = match is_new {
+                    false => [Step::Read(0), Step::Append].into(),
+                    true => [Step::Create, Step::Append, Step::Read(0)].into(),
                 };
                 self.closing.errands.push(Errand {
                     group,
                     key,
+                    is_new,
                     steps,
                     since_us: self.now_us,
                     node: self.rng.below(self.nodes.len() as u64),
@@ -144,23 +164,34 @@ impl World {
         };
         let errand = &mut errands[place];
         let took_us = self.now_us - errand.since_us;
-        let waits_for_bytes = match outcome {
-            None
-            | Some(Outcome::Refused(
-                Refusal::Unavailable | Refusal::Overloaded { .. } | Refusal::OutcomeUnknown,
-            )) => false,
-            Some(Outcome::Refused(Refusal::BytesSought { .. } | Refusal::BytesLost { .. })) => true,
-            Some(done) => {
-                if let Outcome::Created(_) | Outcome::Appended { .. } = done {
-                    self.closing.written.insert(errand.group);
-                }
+        let step = errand.steps[0];
+        let waits_for_bytes = match outcome.map(|o| meaning(step, errand.is_new, o)) {
+            None | Some(Meaning::Again) => false,
+            Some(Meaning::AgainForBytes) => true,
+            Some(Meaning::Wrong) => {
+                let key = &op.key;
+                return self.find(format!(
+                    "{step:?} of {key} was answered by {outcome:?} after faults have ended"
+                ));
+            }
+            Some(Meaning::Done | Meaning::Settled) => {
                 errand.steps.pop_front();
-                if let Outcome::Read(plan) = done
-                    && plan.end < plan.meta.tail
-                {
-                    errand.steps.push_front(Step::Read(plan.end.0));
-                }
                 errand.since_us = self.now_us;
+                match outcome {
+                    Some(Outcome::Created(_) | Outcome::Appended { .. }) => {
+                        self.closing.written.insert(errand.group);
+                    }
+                    Some(Outcome::Read(plan)) if plan.end < plan.meta.tail => {
+                        if plan.end <= plan.start {
+                            return self.find(format!(
+                                "a read of {} does not get on from {:?}, and its tail is {:?}",
+                                op.key, plan.start, plan.meta.tail
+                            ));
+                        }
+                        errand.steps.push_front(Step::Read(plan.end.0));
+                    }
+                    _ => {}
+                }
                 return self.close(place);
             }
         };
@@ -209,5 +240,62 @@ impl World {
                 idle.next()?
             ))
         })
+    }
+}
+
+fn meaning(step: Step, is_new: bool, outcome: &Outcome) -> Meaning {
+    let refusal = match (step, outcome) {
+        (Step::Read(_), Outcome::Read(_))
+        | (Step::Append, Outcome::Appended { .. })
+        | (Step::Create, Outcome::Created(_)) => return Meaning::Done,
+        (_, Outcome::Refused(refusal)) => refusal,
+        _ => return Meaning::Wrong,
+    };
+    let is_settled = match refusal {
+        Refusal::BytesSought { .. } | Refusal::BytesLost { .. } => {
+            if matches!(step, Step::Read(_)) {
+                return Meaning::AgainForBytes;
+            }
+            false
+        }
+        // It was deleted, or its time is over.
+        Refusal::NotFound | Refusal::Gone => true,
+        Refusal::Closed { .. } => step == Step::Append,
+        // While it was read it was trimmed, or another stream came to its key.
+        Refusal::OffsetExpired { .. } | Refusal::OffsetBeyondTail { .. } => {
+            matches!(step, Step::Read(1..))
+        }
+        // Not even clients could bring about one of these for what is asked here, or they last only for a while.
+        Refusal::SourceNotFound
+        | Refusal::SourceGone
+        | Refusal::ConfigMismatch { .. }
+        | Refusal::KeyBlocked
+        | Refusal::ContentTypeMismatch { .. }
+        | Refusal::SeqRegression { .. }
+        | Refusal::StaleEpoch { .. }
+        | Refusal::EpochMustStartAtZero
+        | Refusal::ProducerGap { .. }
+        | Refusal::OffsetMisaligned
+        | Refusal::SubOffsetBeyondData
+        | Refusal::BucketNotFound
+        | Refusal::BucketStale
+        | Refusal::BucketDeleting
+        | Refusal::BucketNotEmpty { .. }
+        | Refusal::HoldExpired
+        | Refusal::BadKey(_)
+        | Refusal::Bad(_)
+        | Refusal::BodyTooLarge { .. }
+        | Refusal::BodyTimeout
+        | Refusal::Overloaded { .. }
+        | Refusal::LimitReached { .. }
+        | Refusal::BadMembers(_)
+        | Refusal::Unavailable
+        | Refusal::NotLeader { .. }
+        | Refusal::OutcomeUnknown
+        | Refusal::DataDamaged => false,
+    };
+    match is_settled && !is_new {
+        true => Meaning::Settled,
+        false => Meaning::Again,
     }
 }

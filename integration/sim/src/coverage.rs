@@ -62,6 +62,8 @@ pub const PATHS: &[&str] = &[
     "a voter starts again at once",
     "a write misdirected",
     "a write of a checkpoint failed",
+    "an append beside a disk that stands still",
+    "an append beside a slow disk",
     "an object came cut",
     "an object came with a flipped bit",
     "an object cut at rest",

@@ -1,12 +1,18 @@
 //! Many seeds at once: a thread for each core, every one with worlds of its own.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::coverage::Coverage;
 use crate::plan::Plan;
 use crate::report::{Lines, Report};
+
+/// The progress line is written at least so often: it names the seeds that are under way, and one of them may never end.
+const SHOWN_EACH: Duration = Duration::from_secs(5);
 
 /// What many seeds came to.
 #[derive(Default)]
@@ -67,11 +73,13 @@ pub fn run(order: &Order, is_over: &dyn Fn() -> bool) -> Sum {
     let next = AtomicU64::new(order.from);
     let end = order.from + order.count;
     let has_ended = AtomicBool::new(false);
+    let under_way = Mutex::new(BTreeSet::new());
     let (tell, told) = mpsc::channel();
     let mut sum = Sum::default();
     std::thread::scope(|scope| {
         for _ in 0..order.threads {
             let (next, has_ended, tell) = (&next, &has_ended, tell.clone());
+            let under_way = &under_way;
             scope.spawn(move || {
                 crate::mutations::switch_on(order.mutation);
                 while !has_ended.load(Ordering::Relaxed) {
@@ -84,23 +92,29 @@ pub fn run(order: &Order, is_over: &dyn Fn() -> bool) -> Sum {
                     }
                     let plan = Plan::of(seed).with(order.changes);
                     let plan = plan.expect("it was read before");
+                    of(under_way).insert(seed);
                     let report = crate::run_plan(plan.clone(), Lines::Dropped);
+                    of(under_way).remove(&seed);
                     let _ = tell.send((plan, report));
                 }
             });
         }
         drop(tell);
-        for (plan, report) in told {
-            sum.take(plan, report, order.counts);
-            if order.has_progress && (sum.done.is_multiple_of(10) || sum.done == order.count) {
-                let hours = sum.virtual_us as f64 / 3.6e9;
-                eprint!(
-                    "\r{} of {} seeds, {} failed, {hours:.1} virtual hours ",
-                    sum.done,
-                    order.count,
-                    sum.failed.len()
-                );
-                let _ = std::io::stderr().flush();
+        loop {
+            let is_due = match told.recv_timeout(SHOWN_EACH) {
+                Ok((plan, report)) => {
+                    let (seed, failed) = (plan.seed, sum.failed.len());
+                    sum.take(plan, report, order.counts);
+                    if order.has_progress && sum.failed.len() > failed {
+                        eprintln!("\nfound by seed {seed}");
+                    }
+                    sum.done.is_multiple_of(10) || sum.done == order.count
+                }
+                Err(RecvTimeoutError::Timeout) => true,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if order.has_progress && is_due {
+                sum.show(order.count, &of(&under_way));
             }
             if sum.failed.len() >= order.failures_max || is_over() {
                 has_ended.store(true, Ordering::Relaxed);
@@ -114,7 +128,22 @@ pub fn run(order: &Order, is_over: &dyn Fn() -> bool) -> Sum {
     sum
 }
 
+fn of(under_way: &Mutex<BTreeSet<u64>>) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
+    under_way.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Sum {
+    /// How far it is, and at which seeds: `.ci/run` reads it.
+    fn show(&self, count: u64, under_way: &BTreeSet<u64>) {
+        let at: Vec<_> = under_way.iter().map(u64::to_string).collect();
+        let (done, failed, hours) = (self.done, self.failed.len(), self.virtual_us as f64 / 3.6e9);
+        eprint!(
+            "\r{done} of {count} seeds, {failed} failed, at {}, {hours:.1} virtual hours ",
+            at.join(" ")
+        );
+        let _ = std::io::stderr().flush();
+    }
+
     fn take(&mut self, plan: Plan, report: Report, counts: &dyn Fn(&str) -> bool) {
         self.done += 1;
         self.virtual_us += report.virtual_us;

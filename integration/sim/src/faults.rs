@@ -37,6 +37,7 @@ impl World {
             1 => self.pause(node),
             2 => self.partition(node),
             3 => self.jump(node),
+            4 if self.plan.stalls > 0 => self.stall(node),
             4 => self.slow_disk(node),
             5 => self.hand_over(node),
             6 if self.node(node).is_up && !self.node(node).is_paused => self.begin_round(node),

@@ -64,6 +64,7 @@ pub mod saga;
 pub mod shell;
 pub mod shrink;
 pub mod siege;
+pub mod stall;
 pub mod store;
 pub mod storing;
 pub mod transfer;

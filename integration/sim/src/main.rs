@@ -9,7 +9,7 @@ use sim::fan::{Order, Sum};
 use sim::hunt::Hunt;
 use sim::mutations::MUTATIONS;
 use sim::plan::Plan;
-use sim::report::{Lines, Report};
+use sim::report::{Lines, Report, kind_of};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -254,7 +254,14 @@ fn show_failure(plan: &Plan, report: &Report, mutation: &str, is_to_shrink: bool
     println!("  {:.900}", report.findings[0]);
     println!("  {}", command(plan, mutation));
     if is_to_shrink {
-        let (small, report) = sim::shrink::shrink(plan.clone(), report.clone());
+        let first = &report.findings[0];
+        let known = sim::mutations::named(mutation).filter(|m| m.is_shown_by(first));
+        let kind = kind_of(first);
+        let is_same = |found: &str| match known {
+            Some(known) => known.is_shown_by(found),
+            None => kind_of(found) == kind,
+        };
+        let (small, report) = sim::shrink::shrink(plan.clone(), report.clone(), &is_same);
         println!(
             "smaller, {:.1} virtual seconds, {} steps:",
             report.virtual_us as f64 / 1e6,

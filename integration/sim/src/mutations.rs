@@ -1,6 +1,8 @@
 //! Deliberate bugs, and within how many seeds the simulator must find each. They stand in the product's code, behind
 //! `mutation::is_on`, which is the constant `false` but in a build with the feature `mutations`; no release build can have it.
 
+#[macro_use]
+mod sets;
 mod list;
 
 pub use list::MUTATIONS;

@@ -91,6 +91,8 @@ plan! {
     fault_jump,
     /// A disk is slow.
     fault_slow_disk,
+    /// 1: of slow disks there is one at a time, and nothing is to disturb besides.
+    stalls,
     /// A leader is told to hand over.
     fault_hand_over,
     /// A checkpoint is due.

@@ -73,3 +73,59 @@ pub struct Report {
     /// How near to their bounds figures came, in thousandths.
     pub peaks: [u64; 5],
 }
+
+/// Words of a finding that tell of what kind it is.
+const KIND_WORDS: usize = 10;
+
+/// Of what kind a finding is: its first plain words, and the files it names, without numbers, names and all that is in brackets.
+pub fn kind_of(finding: &str) -> String {
+    let mut depth = 0usize;
+    let mut kind: Vec<String> = Vec::new();
+    for word in finding.split_whitespace() {
+        let opened = word.matches(['(', '[', '{']).count();
+        let closed = word.matches([')', ']', '}']).count();
+        let is_inside = depth > 0 || opened > 0;
+        depth = (depth + opened).saturating_sub(closed);
+        let word = word.trim_end_matches([':', ',', ';']);
+        let (file, _) = word.split_once(".rs").unwrap_or((word, ""));
+        let is_plain = word.bytes().all(|b| b.is_ascii_lowercase());
+        if !is_inside && (is_plain || file != word) {
+            kind.push(file.to_owned());
+        }
+    }
+    kind.truncate(KIND_WORDS);
+    kind.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_are_of_one_kind_whatever_they_name() {
+        let of_two = [
+            [
+                "group 1 has no leader 8 s after the end of faults: [\"node 1: term 3\"]",
+                "group 0 has no leader 30 s after the end of faults: []",
+            ],
+            [
+                "panic: panicked at src/group/stream/bytes.rs:93:9: assertion failed: a <= b",
+                "panic: panicked at src/group/stream/bytes.rs:93:9: assertion failed: a <= b",
+            ],
+            [
+                "Read(0) of k1-2 of group 1 is refused for 16 s after faults have ended, by node 2 with None",
+                "Append of k2-0 of group 3 is refused for 17 s after faults have ended, by node 1 with None",
+            ],
+        ];
+        let kinds = of_two.map(|two| two.map(kind_of));
+        for [one, other] in &kinds {
+            assert_eq!(one, other);
+        }
+        assert_eq!(kinds[0][0], "group has no leader s after the end of faults");
+        assert_ne!(kinds[0][0], kinds[1][0]);
+        assert_ne!(
+            kind_of("panic: panicked at src/a.rs:9: no"),
+            kind_of("panic: panicked at src/b.rs:9: no")
+        );
+    }
+}

@@ -146,6 +146,7 @@ impl World {
         me.process.syncing = Some(std::mem::take(&mut me.process.unsynced));
         me.disk.begin_sync();
         let at_us = now_us + (sync_us * me.slowness).min(SYNC_MAX_US);
+        let at_us = at_us.max(self.stall.holds_until_us(node));
         if !self.net.is_calm && self.rng.chance(self.plan.sync_error) {
             // Fail-stop: what was under way is there or not, and the process ends.
             self.coverage.hit("sync failed");

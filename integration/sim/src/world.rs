@@ -19,6 +19,7 @@ use crate::plan::Plan;
 use crate::report::{Lines, Report, Trace};
 use crate::rng::Rng;
 use crate::siege::Siege;
+use crate::stall::Stall;
 use crate::store::ObjectStore;
 
 /// See the module's head.
@@ -65,6 +66,8 @@ pub struct World {
     pub keys: Keys,
     /// Who is besieged, or was last.
     pub siege: Siege,
+    /// Whose disk was slow last, and nothing else disturbed.
+    pub stall: Stall,
     /// The operator.
     pub operator: Operator,
     /// What clients that come back at the end ask.
@@ -123,6 +126,7 @@ impl World {
             answered: 0,
             keys: keys(plan.groups as u32, plan.keys),
             siege: Siege::default(),
+            stall: Stall::default(),
             operator: Operator::default(),
             closing: Closing::default(),
             lost: BTreeSet::new(),

@@ -1,6 +1,7 @@
 //! The list of them: what each breaks, within how many seeds it is found, and what its finding says.
 
 use super::{Mutation, aimed, bug};
+use crate::aims::STALLS;
 
 /// What several of them look like.
 const STALE: &str = "what it was told is not of index";
@@ -16,38 +17,6 @@ const TWO: &str = "both led group";
 const NO_LEADER: &str = "has no leader";
 const DISAGREE: &str = "do not agree, or are not";
 const ORPHAN: &str = "in the store and nobody knows of it";
-
-/// Nothing strikes but what is said besides.
-macro_rules! calm {
-    () => {
-        "loss=0,late=0,link_loss=0,crash_in_step=0,sync_error=0,drift=0,fault_crash=0,fault_pause=0,fault_partition=0,\
-         fault_slow_disk=0,fault_hand_over=0,fault_crash_many=0,fault_damage=0,fault_disk_lost=0,fault_disk_full=0,\
-         reformat=0,upgrade=0,aim=0"
-    };
-}
-
-/// Leaders of one group are besieged all the time, and nothing else disturbs.
-macro_rules! sieges {
-    () => {
-        concat!(
-            calm!(),
-            ",fault_siege=400,fault_us=4000000,groups=1,clients=5,think_us=200000,body_max=20,nodes=3,spares=0,\
-             delay_us=100,sync_us=100,read_index=0,operate_us=0,cold=0,forks=0,mortal=0"
-        )
-    };
-}
-
-/// Objects of long streams are damaged all the time, and nothing else disturbs.
-macro_rules! rot {
-    () => {
-        concat!(
-            calm!(),
-            ",cold=1,store_rot_us=3000000,store_out_us=0,store_fails=0,store_lost=0,store_late=0,store_flip=0,store_us=1000,\
-             cold_flush_age_ms=500,cold_grace_ms=60000,operate_us=0,spares=0,fault_siege=0,mortal=0,lasting=1,\
-             chaos_us=60000000,think_us=50000,groups=1,nodes=3,read_index=0"
-        )
-    };
-}
 
 /// All of them.
 pub const MUTATIONS: &[Mutation] = &[
@@ -405,6 +374,13 @@ pub const MUTATIONS: &[Mutation] = &[
         &["takes a time from the backup"],
         "cold=1,backup=1,backup_keep_ms=20000,list_odd=500000,drift=0,wall_offset_ms=0,fault_jump=0",
     ),
+    aimed(
+        "backup",
+        "old-bases-kept",
+        20,
+        &["nobody collects"],
+        "cold=1,backup=1,backup_keep_ms=40000,drift=0,wall_offset_ms=0,fault_jump=0,fault_siege=0",
+    ),
     bug("retention", "trimmed-under-a-fork", 300, &[INHERITED]),
     bug(
         "retention",
@@ -443,6 +419,13 @@ pub const MUTATIONS: &[Mutation] = &[
             ",fault_siege=0,fault_hand_over=100,fault_us=300000,loss=300000,operate_us=0,clients=1,think_us=200000,\
              chaos_us=20000000,cold=0"
         ),
+    ),
+    aimed(
+        "liveness",
+        "slowest-replica-waited-for",
+        5,
+        &["is held up by a disk"],
+        STALLS,
     ),
     bug(
         "bounds",
