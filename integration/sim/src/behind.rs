@@ -10,6 +10,10 @@ use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::world::World;
 
+/// A group whose packs failed tries again within so much: so long a node goes on to refuse after an outage (`RETRY_MS` of
+/// `group/cold.rs`).
+const RETRIED_WITHIN_US: u64 = 60_000_000;
+
 /// Where there is a bound, groups ship within so much, if the store is well: what is below it alone must not be waited for at the end.
 const FLUSH_AGE_MAX_MS: u64 = 3_000;
 
@@ -23,6 +27,11 @@ impl Plan {
             self.cold_flush_age_ms = self.cold_flush_age_ms.min(FLUSH_AGE_MAX_MS);
             self.store_out_us = 60_000_000;
         }
+    }
+
+    /// So much later a client that came back is refused for the last time.
+    pub fn behind_us(&self) -> u64 {
+        self.behind_bytes_max().map_or(0, |_| RETRIED_WITHIN_US)
     }
 
     /// What the groups of a node may have that the store lacks: more than each gathers for a pack.
