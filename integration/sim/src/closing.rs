@@ -157,7 +157,7 @@ impl World {
 
     /// An attempt was answered; `None`: its node is gone.
     pub fn closing_answered(&mut self, op: &Op, outcome: Option<&Outcome>) {
-        let within_us = self.within_us(CLOSED_WITHIN_US);
+        let within_us = self.within_us(CLOSED_WITHIN_US) + self.plan.behind_us();
         let errands = &mut self.closing.errands;
         let Some(place) = errands.iter().position(|e| e.op == op.id) else {
             return;

@@ -8,6 +8,7 @@ use storage::cold::ColdKey;
 use ursula::group::CheckpointPlan;
 
 use crate::checkpoint::Checkpoint;
+use crate::links::Trouble;
 use crate::rot::{Awaited, Looked};
 use crate::siege::Blow;
 use crate::store::{Answered, Ask};
@@ -122,6 +123,8 @@ pub enum Event {
     Deafen(u64),
     /// A siege goes on.
     Siege(Blow),
+    /// A link gets worse or better.
+    Link(Trouble),
     /// Links work again.
     Reconnect,
     /// A disk is as fast as before.

@@ -113,7 +113,7 @@ impl World {
     }
 
     /// A node learns that the link to another one broke, which it always does when that one is silent.
-    fn lose_link(&mut self, node: u64, peer: u64, within_us: u64) {
+    pub fn lose_link(&mut self, node: u64, peer: u64, within_us: u64) {
         let at_us = self.now_us + self.rng.below(within_us);
         let life = self.node(node).life;
         self.queue.at(at_us, Event::LinkLost(life, peer, true));

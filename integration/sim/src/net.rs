@@ -16,6 +16,8 @@ pub struct Net {
     pub cut: BTreeSet<(u64, u64)>,
     /// What goes to this node takes so much longer.
     pub late_to: Option<(u64, u64)>,
+    /// From, to: what goes this way takes so much longer.
+    pub late: BTreeMap<(u64, u64), u64>,
     /// Faults are over.
     pub is_calm: bool,
     /// From, to: the latest arrival of a message of Raft.
@@ -40,7 +42,7 @@ impl Net {
             if number > 0 && (self.is_calm || !rng.chance(plan.duplicate)) {
                 break;
             }
-            *arrival = Some(now_us + self.delay(plan, rng) + self.late_us(to));
+            *arrival = Some(now_us + self.delay(plan, rng) + self.late_us(from, to));
         }
         arrivals
     }
@@ -57,6 +59,9 @@ impl Net {
             return;
         }
         let [first, second, ..] = *arrivals;
+        if first.is_some() && self.late.contains_key(&(from, to)) {
+            coverage.hit("a message by a link that is late");
+        }
         if first.is_none() && !self.cut.contains(&(from, to)) {
             coverage.hit("message lost");
         }
@@ -76,14 +81,19 @@ impl Net {
     pub fn link(&self, plan: &Plan, rng: &mut Rng, from: u64, to: u64, now_us: u64) -> Option<u64> {
         let is_lost =
             self.cut.contains(&(from, to)) || (!self.is_calm && rng.chance(plan.link_loss));
-        (!is_lost).then(|| now_us + self.delay(plan, rng))
+        (!is_lost).then(|| now_us + self.delay(plan, rng) + self.late_way_us(from, to))
     }
 
-    fn late_us(&self, to: u64) -> u64 {
+    fn late_us(&self, from: u64, to: u64) -> u64 {
         let late = self
             .late_to
             .filter(|(node, _)| *node == to && !self.is_calm);
-        late.map_or(0, |(_, us)| us)
+        late.map_or(0, |(_, us)| us) + self.late_way_us(from, to)
+    }
+
+    fn late_way_us(&self, from: u64, to: u64) -> u64 {
+        let late = self.late.get(&(from, to)).filter(|_| !self.is_calm);
+        late.copied().unwrap_or(0)
     }
 
     fn delay(&self, plan: &Plan, rng: &mut Rng) -> u64 {

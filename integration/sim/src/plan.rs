@@ -71,6 +71,8 @@ plan! {
     late_us,
     /// Typical time of a message on its way.
     delay_us,
+    /// Between two links that are late or flap; 0: none do.
+    link_trouble_us,
     /// A forwarded request or reply is lost, or its link breaks.
     link_loss,
     /// Typical time of a sync.
@@ -147,6 +149,8 @@ plan! {
     cold_grace_ms,
     /// See [`ursula::group::ColdSettings::hot_bytes_target`].
     cold_hot_bytes,
+    /// A node refuses to grow when the store lacks so many packs more than it has groups; 0: it never does.
+    cold_behind,
     /// Typical time of a request on its way to the store, and of its answer.
     store_us,
     /// A request to the store fails.
@@ -254,6 +258,8 @@ impl Plan {
             _ => 4 << 20,
         };
         plan.add_alone();
+        plan.add_links();
+        plan.add_behind();
         plan.aimed()
     }
 

@@ -184,6 +184,9 @@ impl World {
                 let waiting = Waiting::Node(asker, group, token, self.now_us);
                 let reply_to = self.node(node).reply_to(waiting);
                 self.coverage.hit("request forwarded");
+                if let Some(refused) = self.refuse_growth(node, &request) {
+                    return self.reply(node, reply_to, refused);
+                }
                 self.step(node, group, Input::Forwarded { request, reply_to });
             }
             Packet::Hibernate(bytes) => {
@@ -213,6 +216,9 @@ impl World {
             let op = asked.clone();
             return self.begin_fork(node, op);
         };
+        if let Some(refused) = self.refuse_growth(node, &request) {
+            return self.reply_to_client(node, op, &refused);
+        }
         let reply_to = self.node(node).reply_to(Waiting::Client(op));
         self.step(node, group, Input::Request { request, reply_to });
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::backup::Backups;
+use crate::behind::Behind;
 use crate::client::{Client, Keys, keys};
 use crate::clock::Clock;
 use crate::closing::{CLOSER, Closing};
@@ -38,6 +39,8 @@ pub struct World {
     pub store: ObjectStore,
     /// What was shipped to it.
     pub backups: Backups,
+    /// Who ships too little.
+    pub behind: Behind,
     /// Between the nodes.
     pub net: Net,
     /// The clients.
@@ -109,6 +112,7 @@ impl World {
             nodes: nodes.collect(),
             store: ObjectStore::default(),
             backups: Backups::default(),
+            behind: Behind::default(),
             net: Net::default(),
             clients: (0..plan.clients as usize).map(Client::new).collect(),
             operations: BTreeMap::new(),
@@ -176,6 +180,7 @@ impl World {
         self.queue.at(self.plan.chaos_us, Event::Heal);
         self.schedule_outages();
         self.schedule_rot();
+        self.schedule_link_trouble();
         while !self.is_done && self.ledger.findings.is_empty() {
             let (at_us, event) = self.queue.pop().expect("the end is an event");
             self.now_us = at_us;
@@ -232,6 +237,7 @@ impl World {
             Event::Newborn(life) => self.lose_newborn(life),
             Event::Deafen(node) => self.deafen(node),
             Event::Siege(blow) => self.blow(blow),
+            Event::Link(trouble) => self.link(trouble),
             Event::Reconnect if self.net.is_calm => {}
             Event::Reconnect => {
                 self.net.cut.clear();
