@@ -17,7 +17,7 @@ pub struct Aim {
 }
 
 /// One disk at a time is slow, and nothing else disturbs.
-pub const STALLS: &str = "stalls=1,fault_slow_disk=100,fault_us=5000000,loss=0,late=0,link_loss=0,crash_in_step=0,sync_error=0,drift=0,fault_crash=0,\
+pub const STALLS: &str = "stalls=1,link_trouble_us=0,fault_slow_disk=100,fault_us=5000000,loss=0,late=0,link_loss=0,crash_in_step=0,sync_error=0,drift=0,fault_crash=0,\
      fault_pause=0,fault_partition=0,fault_jump=0,fault_hand_over=0,fault_crash_many=0,fault_damage=0,fault_disk_lost=0,\
      fault_disk_full=0,fault_siege=0,reformat=0,upgrade=0,aim=0,operate_us=0,oust=0,newborn=0,cold=0,backup=0,nodes=3,spares=0,\
      groups=3,clients=6,delay_us=1000,sync_us=1000,think_us=200000,log_bytes_max=4194304,uncommitted_bytes_max=4194304";
