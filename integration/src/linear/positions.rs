@@ -9,6 +9,9 @@ use crate::history::{Call, Message, Operation, Outcome};
 pub(super) struct Positions {
     /// Where a message begins. A producer's may stand in two lives of a stream, which do not know of each other.
     pub starts: BTreeMap<Message, BTreeSet<u64>>,
+    /// Sent more than once, to a stream of more than one life: these may also stand where nothing tells of it, in a life that has
+    /// ended.
+    pub again: BTreeSet<Message>,
     /// The furthest position that any answer named.
     pub end: u64,
     /// Whether each byte before `end` belongs to a known message of the one life of the stream: then a message without a
@@ -24,22 +27,29 @@ pub(super) fn find(
     operations: &[Operation],
     length: &dyn Fn(Message) -> u64,
 ) -> Result<Positions, String> {
+    // How often, but for refusals.
     let mut sent = BTreeMap::new();
     for operation in operations {
         if let Call::Append { messages, .. } = &operation.call {
             for message in messages {
-                *sent.entry(*message).or_insert(false) |= operation.outcome != Outcome::Refused;
+                *sent.entry(*message).or_insert(0) +=
+                    u32::from(operation.outcome != Outcome::Refused);
             }
         }
     }
     let mut positions = Positions {
         starts: BTreeMap::new(),
+        again: BTreeSet::new(),
         end: 0,
         is_complete: false,
     };
     let is_one_life = !operations.iter().any(|o| {
         o.call == Call::Delete && matches!(o.outcome, Outcome::Deleted | Outcome::Unknown)
     });
+    if !is_one_life {
+        let again = sent.iter().filter(|(_, count)| **count > 1);
+        positions.again = again.map(|(message, _)| *message).collect();
+    }
     let mut stand = |message: Message, start: u64, operation: &Operation| {
         let starts = positions.starts.entry(message).or_default();
         starts.insert(start);
@@ -70,12 +80,12 @@ pub(super) fn find(
                         None => {
                             return Err(format!("message {message} was never sent: {operation:?}"));
                         }
-                        Some(false) => {
+                        Some(0) => {
                             return Err(format!(
                                 "message {message} was refused each time, and is there: {operation:?}"
                             ));
                         }
-                        Some(true) => stand(*message, start, operation)?,
+                        Some(_) => stand(*message, start, operation)?,
                     }
                     start += length(*message);
                 }

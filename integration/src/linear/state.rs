@@ -165,9 +165,11 @@ impl<'a> Lists<'a> {
             }
             Call::Append { messages, producer } if state.status == Status::Open => {
                 let whole: u64 = messages.iter().map(|m| (self.length)(*m)).sum();
-                let fits = match positions.starts.get(messages.first()?) {
-                    Some(starts) => starts.contains(&tail),
-                    None => tail + whole <= positions.end,
+                let first = messages.first()?;
+                let fits = match positions.starts.get(first) {
+                    Some(starts) if starts.contains(&tail) => true,
+                    Some(_) if !positions.again.contains(first) => false,
+                    _ => tail + whole <= positions.end,
                 };
                 let is_right = is_unknown || *outcome == Outcome::Appended { end: tail + whole };
                 let is_next = producer.as_ref().is_none_or(|p| is_next(state, p));

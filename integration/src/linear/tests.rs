@@ -25,7 +25,7 @@ pub(super) fn append(invoked: u64, returned: u64, message: Message, end: u64) ->
     by(None, invoked, returned, message, Outcome::Appended { end })
 }
 
-fn by(
+pub(super) fn by(
     seq: Option<u64>,
     invoked: u64,
     returned: u64,
@@ -79,7 +79,7 @@ fn close(invoked: u64, returned: u64, tail: u64) -> Operation {
     op(invoked, returned, Call::Close, Outcome::Closed { tail })
 }
 
-fn delete(invoked: u64, returned: u64) -> Operation {
+pub(super) fn delete(invoked: u64, returned: u64) -> Operation {
     op(invoked, returned, Call::Delete, Outcome::Deleted)
 }
 

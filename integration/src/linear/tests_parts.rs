@@ -1,6 +1,7 @@
 //! What is seen of a batch, and what a replica that lags may show.
 
-use super::tests::{ALL, append, created, op, part, read, verdict};
+use super::check;
+use super::tests::{ALL, append, by, created, delete, op, part, read, verdict};
 use crate::history::{Call, Outcome};
 
 #[test]
@@ -31,4 +32,23 @@ fn a_replica_that_lags_may_say_up_to_date_to_a_live_reader_only() {
     verdict(&operations).expect("it showed what was there");
     operations.push(read(7, 8, ALL, &[1]));
     verdict(&operations).expect_err("a plain read is about now");
+}
+
+#[test]
+fn a_retry_may_have_come_in_the_life_before_too() {
+    // Of the first time only the position of the next message tells.
+    let mut operations = vec![
+        created(),
+        by(Some(0), 3, 0, 1, Outcome::Unknown),
+        append(5, 6, 2, 20),
+        delete(7, 8),
+        op(9, 10, Call::Create, Outcome::Created),
+        append(11, 12, 3, 10),
+        by(Some(0), 13, 14, 1, Outcome::Appended { end: 20 }),
+        read(15, 16, ALL, &[3, 1]),
+    ];
+    check(&operations, &|_| 10).expect("one server could have answered so");
+    // Who sent it once sent it to one life.
+    operations.remove(6);
+    check(&operations, &|_| 10).expect_err("it stands where it was not sent");
 }
