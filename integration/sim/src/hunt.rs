@@ -4,7 +4,7 @@ use crate::aims::AIMS;
 use crate::fan::{Order, Sum};
 use crate::mutations::{MUTATIONS, Mutation};
 use crate::plan::Plan;
-use crate::report::Lines;
+use crate::report::{Lines, command};
 
 /// Seeds of an aimed plan that are run once more without the bug: those before the one that shows it, and that one.
 const CONTROLS: u64 = 8;
@@ -54,7 +54,7 @@ pub fn hunt(hunt: &Hunt) -> (usize, usize) {
         let control = seed.filter(|_| !mutation.set.is_empty());
         let control = control.and_then(|seed| hunt.control(mutation, seed));
         if let Some(found) = &control {
-            println!("{:>62}FOUND WITHOUT IT TOO: {found:.110}", "");
+            println!("{:>62}FOUND WITHOUT IT TOO: {found}", "");
         }
         missed += usize::from(seed.is_none() || control.is_some());
     }
@@ -86,15 +86,13 @@ impl Hunt<'_> {
         let mut missed = 0;
         for aim in AIMS {
             let seeds = self.from..self.from + aim.within;
-            let reports = seeds.map(|seed| {
+            let mut hits = seeds.map(|seed| {
                 let plan = Plan::of(seed).with(aim.set).expect("they are a plan's");
-                (seed, crate::run_plan(plan, Lines::Dropped))
-            });
-            let mut hits = reports.map(|(seed, report)| {
-                let (count, finding) = (report.coverage.count(aim.path), report.findings.first());
-                match finding {
-                    Some(found) => Some(Err(format!("seed {seed}: {found}"))),
-                    None => (count > 0).then_some(Ok(seed)),
+                let again = command(&plan, "");
+                let report = crate::run_plan(plan, Lines::Dropped);
+                match report.findings.first() {
+                    Some(found) => Some(Err(format!("{found:.110}\n  {again}"))),
+                    None => (report.coverage.count(aim.path) > 0).then_some(Ok(seed)),
                 }
             });
             let (text, shown) = match hits.find_map(|hit| hit) {
@@ -106,7 +104,7 @@ impl Hunt<'_> {
             missed += usize::from(text == "-" && shown != "NEVER HIT");
             let within = aim.within;
             println!(
-                "{:<15} {:<30.30} {text:>6} {within:>6}  {shown:.110}",
+                "{:<15} {:<30.30} {text:>6} {within:>6}  {shown}",
                 "a rare path", aim.path
             );
         }
@@ -118,6 +116,7 @@ impl Hunt<'_> {
         let from = self.from.max((seed + 1).saturating_sub(CONTROLS));
         let sum = self.run(mutation, from..seed + 1, false);
         let (plan, report) = sum.failed.first()?;
-        Some(format!("seed {}: {}", plan.seed, report.findings[0]))
+        let finding = &report.findings[0];
+        Some(format!("{finding:.110}\n  {}", command(plan, "")))
     }
 }

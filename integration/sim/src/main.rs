@@ -9,7 +9,7 @@ use sim::fan::{Order, Sum};
 use sim::hunt::Hunt;
 use sim::mutations::MUTATIONS;
 use sim::plan::Plan;
-use sim::report::{Lines, Report, kind_of};
+use sim::report::{Lines, Report, command, kind_of};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -270,18 +270,6 @@ fn show_failure(plan: &Plan, report: &Report, mutation: &str, is_to_shrink: bool
         println!("  {:.900}", report.findings[0]);
         println!("  {}", command(&small, mutation));
     }
-}
-
-fn command(plan: &Plan, mutation: &str) -> String {
-    let mut command = format!("cargo sim --seed {}", plan.seed);
-    let changes = plan.changes();
-    if !changes.is_empty() {
-        command += &format!(" --set {changes}");
-    }
-    if !mutation.is_empty() {
-        command += &format!(" --mutation {mutation}");
-    }
-    command
 }
 
 fn find_mutations(arguments: &Arguments) -> bool {

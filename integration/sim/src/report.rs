@@ -5,6 +5,7 @@ use std::fmt::Write;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::coverage::Coverage;
+use crate::plan::Plan;
 
 /// Where the lines of a trace go.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -97,6 +98,19 @@ pub fn kind_of(finding: &str) -> String {
     kind.join(" ")
 }
 
+/// What replays a plan, with a deliberate bug unless its name is empty.
+pub fn command(plan: &Plan, mutation: &str) -> String {
+    let mut command = format!("cargo sim --seed {}", plan.seed);
+    let changes = plan.changes();
+    if !changes.is_empty() {
+        command += &format!(" --set {changes}");
+    }
+    if !mutation.is_empty() {
+        command += &format!(" --mutation {mutation}");
+    }
+    command
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,7 +124,7 @@ mod tests {
             ],
             [
                 "panic: panicked at src/group/stream/bytes.rs:93:9: assertion failed: a <= b",
-                "panic: panicked at src/group/stream/bytes.rs:93:9: assertion failed: a <= b",
+                "panic: panicked at src/group/stream/bytes.rs:120:5: assertion failed: a <= b",
             ],
             [
                 "Read(0) of k1-2 of group 1 is refused for 16 s after faults have ended, by node 2 with None",
