@@ -20,7 +20,7 @@ mod tests_random;
 use crate::history::{Message, Operation};
 
 /// More configurations than this at once, or on the way to one answer, and the search gives up.
-pub const CONFIGURATIONS_MAX: usize = 20_000;
+pub const CONFIGURATIONS_MAX: usize = 200_000;
 
 /// Why a history was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -52,3 +52,20 @@ fn a_retry_may_have_come_in_the_life_before_too() {
     operations.remove(6);
     check(&operations, &|_| 10).expect_err("it stands where it was not sent");
 }
+
+#[test]
+fn what_a_node_sent_on_again_may_stand_in_two_lives() {
+    let mut operations = vec![
+        created(),
+        by(Some(0), 3, 20, 1, Outcome::Appended { end: 20 }),
+        read(4, 5, ALL, &[1]),
+        delete(6, 7),
+        op(8, 9, Call::Create, Outcome::Created),
+        append(10, 11, 2, 10),
+        read(21, 22, ALL, &[2, 1]),
+    ];
+    check(&operations, &|_| 10).expect("one server could have answered so");
+    // It was sent when the deletion was over.
+    operations[1].invoked = 12;
+    check(&operations, &|_| 10).expect_err("it stood there before it was sent");
+}
