@@ -1,28 +1,33 @@
 //! What producers ask once and what they ask again: whoever refuses the only attempt says that nothing was done, while a refused
-//! one of many may have been overtaken by another.
+//! one of many may have been overtaken by another. No attempt is done twice, be it in two lives of a stream.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use crate::history::{Op, What};
 
-/// The bodies that were asked again.
+/// The bodies that were asked again, and how often.
 #[derive(Debug, Default)]
-pub struct Attempts(BTreeSet<Vec<u8>>);
+pub struct Attempts(BTreeMap<Vec<u8>, usize>);
 
 impl Attempts {
     /// A client asks.
     pub fn note(&mut self, op: &Op) {
         if let Some((body, false)) = attempt(op) {
-            self.0.insert(body.to_vec());
+            *self.0.entry(body.to_vec()).or_default() += 1;
         }
+    }
+
+    /// How often a producer's append was asked until now.
+    pub fn count(&self, body: &[u8]) -> usize {
+        1 + self.0.get(body).copied().unwrap_or(0)
     }
 
     /// The body of a producer's append that was asked only this once.
     pub fn only<'a>(&self, op: &'a Op) -> Option<&'a Bytes> {
         match attempt(op) {
-            Some((body, true)) if !self.0.contains(&**body) => Some(body),
+            Some((body, true)) if !self.0.contains_key(&**body) => Some(body),
             _ => None,
         }
     }

@@ -348,6 +348,15 @@ impl GroupLedger {
                     is_claimed: false,
                 });
             }
+            // In one life of a stream its producer's position makes that; each attempt may be done in another life.
+            let done = logged.iter().filter(|l| l.verdict.is_append()).count();
+            let asked = self.attempts.count(&id);
+            if done > asked {
+                return Err(format!(
+                    "{} was asked {asked} times and done {done} times",
+                    text()
+                ));
+            }
         }
         Ok(())
     }
