@@ -107,7 +107,9 @@ impl Core {
         let core = self.clone();
         self.spawn_cold(async move {
             let turn = core.tier.turn().await;
-            let answer = match core.put_pack(group, name, chunks).await {
+            let put = core.put_pack(group, name, chunks).await;
+            core.note_outage(put.as_ref().err());
+            let answer = match put {
                 Ok(answer) => answer,
                 Err(error) => {
                     log::warn!("event=flush_failed group={group} pack={name} {error}");
@@ -193,6 +195,7 @@ impl Core {
                 Ok(packs) => packs.find(group, name).await,
                 Err(error) => Err(error),
             };
+            core.note_outage(found.as_ref().err());
             let answer = match found {
                 Ok(Some(there)) => {
                     log::info!("event=pack_found group={group} pack={name}");
@@ -216,6 +219,7 @@ impl Core {
                 Ok(stored) => stored.delete(group, &packs).await,
                 Err(error) => Err(error),
             };
+            core.note_outage(deleted.as_ref().err());
             let answer = match deleted {
                 Ok(answer) => {
                     let count = packs.len() as u64;
@@ -229,6 +233,24 @@ impl Core {
             };
             core.step(group, Input::Cold(Box::new(answer)));
         });
+    }
+
+    /// The store answered; or it did not, or something else went wrong.
+    fn note_outage(&self, error: Option<&FlushError>) {
+        let now_ms = self.clock.monotonic_us() / 1000;
+        match error {
+            None => self.outage.borrow_mut().answered(now_ms),
+            Some(error) if error.is_outage() => self.outage.borrow_mut().failed(now_ms),
+            Some(_) => {}
+        }
+    }
+
+    /// Groups that wait since the store failed try again sooner than they meant to, if that may help.
+    pub(super) fn watch_outage(&self) {
+        let now_ms = self.clock.monotonic_us() / 1000;
+        let mut groups = self.groups.borrow_mut();
+        let mut outage = self.outage.borrow_mut();
+        outage.hasten(now_ms, groups.values_mut());
     }
 
     /// How far the cold store is behind; asks the groups to flush when that becomes too much.

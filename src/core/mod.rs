@@ -94,7 +94,7 @@ use self::signal::{Event, Slot};
 use self::tails::TailHub;
 use self::timeouts::Timeouts;
 use crate::config::Config;
-use crate::group::{Group, ReplyTo};
+use crate::group::{Group, Outage, ReplyTo};
 use crate::http::backend::HttpSettings;
 use crate::meta::Tables;
 use crate::ops::metrics::CoreMetrics;
@@ -183,6 +183,8 @@ pub struct Core {
     cold: Option<Rc<dyn ColdStore>>,
     tier: cold_read::Tier,
     shipping: ship::Shipping,
+    /// Of the cold store.
+    outage: RefCell<Outage>,
     /// Bytes of the groups that the cold store lacks.
     unflushed_bytes: Cell<u64>,
     body_bytes: Rc<Cell<u64>>,

@@ -53,6 +53,16 @@ pub enum FlushError {
     NoStore,
 }
 
+impl FlushError {
+    /// It may succeed for every group or for none.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            FlushError::Cold(_) | FlushError::PlacesDiffer { .. } | FlushError::NoStore => true,
+            FlushError::Storage(_) | FlushError::Source(..) | FlushError::Damaged(..) => false,
+        }
+    }
+}
+
 /// Where computing is done that would hold up an executor.
 pub trait Aside {
     /// Does it there.

@@ -399,6 +399,7 @@ async fn build(
         cold,
         tier,
         shipping: super::ship::Shipping::default(),
+        outage: RefCell::default(),
         unflushed_bytes: Cell::new(0),
         body_bytes: Rc::default(),
         hot_bytes: Cell::new(0),

@@ -286,6 +286,7 @@ impl Core {
             self.watch_disk();
             self.watch_room();
             self.watch_load();
+            self.watch_outage();
             self.post_late_news();
             self.balance();
             self.learn_members();

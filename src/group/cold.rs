@@ -80,7 +80,7 @@ pub enum ColdAnswer {
 
 /// How far a flush is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// Until the log has the intent.
     Begun,
     /// The shell has the order.
@@ -92,10 +92,10 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Flush {
+pub(super) struct Flush {
     name: PackName,
     chosen: Vec<Chosen>,
-    stage: Stage,
+    pub(super) stage: Stage,
     /// When it came so far.
     since_ms: u64,
 }
@@ -104,7 +104,7 @@ struct Flush {
 #[derive(Debug, Default)]
 pub(super) struct ColdWork {
     pub(super) settings: Option<ColdSettings>,
-    flush: Option<Flush>,
+    pub(super) flush: Option<Flush>,
     search: Option<Search>,
     /// Intents that the shell looks for, and those that it found, until the log has them.
     finding: BTreeSet<PackName>,
@@ -123,7 +123,8 @@ pub(super) struct ColdWork {
     pub(super) forgetting: BTreeMap<u32, u64>,
     term: u64,
     next_number: u32,
-    failures: u32,
+    pub(super) failures: u32,
+    retry_ms: u64,
     /// The shell wants room: flush what there is.
     is_pressed: bool,
     /// All before this time is in the backup, if there is to be one.
@@ -177,9 +178,13 @@ impl ColdWork {
     }
 
     fn retry_after_ms(&mut self, now_ms: u64) -> u64 {
-        let wait_ms = RETRY_MS.0 << self.failures.min(10);
-        self.failures += 1;
-        now_ms + wait_ms.min(RETRY_MS.1)
+        // Many orders that fail at the same time are one failure.
+        if self.retry_ms <= now_ms {
+            let wait_ms = RETRY_MS.0 << self.failures.min(10);
+            self.failures += 1;
+            self.retry_ms = now_ms + wait_ms.min(RETRY_MS.1);
+        }
+        self.retry_ms.min(now_ms + RETRY_MS.1)
     }
 }
 
@@ -353,13 +358,15 @@ impl Group {
             return;
         }
         let now_ms = self.now_ms;
+        if !matches!(answer, ColdAnswer::Failed(_) | ColdAnswer::NotDeleted) {
+            self.cold.failures = 0;
+        }
         match answer {
             ColdAnswer::There {
                 name,
                 object_bytes,
                 chunks,
             } => {
-                self.cold.failures = 0;
                 if let Some(flush) = self.cold.flush.as_mut().filter(|f| f.name == name) {
                     (flush.stage, flush.since_ms) = (Stage::Publishing, now_ms);
                 }

@@ -10,10 +10,6 @@ use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::world::World;
 
-/// A group whose packs failed tries again within so much: so long a node goes on to refuse after an outage (`RETRY_MS` of
-/// `group/cold.rs`).
-const RETRIED_WITHIN_US: u64 = 60_000_000;
-
 /// Where there is a bound, groups ship within so much, if the store is well: what is below it alone must not be waited for at the end.
 const FLUSH_AGE_MAX_MS: u64 = 3_000;
 
@@ -27,11 +23,6 @@ impl Plan {
             self.cold_flush_age_ms = self.cold_flush_age_ms.min(FLUSH_AGE_MAX_MS);
             self.store_out_us = 60_000_000;
         }
-    }
-
-    /// So much later a client that came back is refused for the last time.
-    pub fn behind_us(&self) -> u64 {
-        self.behind_bytes_max().map_or(0, |_| RETRIED_WITHIN_US)
     }
 
     /// What the groups of a node may have that the store lacks: more than each gathers for a pack.
@@ -50,6 +41,24 @@ pub struct Behind {
 }
 
 impl World {
+    /// The store did what a node asked, or failed.
+    pub fn note_outage(&mut self, node: u64, has_failed: bool) {
+        let now_ms = self.now(node).monotonic_us / 1000;
+        let outage = &mut self.node(node).process.outage;
+        match has_failed {
+            true => outage.failed(now_ms),
+            false => outage.answered(now_ms),
+        }
+    }
+
+    /// As the shell does at each look.
+    pub fn watch_outage(&mut self, node: u64) {
+        let now_ms = self.now(node).monotonic_us / 1000;
+        let process = &mut self.node(node).process;
+        let groups = process.groups.values_mut().map(|h| &mut h.group);
+        process.outage.hasten(now_ms, groups);
+    }
+
     /// What a node answers to a request that would make more of what the store lacks, if that is too much already.
     pub fn refuse_growth(&mut self, node: u64, request: &Request) -> Option<Outcome> {
         let most = self.plan.behind_bytes_max()?;

@@ -22,6 +22,9 @@ pub const CLOSER: usize = usize::MAX - 2;
 /// A refusal that comes later than this after the first attempt is one too many. What a replica holds back it refuses after 5 s.
 const CLOSED_WITHIN_US: u64 = 15_000_000;
 
+/// Of what is read to the end, so much is asked for at a time: a stream can lie in hundreds of objects.
+const READ_MAX: u64 = 3_000;
+
 /// What a refused client waits, as it is told to.
 const RETRY_AFTER_US: u64 = 1_000_000;
 
@@ -120,7 +123,7 @@ impl World {
         let what = match *step {
             Step::Read(from) => What::Read {
                 from,
-                bytes_max: u64::MAX,
+                bytes_max: READ_MAX,
                 is_live: false,
             },
             Step::Append => What::Append {
@@ -157,7 +160,7 @@ impl World {
 
     /// An attempt was answered; `None`: its node is gone.
     pub fn closing_answered(&mut self, op: &Op, outcome: Option<&Outcome>) {
-        let within_us = self.within_us(CLOSED_WITHIN_US) + self.plan.behind_us();
+        let within_us = self.within_us(CLOSED_WITHIN_US);
         let errands = &mut self.closing.errands;
         let Some(place) = errands.iter().position(|e| e.op == op.id) else {
             return;

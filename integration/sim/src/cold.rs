@@ -314,12 +314,16 @@ impl World {
             }
             Came::Looked(looked) => return self.looked(life, group, looked),
             Came::Put(Ok(put), ..) => {
+                self.note_outage(node, false);
                 if put.put_bytes.is_none() && matches!(put.answer, ColdAnswer::There { .. }) {
                     self.coverage.hit("pack found instead of put again");
                 }
                 put.answer
             }
             Came::Put(Err(error), name, damaged) => {
+                if error.is_outage() {
+                    self.note_outage(node, true);
+                }
                 if let Some((pack, chunk)) = damaged {
                     self.leave_out(node, group, pack, &chunk);
                 }
@@ -329,6 +333,8 @@ impl World {
                 ColdAnswer::Failed(name)
             }
             Came::Answer(answer) => {
+                let has_failed = matches!(answer, ColdAnswer::Failed(_) | ColdAnswer::NotDeleted);
+                self.note_outage(node, has_failed);
                 match answer {
                     ColdAnswer::There { .. } => self.coverage.hit("orphan reconciled"),
                     ColdAnswer::Missing(_) => self.coverage.hit("intent without its object"),

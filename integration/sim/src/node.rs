@@ -10,7 +10,7 @@ use raftproto::version::checkpoint_at;
 use storage::wal::Record;
 use ursula::core::learn::Learnt;
 use ursula::core::record_kind;
-use ursula::group::{CheckpointPlan, Group, LogPosition, Persist, RaftSettings, RaftStart};
+use ursula::group::{CheckpointPlan, Group, LogPosition, Outage, Persist, RaftSettings, RaftStart};
 use ursula::meta::Tables;
 use ursula::meta::admission::Bound;
 use ursula::node::replay::replay;
@@ -94,6 +94,8 @@ pub struct Process {
     pub fetched: BTreeMap<u32, Checkpoint>,
     /// What is under way with the object store.
     pub cold: ColdShell,
+    /// Whether the object store answers.
+    pub outage: Outage,
     /// What it ships of its groups, and collects.
     pub backup: BackupShell,
     /// Packs that are being mended, by group.

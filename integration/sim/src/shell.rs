@@ -103,6 +103,7 @@ impl World {
         }
         if is_fifth && self.node(node).life == life && self.node(node).is_up {
             self.look_at_accounts(node);
+            self.watch_outage(node);
             self.learn_members(node);
             self.reconcile(node);
             self.raise_level(node);

@@ -2,6 +2,7 @@
 
 mod found;
 mod late;
+mod outage;
 
 use super::checkpoint::checkpointed;
 use super::*;

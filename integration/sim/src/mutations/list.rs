@@ -330,6 +330,13 @@ pub const MUTATIONS: &[Mutation] = &[
          think_us=5000,mortal=0,aim=0,chaos_us=60000000",
     ),
     aimed(
+        "cold tier",
+        "outage-waited-out",
+        60,
+        &["is refused for"],
+        "cold=1,cold_behind=1,cold_pack_bytes=300,cold_flush_age_ms=500,store_out_us=60000000,fault_siege=0",
+    ),
+    aimed(
         "damaged objects",
         "damaged-object-left",
         40,

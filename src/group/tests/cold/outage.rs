@@ -1,0 +1,78 @@
+//! How soon groups try again when the store was out.
+
+use super::*;
+use crate::group::Outage;
+
+/// Lets time pass in steps of a tenth of a second until the group orders its pack again; answers how long it took.
+fn until_tried(world: &mut World, outage: &mut Outage, name: PackName) -> u64 {
+    let begun_ms = world.now_ms;
+    loop {
+        world.now_ms += 100;
+        outage.hasten(world.now_ms, std::iter::once(&mut world.group));
+        if let Some((again, _)) = orders(world).first() {
+            assert_eq!(*again, name);
+            return world.now_ms - begun_ms;
+        }
+        assert!(world.now_ms - begun_ms < 100_000, "never");
+    }
+}
+
+/// A pack that the store did not take for some minutes.
+fn failing() -> (World, Outage, PackName) {
+    let mut world = cold_world();
+    world.create("a", Expiry::Never);
+    world.ask("a", append("12345"));
+    world.now_ms += SETTINGS.flush_age_ms;
+    let (name, _) = orders(&mut world).remove(0);
+    let mut outage = Outage::default();
+    for _ in 0..40 {
+        outage.failed(world.now_ms);
+        answer(&mut world, ColdAnswer::Failed(name));
+        let waited_ms = until_tried(&mut world, &mut outage, name);
+        assert!(waited_ms <= 5_100, "one of them tries every few seconds");
+    }
+    answer(&mut world, ColdAnswer::Failed(name));
+    (world, outage, name)
+}
+
+#[test]
+fn groups_that_wait_for_a_store_try_soon_when_it_answers_another_one() {
+    let (mut world, mut outage, name) = failing();
+    outage.answered(world.now_ms);
+    assert!(until_tried(&mut world, &mut outage, name) <= 1_100);
+    // What was learned of the outage is forgotten with it.
+    outage.failed(world.now_ms);
+    answer(&mut world, ColdAnswer::Failed(name));
+    assert!(until_tried(&mut world, &mut outage, name) <= 600);
+}
+
+#[test]
+fn a_store_that_fails_now_and_then_is_not_asked_sooner() {
+    let (mut world, _, name) = failing();
+    let mut outage = Outage::default();
+    for _ in 0..20 {
+        outage.failed(world.now_ms);
+        world.now_ms += 1_000;
+        outage.answered(world.now_ms);
+        outage.hasten(world.now_ms, std::iter::once(&mut world.group));
+        assert!(orders(&mut world).is_empty(), "{name} waits its time");
+    }
+}
+
+#[test]
+fn of_many_groups_one_tries_while_the_store_is_out() {
+    let mut worlds: Vec<World> = (0..10).map(|_| failing().0).collect();
+    let begun_ms = worlds[0].now_ms;
+    let mut outage = Outage::default();
+    outage.failed(begun_ms);
+    for (after_ms, expected) in [(4_900, 0), (5_000, 1), (9_900, 0), (10_000, 1)] {
+        let now_ms = begun_ms + after_ms;
+        outage.hasten(now_ms, worlds.iter_mut().map(|w| &mut w.group));
+        let mut tried = 0;
+        for world in &mut worlds {
+            world.now_ms = now_ms + 1_000;
+            tried += orders(world).len();
+        }
+        assert_eq!(tried, expected, "after {after_ms} ms");
+    }
+}
