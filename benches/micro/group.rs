@@ -100,6 +100,7 @@ pub fn apply(c: &mut Criterion) {
                         close: false,
                         stream_seq: None,
                         producer: None,
+                        incarnation_below: None,
                     };
                     ask(&mut group, &keys[next], Op::Append(append), &mut effects);
                 }

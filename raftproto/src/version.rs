@@ -2,7 +2,7 @@
 
 /// Newest version of [`crate::command::CommandBatch`] that this binary applies. It writes it once the cluster is at that
 /// level: every member said that it can.
-pub const COMMANDS: u32 = 4;
+pub const COMMANDS: u32 = 5;
 
 /// The level of a cluster whose meta group has noted none: its members did not tell each other what they can.
 pub const LEVEL_FIRST: u32 = 3;

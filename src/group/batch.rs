@@ -195,6 +195,7 @@ impl Group {
 pub(super) fn version_of<'a>(kinds: impl Iterator<Item = &'a Kind>, level: u32) -> u32 {
     let version = |kind: &Kind| match kind {
         Kind::RaiseLevel(raise) => raise.level,
+        Kind::Append(append) if append.incarnation_below != 0 => 5,
         Kind::ChangeMembers(_) if level >= 4 => 4,
         Kind::Create(create) if create.retention.is_some() => 3,
         Kind::CreateBucket(create) if create.retention.is_some() => 3,
@@ -366,6 +367,7 @@ fn append_command(key: String, append: Append) -> command::Append {
             epoch: p.epoch,
             seq: p.seq,
         }),
+        incarnation_below: append.incarnation_below.map_or(0, |i| i.0),
     }
 }
 

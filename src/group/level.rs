@@ -25,6 +25,15 @@ impl Group {
         version_of(std::iter::once(kind), self.level()) > self.level()
     }
 
+    /// What is left out of a command as long as some member could not apply it, and the command does without.
+    pub(super) fn make_older(&self, kind: &mut Kind) {
+        if let Kind::Append(append) = kind
+            && self.level() < 5
+        {
+            append.incarnation_below = 0;
+        }
+    }
+
     /// Group 0 notes that every member can apply the next version. Only while nothing is on its way that could change the
     /// members before: the entry itself is of the version that it allows.
     pub(super) fn raise_level(&mut self, raise: RaiseLevel) {

@@ -193,6 +193,11 @@ impl Machine {
         Outcome::Created(Created { fresh: true, meta })
     }
 
+    /// The streams that there were up to now have incarnations below this.
+    pub(super) fn next_incarnation(&self) -> Incarnation {
+        Incarnation(self.next_incarnation)
+    }
+
     fn create_from(&mut self, create: command::Create) -> Create {
         Create {
             content_type: self.content_type(&create.content_type),

@@ -10,7 +10,7 @@ use super::batch::{Pending, command_of, is_command};
 use super::peer::node_of;
 use super::{Effect, Group, ReplyTo};
 use crate::mutation;
-use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, StreamKey};
+use crate::protocol::{GroupTarget, Incarnation, Op, Outcome, Refusal, Request, StreamKey};
 
 /// How long a request waits for a leader, and for a leader's answer, in microseconds.
 const PATIENCE_US: u64 = 5_000_000;
@@ -36,7 +36,21 @@ pub(super) struct Asked {
     pub(super) asker: Asker,
     /// Another node sent it: it is not sent on.
     pub(super) is_forwarded: bool,
+    /// The streams that were known here when a leader was first asked have incarnations below this.
+    pub(super) asked_below: Option<Incarnation>,
     pub(super) until_us: u64,
+}
+
+impl Asked {
+    /// A leader that was asked may have done it, to the stream of that time or one that came since. A stream that was there before
+    /// it was asked knows from its producers whether it was done; one that has begun since must not take it: it may be done to the
+    /// one before.
+    fn doubt(&mut self) {
+        self.asker.doubt();
+        if let Op::Append(append) = &mut self.request.op {
+            append.incarnation_below = self.asked_below;
+        }
+    }
 }
 
 /// A question to the leader.
@@ -111,6 +125,7 @@ impl Group {
             request,
             asker: Asker::new(reply_to),
             is_forwarded,
+            asked_below: None,
             until_us: self.now.monotonic_us + patience_us,
         };
         self.dispatch(asked, effects);
@@ -173,7 +188,8 @@ impl Group {
         if let Some(refusal) = self.refuse_early(&asked.request) {
             return refuse_one(asked.asker, refusal, effects);
         }
-        if let Ok(kind) = command_of(asked.request) {
+        if let Ok(mut kind) = command_of(asked.request) {
+            self.make_older(&mut kind);
             if self.is_too_new(&kind) {
                 return refuse_one(asked.asker, Refusal::Unavailable, effects);
             }
@@ -245,10 +261,14 @@ impl Group {
         &mut self,
         node: u64,
         request: Request,
-        asked: Option<Asked>,
+        mut asked: Option<Asked>,
         is_confirmation: bool,
         effects: &mut Vec<Effect>,
     ) {
+        if let Some(asked) = &mut asked {
+            let below = self.machine.next_incarnation();
+            asked.asked_below.get_or_insert(below);
+        }
         // What is never answered is given up by ticks.
         self.wake();
         let token = self.waiting.token();
@@ -318,7 +338,7 @@ impl Group {
             }
             Outcome::Refused(Refusal::OutcomeUnknown) if is_safe => {
                 if !underway.is_confirmation {
-                    asked.asker.doubt();
+                    asked.doubt();
                 }
                 self.ask_again(underway.node, asked, effects);
             }

@@ -1,5 +1,6 @@
 //! A group with one voter, stepped by hand: what a client is told, what the log holds, what replicas agree on.
 
+mod again;
 mod answers;
 mod asleep;
 mod checkpoint;
@@ -192,6 +193,7 @@ fn append(text: &'static str) -> Op {
         close: false,
         stream_seq: None,
         producer: None,
+        incarnation_below: None,
     })
 }
 

@@ -152,6 +152,7 @@ where
         close,
         stream_seq,
         producer,
+        incarnation_below: None,
     };
     let request = Request::on_key(key.clone(), Op::Append(append));
     match backend.submit(request).await {

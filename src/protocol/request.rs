@@ -273,6 +273,9 @@ pub struct Append {
     pub stream_seq: Option<String>,
     /// The idempotent producer, if any.
     pub producer: Option<Producer>,
+    /// It may be done already, in a stream at this key that has ended since, whose producers nobody knows any more: only a
+    /// stream with an incarnation below this one takes it. `None`: any.
+    pub incarnation_below: Option<Incarnation>,
 }
 
 /// An idempotent producer's position (section 5.2.1).

@@ -347,6 +347,7 @@ fn append_message(append: &Append) -> command::Append {
             epoch: p.epoch,
             seq: p.seq,
         }),
+        incarnation_below: append.incarnation_below.map_or(0, |i| i.0),
     }
 }
 
@@ -360,6 +361,8 @@ fn append(message: command::Append) -> Result<Append, WireError> {
         close: message.close,
         stream_seq: message.stream_seq,
         producer: message.producer.map(producer).transpose()?,
+        incarnation_below: (message.incarnation_below != 0)
+            .then_some(Incarnation(message.incarnation_below)),
     })
 }
 

@@ -143,6 +143,7 @@ impl Op {
                 close: *close,
                 stream_seq: seq.clone(),
                 producer: producer.clone(),
+                incarnation_below: None,
             }),
             What::Fork { .. } => return None,
             What::Members { base, change } => {

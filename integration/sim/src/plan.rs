@@ -318,7 +318,7 @@ impl Plan {
     pub fn version_first(&self) -> u32 {
         match self.upgrade {
             1 => 2,
-            2 => 3,
+            2 => COMMANDS - 1,
             _ => COMMANDS,
         }
     }

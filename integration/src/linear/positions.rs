@@ -49,13 +49,6 @@ pub(super) fn find(
     if !is_one_life {
         let again = sent.iter().filter(|(_, count)| **count > 1);
         positions.again = again.map(|(message, _)| *message).collect();
-        for operation in operations.iter().filter(|o| is_doubled(o, operations)) {
-            if let (Call::Append { messages, .. }, Outcome::Appended { .. }) =
-                (&operation.call, &operation.outcome)
-            {
-                positions.again.extend(messages);
-            }
-        }
     }
     let mut stand = |message: Message, start: u64, operation: &Operation| {
         let starts = positions.starts.entry(message).or_default();
@@ -130,30 +123,6 @@ pub(super) fn find(
         positions.is_complete = known == positions.end;
     }
     Ok(positions)
-}
-
-/// A node sends a producer's append on again by itself where it lost the answer. Done before, it is a duplicate then; but where the
-/// stream was deleted meanwhile, it may stand in both lives.
-pub(super) fn is_doubled(operation: &Operation, operations: &[Operation]) -> bool {
-    let is_by_producer = matches!(
-        operation.call,
-        Call::Append {
-            producer: Some(_),
-            ..
-        }
-    );
-    let ends = |o: &Operation| o.returned.unwrap_or(u64::MAX);
-    let is_beside = |d: &&Operation| d.invoked < ends(operation) && ends(d) > operation.invoked;
-    let is_deletion = |d: &&Operation| {
-        d.call == Call::Delete && matches!(d.outcome, Outcome::Deleted | Outcome::Unknown)
-    };
-    match operation.outcome {
-        Outcome::Duplicate { .. } => true,
-        Outcome::Appended { .. } if is_by_producer => {
-            operations.iter().filter(is_deletion).any(|d| is_beside(&d))
-        }
-        _ => false,
-    }
 }
 
 /// Operations that need no place: they told nothing, and nothing tells of them.

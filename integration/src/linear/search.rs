@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::positions::{Positions, idle, is_doubled};
+use super::positions::{Positions, idle};
 use super::state::{Lists, State};
 use super::{CONFIGURATIONS_MAX, Checked, Violation};
 use crate::history::{Call, Message, Operation, Outcome};
@@ -32,10 +32,10 @@ pub(super) fn run<'a>(
     positions: &'a Positions,
 ) -> Result<Checked, Violation> {
     let idle = idle(operations, positions);
-    // A node may send a producer's append on twice by itself: the effect of one answers the other as a duplicate, or is gone.
+    // A node may send a producer's append on twice by itself: the effect of one answers the other as a duplicate.
     let hidden: Vec<Operation> = operations
         .iter()
-        .filter(|o| is_doubled(o, operations))
+        .filter(|o| matches!(o.outcome, Outcome::Duplicate { .. }))
         .map(|o| Operation {
             returned: None,
             outcome: Outcome::Unknown,

@@ -9,6 +9,7 @@ use integration::cluster::Cluster;
 use integration::history::History;
 use integration::load::{Load, Numbers, Plan, Stream, judge, read_back};
 use integration::skip;
+use raftproto::version::COMMANDS;
 
 use crate::episodes::SETTINGS;
 use crate::formation::{wait_for, works};
@@ -249,7 +250,7 @@ fn a_node_that_is_down_can_be_removed_and_come_back_new() {
     works(&cluster, "before");
     wait_for("all nodes say what they can apply", || {
         let status = cluster.status(1, false).unwrap_or_default();
-        status["level"] == 4
+        status["level"] == COMMANDS
     });
     cluster.kill(3);
     ordered(&cluster, 1, &["remove", "3"]);

@@ -7,6 +7,7 @@ use integration::cluster::Cluster;
 use integration::history::History;
 use integration::load::{Load, Numbers, Plan, Stream, judge, read_back};
 use integration::skip;
+use raftproto::version::COMMANDS;
 
 use crate::episodes::SETTINGS;
 use crate::formation::{wait_for, works};
@@ -44,7 +45,7 @@ fn a_removal_that_is_taken_back_half_way_loses_nothing_and_ends_with_all_members
     let mut cluster = Cluster::start(3, &settings);
     works(&cluster, "before");
     wait_for("all nodes say what they can apply", || {
-        cluster.status(1, false).unwrap_or_default()["level"] == 4
+        cluster.status(1, false).unwrap_or_default()["level"] == COMMANDS
     });
     let addresses = cluster.addresses();
     let streams = Stream::some("taken-back", 6);

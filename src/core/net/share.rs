@@ -65,11 +65,11 @@ impl Share {
             self.owed = self.owed.saturating_sub(passed);
             return;
         }
-        let passed = now - self.given;
-        let worked = PIECE_MOST.min(passed);
+        let took = now - self.given;
+        let worked = PIECE_MOST.min(took);
         self.worked[0] += worked;
         if self.is_shared() && self.worked[0] + self.worked[1] > BURST {
-            self.owed = worked.saturating_sub(passed - worked);
+            self.owed = worked.saturating_sub(took - worked);
         }
     }
 

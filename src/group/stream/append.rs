@@ -37,6 +37,10 @@ impl Stream {
             );
         }
         match verdict {
+            // One that was asked for is done once, whatever became of the stream at the key.
+            Verdict::Accept if self.has_begun_since(append.incarnation_below) => {
+                return (Outcome::Refused(Refusal::NotFound), None);
+            }
             Verdict::Accept => {}
             Verdict::Duplicate(position) => {
                 return (self.duplicate(producer.as_ref(), position), None);
@@ -72,6 +76,13 @@ impl Stream {
             }),
         };
         (outcome, Some(append.body))
+    }
+
+    /// It was none of the streams that had been before an append was first asked for.
+    fn has_begun_since(&self, incarnation_below: u64) -> bool {
+        incarnation_below != 0
+            && self.incarnation.0 >= incarnation_below
+            && !mutation::is_on("sent-again-into-any-life")
     }
 
     fn append_to_closed(

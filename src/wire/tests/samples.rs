@@ -60,6 +60,7 @@ pub(super) fn append(body: Bytes) -> Append {
             epoch: SEQ_MAX,
             seq: 0,
         }),
+        incarnation_below: Some(Incarnation(u64::MAX)),
     }
 }
 
@@ -360,6 +361,7 @@ pub(super) fn requests() -> Vec<Request> {
         close: true,
         stream_seq: None,
         producer: None,
+        incarnation_below: None,
     }));
     let mut requests: Vec<Request> = ops
         .into_iter()
