@@ -23,9 +23,6 @@ const LOST_AFTER_MS: u64 = 60_000;
 /// Packs of leaders before that are looked for at once; each is followed by a command.
 const FINDING_MAX: usize = 16;
 
-/// First and longest wait after the store refused something.
-const RETRY_MS: (u64, u64) = (500, 60_000);
-
 /// When a group flushes, rewrites and deletes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ColdSettings {
@@ -124,7 +121,7 @@ pub(super) struct ColdWork {
     term: u64,
     next_number: u32,
     pub(super) failures: u32,
-    retry_ms: u64,
+    pub(super) retry_ms: u64,
     /// The shell wants room: flush what there is.
     is_pressed: bool,
     /// All before this time is in the backup, if there is to be one.
@@ -175,16 +172,6 @@ impl ColdWork {
             number: self.next_number,
             nonce: xxhash_rust::xxh3::xxh3_64(&parts),
         }
-    }
-
-    fn retry_after_ms(&mut self, now_ms: u64) -> u64 {
-        // Many orders that fail at the same time are one failure.
-        if self.retry_ms <= now_ms {
-            let wait_ms = RETRY_MS.0 << self.failures.min(10);
-            self.failures += 1;
-            self.retry_ms = now_ms + wait_ms.min(RETRY_MS.1);
-        }
-        self.retry_ms.min(now_ms + RETRY_MS.1)
     }
 }
 
@@ -359,7 +346,7 @@ impl Group {
         }
         let now_ms = self.now_ms;
         if !matches!(answer, ColdAnswer::Failed(_) | ColdAnswer::NotDeleted) {
-            self.cold.failures = 0;
+            self.cold.forget_failures();
         }
         match answer {
             ColdAnswer::There {

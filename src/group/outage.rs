@@ -5,8 +5,11 @@
 //! once in [`PROBE_MS`], and nothing if its groups ask as often by themselves.
 
 use super::Group;
-use super::cold::Stage;
+use super::cold::{ColdWork, Stage};
 use crate::mutation;
+
+/// First and longest wait after the store refused something.
+const RETRY_MS: (u64, u64) = (500, 60_000);
 
 /// So long after the store was asked last, the group that would try next does.
 const PROBE_MS: u64 = 5_000;
@@ -51,13 +54,31 @@ impl Outage {
             let mut waiting: Vec<_> = waiting.collect();
             let count = waiting.len() as u64;
             for (place, (_, group)) in (0..).zip(&mut waiting) {
-                group.cold.failures = 0;
+                group.cold.forget_failures();
                 group.try_pack_within(SPREAD_MS * place / count);
             }
         } else if let Some((_, next)) = waiting.min_by_key(|(at_ms, _)| *at_ms) {
             self.asked_ms = now_ms;
             next.try_pack_within(0);
         }
+    }
+}
+
+impl ColdWork {
+    /// When what has failed is tried again.
+    pub(super) fn retry_after_ms(&mut self, now_ms: u64) -> u64 {
+        // Many orders that fail at the same time are one failure.
+        if self.retry_ms <= now_ms {
+            let wait_ms = RETRY_MS.0 << self.failures.min(10);
+            self.failures += 1;
+            self.retry_ms = now_ms + wait_ms.min(RETRY_MS.1);
+        }
+        self.retry_ms.min(now_ms + RETRY_MS.1)
+    }
+
+    /// The store answers.
+    pub(super) fn forget_failures(&mut self) {
+        (self.failures, self.retry_ms) = (0, 0);
     }
 }
 

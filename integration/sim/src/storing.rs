@@ -297,7 +297,8 @@ impl World {
         let has_changed = is_ready != std::mem::replace(&mut hosted.was_ready, is_ready);
         if has_changed && is_ready {
             let (term, raft_id) = (hosted.group.term(), hosted.group.raft_id());
-            self.ledger.leads(group, term, raft_id);
+            self.ledger
+                .leads(group, term, raft_id, hosted.group.level());
         }
         if has_changed && !is_ready && World::is_building(&me.process, group) {
             self.coverage.hit("leader deposed while its pack is put");

@@ -154,6 +154,12 @@ pub const MUTATIONS: &[Mutation] = &[
         &[DENIED],
         "fault_partition=400,fault_us=1000000,mortal=1000,clients=6",
     ),
+    bug(
+        "routing",
+        "sent-again-into-any-life",
+        300,
+        &["times and done"],
+    ),
     bug("state machine", "apply-by-own-clock", 300, &[STATE]),
     bug("state machine", "incarnation-given-twice", 300, &[STREAMS]),
     bug("state machine", "closed-takes-producers", 300, &[STREAMS]),

@@ -17,27 +17,31 @@ fn until_tried(world: &mut World, outage: &mut Outage, name: PackName) -> u64 {
     }
 }
 
-/// A pack that the store did not take for some minutes.
-fn failing() -> (World, Outage, PackName) {
+/// A pack that the store did not take for some minutes, and that is put again in a minute.
+fn failing() -> (World, PackName) {
     let mut world = cold_world();
     world.create("a", Expiry::Never);
     world.ask("a", append("12345"));
     world.now_ms += SETTINGS.flush_age_ms;
     let (name, _) = orders(&mut world).remove(0);
-    let mut outage = Outage::default();
-    for _ in 0..40 {
-        outage.failed(world.now_ms);
+    for _ in 0..10 {
         answer(&mut world, ColdAnswer::Failed(name));
-        let waited_ms = until_tried(&mut world, &mut outage, name);
-        assert!(waited_ms <= 5_100, "one of them tries every few seconds");
+        world.now_ms += 60_000;
+        assert_eq!(orders(&mut world).len(), 1);
     }
     answer(&mut world, ColdAnswer::Failed(name));
-    (world, outage, name)
+    (world, name)
 }
 
 #[test]
 fn groups_that_wait_for_a_store_try_soon_when_it_answers_another_one() {
-    let (mut world, mut outage, name) = failing();
+    let (mut world, name) = failing();
+    let mut outage = Outage::default();
+    outage.failed(world.now_ms);
+    let probed_ms = until_tried(&mut world, &mut outage, name);
+    assert!((5_000..=5_100).contains(&probed_ms), "{probed_ms} ms");
+    outage.failed(world.now_ms);
+    answer(&mut world, ColdAnswer::Failed(name));
     outage.answered(world.now_ms);
     assert!(until_tried(&mut world, &mut outage, name) <= 1_100);
     // What was learned of the outage is forgotten with it.
@@ -48,7 +52,7 @@ fn groups_that_wait_for_a_store_try_soon_when_it_answers_another_one() {
 
 #[test]
 fn a_store_that_fails_now_and_then_is_not_asked_sooner() {
-    let (mut world, _, name) = failing();
+    let (mut world, name) = failing();
     let mut outage = Outage::default();
     for _ in 0..20 {
         outage.failed(world.now_ms);
@@ -75,4 +79,40 @@ fn of_many_groups_one_tries_while_the_store_is_out() {
         }
         assert_eq!(tried, expected, "after {after_ms} ms");
     }
+}
+
+#[test]
+fn many_orders_that_fail_at_once_are_one_failure() {
+    let mut world = cold_world();
+    for term in 1..=10 {
+        let name = PackName {
+            term,
+            number: 1,
+            nonce: term,
+        };
+        let begin = raftproto::command::BeginPack {
+            name: Some(name.to_message()),
+        };
+        world.group.pending.push(Kind::BeginPack(begin), None);
+    }
+    world.settle();
+    world.create("a", Expiry::Never);
+    world.ask("a", append("12345"));
+    world.now_ms += SETTINGS.flush_age_ms;
+    world.others.clear();
+    world.tick();
+    let found: Vec<_> = std::mem::take(&mut world.others);
+    assert_eq!(found.len(), 10);
+    for effect in found {
+        let Effect::FindPack(name) = effect else {
+            continue;
+        };
+        answer(&mut world, ColdAnswer::Failed(name));
+    }
+    let mut ordered = taken(&mut world);
+    ordered.extend(orders(&mut world));
+    let name = ordered[0].0;
+    answer(&mut world, ColdAnswer::Failed(name));
+    world.now_ms += 500;
+    assert_eq!(orders(&mut world).len(), 1, "{name} is tried again soon");
 }
