@@ -68,7 +68,7 @@ impl ColdWork {
     /// When what has failed is tried again.
     pub(super) fn retry_after_ms(&mut self, now_ms: u64) -> u64 {
         // Many orders that fail at the same time are one failure.
-        if self.retry_ms <= now_ms {
+        if self.retry_ms <= now_ms || mutation::is_on("outage-waited-out") {
             let wait_ms = RETRY_MS.0 << self.failures.min(10);
             self.failures += 1;
             self.retry_ms = now_ms + wait_ms.min(RETRY_MS.1);

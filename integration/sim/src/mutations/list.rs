@@ -340,7 +340,7 @@ pub const MUTATIONS: &[Mutation] = &[
         "outage-waited-out",
         60,
         &["is refused for"],
-        "cold=1,cold_behind=1,cold_pack_bytes=300,cold_flush_age_ms=500,store_out_us=60000000,fault_siege=0",
+        "cold=1,cold_behind=1,cold_pack_bytes=300,cold_flush_age_ms=500,store_out_us=20000000,fault_siege=0,chaos_us=200000000",
     ),
     aimed(
         "damaged objects",
