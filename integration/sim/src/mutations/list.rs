@@ -158,7 +158,7 @@ pub const MUTATIONS: &[Mutation] = &[
         "routing",
         "sent-again-into-any-life",
         300,
-        &["times and done"],
+        &["times and done", STREAMS, NO_ENTRY],
     ),
     bug("state machine", "apply-by-own-clock", 300, &[STATE]),
     bug("state machine", "incarnation-given-twice", 300, &[STREAMS]),
