@@ -340,7 +340,8 @@ pub const MUTATIONS: &[Mutation] = &[
         "outage-waited-out",
         60,
         &["is refused for"],
-        "cold=1,cold_behind=1,cold_pack_bytes=300,cold_flush_age_ms=500,store_out_us=20000000,fault_siege=0,chaos_us=200000000",
+        "cold=1,cold_behind=1,cold_pack_bytes=300,cold_flush_age_ms=500,store_out_us=20000000,fault_siege=0,chaos_us=200000000,\
+         drift=0,wall_offset_ms=0,fault_jump=0",
     ),
     aimed(
         "damaged objects",
