@@ -38,6 +38,21 @@ ssh_args=-F none -o ControlMaster=auto -o ControlPersist=60s -o ServerAliveInter
 """
 
 
+# Characters of a line, and of all that an error says of a play. Who shows a log may cut its middle.
+LINE_MAX, TOLD_MAX = 600, 2000
+
+
+def tasks(text, *words):
+    """The tasks of a play in which a machine's line begins so, with those lines."""
+    found = []
+    for block in re.split(r"^(?=TASK |RUNNING HANDLER |PLAY )", text, flags=re.M):
+        title, _end, lines = block.partition("\n")
+        told = [line[:LINE_MAX] for line in lines.splitlines() if line.startswith(words)]
+        if told:
+            found.append("\n".join([title.rstrip("* "), *told]))
+    return "\n".join(found)
+
+
 class Played:
     """What a playbook said."""
 
@@ -147,12 +162,13 @@ class Site:
         except subprocess.TimeoutExpired:
             os.killpg(done.pid, signal.SIGKILL)
             text, _none = done.communicate()
-            print(text, file=sys.stderr)
+            print("\n".join(text.splitlines()[-60:]), file=sys.stderr)
             raise
         (self.lab.place / "last-play.log").write_text(text)
         if wanted is not None and done.returncode != wanted:
-            print(text, file=sys.stderr)
-            raise AssertionError(f"{' '.join(map(str, command))}: exit code {done.returncode}")
+            print(tasks(text, "changed:", "fatal:", "failed:"), file=sys.stderr)
+            failed = tasks(text, "fatal:", "failed:") or text
+            raise AssertionError(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{failed[:TOLD_MAX]}")
         return Played(done.returncode, text)
 
     def break_off(self, playbook, when):
