@@ -29,6 +29,7 @@ collections_path={collections}
 host_key_checking=False
 interpreter_python=/usr/bin/python3
 forks=8
+timeout=30
 nocows=True
 [ssh_connection]
 pipelining=True
@@ -189,8 +190,14 @@ class Site:
         return out.read_text()
 
     def status(self, at="a"):
-        out = self.lab[at].ssh(f"ursula cluster --at {self.lab[at].address}:4447 status --json").stdout
-        return json.loads(out)
+        """Asked until the node answers: it may only just have been started."""
+        command = f"ursula cluster --at {self.lab[at].address}:4447 status --json"
+
+        def answer():
+            done = self.lab[at].ssh(command, check=False)
+            return done.returncode == 0 and done.stdout
+
+        return json.loads(wait_until(f"{at} tells its status", 20, answer))
 
     def fetch(self, name, path, method="GET", data=None, port=4437):
         """Status and body from a node's HTTP port."""
