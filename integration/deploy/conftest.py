@@ -282,9 +282,13 @@ def pytest_runtest_makereport(item, call):
         return
     for name, machine in site.lab.machines.items():
         try:
-            text = machine.ssh("journalctl -u ursula -n 40 --no-pager -o cat; df -h /var/lib/ursula | tail -1", check=False).stdout
+            text = machine.ssh("journalctl -u ursula -n 40 --no-pager -o cat; df -h / /var/lib/ursula", check=False).stdout
         except Exception as error:  # noqa: BLE001 - the report of a failure must not fail
             text = str(error)
         report.sections.append((f"machine {name}", text))
+    # What all of them share: who ran out of it is found here.
+    shared = f"uptime; free -m; df -h {PLACE}; ps -eL | wc -l; dmesg | tail -n 15"
+    looked = subprocess.run(shared, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    report.sections.append(("the machine below", looked.stdout))
 
 
