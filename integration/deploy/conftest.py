@@ -29,6 +29,7 @@ collections_path={collections}
 host_key_checking=False
 interpreter_python=/usr/bin/python3
 forks=8
+timeout=30
 nocows=True
 [ssh_connection]
 pipelining=True
@@ -36,6 +37,21 @@ pipelining=True
 control_path_dir={sockets}
 ssh_args=-F none -o ControlMaster=auto -o ControlPersist=60s -o ServerAliveInterval=5 -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR
 """
+
+
+# Characters of a line, and of all that an error says of a play. Who shows a log may cut its middle.
+LINE_MAX, TOLD_MAX = 600, 2000
+
+
+def tasks(text, *words):
+    """The tasks of a play in which a machine's line begins so, with those lines."""
+    found = []
+    for block in re.split(r"^(?=TASK |RUNNING HANDLER |PLAY )", text, flags=re.M):
+        title, _end, lines = block.partition("\n")
+        told = [line[:LINE_MAX] for line in lines.splitlines() if line.startswith(words)]
+        if told:
+            found.append("\n".join([title.rstrip("* "), *told]))
+    return "\n".join(found)
 
 
 class Played:
@@ -147,12 +163,13 @@ class Site:
         except subprocess.TimeoutExpired:
             os.killpg(done.pid, signal.SIGKILL)
             text, _none = done.communicate()
-            print(text, file=sys.stderr)
+            print("\n".join(text.splitlines()[-60:]), file=sys.stderr)
             raise
         (self.lab.place / "last-play.log").write_text(text)
         if wanted is not None and done.returncode != wanted:
-            print(text, file=sys.stderr)
-            raise AssertionError(f"{' '.join(map(str, command))}: exit code {done.returncode}")
+            print(tasks(text, "changed:", "fatal:", "failed:"), file=sys.stderr)
+            failed = tasks(text, "fatal:", "failed:") or text
+            raise AssertionError(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{failed[:TOLD_MAX]}")
         return Played(done.returncode, text)
 
     def break_off(self, playbook, when):
@@ -173,8 +190,14 @@ class Site:
         return out.read_text()
 
     def status(self, at="a"):
-        out = self.lab[at].ssh(f"ursula cluster --at {self.lab[at].address}:4447 status --json").stdout
-        return json.loads(out)
+        """Asked until the node answers: it may only just have been started."""
+        command = f"ursula cluster --at {self.lab[at].address}:4447 status --json"
+
+        def answer():
+            done = self.lab[at].ssh(command, check=False)
+            return done.returncode == 0 and done.stdout
+
+        return json.loads(wait_until(f"{at} tells its status", 20, answer))
 
     def fetch(self, name, path, method="GET", data=None, port=4437):
         """Status and body from a node's HTTP port."""
@@ -259,9 +282,13 @@ def pytest_runtest_makereport(item, call):
         return
     for name, machine in site.lab.machines.items():
         try:
-            text = machine.ssh("journalctl -u ursula -n 40 --no-pager -o cat; df -h /var/lib/ursula | tail -1", check=False).stdout
+            text = machine.ssh("journalctl -u ursula -n 40 --no-pager -o cat; df -h / /var/lib/ursula", check=False).stdout
         except Exception as error:  # noqa: BLE001 - the report of a failure must not fail
             text = str(error)
         report.sections.append((f"machine {name}", text))
+    # What all of them share: who ran out of it is found here.
+    shared = f"uptime; free -m; df -h {PLACE}; ps -eL | wc -l; dmesg | tail -n 15"
+    looked = subprocess.run(shared, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    report.sections.append(("the machine below", looked.stdout))
 
 

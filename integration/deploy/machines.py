@@ -114,7 +114,10 @@ class Machine:
         def answers():
             if self.process.poll() is not None:
                 raise AssertionError(f"{self.name} has ended: {self.console()[-2000:]}")
-            return self.ssh("true", check=False, patience=5).returncode == 0
+            try:
+                return self.ssh("true", check=False, patience=5).returncode == 0
+            except subprocess.TimeoutExpired:
+                return False
 
         wait_until(f"{self.name} answers ssh: {self.console()[-500:]}", BOOT_S, answers)
 
@@ -170,7 +173,7 @@ class Laboratory:
         self.key = self.place / "key"
         self.ssh_options = [
             "-i", str(self.key), "-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-            "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=3", "-o", "BatchMode=yes",
+            "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=20", "-o", "BatchMode=yes",
         ]
         self.machines = {n: Machine(n, i + 1, self.place / n, self, disk_bytes) for i, n in enumerate(names)}
 

@@ -116,13 +116,14 @@ def test_the_unit_is_hardened_and_sound(site, cluster, name):
     assert sorted(shown) == sorted(wanted)
     # What the container may give, it has given.
     limits = {"Max locked memory": "unlimited", "Max open files": "1048576", "Max core file size": "0", "Max nice priority": "30"}
+    given = {}
     for limit, most in limits.items():
         row = "grep -h '^%s' /proc/1/limits /proc/$(pgrep -x ursula)/limits" % limit
-        (_soft, allowed), (_soft, given) = (line[len(limit):].split()[:2] for line in machine.ssh(row).stdout.splitlines())
-        assert given in (most, allowed), f"{limit}: {given}"
+        (_soft, allowed), (_soft, given[limit]) = (line[len(limit):].split()[:2] for line in machine.ssh(row).stdout.splitlines())
+        assert given[limit] in (most, allowed), f"{limit}: {given[limit]}"
     # A log's own thread goes before the executors: by the last of these, if the filter of system calls lets it ask. Where it may
     # not, the node says so once.
-    may_go_first = int(given) >= 30
+    may_go_first = int(given["Max nice priority"]) >= 30
     threads = [line.split(None, 1) for line in machine.ssh("ps -L -p $(pgrep -x ursula) -o ni=,comm=").stdout.splitlines()]
     log_threads = {nice for nice, comm in threads if re.fullmatch(r"log-\d+", comm)}
     assert log_threads == {"-10" if may_go_first else "0"}, threads

@@ -6,10 +6,13 @@ mod places;
 mod progress;
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
+use futures_lite::future::poll_once;
 use raftproto::checkpoint::Member as StoredMember;
 use raftproto::command::{ChangeMembers, Member, change_members::Change};
 use raftproto::peer::{
@@ -71,21 +74,16 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
         ClusterSubcommand::Drain(order) if order.undo => Change::Undrain(number(order.node)?),
         ClusterSubcommand::Drain(order) => Change::Drain(number(order.node)?),
     };
-    let change = ChangeMembers {
-        base: Vec::new(),
-        change: Some(order),
-    };
-    let said = operator
-        .order(Order::ChangeMembers(change), is_forced)
-        .await?;
-    say!("{said}");
     let patience = Duration::from_secs(command.wait_s).max(LOOK);
-    let over = async {
-        glommio::timer::sleep(patience).await;
+    let mut over = pin!(glommio::timer::sleep(patience));
+    let said = operator.order(order, is_forced, &mut over).await?;
+    say!("{said}");
+    let late = async {
+        over.await;
         Err(CliError::Late(command.wait_s))
     };
     // Also where a node that is asked does not answer.
-    operator.follow().or(over).await
+    operator.follow().or(late).await
 }
 
 /// A node's number: a raft id has more above it.
@@ -104,14 +102,36 @@ struct Operator {
 }
 
 impl Operator {
-    async fn order(&self, order: Order, is_forced: bool) -> Result<String, CliError> {
+    /// Gives an order until it is taken, or `over`: for a moment the cluster may have nobody who takes one, and the node that
+    /// is asked be busy. Where nothing listens, that is told at once.
+    async fn order(
+        &self,
+        change: Change,
+        is_forced: bool,
+        mut over: impl Future<Output = ()> + Unpin,
+    ) -> Result<String, CliError> {
+        let is_repeatable = says_what_shall_be(&change);
         let request = AdminRequest {
             from: None,
             is_forced,
-            order: Some(order),
+            order: Some(Order::ChangeMembers(ChangeMembers {
+                base: Vec::new(),
+                change: Some(change),
+            })),
         };
-        let reply = self.caller.administer(&self.at, request).await;
-        reply.map(|r| r.text).map_err(|e| failed(&self.at, &e))
+        let failed = |error: GrpcError| failed(&self.at, &error);
+        loop {
+            let mut asking = self.caller.open(&self.at).await.map_err(failed)?;
+            let error = match asking.administer(&request).await {
+                Ok(reply) => return Ok(reply.text),
+                Err(error) => error,
+            };
+            let may_pass = matches!(error.code, Code::Unavailable | Code::DeadlineExceeded);
+            if !may_pass || !is_repeatable || poll_once(&mut over).await.is_some() {
+                return Err(failed(error));
+            }
+            glommio::timer::sleep(LOOK).await;
+        }
     }
 
     async fn all(&self, with_hashes: bool) -> Result<Vec<NodeStatus>, CliError> {
@@ -236,23 +256,28 @@ impl Operator {
         Ok(())
     }
 
-    /// Shows how the groups follow an order, until all have. The order stands either way.
+    /// Shows how the groups follow an order, until all have. The order stands either way, and so whether the node that is asked
+    /// answers each time or not.
     async fn follow(&self) -> Result<(), CliError> {
         let mut last = String::new();
         let mut first = None;
         for round in 0u32.. {
-            let progress = progress(&self.all(false).await?);
-            let began = first.get_or_insert_with(|| progress.clone());
-            let took = LOOK.saturating_mul(round);
-            let mut line = told(&progress);
-            if let Some(left) = left(began, &progress, took) {
-                line.push_str(&format!("; about {} s more", left.as_secs().max(1)));
-            }
+            let progress = self.all(false).await.map(|all| progress(&all));
+            let line = match &progress {
+                Ok(progress) => {
+                    let began = first.get_or_insert_with(|| progress.clone());
+                    let took = LOOK.saturating_mul(round);
+                    let more = left(began, progress, took)
+                        .map(|left| format!("; about {} s more", left.as_secs().max(1)));
+                    told(progress) + &more.unwrap_or_default()
+                }
+                Err(error) => error.to_string(),
+            };
             if line != last {
                 eprintln!("{line}");
                 last = line;
             }
-            if progress.groups > 0 && progress.done == progress.groups {
+            if progress.is_ok_and(|p| p.groups > 0 && p.done == p.groups) {
                 break;
             }
             glommio::timer::sleep(LOOK).await;
@@ -292,6 +317,11 @@ pub async fn cluster_status(
         all.push((address, status));
     }
     Ok(all)
+}
+
+/// Given twice it does what it does once; a replacement gives up each time what the node has by then.
+fn says_what_shall_be(change: &Change) -> bool {
+    !matches!(change, Change::Replace(_))
 }
 
 fn failed(at: &str, error: &GrpcError) -> CliError {

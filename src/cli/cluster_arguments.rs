@@ -9,7 +9,7 @@ pub struct ClusterCommand {
     /// cluster address of any node; 127.0.0.1:4447 if not given
     #[argh(option, default = "String::from(\"127.0.0.1:4447\")")]
     pub at: String,
-    /// seconds to wait until all groups have followed an order; 60 if not given
+    /// seconds to wait until an order is taken and all groups have followed it; 60 if not given
     #[argh(option, default = "60")]
     pub wait_s: u64,
     #[argh(subcommand)]

@@ -186,9 +186,25 @@ impl Asking {
     /// # Errors
     /// The call's.
     pub async fn status(&mut self, message: &StatusRequest) -> Result<StatusReply, GrpcError> {
-        within(self.settings.call_timeout, "Status", async {
+        self.unary("Status", message).await
+    }
+
+    /// Gives the node an order.
+    ///
+    /// # Errors
+    /// The call's, or the node's refusal.
+    pub async fn administer(&mut self, message: &AdminRequest) -> Result<AdminReply, GrpcError> {
+        self.unary("Administer", message).await
+    }
+
+    async fn unary<M: Message + Default>(
+        &mut self,
+        method: &str,
+        message: &impl Message,
+    ) -> Result<M, GrpcError> {
+        within(self.settings.call_timeout, method, async {
             let (sender, address) = (&mut self.sender, &self.address);
-            let mut messages = send(sender, address, "Status", message, &self.settings).await?;
+            let mut messages = send(sender, address, method, message, &self.settings).await?;
             messages.only().await
         })
         .await

@@ -21,6 +21,7 @@ mod large;
 mod lifetimes;
 mod lossy;
 mod members;
+mod orders;
 mod racing;
 mod restart_all;
 mod retention;
