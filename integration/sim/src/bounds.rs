@@ -16,8 +16,9 @@ const OWN: u64 = 16;
 /// What a command has besides its body; those about packs name some chunks.
 const COMMAND_BYTES: u64 = 400;
 
-/// Readies that can wait for one sync: it takes at most 1.5 seconds, and a step makes few. Some 900 were seen.
-const UNSYNCED_MAX: usize = 4_000;
+/// Readies that can wait for one sync: it takes at most 1.5 seconds, and a step makes few. But a node that was paused for half a
+/// minute and goes on answers thousands of heartbeats at once: some 4,000 were seen.
+const UNSYNCED_MAX: usize = 10_000;
 
 impl World {
     /// After a step of a group.
