@@ -39,8 +39,13 @@ ssh_args=-F none -o ControlMaster=auto -o ControlPersist=60s -o ServerAliveInter
 """
 
 
-# Characters of a line, and of all that an error says of a play. Who shows a log may cut its middle.
-LINE_MAX, TOLD_MAX = 600, 2000
+# Characters of a line, and of all that an error says of a play: a result has all that a task was given.
+LINE_MAX, TOLD_MAX = 1500, 4000
+
+
+def shortened(line):
+    """Its beginning and its end: the names in a result are in the order of the alphabet, and why it failed is behind what was run."""
+    return line if len(line) <= LINE_MAX else f"{line[:LINE_MAX // 3]} … {line[-2 * LINE_MAX // 3:]}"
 
 
 def tasks(text, *words):
@@ -48,7 +53,7 @@ def tasks(text, *words):
     found = []
     for block in re.split(r"^(?=TASK |RUNNING HANDLER |PLAY )", text, flags=re.M):
         title, _end, lines = block.partition("\n")
-        told = [line[:LINE_MAX] for line in lines.splitlines() if line.startswith(words)]
+        told = [shortened(line) for line in lines.splitlines() if line.startswith(words)]
         if told:
             found.append("\n".join([title.rstrip("* "), *told]))
     return "\n".join(found)
@@ -168,7 +173,7 @@ class Site:
         (self.lab.place / "last-play.log").write_text(text)
         if wanted is not None and done.returncode != wanted:
             print(tasks(text, "changed:", "fatal:", "failed:"), file=sys.stderr)
-            failed = tasks(text, "fatal:", "failed:") or text
+            failed = tasks(text, "fatal:", "failed:") or text[-TOLD_MAX:]
             raise AssertionError(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{failed[:TOLD_MAX]}")
         return Played(done.returncode, text)
 

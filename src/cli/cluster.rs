@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt;
 use futures_lite::future::poll_once;
@@ -75,7 +75,7 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
         ClusterSubcommand::Drain(order) => Change::Drain(number(order.node)?),
     };
     let patience = Duration::from_secs(command.wait_s).max(LOOK);
-    let mut over = pin!(glommio::timer::sleep(patience));
+    let mut over = pin!(glommio::timer::Timer::new(patience));
     let said = operator.order(order, is_forced, &mut over).await?;
     say!("{said}");
     let late = async {
@@ -108,7 +108,7 @@ impl Operator {
         &self,
         change: Change,
         is_forced: bool,
-        mut over: impl Future<Output = ()> + Unpin,
+        mut over: impl Future<Output = Instant> + Unpin,
     ) -> Result<String, CliError> {
         let is_repeatable = says_what_shall_be(&change);
         let request = AdminRequest {
@@ -120,15 +120,32 @@ impl Operator {
             })),
         };
         let failed = |error: GrpcError| failed(&self.at, &error);
+        let mut before: Option<CliError> = None;
         loop {
-            let mut asking = self.caller.open(&self.at).await.map_err(failed)?;
+            let late = async {
+                (&mut over).await;
+                let text = "no connection in time".to_owned();
+                Err(GrpcError::new(Code::DeadlineExceeded, text))
+            };
+            let mut asking = self.caller.open(&self.at).or(late).await.map_err(failed)?;
             let error = match asking.administer(&request).await {
                 Ok(reply) => return Ok(reply.text),
                 Err(error) => error,
             };
             let may_pass = matches!(error.code, Code::Unavailable | Code::DeadlineExceeded);
+            let error = match (failed(error), before.is_some()) {
+                (CliError::Conflict(text), true) => CliError::Conflict(format!(
+                    "{text}. An attempt before may have been taken: see `ursula cluster status`"
+                )),
+                (error, _) => error,
+            };
             if !may_pass || !is_repeatable || poll_once(&mut over).await.is_some() {
-                return Err(failed(error));
+                return Err(error);
+            }
+            if before.replace(error).is_none()
+                && let Some(error) = &before
+            {
+                eprintln!("{error}; trying again");
             }
             glommio::timer::sleep(LOOK).await;
         }

@@ -195,7 +195,6 @@ impl Core {
                 Ok(packs) => packs.find(group, name).await,
                 Err(error) => Err(error),
             };
-            core.note_outage(found.as_ref().err());
             let answer = match found {
                 Ok(Some(there)) => {
                     log::info!("event=pack_found group={group} pack={name}");
@@ -219,7 +218,6 @@ impl Core {
                 Ok(stored) => stored.delete(group, &packs).await,
                 Err(error) => Err(error),
             };
-            core.note_outage(deleted.as_ref().err());
             let answer = match deleted {
                 Ok(answer) => {
                     let count = packs.len() as u64;
@@ -235,22 +233,30 @@ impl Core {
         });
     }
 
-    /// The store answered; or it did not, or something else went wrong.
+    /// The store took a pack; or it did not, or something else went wrong.
     fn note_outage(&self, error: Option<&FlushError>) {
         let now_ms = self.clock.monotonic_us() / 1000;
         match error {
-            None => self.outage.borrow_mut().answered(now_ms),
+            None => self.outage.borrow_mut().taken(now_ms),
             Some(error) if error.is_outage() => self.outage.borrow_mut().failed(now_ms),
             Some(_) => {}
         }
     }
 
-    /// Groups that wait since the store failed try again sooner than they meant to, if that may help.
+    /// Before appends are refused for what the store lacks, groups that wait since it failed try sooner than they meant to.
     pub(super) fn watch_outage(&self) {
+        if !self.is_far_behind(self.unflushed_bytes.get()) {
+            return;
+        }
         let now_ms = self.clock.monotonic_us() / 1000;
         let mut groups = self.groups.borrow_mut();
         let mut outage = self.outage.borrow_mut();
         outage.hasten(now_ms, groups.values_mut());
+    }
+
+    /// Half of what the store may lack is reached.
+    fn is_far_behind(&self, unflushed_bytes: u64) -> bool {
+        unflushed_bytes > self.config.cold_behind_bytes_max / 2
     }
 
     /// How far the cold store is behind; asks the groups to flush when that becomes too much.
@@ -259,7 +265,7 @@ impl Core {
         let unflushed = groups.values().map(Group::unflushed_bytes).sum();
         drop(groups);
         self.unflushed_bytes.set(unflushed);
-        if unflushed > self.config.cold_behind_bytes_max / 2 {
+        if self.is_far_behind(unflushed) {
             for group in self.groups.borrow_mut().values_mut() {
                 group.press_to_flush();
             }

@@ -54,7 +54,7 @@ pub enum FlushError {
 }
 
 impl FlushError {
-    /// It may succeed for every group or for none.
+    /// It may be the store's, and then every group's.
     pub fn is_outage(&self) -> bool {
         match self {
             FlushError::Cold(_) | FlushError::PlacesDiffer { .. } | FlushError::NoStore => true,

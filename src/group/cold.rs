@@ -345,15 +345,13 @@ impl Group {
             return;
         }
         let now_ms = self.now_ms;
-        if !matches!(answer, ColdAnswer::Failed(_) | ColdAnswer::NotDeleted) {
-            self.cold.forget_failures();
-        }
         match answer {
             ColdAnswer::There {
                 name,
                 object_bytes,
                 chunks,
             } => {
+                self.cold.forget_failures();
                 if let Some(flush) = self.cold.flush.as_mut().filter(|f| f.name == name) {
                     (flush.stage, flush.since_ms) = (Stage::Publishing, now_ms);
                 }

@@ -9,7 +9,7 @@
 //! Owns the reads that wait for a round. Invariants: a context is used once; a read joins only a round that begins
 //! after it came.
 
-use super::route::Asked;
+use super::asker::Asked;
 use super::{Effect, Group, ReadMode};
 use crate::mutation;
 

@@ -1,8 +1,8 @@
-//! An outage of the object store as one core sees it. A group waits for twice as long after each pack that the store did not take
-//! (`cold.rs`): that asks little of a store that is gone, and would be long after one that is back. So of all groups that wait
-//! one tries every few seconds, and once the store has answered anything all of them try soon.
-//! Owns since when the store fails, and when it was asked last. Invariants: during an outage a core asks no more for it than
-//! once in [`PROBE_MS`], and nothing if its groups ask as often by themselves.
+//! An outage of the object store as one core sees it that has come so far behind that it will refuse appends. A group waits for twice
+//! as long after each pack that the store did not take (`cold.rs`): that asks little of a store that is gone, and would be long after
+//! one that is back. So of the groups that wait one tries every few seconds, in turn, and once the store has taken a pack, all do.
+//! Owns since when the store takes nothing, and when it was asked last. Invariants: a core hastens nobody twice within
+//! [`PROBE_MS`]; how long a group waits by itself stays as it is, so that one whose pack will never be taken is not put all the time.
 
 use super::Group;
 use super::cold::{ColdWork, Stage};
@@ -11,14 +11,12 @@ use crate::mutation;
 /// First and longest wait after the store refused something.
 const RETRY_MS: (u64, u64) = (500, 60_000);
 
-/// So long after the store was asked last, the group that would try next does.
+/// So long after the store was asked last, the next group tries. One that took nothing for less refused some packs only, or the
+/// groups wait for no longer.
 const PROBE_MS: u64 = 5_000;
 
 /// Within so much after an outage all groups that wait try again.
 const SPREAD_MS: u64 = 1_000;
-
-/// A store that failed for less failed for some requests only, or the groups wait for no longer.
-const SHORT_MS: u64 = 2_000;
 
 /// See the module's head. Times are of a clock that does not jump.
 #[derive(Debug, Default)]
@@ -26,19 +24,21 @@ pub struct Outage {
     since_ms: Option<u64>,
     asked_ms: u64,
     is_over: bool,
+    /// The group that tried last for the others.
+    probed: u32,
 }
 
 impl Outage {
-    /// The store did not do what it was asked.
+    /// The store did not take a pack.
     pub fn failed(&mut self, now_ms: u64) {
         self.since_ms.get_or_insert(now_ms);
         self.asked_ms = now_ms;
     }
 
-    /// The store answered.
-    pub fn answered(&mut self, now_ms: u64) {
+    /// The store took a pack.
+    pub fn taken(&mut self, now_ms: u64) {
         if let Some(since_ms) = self.since_ms.take() {
-            self.is_over |= since_ms + SHORT_MS <= now_ms;
+            self.is_over |= since_ms + PROBE_MS <= now_ms;
         }
     }
 
@@ -49,17 +49,20 @@ impl Outage {
         if !(is_over || is_due) || mutation::is_on("outage-waited-out") {
             return;
         }
-        let waiting = groups.filter_map(|g| Some((g.tries_pack_ms()?, g)));
+        let mut waiting: Vec<_> = groups.filter(|g| g.waits_for_store()).collect();
+        let count = waiting.len() as u64;
         if is_over {
-            let mut waiting: Vec<_> = waiting.collect();
-            let count = waiting.len() as u64;
-            for (place, (_, group)) in (0..).zip(&mut waiting) {
-                group.cold.forget_failures();
+            for (place, group) in (0..).zip(&mut waiting) {
                 group.try_pack_within(SPREAD_MS * place / count);
             }
-        } else if let Some((_, next)) = waiting.min_by_key(|(at_ms, _)| *at_ms) {
-            self.asked_ms = now_ms;
-            next.try_pack_within(0);
+            return;
+        }
+        waiting.sort_by_key(|group| group.id());
+        let next =
+            waiting.partition_point(|group| group.id() <= self.probed) % waiting.len().max(1);
+        if let Some(group) = waiting.get_mut(next) {
+            (self.probed, self.asked_ms) = (group.id(), now_ms);
+            group.try_pack_within(0);
         }
     }
 }
@@ -76,19 +79,17 @@ impl ColdWork {
         self.retry_ms.min(now_ms + RETRY_MS.1)
     }
 
-    /// The store answers.
+    /// The store has a pack.
     pub(super) fn forget_failures(&mut self) {
         (self.failures, self.retry_ms) = (0, 0);
     }
 }
 
 impl Group {
-    /// When it tries again to put a pack that the store did not take.
-    fn tries_pack_ms(&self) -> Option<u64> {
-        match self.cold.flush.as_ref()?.stage {
-            Stage::Waiting { until_ms } => Some(until_ms),
-            _ => None,
-        }
+    /// The store did not take its pack, and it waits before it tries again.
+    fn waits_for_store(&self) -> bool {
+        let flush = self.cold.flush.as_ref();
+        flush.is_some_and(|flush| matches!(flush.stage, Stage::Waiting { .. }))
     }
 
     fn try_pack_within(&mut self, wait_ms: u64) {

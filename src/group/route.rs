@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::asker::{Asker, refuse};
+use super::asker::{Asked, Asker, refuse};
 use super::batch::{Pending, command_of, is_command};
 use super::peer::node_of;
 use super::{Effect, Group, ReplyTo};
 use crate::mutation;
-use crate::protocol::{GroupTarget, Incarnation, Op, Outcome, Refusal, Request, StreamKey};
+use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, StreamKey};
 
 /// How long a request waits for a leader, and for a leader's answer, in microseconds.
 const PATIENCE_US: u64 = 5_000_000;
@@ -28,30 +28,6 @@ const SHORT_PATIENCE_US: u64 = 500_000;
 
 /// Requests of one group that wait for a leader.
 pub(super) const HELD_MAX: usize = 4096;
-
-/// A request and who asked.
-#[derive(Debug, Clone)]
-pub(super) struct Asked {
-    pub(super) request: Request,
-    pub(super) asker: Asker,
-    /// Another node sent it: it is not sent on.
-    pub(super) is_forwarded: bool,
-    /// The streams that were known here when a leader was first asked have incarnations below this.
-    pub(super) asked_below: Option<Incarnation>,
-    pub(super) until_us: u64,
-}
-
-impl Asked {
-    /// A leader that was asked may have done it, to the stream of that time or one that came since. A stream that was there before
-    /// it was asked knows from its producers whether it was done; one that has begun since must not take it: it may be done to the
-    /// one before.
-    fn doubt(&mut self) {
-        self.asker.doubt();
-        if let Op::Append(append) = &mut self.request.op {
-            append.incarnation_below = self.asked_below;
-        }
-    }
-}
 
 /// A question to the leader.
 #[derive(Debug)]
@@ -121,13 +97,8 @@ impl Group {
         effects: &mut Vec<Effect>,
     ) {
         let patience_us = PATIENCE_US + carrying_us(body_bytes(&request));
-        let asked = Asked {
-            request,
-            asker: Asker::new(reply_to),
-            is_forwarded,
-            asked_below: None,
-            until_us: self.now.monotonic_us + patience_us,
-        };
+        let until_us = self.now.monotonic_us + patience_us;
+        let asked = Asked::new(request, reply_to, is_forwarded, until_us);
         self.dispatch(asked, effects);
     }
 
@@ -266,8 +237,7 @@ impl Group {
         effects: &mut Vec<Effect>,
     ) {
         if let Some(asked) = &mut asked {
-            let below = self.machine.next_incarnation();
-            asked.asked_below.get_or_insert(below);
+            asked.is_sent(self.machine.next_incarnation());
         }
         // What is never answered is given up by ticks.
         self.wake();
@@ -334,6 +304,7 @@ impl Group {
             }
             // This time certainly not done.
             Outcome::Refused(Refusal::NotLeader { .. } | Refusal::Unavailable) => {
+                asked.not_done();
                 self.ask_again(underway.node, asked, effects);
             }
             Outcome::Refused(Refusal::OutcomeUnknown) if is_safe => {

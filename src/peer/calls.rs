@@ -257,8 +257,13 @@ where
         return Err(error);
     }
     if reply.status() != StatusCode::OK || !is_grpc(reply.headers()) {
+        // As gRPC maps the status of who stands between, and knows nothing of it.
+        let code = match reply.status().as_u16() {
+            429 | 502..=504 => Code::Unavailable,
+            _ => Code::Unimplemented,
+        };
         return Err(GrpcError::new(
-            Code::Unavailable,
+            code,
             format!("HTTP status {} without gRPC", reply.status()),
         ));
     }

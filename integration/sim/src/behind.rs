@@ -41,22 +41,31 @@ pub struct Behind {
 }
 
 impl World {
-    /// The store did what a node asked, or failed.
+    /// The store took a pack of a node, or failed.
     pub fn note_outage(&mut self, node: u64, has_failed: bool) {
         let now_ms = self.now(node).monotonic_us / 1000;
         let outage = &mut self.node(node).process.outage;
         match has_failed {
             true => outage.failed(now_ms),
-            false => outage.answered(now_ms),
+            false => outage.taken(now_ms),
         }
     }
 
     /// As the shell does at each look.
     pub fn watch_outage(&mut self, node: u64) {
+        let is_far_behind = |most: u64| self.unflushed_bytes(node) > most / 2;
+        if !self.plan.behind_bytes_max().is_some_and(is_far_behind) {
+            return;
+        }
         let now_ms = self.now(node).monotonic_us / 1000;
         let process = &mut self.node(node).process;
         let groups = process.groups.values_mut().map(|h| &mut h.group);
         process.outage.hasten(now_ms, groups);
+    }
+
+    fn unflushed_bytes(&self, node: u64) -> u64 {
+        let groups = self.nodes[node as usize - 1].process.groups.values();
+        groups.map(|h| h.group.unflushed_bytes()).sum()
     }
 
     /// What a node answers to a request that would make more of what the store lacks, if that is too much already.
@@ -70,8 +79,7 @@ impl World {
         if !grows {
             return None;
         }
-        let groups = self.nodes[node as usize - 1].process.groups.values();
-        let unflushed: u64 = groups.map(|h| h.group.unflushed_bytes()).sum();
+        let unflushed = self.unflushed_bytes(node);
         let is_out = self.store.is_out(self.now_us);
         if unflushed < most {
             if !is_out && self.behind.refusing.remove(&node) {

@@ -333,8 +333,6 @@ impl World {
                 ColdAnswer::Failed(name)
             }
             Came::Answer(answer) => {
-                let has_failed = matches!(answer, ColdAnswer::Failed(_) | ColdAnswer::NotDeleted);
-                self.note_outage(node, has_failed);
                 match answer {
                     ColdAnswer::There { .. } => self.coverage.hit("orphan reconciled"),
                     ColdAnswer::Missing(_) => self.coverage.hit("intent without its object"),

@@ -37,7 +37,7 @@ impl Stream {
             );
         }
         match verdict {
-            // One that was asked for is done once, whatever became of the stream at the key.
+            // What was sent again is done once, whatever became of the stream at the key.
             Verdict::Accept if self.has_begun_since(append.incarnation_below) => {
                 return (Outcome::Refused(Refusal::NotFound), None);
             }

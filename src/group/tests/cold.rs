@@ -22,7 +22,11 @@ const SETTINGS: ColdSettings = ColdSettings {
 type Pack = (PackName, Vec<PackedChunk>);
 
 fn cold_world() -> World {
-    let mut world = World::of(1, 0);
+    cold_world_of(1)
+}
+
+fn cold_world_of(group: u32) -> World {
+    let mut world = World::of(group, 0);
     world.group.use_cold_store(SETTINGS);
     world
 }

@@ -18,8 +18,8 @@ fn until_tried(world: &mut World, outage: &mut Outage, name: PackName) -> u64 {
 }
 
 /// A pack that the store did not take for some minutes, and that is put again in a minute.
-fn failing() -> (World, PackName) {
-    let mut world = cold_world();
+fn failing(group: u32) -> (World, PackName) {
+    let mut world = cold_world_of(group);
     world.create("a", Expiry::Never);
     world.ask("a", append("12345"));
     world.now_ms += SETTINGS.flush_age_ms;
@@ -34,51 +34,59 @@ fn failing() -> (World, PackName) {
 }
 
 #[test]
-fn groups_that_wait_for_a_store_try_soon_when_it_answers_another_one() {
-    let (mut world, name) = failing();
+fn groups_that_wait_for_a_store_try_soon_when_it_takes_a_pack_of_another() {
+    let (mut world, name) = failing(1);
     let mut outage = Outage::default();
     outage.failed(world.now_ms);
     let probed_ms = until_tried(&mut world, &mut outage, name);
     assert!((5_000..=5_100).contains(&probed_ms), "{probed_ms} ms");
     outage.failed(world.now_ms);
     answer(&mut world, ColdAnswer::Failed(name));
-    outage.answered(world.now_ms);
+    outage.taken(world.now_ms);
     assert!(until_tried(&mut world, &mut outage, name) <= 1_100);
-    // What was learned of the outage is forgotten with it.
-    outage.failed(world.now_ms);
-    answer(&mut world, ColdAnswer::Failed(name));
-    assert!(until_tried(&mut world, &mut outage, name) <= 600);
 }
 
 #[test]
-fn a_store_that_fails_now_and_then_is_not_asked_sooner() {
-    let (mut world, name) = failing();
+fn a_pack_that_is_never_taken_is_not_put_more_often_where_others_are() {
+    let (mut world, _) = failing(1);
     let mut outage = Outage::default();
-    for _ in 0..20 {
-        outage.failed(world.now_ms);
+    outage.failed(world.now_ms);
+    let mut tries = 0;
+    // Others succeed every three seconds of ten minutes.
+    for second in 0..600 {
         world.now_ms += 1_000;
-        outage.answered(world.now_ms);
+        if second % 3 == 0 {
+            outage.taken(world.now_ms);
+        }
         outage.hasten(world.now_ms, std::iter::once(&mut world.group));
-        assert!(orders(&mut world).is_empty(), "{name} waits its time");
+        for (name, _) in orders(&mut world) {
+            tries += 1;
+            outage.failed(world.now_ms);
+            answer(&mut world, ColdAnswer::Failed(name));
+        }
     }
+    assert!((9..=11).contains(&tries), "{tries} tries");
 }
 
 #[test]
-fn of_many_groups_one_tries_while_the_store_is_out() {
-    let mut worlds: Vec<World> = (0..10).map(|_| failing().0).collect();
+fn groups_try_in_turn_while_the_store_is_out() {
+    let mut worlds: Vec<World> = (1..=3).map(|group| failing(group).0).collect();
     let begun_ms = worlds[0].now_ms;
     let mut outage = Outage::default();
     outage.failed(begun_ms);
-    for (after_ms, expected) in [(4_900, 0), (5_000, 1), (9_900, 0), (10_000, 1)] {
-        let now_ms = begun_ms + after_ms;
+    let mut tried = Vec::new();
+    for tenth in 1..=250 {
+        let now_ms = begun_ms + 100 * tenth;
         outage.hasten(now_ms, worlds.iter_mut().map(|w| &mut w.group));
-        let mut tried = 0;
-        for world in &mut worlds {
-            world.now_ms = now_ms + 1_000;
-            tried += orders(world).len();
+        for (world, number) in worlds.iter_mut().zip(1..) {
+            world.now_ms = now_ms;
+            for (name, _) in orders(world) {
+                tried.push((tenth / 10, number));
+                answer(world, ColdAnswer::Failed(name));
+            }
         }
-        assert_eq!(tried, expected, "after {after_ms} ms");
     }
+    assert_eq!(tried, [(5, 1), (10, 2), (15, 3), (20, 1), (25, 2)]);
 }
 
 #[test]
