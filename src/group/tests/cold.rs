@@ -22,11 +22,7 @@ const SETTINGS: ColdSettings = ColdSettings {
 type Pack = (PackName, Vec<PackedChunk>);
 
 fn cold_world() -> World {
-    cold_world_of(1)
-}
-
-fn cold_world_of(group: u32) -> World {
-    let mut world = World::of(group, 0);
+    let mut world = World::of(1, 0);
     world.group.use_cold_store(SETTINGS);
     world
 }

@@ -19,7 +19,8 @@ fn until_tried(world: &mut World, outage: &mut Outage, name: PackName) -> u64 {
 
 /// A pack that the store did not take for some minutes, and that is put again in a minute.
 fn failing(group: u32) -> (World, PackName) {
-    let mut world = cold_world_of(group);
+    let mut world = World::of(group, 0);
+    world.group.use_cold_store(SETTINGS);
     world.create("a", Expiry::Never);
     world.ask("a", append("12345"));
     world.now_ms += SETTINGS.flush_age_ms;
