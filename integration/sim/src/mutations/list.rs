@@ -48,7 +48,13 @@ pub const MUTATIONS: &[Mutation] = &[
         300,
         &["stamp_ms >= self.last_stamp_ms", ENTRY],
     ),
-    bug("WAL", "first-vote-wins", 600, &[TWO, ENTRY, LOST]),
+    aimed(
+        "WAL",
+        "first-vote-wins",
+        100,
+        &[TWO, ENTRY, LOST],
+        "fault_crash=100,fault_crash_many=100,fault_us=300000,fault_partition=50",
+    ),
     bug("Raft driving", "answer-before-sync", 300, &[LOST, ENTRY]),
     aimed(
         "Raft driving",
@@ -103,17 +109,17 @@ pub const MUTATIONS: &[Mutation] = &[
     aimed(
         "lease",
         "lease-without-margin",
-        200,
+        120,
         &[STALE],
         concat!(
             sieges!(),
-            ",siege_aim=2,drift=50000,fault_siege=800,fault_us=1000000,clients=8,think_us=50000,chaos_us=60000000"
+            ",siege_aim=2,drift=75000,fault_siege=800,fault_us=1000000,clients=8,think_us=20000,chaos_us=60000000"
         ),
     ),
     aimed(
         "reads",
         "round-joined-late",
-        40,
+        120,
         &[STALE],
         concat!(
             calm!(),
@@ -448,11 +454,16 @@ pub const MUTATIONS: &[Mutation] = &[
         &["bytes of the applied log"],
     ),
     bug("bounds", "held-for-ever", 300, &["was never answered"]),
-    bug(
+    aimed(
         "bounds",
         "sent-readies-kept",
-        300,
-        &["readies before a sync"],
+        5,
+        &["readies before a sync", NO_LEADER],
+        concat!(
+            calm!(),
+            ",fault_siege=0,groups=1,clients=6,think_us=3000,sync_us=100,delay_us=100,rest=0,cold=0,backup=0,operate_us=0,oust=0,\
+             newborn=0,spares=0,mortal=0,log_bytes_max=4194304,chaos_us=120000000"
+        ),
     ),
     bug("bounds", "offers-kept", 300, &["that Raft has not taken"]),
     bug(

@@ -5,7 +5,7 @@ macro_rules! calm {
     () => {
         "loss=0,late=0,link_loss=0,crash_in_step=0,sync_error=0,drift=0,fault_crash=0,fault_pause=0,fault_partition=0,\
          fault_slow_disk=0,fault_hand_over=0,fault_crash_many=0,fault_damage=0,fault_disk_lost=0,fault_disk_full=0,\
-         reformat=0,upgrade=0,aim=0"
+         reformat=0,upgrade=0,aim=0,link_trouble_us=0"
     };
 }
 
