@@ -120,7 +120,7 @@ impl Operator {
             })),
         };
         let failed = |error: GrpcError| failed(&self.at, &error);
-        let mut before: Option<CliError> = None;
+        let mut is_again = false;
         loop {
             let late = async {
                 (&mut over).await;
@@ -133,18 +133,16 @@ impl Operator {
                 Err(error) => error,
             };
             let may_pass = matches!(error.code, Code::Unavailable | Code::DeadlineExceeded);
-            let error = match (failed(error), before.is_some()) {
-                (CliError::Conflict(text), true) => CliError::Conflict(format!(
+            let error = match failed(error) {
+                CliError::Conflict(text) if is_again => CliError::Conflict(format!(
                     "{text}. An attempt before may have been taken: see `ursula cluster status`"
                 )),
-                (error, _) => error,
+                error => error,
             };
             if !may_pass || !is_repeatable || poll_once(&mut over).await.is_some() {
                 return Err(error);
             }
-            if before.replace(error).is_none()
-                && let Some(error) = &before
-            {
+            if !std::mem::replace(&mut is_again, true) {
                 eprintln!("{error}; trying again");
             }
             glommio::timer::sleep(LOOK).await;
