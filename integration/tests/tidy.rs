@@ -288,6 +288,14 @@ fn log_lines_begin_with_their_event_and_quote_what_may_have_spaces() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
+/// The lists of the simulator's deliberate bugs.
+fn deliberate_bugs(top: &Path) -> String {
+    let mut files = Vec::new();
+    sources(&top.join("integration/sim/src/mutations"), &mut files);
+    let read = |path: &PathBuf| std::fs::read_to_string(path).unwrap();
+    files.iter().map(read).collect()
+}
+
 /// `integration/FAULTS.md` says what would catch a guard that is gone: each test, deliberate bug, file and function there exists.
 #[test]
 fn what_the_table_of_faults_names_is_there() {
@@ -298,7 +306,7 @@ fn what_the_table_of_faults_names_is_there() {
     }
     let read = |path: &PathBuf| std::fs::read_to_string(path).unwrap();
     let all: Vec<String> = files.iter().map(read).collect();
-    let bugs = read(&top.join("integration/sim/src/mutations/list.rs"));
+    let bugs = deliberate_bugs(&top);
     let table = read(&top.join("integration/FAULTS.md"));
     let rows = table.lines().filter(|line| line.starts_with("| "));
     let (mut found, mut missing) = (0, Vec::new());
@@ -346,7 +354,7 @@ fn tests_are_skipped_by_one_way_alone() {
 fn each_bug_that_was_found_has_a_command_that_shows_it() {
     let top = repository();
     let read = |path: &str| std::fs::read_to_string(top.join(path)).unwrap();
-    let bugs = read("integration/sim/src/mutations/list.rs");
+    let bugs = deliberate_bugs(&top);
     let table = read("integration/sim/FOUND.md");
     let rows = table.lines().filter(|line| line.starts_with("| "));
     let mut wrong = Vec::new();

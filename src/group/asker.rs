@@ -47,8 +47,6 @@ pub(super) struct Asked {
     pub(super) asker: Asker,
     /// Another node sent it: it is not sent on.
     pub(super) is_forwarded: bool,
-    /// The streams that were known here when a leader was first asked have incarnations below this.
-    known_below: Option<Incarnation>,
     pub(super) until_us: u64,
 }
 
@@ -63,31 +61,45 @@ impl Asked {
             request,
             asker: Asker::new(reply_to),
             is_forwarded,
-            known_below: None,
             until_us,
         }
     }
 
-    /// A leader is asked; `below` is the incarnation that the next stream would have, by what is applied here.
-    pub(super) fn is_sent(&mut self, below: Incarnation) {
-        self.known_below.get_or_insert(below);
+    /// What a leader is asked. If that may be sent again, it names the streams that it is for: those that this node has heard of,
+    /// whose next one has the incarnation `below`. Each of them knows from its producers what it has done; one that begins later
+    /// knows nothing of that, and must not take it, whichever sending comes last. In doubt it is for the streams of the sending that
+    /// may be done.
+    pub(super) fn sending(&mut self, below: Incarnation) -> Request {
+        if self.asker.in_doubt {
+            return self.request.clone();
+        }
+        let unnamed =
+            mutation::is_on("first-sending-names-no-streams").then(|| self.request.clone());
+        if let Op::Append(append) = &mut self.request.op
+            && append.producer.is_some()
+        {
+            append.incarnation_below = Some(below);
+        }
+        unnamed.unwrap_or_else(|| self.request.clone())
     }
 
-    /// The leader that was asked last certainly did nothing.
+    /// The leader that was asked last certainly did nothing: unless one before it may have, it is for any stream.
     pub(super) fn not_done(&mut self) {
-        if !self.asker.in_doubt {
-            self.known_below = None;
+        if let Op::Append(append) = &mut self.request.op
+            && !self.asker.in_doubt
+        {
+            append.incarnation_below = None;
         }
     }
 
-    /// A leader that was asked may have done it, to the stream of that time or one that came since. A stream that was there before
-    /// it was asked knows from its producers whether it was done; one that has begun since must not take it: it may be done to the
-    /// one before.
+    /// A leader that was asked may have done it.
     pub(super) fn doubt(&mut self) {
         self.asker.doubt();
-        if let Op::Append(append) = &mut self.request.op {
-            append.incarnation_below = self.known_below;
-        }
+    }
+
+    /// Whether a leader that was asked may have done it.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.asker.in_doubt
     }
 }
 

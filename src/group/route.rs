@@ -10,7 +10,7 @@ use super::batch::{Pending, command_of, is_command};
 use super::peer::node_of;
 use super::{Effect, Group, ReplyTo};
 use crate::mutation;
-use crate::protocol::{GroupTarget, Op, Outcome, Refusal, Request, StreamKey};
+use crate::protocol::{GroupTarget, Incarnation, Op, Outcome, Refusal, Request, StreamKey};
 
 /// How long a request waits for a leader, and for a leader's answer, in microseconds.
 const PATIENCE_US: u64 = 5_000_000;
@@ -50,6 +50,8 @@ pub(super) struct Waiting {
     next_token: u64,
     /// Confirmed reads that wait until their index is applied.
     confirmed: BTreeMap<u64, Vec<Asked>>,
+    /// The streams that leaders have named have incarnations below this.
+    named_below: Incarnation,
 }
 
 impl Waiting {
@@ -181,8 +183,7 @@ impl Group {
         if leader == 0 || leader == node_of(self.raft.id()) || !is_command(&asked.request.op) {
             return refuse_one(asked.asker, Refusal::Unavailable, effects);
         }
-        let request = asked.request.clone();
-        self.ask_leader(leader, request, Some(asked), false, effects);
+        self.ask_leader(leader, asked, false, effects);
     }
 
     /// Answers from the applied state.
@@ -211,12 +212,7 @@ impl Group {
             return self.hold(asked, effects);
         }
         let is_confirmation = !is_command(&asked.request.op);
-        let request = if is_confirmation {
-            confirmation_of(&asked.request)
-        } else {
-            asked.request.clone()
-        };
-        self.ask_leader(leader, request, Some(asked), is_confirmation, effects);
+        self.ask_leader(leader, asked, is_confirmation, effects);
     }
 
     /// Whether a replica may try to answer by itself.
@@ -231,14 +227,27 @@ impl Group {
     fn ask_leader(
         &mut self,
         node: u64,
-        request: Request,
-        mut asked: Option<Asked>,
+        mut asked: Asked,
         is_confirmation: bool,
         effects: &mut Vec<Effect>,
     ) {
-        if let Some(asked) = &mut asked {
-            asked.is_sent(self.machine.next_incarnation());
-        }
+        let request = if is_confirmation {
+            confirmation_of(&asked.request)
+        } else {
+            let next = self.machine.next_incarnation();
+            asked.sending(next.max(self.waiting.named_below))
+        };
+        self.forward(node, request, Some(asked), is_confirmation, effects);
+    }
+
+    fn forward(
+        &mut self,
+        node: u64,
+        request: Request,
+        asked: Option<Asked>,
+        is_confirmation: bool,
+        effects: &mut Vec<Effect>,
+    ) {
         // What is never answered is given up by ticks.
         self.wake();
         let token = self.waiting.token();
@@ -264,7 +273,7 @@ impl Group {
                     visible: true,
                     slides: true,
                 };
-                self.ask_leader(leader, Request::on_key(key, op), None, true, effects);
+                self.forward(leader, Request::on_key(key, op), None, true, effects);
             }
         }
     }
@@ -307,6 +316,13 @@ impl Group {
                 asked.not_done();
                 self.ask_again(underway.node, asked, effects);
             }
+            // Nor this time: by a stream that this node had not heard of, or that has begun while it was under way.
+            Outcome::Refused(Refusal::BegunSince { incarnation }) if !asked.is_in_doubt() => {
+                let below = Incarnation(incarnation.0.saturating_add(1));
+                self.waiting.named_below = self.waiting.named_below.max(below);
+                asked.not_done();
+                self.ask_on(asked, effects);
+            }
             Outcome::Refused(Refusal::OutcomeUnknown) if is_safe => {
                 if !underway.is_confirmation {
                     asked.doubt();
@@ -314,6 +330,15 @@ impl Group {
                 self.ask_again(underway.node, asked, effects);
             }
             outcome => asked.asker.answer(outcome, effects),
+        }
+    }
+
+    /// What is certainly not done, and has now something else to say, is asked at once.
+    fn ask_on(&mut self, asked: Asked, effects: &mut Vec<Effect>) {
+        if asked.until_us > self.now.monotonic_us {
+            self.dispatch(asked, effects);
+        } else {
+            refuse_one(asked.asker, Refusal::Unavailable, effects);
         }
     }
 

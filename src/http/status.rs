@@ -30,6 +30,7 @@ pub fn refused(refusal: &Refusal, retry_after_s: u64) -> Reply {
         Refusal::Overloaded { .. }
         | Refusal::Unavailable
         | Refusal::NotLeader { .. }
+        | Refusal::BegunSince { .. }
         | Refusal::BytesSought { .. }
         | Refusal::BucketStale
         | Refusal::HoldExpired => {
@@ -185,7 +186,7 @@ fn describe(refusal: &Refusal) -> (StatusCode, &'static str, String) {
             ),
         ),
         Refusal::BadMembers(text) => (S::CONFLICT, "bad_members", text.clone()),
-        Refusal::Unavailable | Refusal::NotLeader { .. } => (
+        Refusal::Unavailable | Refusal::NotLeader { .. } | Refusal::BegunSince { .. } => (
             S::SERVICE_UNAVAILABLE,
             "unavailable",
             "not served at this moment; nothing was done, try again".into(),

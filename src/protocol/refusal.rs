@@ -1,6 +1,6 @@
 //! Why a request was not done. `http/status.rs` alone turns a refusal into a status.
 
-use super::{KeyError, Offset};
+use super::{Incarnation, KeyError, Offset};
 
 /// Nothing was changed, and why; [`Refusal::OutcomeUnknown`] alone cannot promise that.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +105,12 @@ pub enum Refusal {
     NotLeader {
         /// The leader's node; 0: not known.
         node: u64,
+    },
+    /// The stream at the key is none of those that an append was for ([`super::Append::incarnation_below`]); this time certainly not
+    /// done. Between nodes only: a client is never told.
+    BegunSince {
+        /// The stream's.
+        incarnation: Incarnation,
     },
     /// It was proposed, and whether it is done is not known.
     OutcomeUnknown,

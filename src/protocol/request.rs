@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{BucketName, ContentType, Expiry, Offset, ReadFrom, Retention, StreamKey};
 
 /// Distinguishes the streams that stood at one key one after the other; unique within a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(pub u64);
 
 /// Largest producer epoch and sequence: 2^53 - 1, which JavaScript counts exactly (section 5.2.1).
@@ -273,8 +273,8 @@ pub struct Append {
     pub stream_seq: Option<String>,
     /// The idempotent producer, if any.
     pub producer: Option<Producer>,
-    /// It may be done already, in a stream at this key that has ended since, whose producers nobody knows any more: only a
-    /// stream with an incarnation below this one takes it. `None`: any.
+    /// It may be asked for more than once, and be done in a stream at this key that has ended since, whose producers nobody knows
+    /// any more: only a stream with an incarnation below this one takes it. `None`: any.
     pub incarnation_below: Option<Incarnation>,
 }
 

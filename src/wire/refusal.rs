@@ -4,7 +4,7 @@ use raftproto::wire::{self, Nothing, refusal::Kind};
 
 use super::WireError;
 use super::fields::{offset, present};
-use crate::protocol::{KeyError, Refusal};
+use crate::protocol::{Incarnation, KeyError, Refusal};
 
 /// What [`Refusal::ConfigMismatch`] may name.
 const PARTS: [&str; 6] = [
@@ -81,6 +81,7 @@ pub(super) fn refusal_message(refusal: &Refusal) -> wire::Refusal {
         Refusal::Unavailable | Refusal::BytesSought { .. } => Kind::Unavailable(Nothing {}),
         Refusal::BadMembers(text) => Kind::BadMembers(text.clone()),
         Refusal::NotLeader { node } => Kind::NotLeader(*node),
+        Refusal::BegunSince { incarnation } => Kind::BegunSince(incarnation.0),
         Refusal::OutcomeUnknown => Kind::OutcomeUnknown(Nothing {}),
         Refusal::DataDamaged | Refusal::BytesLost { .. } => Kind::DataDamaged(Nothing {}),
     };
@@ -136,6 +137,9 @@ pub(super) fn refusal(message: wire::Refusal) -> Result<Refusal, WireError> {
         Kind::Unavailable(Nothing {}) => Refusal::Unavailable,
         Kind::BadMembers(text) => Refusal::BadMembers(text),
         Kind::NotLeader(node) => Refusal::NotLeader { node },
+        Kind::BegunSince(incarnation) => Refusal::BegunSince {
+            incarnation: Incarnation(incarnation),
+        },
         Kind::OutcomeUnknown(Nothing {}) => Refusal::OutcomeUnknown,
         Kind::DataDamaged(Nothing {}) => Refusal::DataDamaged,
     })

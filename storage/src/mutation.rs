@@ -1,4 +1,4 @@
-//! Deliberate bugs that the simulator must find (`integration/sim/src/mutations/list.rs` lists them). Without the feature
+//! Deliberate bugs that the simulator must find (`integration/sim/src/mutations` lists them). Without the feature
 //! `mutations`, [`is_on`] is the constant `false`.
 
 #[cfg(all(feature = "mutations", not(debug_assertions)))]

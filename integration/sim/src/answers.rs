@@ -17,8 +17,14 @@ impl World {
                 "node {node} answers {reply_to:?} twice: {outcome:?}"
             )),
             Some(Waiting::Node(asker, group, token, _)) => {
-                if let Outcome::Refused(Refusal::NotLeader { .. }) = outcome {
-                    self.coverage.hit("not the leader any more");
+                match outcome {
+                    Outcome::Refused(Refusal::NotLeader { .. }) => {
+                        self.coverage.hit("not the leader any more");
+                    }
+                    Outcome::Refused(Refusal::BegunSince { .. }) => {
+                        self.coverage.hit("a stream that has begun since");
+                    }
+                    _ => {}
                 }
                 // By the link to whatever process is there now.
                 let bytes = wire::encode_outcome(&outcome);

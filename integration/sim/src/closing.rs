@@ -294,6 +294,7 @@ fn meaning(step: Step, is_new: bool, outcome: &Outcome) -> Meaning {
         | Refusal::BadMembers(_)
         | Refusal::Unavailable
         | Refusal::NotLeader { .. }
+        | Refusal::BegunSince { .. }
         | Refusal::OutcomeUnknown
         | Refusal::DataDamaged => false,
     };

@@ -59,6 +59,7 @@ pub const PATHS: &[&str] = &[
     "a segment missing",
     "a segment of another store",
     "a stream followed",
+    "a stream that has begun since",
     "a transfer breaks off",
     "a transfer goes on where it was",
     "a voter starts again at once",

@@ -2,7 +2,7 @@
 
 use crate::aims::AIMS;
 use crate::fan::{Order, Sum};
-use crate::mutations::{MUTATIONS, Mutation};
+use crate::mutations::{self, Mutation};
 use crate::plan::Plan;
 use crate::report::{Lines, command};
 
@@ -29,8 +29,7 @@ pub fn hunt(hunt: &Hunt) -> (usize, usize) {
         "{:<15} {:<30} {:>6} {:>6}  finding",
         "area", "deliberate bug", "seed", "within"
     );
-    let wanted = MUTATIONS.iter();
-    for mutation in wanted.filter(|m| hunt.only.is_empty() || hunt.only == m.name) {
+    for mutation in mutations::all().filter(|m| hunt.only.is_empty() || hunt.only == m.name) {
         count += 1;
         let Mutation { area, name, .. } = mutation;
         let within = mutation.within;

@@ -374,6 +374,9 @@ impl GroupLedger {
         match outcome {
             Outcome::Refused(Refusal::OutcomeUnknown) if op.what.is_write() => return Ok(()),
             Outcome::Refused(_) if self.has_appended(op) => return Err("it is in the log".into()),
+            Outcome::Refused(Refusal::NotLeader { .. } | Refusal::BegunSince { .. }) => {
+                return Err("nodes only tell each other so".into());
+            }
             Outcome::Refused(Refusal::Unavailable | Refusal::Overloaded { .. })
             | Outcome::Refused(Refusal::BytesSought { .. } | Refusal::BytesLost { .. }) => {
                 return self.not_done(op);

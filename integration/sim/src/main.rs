@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use argh::FromArgs;
 use sim::fan::{Order, Sum};
 use sim::hunt::Hunt;
-use sim::mutations::MUTATIONS;
 use sim::plan::Plan;
 use sim::report::{Lines, Report, command, kind_of};
 
@@ -100,7 +99,7 @@ fn mutation_of(arguments: &Arguments) -> Result<&'static str, String> {
         return Ok("");
     }
     let found = sim::mutations::named(&arguments.mutation);
-    let names = MUTATIONS.iter().map(|m| m.name).collect::<Vec<_>>();
+    let names: Vec<&str> = sim::mutations::all().map(|m| m.name).collect();
     found
         .map(|m| m.name)
         .ok_or(format!("no such bug; there are: {}", names.join(", ")))

@@ -363,9 +363,10 @@ impl Model {
             let tail = ursula::protocol::Offset(seen.tail);
             return Ok(Verdict::Refused(Refusal::Closed { tail }));
         }
-        // It was sent again, and may be done to a stream that there was before.
+        // It is for streams that there were before, and may be done to one of them.
         if (1..=seen.incarnation).contains(&append.incarnation_below) {
-            return Ok(Verdict::Refused(Refusal::NotFound));
+            let incarnation = ursula::protocol::Incarnation(seen.incarnation);
+            return Ok(Verdict::Refused(Refusal::BegunSince { incarnation }));
         }
         let last = append.stream_seq.as_ref().and(stream.seq.clone());
         if let Some(last) = last.filter(|last| append.stream_seq.as_ref() <= Some(last)) {

@@ -3,9 +3,8 @@
 
 #[macro_use]
 mod sets;
+mod cold;
 mod list;
-
-pub use list::MUTATIONS;
 
 /// A deliberate bug.
 pub struct Mutation {
@@ -50,9 +49,14 @@ const fn aimed(
     }
 }
 
+/// All of them.
+pub fn all() -> impl Iterator<Item = &'static Mutation> {
+    list::MOST.iter().chain(cold::COLD)
+}
+
 /// The deliberate bug of that name.
 pub fn named(name: &str) -> Option<&'static Mutation> {
-    MUTATIONS.iter().find(|m| m.name == name)
+    all().find(|m| m.name == name)
 }
 
 /// Whether this build has them.

@@ -37,7 +37,7 @@ fn deliberate_bugs_are_listed_and_in_no_release() {
         .skip(1)
         .filter_map(|rest| rest.split('"').next())
         .collect();
-    let listed = sim::mutations::MUTATIONS.iter().map(|m| m.name).collect();
+    let listed = sim::mutations::all().map(|m| m.name).collect();
     assert_eq!(in_code, listed);
     assert!(!ursula::mutation::is_on("gap-taken"));
     let refusal = "#[cfg(all(feature = \"mutations\", not(debug_assertions)))]\ncompile_error!";

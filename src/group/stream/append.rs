@@ -37,9 +37,10 @@ impl Stream {
             );
         }
         match verdict {
-            // What was sent again is done once, whatever became of the stream at the key.
+            // What may be sent again is done once, whatever became of the stream at the key.
             Verdict::Accept if self.has_begun_since(append.incarnation_below) => {
-                return (Outcome::Refused(Refusal::NotFound), None);
+                let incarnation = self.incarnation;
+                return (Outcome::Refused(Refusal::BegunSince { incarnation }), None);
             }
             Verdict::Accept => {}
             Verdict::Duplicate(position) => {
@@ -78,7 +79,7 @@ impl Stream {
         (outcome, Some(append.body))
     }
 
-    /// It was none of the streams that had been before an append was first asked for.
+    /// It is none of the streams that an append was for when it was sent.
     fn has_begun_since(&self, incarnation_below: u64) -> bool {
         incarnation_below != 0
             && self.incarnation.0 >= incarnation_below

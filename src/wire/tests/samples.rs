@@ -308,7 +308,10 @@ fn refusal_after(refusal: Option<&Refusal>) -> Option<Refusal> {
         R::LimitReached { .. } => R::BadMembers("node 4 is not a member".into()),
         R::BadMembers(_) => R::Unavailable,
         R::Unavailable => R::NotLeader { node: 3 },
-        R::NotLeader { .. } => R::OutcomeUnknown,
+        R::NotLeader { .. } => R::BegunSince {
+            incarnation: Incarnation(7),
+        },
+        R::BegunSince { .. } => R::OutcomeUnknown,
         R::OutcomeUnknown => R::DataDamaged,
         // Never on the wire.
         R::DataDamaged | R::BytesSought { .. } | R::BytesLost { .. } => return None,
