@@ -282,7 +282,9 @@ impl Core {
             }
             looked_us = ticked_us;
             self.show_pulse(&pulse);
-            self.watch_lag();
+            if is_clustered {
+                self.watch_lag();
+            }
             self.watch_disk();
             self.watch_room();
             self.watch_load();

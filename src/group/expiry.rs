@@ -38,8 +38,16 @@ impl Group {
         }
     }
 
+    /// Some stream may have live readers that keep it alive: there are any, and some stream's time ends.
+    pub(super) fn may_keep_watched_alive(&self) -> bool {
+        !self.machine.deadlines.is_empty() && self.machine.tails.keys().next().is_some()
+    }
+
     /// Live readers keep a stream alive (section 5.1).
     pub(super) fn keep_watched_alive(&mut self) {
+        if !self.may_keep_watched_alive() {
+            return;
+        }
         let watched = self.machine.tails.keys().cloned().collect::<Vec<_>>();
         for key in watched {
             if self

@@ -28,7 +28,7 @@ impl Group {
             || self.machine.trims.first().is_some_and(is_due)
             || !self.machine.hold_checks.is_empty()
             || self.has_cold_work(now_ms)
-            || self.machine.tails.keys().next().is_some()
+            || self.may_keep_watched_alive()
     }
 
     /// The group is no more or no less than what these members are to have.
