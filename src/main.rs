@@ -56,7 +56,10 @@ fn main() -> ExitCode {
                 ExitCode::SUCCESS
             }
             None => {
-                eprintln!("ursula: {:?} is none of bash, zsh, fish", given.shell);
+                journal::note(format_args!(
+                    "ursula: {:?} is none of bash, zsh, fish",
+                    given.shell
+                ));
                 ExitCode::from(USAGE)
             }
         },
@@ -140,7 +143,7 @@ fn backup_verify(given: BackupVerifyArguments) -> ExitCode {
         Ok(report) => {
             cli::print(format_args!("{}", report.text()));
             for damage in &report.damage {
-                eprintln!("ursula: {damage}");
+                journal::note(format_args!("ursula: {damage}"));
             }
             match report.damage.is_empty() {
                 true => ExitCode::SUCCESS,
@@ -174,7 +177,7 @@ fn restore(given: RestoreArguments) -> ExitCode {
         Ok(summary) => {
             cli::print(format_args!("{}", summary.text()));
             for lost in &summary.lost {
-                eprintln!("ursula: {lost}");
+                journal::note(format_args!("ursula: {lost}"));
             }
             ExitCode::SUCCESS
         }
@@ -200,7 +203,7 @@ where
 }
 
 fn backup_failed(error: &BackupError) -> ExitCode {
-    eprintln!("ursula: {error}");
+    journal::note(format_args!("ursula: {error}"));
     ExitCode::from(error.code())
 }
 
@@ -208,7 +211,7 @@ fn scrub(dir: &std::path::Path) -> ExitCode {
     let report = match ursula::node::scrub::scrub(dir) {
         Ok(report) => report,
         Err(error) => {
-            eprintln!("ursula: {error}");
+            journal::note(format_args!("ursula: {error}"));
             return ExitCode::FAILURE;
         }
     };

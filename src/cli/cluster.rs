@@ -26,6 +26,7 @@ use super::CliError;
 use super::arguments::{ClusterCommand, ClusterSubcommand};
 use super::output::say;
 use crate::core::timeouts::Timeouts;
+use crate::ops::logging::journal::note;
 use crate::peer::{Caller, Code, GrpcError};
 
 /// Between two looks at how far a change is.
@@ -143,7 +144,7 @@ impl Operator {
                 return Err(error);
             }
             if !std::mem::replace(&mut is_again, true) {
-                eprintln!("{error}; trying again");
+                note(format_args!("{error}; trying again"));
             }
             glommio::timer::sleep(LOOK).await;
         }
@@ -289,7 +290,7 @@ impl Operator {
                 Err(error) => error.to_string(),
             };
             if line != last {
-                eprintln!("{line}");
+                note(format_args!("{line}"));
                 last = line;
             }
             if progress.is_ok_and(|p| p.groups > 0 && p.done == p.groups) {

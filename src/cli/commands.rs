@@ -12,6 +12,7 @@ use super::client::{Client, Target};
 use super::output::{Output, Printer, say};
 use crate::core::executor;
 use crate::ops::exit;
+use crate::ops::logging::journal::note;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -126,11 +127,11 @@ fn given<'a>(pairs: &[(&'a str, Option<&'a str>)]) -> Vec<(&'a str, &'a str)> {
 
 /// Says where the stream is now.
 fn said(response: Response<Incoming>) -> Result<(), CliError> {
-    eprintln!(
+    note(format_args!(
         "done: {} {}",
         response.status().as_u16(),
         header(&response, "stream-next-offset")
-    );
+    ));
     Ok(())
 }
 
@@ -235,7 +236,7 @@ async fn tail(tail: &Tail) -> Result<(), CliError> {
         let response = match get(&mut client, &query).await {
             Ok(response) => response,
             Err(error @ (CliError::Unavailable(_) | CliError::Refused { status: 503, .. })) => {
-                eprintln!("reconnecting: {error}");
+                note(format_args!("reconnecting: {error}"));
                 glommio::timer::sleep(std::time::Duration::from_millis(500)).await;
                 if let Ok(fresh) = connect(&tail.url).await {
                     client = fresh;

@@ -21,12 +21,14 @@ pub use completions::completions;
 pub use manual::man_page;
 pub use output::print;
 
+use crate::ops::logging::journal::note;
+
 /// Runs a client command.
 pub fn run(command: Command) -> ExitCode {
     match commands::run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ursula: {error}");
+            note(format_args!("ursula: {error}"));
             ExitCode::from(error.code())
         }
     }

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
 use super::CliError;
+use crate::ops::logging::journal::note;
 use crate::protocol::{ContentType, Offset};
 
 /// The standard output. The program ends well when nobody reads it any more, as `head` after its lines: what was asked for
@@ -43,7 +44,7 @@ impl Write for Output {
 pub fn print(text: fmt::Arguments<'_>) {
     let mut out = Output::lock();
     if let Err(error) = out.write_fmt(text).and_then(|()| out.flush()) {
-        eprintln!("ursula: standard output: {error}");
+        note(format_args!("ursula: standard output: {error}"));
         std::process::exit(1);
     }
 }

@@ -18,18 +18,30 @@ impl Cluster {
     /// # Errors
     /// What it said, if it failed.
     pub fn order(&self, at: u32, words: &[&str]) -> Result<String, String> {
-        let output = Command::new(Server::binary())
-            .args(["cluster", "--at", self.cluster_address(at)])
-            .args(words)
-            .stdin(Stdio::null())
-            .output()
-            .expect("the binary was built");
+        let output = self.order_command(at, words).output();
+        let output = output.expect("the binary was built");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() {
             Ok(text(&output.stdout))
         } else {
             Err(text(&output.stdout) + &text(&output.stderr))
         }
+    }
+
+    /// The same, and nobody reads what it says of its progress; whether it succeeded.
+    pub fn order_unread(&self, at: u32, words: &[&str]) -> bool {
+        let mut order = self.order_command(at, words);
+        let order = order.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut order = order.spawn().expect("the binary was built");
+        drop(order.stderr.take());
+        order.wait().expect("it is ours").success()
+    }
+
+    fn order_command(&self, at: u32, words: &[&str]) -> Command {
+        let mut command = Command::new(Server::binary());
+        let at = ["cluster", "--at", self.cluster_address(at)];
+        command.args(at).args(words).stdin(Stdio::null());
+        command
     }
 
     /// `ursula cluster status --json`, with the hashes of the groups' states if wanted; none if the node does not answer.

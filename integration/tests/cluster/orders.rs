@@ -55,6 +55,18 @@ fn an_order_waits_for_a_leader_and_for_the_node_that_is_asked() {
 }
 
 #[test]
+fn an_order_whose_progress_nobody_reads_is_carried_out() {
+    let _beside = beside_others();
+    let cluster = Cluster::start(3, &[]);
+    assert!(cluster.order_unread(1, &["drain", "2"]));
+    let groups = cluster.groups(1);
+    assert!(
+        !groups.is_empty() && groups.iter().all(|g| g["leader"] != 2),
+        "{groups:?}"
+    );
+}
+
+#[test]
 fn where_nothing_listens_an_order_says_so_at_once() {
     let _beside = beside_others();
     let mut cluster = Cluster::start(3, &[]);

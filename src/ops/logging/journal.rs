@@ -1,6 +1,8 @@
 //! The journal of systemd, where that is what standard error goes to: each line begins with its priority (sd-daemon(3)), which
 //! the journal takes off, so that `journalctl -p err` shows errors.
 
+use std::fmt;
+use std::io::Write;
 use std::sync::OnceLock;
 
 use log::Level;
@@ -18,8 +20,14 @@ pub fn prefix(level: Level) -> &'static str {
 /// A text for people in lines of this level, on standard error; for what is said before there is a log.
 pub fn say(level: Level, text: &str) {
     for line in text.lines() {
-        eprintln!("{}{line}", prefix(level));
+        note(format_args!("{}{line}", prefix(level)));
     }
+}
+
+/// A line on standard error. Unlike `eprintln!` it goes on where nobody reads that any more: what the program does matters more
+/// than what it says beside.
+pub fn note(text: fmt::Arguments<'_>) {
+    let _unread = writeln!(std::io::stderr(), "{text}");
 }
 
 /// As syslog counts.
