@@ -10,6 +10,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import ansible_mitogen
 import pytest
 import yaml
 
@@ -30,6 +31,7 @@ host_key_checking=False
 interpreter_python=/usr/bin/python3
 forks=8
 timeout=30
+{strategy}
 nocows=True
 [ssh_connection]
 pipelining=True
@@ -37,6 +39,14 @@ pipelining=True
 control_path_dir={sockets}
 ssh_args=-F none -o ControlMaster=auto -o ControlPersist=60s -o ServerAliveInterval=5 -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR
 """
+
+
+def strategy():
+    """How tasks are carried out: by an interpreter that stays on each machine, instead of one for each task, which costs more than
+    most tasks do. Plainly where that is asked for."""
+    if os.environ.get("URSULA_TEST_PLAIN"):
+        return ""
+    return f"strategy=mitogen_linear\nstrategy_plugins={Path(ansible_mitogen.__file__).parent}/plugins/strategy"
 
 
 # Characters of a line, and of all that an error says of a play: a result has all that a task was given.
@@ -112,7 +122,7 @@ class Site:
         # A socket's path is short.
         sockets = tempfile.mkdtemp(prefix="ursula-deploy-")
         self.settings = lab.place / "ansible.cfg"
-        self.settings.write_text(CONFIG.format(collections=PLACE / "collections", sockets=sockets))
+        self.settings.write_text(CONFIG.format(collections=PLACE / "collections", sockets=sockets, strategy=strategy()))
 
     def form(self):
         """From bare machines to a cluster."""
