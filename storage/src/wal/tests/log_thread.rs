@@ -1,6 +1,5 @@
 //! The thread of the log's own: what it tells of writes and syncs that go well, and of those that do not.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
@@ -11,10 +10,15 @@ use crate::wal::log_thread::LogThread;
 
 /// A thread that is looked at, as a core's poller does.
 pub(super) fn watched() -> Rc<LogThread> {
-    let thread = Rc::new(LogThread::start("log".into(), || ()).unwrap());
-    let looked_at = Rc::downgrade(&thread);
+    looked_at(|| ())
+}
+
+/// The same, which calls `notify` behind each write.
+fn looked_at(notify: impl Fn() + Send + 'static) -> Rc<LogThread> {
+    let thread = Rc::new(LogThread::start("log".into(), notify).unwrap());
+    let alive = Rc::downgrade(&thread);
     glommio::spawn_local(async move {
-        while let Some(thread) = looked_at.upgrade() {
+        while let Some(thread) = alive.upgrade() {
             thread.on_event();
             drop(thread);
             glommio::timer::sleep(std::time::Duration::from_micros(50)).await;
@@ -100,27 +104,32 @@ fn a_step_that_fails_is_named() {
 #[test]
 fn after_a_write_that_nobody_waited_for_the_next_says_whether_it_failed() {
     on_executor(|| async {
-        let thread = watched();
+        // Behind each write the thread stands still until it may go on.
+        let (go_on, stands) = std::sync::mpsc::channel::<()>();
+        let thread = looked_at(move || {
+            let _is_over = stands.recv();
+        });
         let full = Rc::new(File::options().write(true).open("/dev/full").unwrap());
         let null = Rc::new(File::options().write(true).open("/dev/null").unwrap());
         let no_space = Some(("write", Some(libc::ENOSPC)));
-        let mut unheard = 0;
+        assert_eq!(failure(&thread, &null, false).await, None);
         for _ in 0..50 {
             for (file, has_sync, expected) in [(&full, true, no_space), (&null, false, None)] {
-                let is_heard = Cell::new(false);
                 let left = async {
-                    let _ = failure(&thread, file, has_sync).await;
-                    is_heard.set(true);
+                    let failed = failure(&thread, file, has_sync).await;
+                    panic!("it is not under way yet: {failed:?}");
                 };
                 left.or(futures_lite::future::ready(())).await;
-                // It may end at once.
-                let expected = expected.filter(|_| !is_heard.get());
+                go_on.send(()).unwrap();
+                if expected.is_none() {
+                    // Behind a failure nothing is written.
+                    go_on.send(()).unwrap();
+                }
                 assert_eq!(failure(&thread, &null, false).await, expected);
+                go_on.send(()).unwrap();
                 assert_eq!(failure(&thread, &null, false).await, None);
-                unheard += usize::from(expected.is_some());
             }
         }
-        assert!(unheard > 0);
     });
 }
 
