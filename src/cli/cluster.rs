@@ -4,6 +4,7 @@ mod address;
 mod json;
 mod places;
 mod progress;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -16,7 +17,7 @@ use futures_lite::future::poll_once;
 use raftproto::checkpoint::Member as StoredMember;
 use raftproto::command::{ChangeMembers, Member, change_members::Change};
 use raftproto::peer::{
-    AdminRequest, GroupStatus, StatusReply, StatusRequest, TransferLeaders, admin_request::Order,
+    AdminRequest, GroupStatus, StatusReply, StatusRequest, admin_request::Order,
 };
 
 use self::address::is_address;
@@ -36,12 +37,19 @@ const LOOK: Duration = Duration::from_millis(250);
 const SPEED_LOOK: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
+    if !is_address(&command.at) {
+        return Err(CliError::Usage(format!(
+            "--at {:?} is not HOST:PORT",
+            command.at
+        )));
+    }
     let timeouts: Rc<Timeouts> = Rc::default();
     crate::core::tasks::spawn(timeouts.clone().run()).detach();
     let operator = Operator {
         caller: Caller::new(Rc::default(), timeouts),
         at: command.at,
     };
+    let patience = Duration::from_secs(command.wait_s).max(LOOK);
     let mut is_forced = false;
     let order = match command.command {
         ClusterSubcommand::Status(status) => {
@@ -49,7 +57,14 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
         }
         ClusterSubcommand::TransferLeader(order) => {
             order.to.map_or(Ok(0), number)?;
-            return operator.transfer(order.from, order.group, order.to).await;
+            let late = async {
+                glommio::timer::sleep(patience).await;
+                Err(CliError::Conflict(format!(
+                    "not handed over within the {} s of --wait-s: see `ursula cluster status`",
+                    command.wait_s
+                )))
+            };
+            return operator.transfer(&order).or(late).await;
         }
         ClusterSubcommand::Add(order) => {
             let wrong = || CliError::Usage(format!("{:?} is not N=HOST:PORT", order.node));
@@ -75,7 +90,6 @@ pub(super) async fn run(command: ClusterCommand) -> Result<(), CliError> {
         ClusterSubcommand::Drain(order) if order.undo => Change::Undrain(number(order.node)?),
         ClusterSubcommand::Drain(order) => Change::Drain(number(order.node)?),
     };
-    let patience = Duration::from_secs(command.wait_s).max(LOOK);
     let mut over = pin!(glommio::timer::Timer::new(patience));
     let said = operator.order(order, is_forced, &mut over).await?;
     say!("{said}");
@@ -239,39 +253,6 @@ impl Operator {
         Ok(())
     }
 
-    async fn transfer(
-        &self,
-        from: Option<String>,
-        group: Option<u32>,
-        to: Option<u64>,
-    ) -> Result<(), CliError> {
-        let all = self.all(false).await?;
-        let leads = match (&from, group) {
-            (None, Some(group)) => {
-                let leads = leader_of(&all, group, to);
-                leads.map_err(CliError::Conflict)?
-            }
-            _ => None,
-        };
-        if let Some(to) = to
-            && !is_voter(&all, to)
-        {
-            return Err(CliError::Conflict(format!("node {to} is not a member")));
-        }
-        let at = from.or(leads).unwrap_or_else(|| self.at.clone());
-        let request = AdminRequest {
-            from: None,
-            is_forced: false,
-            order: Some(Order::TransferLeaders(TransferLeaders {
-                group: group.unwrap_or(u32::MAX),
-                to_node: to.unwrap_or(0),
-            })),
-        };
-        let reply = self.caller.administer(&at, request).await;
-        say!("{}", reply.map_err(|e| failed(&at, &e))?.text);
-        Ok(())
-    }
-
     /// Shows how the groups follow an order, until all have. The order stands either way, and so whether the node that is asked
     /// answers each time or not.
     async fn follow(&self) -> Result<(), CliError> {
@@ -398,32 +379,6 @@ fn wanted(all: &[NodeStatus]) -> Vec<StoredMember> {
     let members = by_leader.map(|s| &s.members);
     let members = members.or_else(|| replies().map(|s| &s.members).max_by_key(|m| m.len()));
     members.cloned().unwrap_or_default()
-}
-
-/// The cluster address of the node that leads a group; none if that is the one it shall go to.
-fn leader_of(all: &[NodeStatus], group: u32, to: Option<u64>) -> Result<Option<String>, String> {
-    let leaders = leaders(all);
-    let Some(status) = leaders.get(&group) else {
-        let last = leaders.keys().last().copied().unwrap_or(0);
-        return Err(format!("there is no group {group}: they are 0 to {last}"));
-    };
-    if status.leader == 0 {
-        return Err(format!("group {group} has no leader at this moment"));
-    }
-    if to == Some(status.leader & 0xffff) {
-        return Ok(None);
-    }
-    let is_leader = |(_, told): &&NodeStatus| {
-        let node = told.as_ref().ok().and_then(|s| s.node.as_ref());
-        node.is_some_and(|n| n.raft_id == status.leader)
-    };
-    let Some((address, _)) = all.iter().find(is_leader) else {
-        let leader = name(status.leader);
-        return Err(format!(
-            "group {group} is led by node {leader}, which does not answer"
-        ));
-    };
-    Ok(Some(address.clone()))
 }
 
 fn is_voter(all: &[NodeStatus], node: u64) -> bool {

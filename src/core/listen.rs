@@ -32,7 +32,9 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Somebody else does.
-    #[error("{addr} is in use by another process; stop it, or give another address with --listen")]
+    #[error(
+        "{addr} is in use by another process; stop it, or give another address with --listen, --admin-listen or --cluster-listen"
+    )]
     InUse {
         /// The address.
         addr: SocketAddr,

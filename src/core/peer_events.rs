@@ -100,7 +100,7 @@ impl PeerEvents for PeerShell {
                     let group = order.group;
                     core.post_answer(other, Message::TransferLeaders { group, to_node });
                 }
-                let text = "the groups that it leads hand over".to_owned();
+                let text = "the groups that it leads of those hand over".to_owned();
                 Ok(AdminReply { text })
             }
             Some(Order::ChangeMembers(mut order)) => {
@@ -285,6 +285,10 @@ impl Core {
             }
             Outcome::Refused(crate::protocol::Refusal::BadMembers(text)) => {
                 Err(GrpcError::new(Code::FailedPrecondition, text))
+            }
+            Outcome::Refused(crate::protocol::Refusal::Unavailable) => {
+                let text = "nobody led the meta group: a majority of the members must run and reach each other";
+                Err(GrpcError::new(Code::Unavailable, text))
             }
             outcome => {
                 let text = format!("the meta group did not take it, try again: {outcome:?}");

@@ -179,10 +179,22 @@ fn an_operator_is_told_when_a_drain_is_done_and_hands_over_through_any_node() {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !leads(heir) {
         let said = cluster.order(third, &order);
+        assert!(said.is_ok(), "{said:?}");
+        // Balance may bring it back.
         assert!(Instant::now() < deadline, "node {heir} never led: {said:?}");
     }
+    let drained = old.to_string();
+    let said = cluster.order(1, &["drain", &drained]);
+    assert!(said.is_ok(), "{said:?}");
+    let to_drained = ["transfer-leader", "--group", "1", "--to", &drained];
+    let from_drained = ["transfer-leader", "--from", cluster.cluster_address(old)];
     for (words, reason) in [
-        (&["transfer-leader", "--group", "99"][..], "no group 99"),
+        (&to_drained[..], "is drained"),
+        (
+            &from_drained,
+            "does not lead any group: nothing was ordered",
+        ),
+        (&["transfer-leader", "--group", "99"], "no group 99"),
         (&["transfer-leader", "--to", "9"], "node 9 is not a member"),
         (&["add", "4=nonsense"], "N=HOST:PORT"),
         (&["add", "4=10.0.0.1:0"], "N=HOST:PORT"),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::progress::Progress;
+use super::transfer::leader_of;
 use super::*;
 
 #[test]
