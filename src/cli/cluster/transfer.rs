@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use raftproto::peer::{AdminRequest, GroupStatus, TransferLeaders, admin_request::Order};
+use raftproto::peer::{AdminRequest, TransferLeaders, admin_request::Order};
 
 use super::{CliError, NodeStatus, Operator, failed, is_voter, leaders, name, number_at, wanted};
 use crate::cli::cluster_arguments::TransferLeader;
@@ -52,7 +52,12 @@ impl Operator {
         for round in 1u32.. {
             // A node that does not answer is no reason to give up: others know who leads.
             if let Ok(all) = self.all(false).await {
-                meant = still_led(meant, &leaders(&all));
+                let now = leaders(&all);
+                // Led in a later term, be that by the same node, to which balance gave it back, it was handed over.
+                meant.retain(|group, term| {
+                    let now = now.get(group);
+                    now.is_none_or(|g| g.leader == 0 || g.term <= *term)
+                });
             }
             if meant.is_empty() {
                 say!("{count} groups are led by other nodes now");
@@ -86,18 +91,6 @@ impl Operator {
         let reply = self.caller.administer(at, request).await;
         reply.map(drop).map_err(|e| failed(at, &e))
     }
-}
-
-/// What of these is not led in a later term by now, be that by the same node, to which balance gave it back.
-fn still_led(meant: BTreeMap<u32, u64>, now: &BTreeMap<u32, GroupStatus>) -> BTreeMap<u32, u64> {
-    let is_left = |group: &u32, term: u64| {
-        let now = now.get(group);
-        now.is_none_or(|g| g.leader == 0 || g.term <= term)
-    };
-    let left = meant
-        .into_iter()
-        .filter(|(group, term)| is_left(group, *term));
-    left.collect()
 }
 
 /// The groups, or the one that is named, which the node at the address leads, with the terms in which it does.

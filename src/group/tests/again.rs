@@ -23,6 +23,26 @@ fn first_of(id: &str) -> Op {
     })
 }
 
+/// A cluster at a level, its leader, and a follower.
+fn at_level(level: u32) -> (Cluster, u64, u64) {
+    let mut cluster = Cluster::new();
+    for group in &mut cluster.groups {
+        group.note_level(level);
+    }
+    let leader = cluster.elect(&[1, 2, 3]);
+    let (follower, _) = others(leader);
+    (cluster, leader, follower)
+}
+
+/// The same, with a stream of which all have heard.
+fn all_know(level: u32) -> (Cluster, u64, u64) {
+    let (mut cluster, leader, follower) = at_level(level);
+    cluster.ask(leader, "s", create(Expiry::Never));
+    cluster.tick();
+    cluster.tick();
+    (cluster, leader, follower)
+}
+
 /// A stream, and what a follower is answered whose first question was heard or not, and whose answer was not; what the leader does
 /// meanwhile.
 fn asked_twice(
@@ -30,15 +50,7 @@ fn asked_twice(
     is_heard: bool,
     meanwhile: impl FnOnce(&mut Cluster, u64),
 ) -> (Outcome, u64) {
-    let mut cluster = Cluster::new();
-    for group in &mut cluster.groups {
-        group.note_level(level);
-    }
-    let leader = cluster.elect(&[1, 2, 3]);
-    let (follower, _) = others(leader);
-    cluster.ask(leader, "s", create(Expiry::Never));
-    cluster.tick();
-    cluster.tick();
+    let (mut cluster, leader, follower) = all_know(level);
     match is_heard {
         true => cluster.deaf = Some(follower),
         false => drop(cluster.cut.insert(follower)),
@@ -92,12 +104,7 @@ fn a_cluster_of_which_a_member_knows_no_such_append_takes_it_as_it_did() {
 
 /// A cluster of which one node, the second of these, has not heard of the stream that stands.
 fn one_lags() -> (Cluster, u64, u64) {
-    let mut cluster = Cluster::new();
-    for group in &mut cluster.groups {
-        group.note_level(5);
-    }
-    let leader = cluster.elect(&[1, 2, 3]);
-    let (follower, _) = others(leader);
+    let (mut cluster, leader, follower) = at_level(5);
     cluster.tick();
     cluster.cut.insert(follower);
     cluster.ask(leader, "s", create(Expiry::Never));
@@ -137,15 +144,7 @@ fn is_appended(outcome: &Outcome) -> bool {
 
 #[test]
 fn a_first_sending_that_comes_last_is_done_to_no_stream_that_has_begun_since() {
-    let mut cluster = Cluster::new();
-    for group in &mut cluster.groups {
-        group.note_level(5);
-    }
-    let leader = cluster.elect(&[1, 2, 3]);
-    let (follower, _) = others(leader);
-    cluster.ask(leader, "s", create(Expiry::Never));
-    cluster.tick();
-    cluster.tick();
+    let (mut cluster, leader, follower) = all_know(5);
     let asked = begin(&mut cluster, follower, first());
     let late = taken(&mut cluster);
     cluster.step(follower, Input::AnswersLost(leader));
@@ -170,15 +169,7 @@ fn a_node_that_has_not_heard_of_a_stream_asks_for_it_at_once() {
 fn what_a_leader_named_is_known_to_the_next_who_asks() {
     let (mut cluster, leader, follower) = one_lags();
     // It never hears of it but by answers.
-    let start = RaftStart {
-        node_id: follower,
-        membership: members(&[1, 2, 3]),
-        ..RaftStart::default()
-    };
-    *cluster.group(follower) = Group::new(Machine::new(1), start, 0).unwrap();
-    for _ in 0..TICKS {
-        cluster.tick();
-    }
+    cluster.lose_log(follower);
     assert!(cluster.group(follower).trouble().is_some());
     for (id, sendings) in [("p", 2), ("q", 1)] {
         let before = cluster.asked;
@@ -232,15 +223,7 @@ fn who_leads_by_the_time_that_it_is_told_of_a_stream_does_it_itself() {
 
 #[test]
 fn who_leads_by_the_time_that_it_asks_again_does_not_do_it_to_a_new_stream() {
-    let mut cluster = Cluster::new();
-    for group in &mut cluster.groups {
-        group.note_level(5);
-    }
-    let leader = cluster.elect(&[1, 2, 3]);
-    let (follower, _) = others(leader);
-    cluster.ask(leader, "s", create(Expiry::Never));
-    cluster.tick();
-    cluster.tick();
+    let (mut cluster, leader, follower) = all_know(5);
     let asked = begin(&mut cluster, follower, first());
     let _lost = taken(&mut cluster);
     made_anew(&mut cluster, leader);

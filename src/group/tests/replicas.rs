@@ -223,6 +223,19 @@ impl Cluster {
         self.settle();
     }
 
+    /// A node comes back without its log, and the leader tells it what it does not have.
+    pub(super) fn lose_log(&mut self, node: u64) {
+        let start = RaftStart {
+            node_id: node,
+            membership: members(&[1, 2, 3]),
+            ..RaftStart::default()
+        };
+        *self.group(node) = Group::new(Machine::new(1), start, 0).unwrap();
+        for _ in 0..TICKS {
+            self.tick();
+        }
+    }
+
     /// Lets time pass until one of these nodes leads.
     pub(super) fn elect(&mut self, nodes: &[u64]) -> u64 {
         for _ in 0..TICKS {
@@ -359,15 +372,7 @@ fn a_replica_whose_log_was_lost_is_not_brought_down_by_its_leader() {
     let (a, _) = others(leader);
     cluster.ask(leader, "s", create(Expiry::Never));
     cluster.tick();
-    let start = RaftStart {
-        node_id: a,
-        membership: members(&[1, 2, 3]),
-        ..RaftStart::default()
-    };
-    *cluster.group(a) = Group::new(Machine::new(1), start, 0).unwrap();
-    for _ in 0..TICKS {
-        cluster.tick();
-    }
+    cluster.lose_log(a);
     assert_eq!(cluster.group(a).trouble(), Some(BadMessage::LogLost));
     // The one without its log sends on what it can, and refuses the rest at once.
     for node in [leader, a] {
